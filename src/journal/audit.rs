@@ -1,4 +1,4 @@
-//! Labels: what people say about decisions, written with its history.
+//! Annotations: what people say about decisions, written with its history.
 
 use std::collections::HashMap;
 
@@ -11,11 +11,11 @@ use crate::journal::error::{JournalError, failed};
 use crate::journal::format::{UNASKED, read_annotation, truth_columns};
 use crate::journal::store::{JournalStore, immediate};
 
-/// What became of each label of a batch, in its order.
+/// What became of each annotation of a batch, in its order.
 pub(super) type AnnotationOutcomes = Vec<Result<AnnotationOutcome, AnnotationRefusal>>;
 
 impl JournalStore {
-    /// Writes labels in one transaction. What is refused or repeated changes nothing.
+    /// Writes annotations in one transaction. What is refused or repeated changes nothing.
     pub(super) fn label(
         &mut self,
         labels: &[Annotation],
@@ -39,7 +39,7 @@ impl JournalStore {
     }
 }
 
-/// Why a decision is not there.
+/// Why a decision is not in the journal.
 pub(super) fn absent(
     decision: DecisionId,
     removed_to: &[u8],
@@ -69,12 +69,12 @@ fn report(
     };
     let mut history = history(transaction, decision)?;
     if sampled {
-        // What was asked for and what was not are two things there.
+        // Annotations for the audit and unasked feedback are separate histories.
         history.retain(|said| said.kind == label.kind);
     }
     let outcome = match history.last() {
         None => AnnotationOutcome::Added,
-        // Also where an answer was lost, the label was corrected, and it is sent once more.
+        // Also if an answer was lost, the annotation was corrected since, and the first one is sent again.
         Some(last) if last.repeats(label) || history.contains(label) => {
             return Ok(Some(AnnotationOutcome::Repeated));
         }
@@ -92,7 +92,7 @@ fn report(
         text
     ])?;
     let number = transaction.last_insert_rowid();
-    // Feedback takes no sampled decision from the queue: whoever complains was not asked.
+    // Feedback does not take a sampled decision off the queue: nobody asked whoever complains.
     if label.kind == AnnotationKind::Audit || !sampled {
         transaction
             .prepare_cached("UPDATE decisions SET labelled = ? WHERE id = ?")?
@@ -101,7 +101,7 @@ fn report(
     Ok(Some(outcome))
 }
 
-/// What was said last of each decision without anybody asking.
+/// The latest feedback on each decision.
 pub(super) fn feedback(
     connection: &rusqlite::Connection,
 ) -> Result<HashMap<DecisionId, Annotation>, rusqlite::Error> {
@@ -118,7 +118,7 @@ pub(super) fn feedback(
     Ok(found)
 }
 
-/// All that was said of a decision, the latest last.
+/// All annotations of a decision, the latest last.
 pub(super) fn history(
     connection: &rusqlite::Connection,
     decision: DecisionId,

@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 use matchpoint_calibration::decision::Decision;
 
-/// Longest label, and longest name of who said it: as long as labels and ids of items may be.
+/// Longest label, and longest name of an annotator: the same limits as for labels and ids of items.
 pub const TEXT_BYTES_MAX: usize = 512;
 
 /// The id of a decision: a UUID of version 7, whose first 48 bits are the time in milliseconds.
@@ -22,7 +22,7 @@ impl DecisionId {
         Self(Uuid::now_v7())
     }
 
-    /// A new id that names its journal. The order stays: chance gives way, and no counter.
+    /// A new id that names its journal. The order stays: random bits are replaced, not the counter.
     #[must_use]
     pub fn fresh_in(journal: JournalId) -> Self {
         let mut bytes = *Uuid::now_v7().as_bytes();
@@ -32,22 +32,22 @@ impl DecisionId {
         Self(Uuid::from_bytes(bytes))
     }
 
-    /// The journal that the id names. Ids of before journals had names, and of servers that record nothing, name one by
-    /// chance.
+    /// The journal that the id names. Ids from before journals had names, and of servers that record
+    /// nothing, name a random one.
     #[must_use]
     pub fn journal(&self) -> JournalId {
         let last = self.0.as_bytes().last_chunk().copied();
         JournalId(u16::from_be_bytes(last.unwrap_or_default()))
     }
 
-    /// The id of a time, in milliseconds since 1970-01-01 UTC, told from others of the same
+    /// The id of a time, in milliseconds since 1970-01-01 UTC, distinguished from others of the same
     /// millisecond by ten bytes.
     #[must_use]
     pub fn at(unix_ms: u64, rest: [u8; 10]) -> Self {
         Self(uuid::Builder::from_unix_timestamp_millis(unix_ms, &rest).into_uuid())
     }
 
-    /// Reads an id as answers carry it; `None` where it is no UUID of version 7.
+    /// Reads an id as answers carry it; `None` if it is not a UUID of version 7.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         Self::checked(Uuid::try_parse(text).ok()?)
@@ -131,13 +131,13 @@ impl std::fmt::Display for StateId {
 pub struct JournalId(u16);
 
 impl JournalId {
-    /// One for a new journal: by chance, so that those of a few replicas differ.
+    /// A random one for a new journal, so that those of a few replicas differ.
     #[must_use]
     pub fn fresh() -> Self {
         DecisionId::fresh().journal()
     }
 
-    /// As it is kept.
+    /// The number as it is stored.
     #[must_use]
     pub fn get(self) -> u16 {
         self.0
@@ -166,7 +166,7 @@ pub enum SearchSource {
         /// The label that it should find.
         expected: String,
     },
-    /// A probe of our own that shows a stranger, to the items among which it was searched for.
+    /// A probe of our own that shows a stranger to the items it was searched among.
     NonMatedCanary {
         /// What it shows, which is not enrolled, or was left out of the search.
         expected: String,
@@ -243,7 +243,7 @@ impl Sampling {
         })
     }
 
-    /// Whether something can be weighted by it, which what is read from a file need not be.
+    /// Whether decisions can be weighted by it, which is not certain of what is read from a file.
     pub(super) fn is_usable(&self) -> bool {
         Self::new(self.stratum, self.probability, self.sampled).is_some()
     }
@@ -278,31 +278,31 @@ pub struct DecidedItem {
     pub similarity: f32,
     /// What was compared with the threshold; `None` if nothing was decided.
     pub decision_score: Option<f32>,
-    /// Its similarity less that of the best item of another label; `None` where the search found
-    /// no other label.
+    /// Its similarity minus that of the best item of another label; `None` if the search found no other
+    /// label.
     pub margin: Option<f32>,
 }
 
 /// One decision, without the image.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DecisionEntry {
-    /// Its id, and with it its time.
+    /// Its id, which contains its time.
     pub id: DecisionId,
-    /// The operating point that decided; `None` when undecided.
+    /// The active operating point; `None` when undecided.
     pub operating_point: Option<String>,
-    /// Number of the gallery's state that was searched.
+    /// The gallery's generation that was searched.
     pub generation: u64,
     /// Items in it.
     pub gallery_items: u64,
-    /// The state that decided; `None` for a decision of before states were recorded.
+    /// The state by which it was decided; `None` for a decision from before states were recorded.
     pub state: Option<StateId>,
     /// What was decided.
     pub decision: Decision,
-    /// What was decided on; `None` where nothing was found.
+    /// What was decided on; `None` if nothing was found.
     pub best: Option<DecidedItem>,
-    /// Whether a filter named the items that could be found.
+    /// Whether a filter restricted the items that could be found.
     pub filtered: bool,
-    /// Its part in the sample; `None` where nothing was decided.
+    /// Its part in the sample; `None` if nothing was decided.
     pub sampling: Option<Sampling>,
     /// Where the search came from.
     pub source: SearchSource,
@@ -318,9 +318,9 @@ pub enum AnnotatedTruth {
     },
     /// A stranger: nothing enrolled.
     NonMated,
-    /// A stranger whom somebody knows.
+    /// A stranger who is known to somebody.
     Stranger {
-        /// Who it is: the same name for the same one.
+        /// Who it is: always the same name for the same stranger.
         name: String,
     },
     /// Nobody can tell.
@@ -338,7 +338,7 @@ pub struct Annotation {
     pub annotator: String,
     /// When, in milliseconds since 1970-01-01 UTC.
     pub unix_ms: u64,
-    /// Why they say so.
+    /// Whether somebody was asked for it.
     pub kind: AnnotationKind,
 }
 
@@ -361,13 +361,13 @@ impl Annotation {
         Ok(())
     }
 
-    /// Whether it says what `other` says, and nothing more.
+    /// Whether it says the same as `other`, and nothing more.
     pub(super) fn repeats(&self, other: &Self) -> bool {
         self.truth == other.truth && self.annotator == other.annotator && self.kind == other.kind
     }
 }
 
-/// Why one annotation of a batch is not taken.
+/// Why one annotation of a batch is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AnnotationRefusal {
     /// Never recorded, or lost.
@@ -387,7 +387,7 @@ pub enum AnnotationRefusal {
         /// The id.
         decision: DecisionId,
     },
-    /// As old as what was removed.
+    /// As old as decisions that were removed.
     #[error("decision {decision} is older than what the journal keeps")]
     Expired {
         /// The id.
@@ -401,26 +401,27 @@ pub enum AnnotationRefusal {
     },
 }
 
-/// What became of an annotation.
+/// What an annotation did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AnnotationOutcome {
     /// The first for its decision.
     Added,
-    /// It says what was said before, by somebody else.
+    /// It says what somebody else said before.
     Confirmed,
-    /// It says something else than what was said before, and holds from now on.
+    /// It differs from what was said before, and counts from now on.
     Corrected,
-    /// It was said before; nothing was written.
+    /// It was there already; nothing was written.
     Repeated,
 }
 
 /// Why a decision has an annotation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AnnotationKind {
-    /// Somebody was asked, because it was sampled for audit: its inclusion probability weighs it.
+    /// Somebody was asked, because the decision was sampled for audit: it is weighted by the inclusion
+    /// probability.
     Audit,
-    /// Somebody told by themselves, which they do because of the truth. It says something of
-    /// precision only, also where the decision happens to be sampled.
+    /// Somebody reported it unasked, which depends on the truth. It shows precision only, even if the
+    /// decision happens to be sampled.
     Feedback,
 }
 
@@ -429,9 +430,9 @@ pub enum AnnotationKind {
 pub struct DecisionRow {
     /// The decision.
     pub entry: DecisionEntry,
-    /// The annotation that holds: of a sampled decision, what was said when somebody was asked.
+    /// The annotation that counts: for a sampled decision, the latest that was asked for.
     pub annotation: Option<Annotation>,
-    /// What was said last of a sampled decision without anybody asking, if that was looked up.
+    /// The latest feedback on a sampled decision, if that was looked up.
     pub feedback: Option<Annotation>,
 }
 
@@ -446,7 +447,7 @@ impl DecisionRow {
         })
     }
 
-    /// The probability with which it came into the sample; `None` where it did not.
+    /// The probability with which it was sampled; `None` if it took no part.
     #[must_use]
     pub fn inclusion_probability(&self) -> Option<f64> {
         let sampling = self.entry.sampling.filter(Sampling::sampled)?;

@@ -15,7 +15,7 @@ pub enum JournalError {
         path: PathBuf,
     },
     /// An `SQLite` file of something else.
-    #[error("{} is not a journal ({what}); move it away, and a new one is begun", path.display())]
+    #[error("{} is not a journal ({what}); move it away, and a new one will be started", path.display())]
     NotAJournal {
         /// The database file.
         path: PathBuf,
@@ -25,7 +25,7 @@ pub enum JournalError {
     /// Written by another version of this program.
     #[error(
         "the journal {} has format {found}, and this version reads format {readable}; use the Matchpoint \
-         that wrote it, or move the file away, and a new one is begun", path.display()
+         that wrote it, or move the file away, and a new one will be started", path.display()
     )]
     Format {
         /// The database file.
@@ -35,7 +35,7 @@ pub enum JournalError {
         /// The only format that is read.
         readable: i64,
     },
-    /// What is stored is not what was written.
+    /// What is stored differs from what was written.
     #[error("the journal {} is damaged: {what}", path.display())]
     Damaged {
         /// The database file.
@@ -77,7 +77,7 @@ pub enum JournalError {
         /// How many may.
         max: usize,
     },
-    /// The writer is behind.
+    /// The writer has fallen behind.
     #[error("the journal's writer has too much to write; try again in a moment")]
     Busy,
     /// A bug: the writer lives as long as its journal.
@@ -111,7 +111,7 @@ pub(super) fn failed(path: &Path, doing: &'static str, error: rusqlite::Error) -
     let path = path.to_path_buf();
     match error.sqlite_error_code() {
         Some(ErrorCode::DiskFull) => JournalError::Full { path },
-        // Without a code the row came, and its columns are not what they should be.
+        // Without a code the row was read, but its columns are not what they should be.
         Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) | None => {
             JournalError::Damaged {
                 path,

@@ -1,4 +1,4 @@
-//! The file itself: connected to, begun, and set aside where it is damaged.
+//! The file itself: opened, created, and set aside if it is damaged.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -11,14 +11,14 @@ use rusqlite::{Connection, OpenFlags};
 use crate::journal::error::{JournalError, OPEN, failed, file_failed};
 use crate::journal::format::{self, check_kind};
 
-/// The write-ahead log is cut back to this size.
+/// The write-ahead log is truncated to this size.
 const LOG_BYTES_MAX: i64 = 16 * 1024 * 1024;
 /// How long to wait for a reader that holds the file during recovery or closing.
 const BUSY_WAIT: Duration = Duration::from_secs(5);
-/// Damaged files that are kept beside the journal. The last takes the place of what it finds.
+/// Damaged files that are kept beside the journal. The last name is used again.
 const SET_ASIDE_MAX: usize = 3;
 
-/// Opens a journal to be read, beside a writer; gives its format too.
+/// Opens a journal for reading, beside a writer; also returns its format.
 pub(super) fn connect_to_read(path: &Path) -> Result<(Connection, i32), JournalError> {
     fs::metadata(path).map_err(|source| file_failed(path, "open", source))?;
     let connection = connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY)
@@ -30,7 +30,7 @@ pub(super) fn connect_to_read(path: &Path) -> Result<(Connection, i32), JournalE
 pub(super) fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, rusqlite::Error> {
     let connection = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
     connection.busy_timeout(BUSY_WAIT)?;
-    // The file is data: nothing written in it may run or loosen the rules.
+    // The file is data: nothing stored in it may be executed or weaken the settings.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
     connection.pragma_update(None, "cell_size_check", true)?;
@@ -38,17 +38,17 @@ pub(super) fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, rusql
     Ok(connection)
 }
 
-/// Refuses a header by which the database would take the file for one that may not be written.
+/// Refuses a header that would make the database open the file read-only.
 pub(super) fn check_header(path: &Path) -> Result<(), JournalError> {
     let mut header = [0; 20];
-    // A pipe would be waited for.
+    // Opening a pipe would wait for ever.
     let opened = fs::metadata(path).and_then(|about| match about.is_file() {
         true => File::open(path),
         false => Err(io::Error::other("it is not a regular file")),
     });
     let read = opened.and_then(|mut file| file.read_exact(&mut header));
     read.map_err(|source| file_failed(path, "read", source))?;
-    // The versions for writing and reading: 2 is a log.
+    // The format versions for writing and reading: 2 means a write-ahead log.
     match header {
         [.., 2, 2] => Ok(()),
         [.., write, read] => {
@@ -62,7 +62,7 @@ pub(super) fn prepare_to_write(connection: &Connection, path: &Path) -> Result<(
     let set = || {
         let mode = connection
             .pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get::<_, String>(0))?;
-        // A label is acknowledged when the disk has it.
+        // An annotation is acknowledged once it is on the disk.
         connection.pragma_update(None, "synchronous", "FULL")?;
         // What is removed is overwritten: an image can be personal data.
         connection.pragma_update_and_check(None, "secure_delete", true, |_| Ok(()))?;
@@ -113,7 +113,7 @@ fn remove(path: &Path) -> Result<(), JournalError> {
     }
 }
 
-/// Gives a damaged journal and its log another name, which is returned.
+/// Renames a damaged journal and its log; returns the new name.
 pub(super) fn set_aside(path: &Path) -> Result<PathBuf, JournalError> {
     let name = |number| beside(path, &format!(".damaged-{number}"));
     let free = (1..=SET_ASIDE_MAX).find(|number| !name(*number).exists());

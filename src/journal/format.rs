@@ -16,26 +16,26 @@ use crate::journal::totals::{
 };
 use matchpoint_calibration::decision::Decision;
 
-/// Says that a `SQLite` file is a journal: the letters `MPjo`.
+/// Marks a `SQLite` file as a journal: the letters `MPjo`.
 const APPLICATION_ID: i32 = 0x4d50_6a6f;
 /// Format of the file; another one is refused.
 pub(super) const FORMAT: i32 = 2;
-/// The format before, which is brought up to date when it is opened to be written.
+/// The previous format, which is upgraded when it is opened for writing.
 pub(super) const FORMAT_BEFORE: i32 = 1;
-/// The number of the operating point of decisions that none made.
+/// The number of the operating point of decisions that were made by none.
 pub(super) const NO_POINT: i64 = 0;
-/// The stratum of decisions that are in none.
+/// The stratum of decisions that belong to none.
 const NO_STRATUM: i64 = -1;
 
 /// The tables as they are created, and as they must be found again.
 const TABLES: [(&str, &str, &str); 9] = [
-    // What rates and evidence are computed from: a few in a hundred of all.
+    // Rates and evidence are computed from these: a few in a hundred of all.
     (
         "index",
         "audited",
         "CREATE INDEX audited ON decisions (point, id) WHERE sampled = 1 OR labelled <> 0",
     ),
-    // Ids are in the order of time, so that this is the log: new rows come at its end.
+    // Ids are in the order of time, so new rows are appended.
     (
         "table",
         "decisions",
@@ -52,7 +52,7 @@ const TABLES: [(&str, &str, &str); 9] = [
         "images",
         "CREATE TABLE images (id BLOB PRIMARY KEY, bytes BLOB NOT NULL) STRICT",
     ),
-    // One row. What was removed is no newer than `removed_to`.
+    // One row. No removed decision is newer than `removed_to`.
     (
         "table",
         "journal",
@@ -61,7 +61,7 @@ const TABLES: [(&str, &str, &str); 9] = [
          queue_full INTEGER NOT NULL, not_written INTEGER NOT NULL, images INTEGER NOT NULL, \
          name INTEGER) STRICT",
     ),
-    // Only added to: the greatest number of a decision is the one that holds.
+    // Only added to: of a decision's annotations the one with the greatest number counts.
     (
         "table",
         "labels",
@@ -88,7 +88,7 @@ const TABLES: [(&str, &str, &str); 9] = [
          sampled INTEGER NOT NULL, removed INTEGER NOT NULL, \
          PRIMARY KEY (point, source, decision, stratum, filtered)) STRICT, WITHOUT ROWID",
     ),
-    // What waits for a label, with what it is asked for by.
+    // The queue of decisions to annotate, with what it is filtered by.
     (
         "index",
         "waiting",
@@ -97,10 +97,10 @@ const TABLES: [(&str, &str, &str); 9] = [
     ),
 ];
 
-/// What the tables have gained since the format before, as `SQLite` writes what it adds.
+/// Columns that were added since the previous format, as `SQLite` writes what it adds.
 const GAINED: [(&str, &str); 2] = [("decisions", "state BLOB"), ("journal", "name INTEGER")];
 
-/// The columns that [`read_row`] reads, in its order, but for the last, which the format before has not.
+/// The columns that [`read_row`] reads, in its order; the previous format lacks the last one.
 const COLUMNS: &str = "d.id, d.point, d.generation, d.items, d.decision, d.label, \
     d.item, d.similarity, d.held, d.margin, d.filtered, d.stratum, d.probability, d.sampled, \
     d.source, d.expected, l.unix_ms, l.said_by, l.truth, l.label";
@@ -111,7 +111,7 @@ pub(super) fn columns(format: i32) -> String {
     format!("{COLUMNS}, {state}")
 }
 
-/// Where they come from: a decision and the label that holds.
+/// Where they come from: a decision and the annotation that counts.
 pub(super) const JOINED: &str = "decisions d LEFT JOIN labels l ON l.number = d.labelled";
 
 /// The operating points by number.
@@ -119,14 +119,14 @@ pub(super) type PointsByNumber = BTreeMap<i64, String>;
 
 /// Lays out an empty journal in an empty file, and closes it.
 pub(super) fn write_empty(mut connection: Connection) -> Result<(), rusqlite::Error> {
-    // Before the first table: so that room that is no longer needed can be given back.
+    // Before the first table, so that unused space can be given back to the disk.
     connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
     connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
     connection.pragma_update(None, "synchronous", "FULL")?;
     let transaction = connection.transaction()?;
     transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
     transaction.pragma_update(None, "user_version", FORMAT)?;
-    // Indexes after what they are of.
+    // Indexes after their tables.
     for wanted in ["table", "index"] {
         for (_, _, sql) in TABLES.iter().filter(|(kind, _, _)| *kind == wanted) {
             transaction.execute(sql, [])?;
@@ -138,7 +138,7 @@ pub(super) fn write_empty(mut connection: Connection) -> Result<(), rusqlite::Er
     connection.close().map_err(|(_, error)| error)
 }
 
-/// Brings a journal of the format before up to date: its decisions are of no known state, and it gets a name.
+/// Upgrades a journal of the previous format: the state of its decisions is unknown, and it gets a name.
 pub(super) fn upgrade(connection: &mut Connection) -> Result<(), rusqlite::Error> {
     let transaction = connection.transaction()?;
     for (table, column) in GAINED {
@@ -159,7 +159,8 @@ fn table_text(format: i32, name: &str, sql: &str) -> String {
     }
 }
 
-/// Refuses files that are not a journal of this format, or the one before, with exactly its tables. Gives the format.
+/// Refuses files that are not a journal of this format, or the previous one, with exactly its tables.
+/// Returns the format.
 pub(super) fn check_kind(connection: &Connection, path: &Path) -> Result<i32, JournalError> {
     let sql_error = |error| failed(path, OPEN, error);
     let number = |pragma| connection.pragma_query_value(None, pragma, |row| row.get::<_, i64>(0));
@@ -179,7 +180,7 @@ pub(super) fn check_kind(connection: &Connection, path: &Path) -> Result<i32, Jo
             readable: FORMAT.into(),
         });
     };
-    // What `SQLite` makes by itself has no text.
+    // Tables that `SQLite` makes by itself have no text.
     let query = "SELECT type, name, sql FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY name";
     let tables = connection
         .prepare(query)
@@ -202,7 +203,7 @@ pub(super) fn check_kind(connection: &Connection, path: &Path) -> Result<i32, Jo
     Ok(format)
 }
 
-/// What is counted, and by which numbers of operating points.
+/// The totals, by the numbers of operating points.
 pub(super) fn read_counts(
     connection: &Connection,
 ) -> Result<(PointsByNumber, CountsByKey), rusqlite::Error> {
@@ -234,7 +235,7 @@ pub(super) fn read_counts(
     Ok((points, counts))
 }
 
-/// What was lost, and up to which id rows were removed; empty where none was.
+/// What was lost, and up to which id rows were removed; empty if none was.
 pub(super) fn read_state(
     connection: &Connection,
 ) -> Result<(LostDecisions, Vec<u8>), rusqlite::Error> {
@@ -249,7 +250,7 @@ pub(super) fn read_state(
     })
 }
 
-/// How the ids of its decisions name the journal.
+/// The journal's name in the ids of its decisions.
 pub(super) fn read_name(connection: &Connection) -> Result<JournalId, rusqlite::Error> {
     connection.query_row("SELECT name FROM journal", [], |row| {
         row.get(0).map(JournalId::kept)
@@ -363,10 +364,10 @@ pub(super) fn read_annotation(
     })
 }
 
-/// What is added to the number of a truth that nobody asked for.
+/// Added to the number of a truth that nobody asked for.
 pub(super) const UNASKED: i64 = 3;
 
-/// What a label says as its number, and the label meant.
+/// The number of an annotation's truth, and its label.
 pub(super) fn truth_columns(label: &Annotation) -> (i64, Option<&str>) {
     let (number, text) = match &label.truth {
         AnnotatedTruth::Mated { label } => (1, Some(label.as_str())),
@@ -380,7 +381,7 @@ pub(super) fn truth_columns(label: &Annotation) -> (i64, Option<&str>) {
     }
 }
 
-/// What an entry is counted by.
+/// What an entry is counted under.
 pub(super) fn key(entry: &DecisionEntry, point: i64) -> NumberedKey {
     NumberedKey {
         point,
@@ -445,7 +446,7 @@ fn point_id(points: &PointsByNumber, number: i64) -> Result<Option<String>, rusq
     Ok(Some(id.clone()))
 }
 
-/// A column whose value nobody wrote.
+/// A column with a value that is never written.
 fn wrong(column: usize, name: &str) -> rusqlite::Error {
     rusqlite::Error::InvalidColumnType(column, name.to_owned(), Type::Blob)
 }

@@ -1,9 +1,9 @@
 //! The log of decisions: bounded, on the disk, with what people say about them.
 //!
-//! A search leaves its decision in a queue, and in a file that outlives the process, and goes on. One
-//! thread writes what waits in one transaction, five times a second or a thousand at once, together
-//! with the totals: so what is counted is what is there, after a crash too. What cannot be recorded is
-//! counted as lost, and no search fails for it.
+//! A search puts its decision into a queue, and into a file that outlives the process, and continues. One
+//! thread writes what is queued in one transaction, five times a second or a thousand at once, together
+//! with the totals: so totals and rows always agree, also after a crash. What cannot be recorded is counted
+//! as lost, and no search fails because of it.
 
 mod audit;
 pub mod entry;
@@ -44,14 +44,14 @@ use crate::journal::writer::{JournalWorker, QUEUE_LEN_MAX, WriterCounts, WriterR
 /// Its name within a deployment's folder.
 pub const FILE_NAME: &str = "decisions.db";
 
-/// Labels of one call: one transaction of well under a second.
+/// Annotations of one call: one transaction of well under a second.
 pub const LABELS_MAX: usize = 10_000;
 /// Images that may wait to be written, together.
 const IMAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
-/// How long a label, or whoever flushes, waits for the writer.
+/// How long an annotation or a flush waits for the writer.
 const ANSWER_WAIT: Duration = Duration::from_secs(30);
 
-/// An open journal, for writing: one for each file. Dropping it writes what waits.
+/// An open journal, for writing: one for each file. Dropping it writes what is queued.
 #[derive(Debug)]
 pub struct Journal {
     path: PathBuf,
@@ -62,12 +62,12 @@ pub struct Journal {
     thread: Option<JoinHandle<()>>,
 }
 
-/// Counts what a journal has lost, on the disk or not yet.
+/// Counts what a journal has lost, also what is not on the disk yet.
 #[derive(Debug)]
 pub struct Losses(Arc<WriterCounts>);
 
 impl Losses {
-    /// Everything that was ever lost.
+    /// Everything that was lost since the journal exists.
     #[must_use]
     pub fn ever(&self) -> LostDecisions {
         self.0.lost()
@@ -75,14 +75,14 @@ impl Losses {
 }
 
 impl Journal {
-    /// Opens the journal at `path`, or begins one. A damaged one is set aside under another name,
-    /// with an error in the log, and a new one begun. The caller sees to it that no other writes.
+    /// Opens the journal at `path`, or creates one. A damaged one is renamed, with an error in the log, and
+    /// a new one created. The caller makes sure that there is no other writer.
     ///
-    /// `observe` hears of the totals: of all before this returns, and from then on, on the
-    /// writer's thread, of those that a commit changed.
+    /// `observe` gets the totals: all of them before this returns, and after that those that a commit
+    /// changed, on the writer's thread.
     ///
     /// # Errors
-    /// A file of another program or version, or the disk.
+    /// A file of another program or version, or the disk failed.
     pub fn open(
         path: &Path,
         options: JournalOptions,
@@ -130,21 +130,21 @@ impl Journal {
         })
     }
 
-    /// How the ids of its decisions name it.
+    /// Its name in the ids of its decisions.
     #[must_use]
     pub fn name(&self) -> JournalId {
         self.name
     }
 
-    /// Records a decision, with the image that it was made on where that is kept: when this returns, the
-    /// end of the process does not lose it. Never waits for the disk: where too much waits already, the
-    /// decision is counted as lost.
+    /// Records a decision, with its image if that is kept: after this returns, the decision survives the
+    /// end of the process. Never waits for the disk: if too much is queued already, the decision is counted
+    /// as lost.
     pub fn record(&self, entry: DecisionEntry, image: Option<Bytes>) {
         let image = image.filter(|image| self.take_room(image.len()));
         let bytes = image.as_ref().map_or(0, Bytes::len);
         let line = waiting::line(&entry, image.is_some());
         let message = WriterRequest::Record(Box::new(WaitingDecision { entry, image }));
-        // The order of the queue is that of the file.
+        // The queue and the file have the same order.
         let mut file = self.waiting.lock();
         let sent = self.queue.as_ref().map(|queue| queue.try_send(message));
         let lost = match sent {
@@ -157,7 +157,7 @@ impl Journal {
         self.shared.image_bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 
-    /// Whether an image may wait too; counted as lost where not.
+    /// Whether an image may be queued too; if not, it is counted as lost.
     fn take_room(&self, bytes: usize) -> bool {
         let waiting = &self.shared.image_bytes;
         let before = waiting.fetch_add(bytes, Ordering::Relaxed);
@@ -169,17 +169,17 @@ impl Journal {
         fits
     }
 
-    /// What is lost, now and later: also while nothing can be written.
+    /// What was lost, now and later: works even if nothing can be written.
     #[must_use]
     pub fn losses(&self) -> Losses {
         Losses(Arc::clone(&self.shared))
     }
 
-    /// Writes labels, all in one transaction, and says what became of each, in their order. They
+    /// Writes annotations, all in one transaction, and returns what became of each, in their order. They
     /// are on the disk when it returns. Blocks.
     ///
     /// # Errors
-    /// More than [`LABELS_MAX`], the writer is too far behind, or the disk; nothing is written then.
+    /// More than [`LABELS_MAX`], the writer is too far behind, or the disk failed; nothing is written then.
     pub fn report(
         &self,
         labels: Vec<Annotation>,
@@ -193,7 +193,7 @@ impl Journal {
         self.ask(|reply| WriterRequest::Annotate(labels, reply))
     }
 
-    /// Writes what waits. Blocks until it is on the disk.
+    /// Writes what is queued. Blocks until it is on the disk.
     ///
     /// # Errors
     /// The writer is too far behind, or the disk.
@@ -201,7 +201,7 @@ impl Journal {
         self.ask(WriterRequest::Flush)
     }
 
-    /// Removes now all that is past its time or does not fit. Blocks.
+    /// Removes all rows that are too old or do not fit. Blocks.
     ///
     /// # Errors
     /// The writer is too far behind, or the disk.
@@ -209,7 +209,7 @@ impl Journal {
         self.ask(WriterRequest::Retain)
     }
 
-    /// Opens it a second time, to be read.
+    /// Opens it a second time, for reading.
     ///
     /// # Errors
     /// As [`JournalReader::open`].
@@ -238,7 +238,7 @@ impl Journal {
 }
 
 impl Drop for Journal {
-    /// Writes what waits, then ends the thread.
+    /// Writes what is queued, then ends the thread.
     fn drop(&mut self) {
         self.queue.take();
         if let Some(thread) = self.thread.take()

@@ -21,13 +21,13 @@ pub const PAGE_MAX: u32 = 1000;
 /// Which decisions are read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DecisionSelection {
-    /// The operating point that made them; `None` for those that none made.
+    /// The operating point that made them; `None` for those made without one.
     pub operating_point: Option<String>,
     /// When, in milliseconds since 1970-01-01 UTC.
     pub unix_ms: Range<u64>,
 }
 
-/// Which decisions are asked for of those that wait for a label, newest first.
+/// Which decisions are requested of those in the queue, newest first.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct QueueRequest {
     /// Only of this operating point.
@@ -45,22 +45,22 @@ pub struct QueueRequest {
 /// How many decisions of a stratum there are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StratumCount {
-    /// The stratum; `None` where nothing was decided.
+    /// The stratum; `None` if nothing was decided.
     pub stratum: Option<u16>,
     /// Decisions.
     pub decisions: u64,
     /// Those of them that were sampled for audit.
     pub sampled: u64,
-    /// Sampled ones that have a label.
+    /// Sampled ones with an annotation.
     pub labelled: u64,
 }
 
-/// A journal that is open to be read. Each call sees one state of it.
+/// A journal that is open for reading. Each call sees one state of it.
 #[derive(Debug)]
 pub struct JournalReader {
     connection: Connection,
     path: PathBuf,
-    /// What is read of a decision.
+    /// The columns that are read for a decision.
     columns: String,
 }
 
@@ -90,8 +90,8 @@ impl JournalReader {
         })
     }
 
-    /// Gives the selected decisions of one operating point to `take`, in the order in which they
-    /// were made, with the labels that hold, until it has enough. One at a time is in memory.
+    /// Passes the selected decisions of one operating point to `take`, in the order in which they were
+    /// made, with the annotations that count, until it has enough. One at a time is in memory.
     ///
     /// The writer's log grows while this runs.
     ///
@@ -124,9 +124,9 @@ impl JournalReader {
         })
     }
 
-    /// Gives the decisions of live searches without a filter to `take` that operating point
-    /// `operating_point` made from `since_ms` on and that were sampled or have a label, in the
-    /// order in which they were made, with the feedback on them.
+    /// Passes to `take` the decisions of live searches without a filter that operating point
+    /// `operating_point` made from `since_ms` on and that were sampled or annotated, in the order in which
+    /// they were made, with the feedback on them.
     ///
     /// # Errors
     /// The file is damaged, or the disk.
@@ -163,8 +163,8 @@ impl JournalReader {
         })
     }
 
-    /// From when on all decisions are there that were recorded, in milliseconds since 1970-01-01 UTC: what age
-    /// or size has removed is older.
+    /// The time from which on all recorded decisions are present, in milliseconds since 1970-01-01 UTC:
+    /// what was removed for its age or for space is older.
     ///
     /// # Errors
     /// The file is damaged, or the disk.
@@ -205,8 +205,8 @@ impl JournalReader {
         })
     }
 
-    /// A page of the decisions of live searches that were sampled and have no label yet, newest
-    /// first; without those under a filter, which are in no rate.
+    /// A page of the decisions of live searches that were sampled and are not annotated yet, newest first;
+    /// without those under a filter, which count in no rate.
     ///
     /// # Errors
     /// The file is damaged, or the disk.
@@ -242,7 +242,8 @@ impl JournalReader {
         })
     }
 
-    /// One decision, with the label that holds; `None` where there is none of this id, or no more.
+    /// One decision, with the annotation that counts; `None` if there is none with this id, or not any
+    /// more.
     ///
     /// # Errors
     /// The file is damaged, or the disk.
@@ -257,7 +258,7 @@ impl JournalReader {
         })
     }
 
-    /// Why a decision is not there that [`JournalReader::decision`] has not found.
+    /// Why a decision is missing that [`JournalReader::decision`] has not found.
     ///
     /// # Errors
     /// The file is damaged, or the disk.
@@ -272,7 +273,7 @@ impl JournalReader {
         })
     }
 
-    /// All that was said of a decision, the latest, which holds, last.
+    /// All annotations of a decision; the latest, which counts, is last.
     ///
     /// # Errors
     /// The file is damaged, or the disk.
@@ -280,7 +281,7 @@ impl JournalReader {
         self.read(|connection| audit::history(connection, id))
     }
 
-    /// The image that a decision was made on, where it is kept.
+    /// The image of a decision, if it is kept.
     ///
     /// # Errors
     /// The file is damaged, or the disk.
@@ -293,10 +294,10 @@ impl JournalReader {
         })
     }
 
-    /// Counts every row anew and compares that with the totals. Reads all of the file.
+    /// Counts every row and compares the result with the totals. Reads the whole file.
     ///
     /// # Errors
-    /// They differ, the file is damaged otherwise, or the disk.
+    /// They differ, the file is damaged otherwise, or the disk failed.
     pub fn verify(&self) -> Result<u64, JournalError> {
         let (different, rows) = self.read(|connection| {
             let check: String =
@@ -323,7 +324,7 @@ impl JournalReader {
         }
     }
 
-    /// Reads in one transaction: what belongs together is of one state.
+    /// Reads in one transaction, so that all of it is from one state.
     fn read<T>(
         &self,
         read: impl FnOnce(&Connection) -> Result<T, rusqlite::Error>,
@@ -365,7 +366,7 @@ fn number(points: &PointsByNumber, id: Option<&str>) -> Option<i64> {
     found.map(|(number, _)| *number)
 }
 
-/// The least ids of the first moment, and of the first after the last.
+/// The least ids of the first moment, and of the first moment after the range.
 fn bounds(unix_ms: &Range<u64>) -> [DecisionId; 2] {
     // Ids have room for 48 bits of time.
     let latest = u64::MAX >> 16;

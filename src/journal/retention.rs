@@ -10,9 +10,9 @@ use crate::journal::totals::{self, CountsByKey, NumberedKey};
 
 /// Rows removed in one transaction: a few milliseconds.
 const STEP_ROWS: u32 = 500;
-/// Images removed in one transaction. Each byte is overwritten, and stands in the log until then.
+/// Images removed in one transaction. Each byte is overwritten, and is in the log until then.
 const STEP_IMAGE_BYTES: u64 = 16 * 1024 * 1024;
-/// Room given back to the disk at once, where the file is longer than it may be.
+/// Space given back to the disk at once, if the file is too long.
 const SHRINK_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
 /// How a journal is kept.
@@ -20,33 +20,33 @@ const SHRINK_BYTES_MAX: u64 = 16 * 1024 * 1024;
 pub struct JournalOptions {
     /// How much is kept.
     pub retention: Retention,
-    /// The time by which rows grow old, in milliseconds since 1970-01-01 UTC.
+    /// The clock for the age of rows, in milliseconds since 1970-01-01 UTC.
     pub clock: fn() -> u64,
 }
 
 /// How much is kept. Totals are kept for ever.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retention {
-    /// Decisions that were not sampled and have no label, and images, are kept for so many
+    /// Decisions that were not sampled and are not annotated, and images, are kept for this many
     /// milliseconds.
     pub ms: u64,
-    /// Sampled and labelled decisions are kept for so long, without their images: rates and
-    /// evidence rest on them, whether a label came or not. Never shorter than `ms`.
+    /// Sampled and annotated decisions are kept for this long, without their images: rates and evidence are
+    /// computed from them, annotated or not. Never shorter than `ms`.
     pub audited_ms: u64,
-    /// Greatest length of the file, but for labelled decisions: who may only search must not push out what people
-    /// said. Its log comes to at most 16 MiB more.
+    /// Greatest length of the file without annotated decisions: those who may only search must not displace
+    /// what people said. Its log adds at most 16 MiB.
     pub bytes: u64,
 }
 
-/// Where the next step of removing begins.
+/// Where the next step begins.
 #[derive(Clone, Debug, Default)]
 pub(super) struct RetentionCursor {
-    /// Rows up to here are gone, or kept for the audit and without image.
+    /// Rows up to here are removed, or kept for the audit and without an image.
     passed: Vec<u8>,
 }
 
 impl RetentionCursor {
-    /// Goes back to a row that came later than those after it.
+    /// Goes back to a row that was inserted later than its successors.
     pub(super) fn inserted(&mut self, id: &[u8; 16]) {
         if id.as_slice() <= self.passed.as_slice() {
             self.passed.clear();
@@ -57,23 +57,23 @@ impl RetentionCursor {
 /// What one step did.
 pub(super) struct Removed {
     pub(super) changes: CountsByKey,
-    /// Sampled decisions that had to go for want of room, before anybody labelled them.
+    /// Sampled decisions that were removed for space before anybody annotated them.
     pub(super) crowded_out: u64,
     /// Whether another step would find more.
     pub(super) more: bool,
 }
 
-/// A row that a step looks at.
+/// A row that a step considers.
 struct RemovableRow {
     id: Vec<u8>,
-    /// Whether it was sampled, or is labelled.
+    /// Whether it was sampled or is annotated.
     audited: bool,
     image_bytes: u64,
     key: NumberedKey,
 }
 
 impl JournalStore {
-    /// Removes a few of the oldest rows that are past their time, or more than fit.
+    /// Removes a few of the oldest rows that are too old or do not fit.
     pub(super) fn remove_step(
         &mut self,
         retention: Retention,
@@ -130,7 +130,7 @@ impl JournalStore {
         })
     }
 
-    /// Gives room that nothing uses back to the disk, where the file is longer than it may be.
+    /// Gives unused space back to the disk, if the file is too long.
     fn shrink(&self, bytes: u64) -> Result<(), JournalError> {
         let excess = self.file_bytes()?.saturating_sub(bytes);
         if excess == 0 {
@@ -185,13 +185,13 @@ impl JournalStore {
     }
 }
 
-/// Which rows a step looks at.
+/// Which rows a step considers.
 #[derive(Clone, Copy)]
 struct RetentionSweep<'a> {
     after: &'a [u8],
     until: DecisionId,
     also_audited: bool,
-    /// Whether labelled rows are passed over where others that were sampled are removed.
+    /// Whether annotated rows are kept while other sampled rows are removed.
     spares_labelled: bool,
 }
 
@@ -232,7 +232,7 @@ fn candidates(
 fn remove(transaction: &Transaction<'_>, candidate: &RemovableRow) -> Result<(), rusqlite::Error> {
     let mut delete = transaction.prepare_cached("DELETE FROM decisions WHERE id = ?")?;
     delete.execute([&candidate.id])?;
-    // Also where it was only spoken of.
+    // Also if it has feedback only.
     if candidate.audited {
         let mut delete = transaction.prepare_cached("DELETE FROM labels WHERE decision = ?")?;
         delete.execute([&candidate.id])?;

@@ -1,4 +1,4 @@
-//! What is written, in transactions that hold decisions and their totals.
+//! Writes decisions, each transaction together with its totals.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ use crate::journal::format::{
 use crate::journal::totals::{self, Committed, CountsByKey, LostDecisions};
 use crate::journal::waiting::{self, WaitingLine};
 
-/// A decision that waits to be written.
+/// A decision that is queued.
 #[derive(Debug)]
 pub(super) struct WaitingDecision {
     pub(super) entry: DecisionEntry,
@@ -30,15 +30,15 @@ pub(super) struct JournalStore {
     points: PointsByNumber,
     pub(super) counts: CountsByKey,
     lost: LostDecisions,
-    /// Rows up to this id may have been removed; empty where none was.
+    /// Rows up to this id may have been removed; empty if none was.
     pub(super) removed_to: Vec<u8>,
-    /// How the ids of its decisions name it.
+    /// Its name in the ids of its decisions.
     pub(super) name: JournalId,
-    /// Whether damage was found, so that another file has to take its place.
+    /// Whether damage was found, so that a new file has to replace this one.
     broken: bool,
 }
 
-/// What a process that was killed left, and what of it cannot be had any more.
+/// What a killed process left behind, and what of it is lost.
 #[derive(Default)]
 pub(super) struct LeftDecisions {
     pub(super) batch: Vec<WaitingDecision>,
@@ -46,7 +46,7 @@ pub(super) struct LeftDecisions {
 }
 
 impl JournalStore {
-    /// Opens the journal, or begins one. A damaged one is set aside first.
+    /// Opens the journal, or creates one. A damaged one is set aside first.
     pub(super) fn open_or_begin(path: &Path) -> Result<Self, JournalError> {
         match Self::open(path) {
             Err(JournalError::NotFound { .. }) => {
@@ -55,7 +55,7 @@ impl JournalStore {
             }
             Err(error) if error.is_damage() => {
                 let aside = set_aside(path)?;
-                tracing::error!(%error, set_aside = %aside.display(), "a new journal is begun; what the damaged one counted is not in it");
+                tracing::error!(%error, set_aside = %aside.display(), "a new journal is started; the totals of the damaged one are not in it");
                 begin(path)?;
                 Self::open(path)
             }
@@ -101,7 +101,7 @@ impl JournalStore {
         })
     }
 
-    /// Takes in what a process that was killed had answered, and not written yet; gives it back where the disk is full.
+    /// Records what a killed process had answered and not written yet; returns it if the disk is full.
     pub(super) fn take_what_waited(&mut self) -> Result<Option<LeftDecisions>, JournalError> {
         let (lines, unreadable) = waiting::left(&self.path)?;
         let (mut batch, mut lost) = (Vec::new(), LostDecisions::default());
@@ -110,7 +110,7 @@ impl JournalStore {
             let known = self
                 .has(&entry)
                 .map_err(|error| failed(&self.path, "read", error))?;
-            // What was removed was in the journal.
+            // What was removed has been in the journal.
             if known || entry.id.as_bytes()[..] <= self.removed_to[..] {
                 continue;
             }
@@ -131,7 +131,7 @@ impl JournalStore {
                 Ok(None)
             }
             Err(error @ JournalError::Full { .. }) => {
-                tracing::error!(%error, decisions, "decisions that were answered before the last process ended wait on");
+                tracing::error!(%error, decisions, "decisions that were answered before the last process ended still wait to be recorded");
                 Ok(Some(LeftDecisions { batch, lost }))
             }
             Err(error) => Err(error),
@@ -144,12 +144,12 @@ impl JournalStore {
         statement.exists([entry.id.as_bytes()])
     }
 
-    /// Takes note of an error, after which the file may not be written any more.
+    /// Remembers an error, if the file may not be written after it.
     pub(super) fn note(&mut self, error: &JournalError) {
         self.broken |= error.is_damage();
     }
 
-    /// What was lost, as far as the disk has it.
+    /// What was lost, according to the disk.
     pub(super) fn lost(&self) -> LostDecisions {
         self.lost
     }
@@ -158,19 +158,19 @@ impl JournalStore {
         self.broken
     }
 
-    /// Takes a damaged journal out of use while it is written, and begins one that goes on with
-    /// its totals: they were read before, and grew with what was committed.
+    /// Sets a damaged journal aside while it is in use, and starts one that continues its totals: they were
+    /// read at opening, and updated with each commit.
     fn begin_anew(&mut self) -> Result<(), JournalError> {
-        // Closed before its name is given to another file.
+        // Closed before another file gets its name.
         let unused =
             Connection::open_in_memory().map_err(|error| failed(&self.path, "begin", error))?;
         drop(std::mem::replace(&mut self.connection, unused));
         let aside = match set_aside(&self.path) {
-            // The attempt before this one came so far.
+            // An earlier attempt came this far.
             Err(JournalError::NotFound { .. }) => None,
             aside => Some(aside?),
         };
-        tracing::error!(journal = %self.path.display(), ?aside, "the journal is damaged: a new one is begun, with its totals and without its rows");
+        tracing::error!(journal = %self.path.display(), ?aside, "the journal is damaged: a new one is started, with its totals and without its rows");
         begin(&self.path)?;
         let fresh = Self::open(&self.path)?;
         let mut counts = self.counts.clone();
@@ -187,7 +187,7 @@ impl JournalStore {
             }
             write_counts(&transaction, &counts)?;
             add_lost(&transaction, self.lost)?;
-            // Ids are made with it meanwhile.
+            // Ids with this name are being made.
             transaction.execute("UPDATE journal SET name = ?", [self.name.get()])?;
             transaction.commit()
         };
@@ -198,10 +198,10 @@ impl JournalStore {
         Ok(())
     }
 
-    /// Writes decisions, and what was lost since the last time, in one transaction with their
-    /// totals. What is in the journal already is left alone.
+    /// Writes decisions, and what was lost since the last time, in one transaction with their totals. What
+    /// is in the journal already is skipped.
     ///
-    /// Where the file turns out to be damaged, it is set aside, and a new one takes them.
+    /// If the file turns out to be damaged, it is set aside, and a new one takes them.
     pub(super) fn write(
         &mut self,
         batch: &[WaitingDecision],
@@ -277,7 +277,7 @@ impl JournalStore {
         Ok((changes, new_points))
     }
 
-    /// What the disk holds, with the totals of `changed` kinds, or all of them.
+    /// What is on the disk, with the totals of the `changed` kinds, or of all.
     pub(super) fn committed(
         &self,
         changed: Option<&CountsByKey>,
@@ -304,7 +304,7 @@ impl JournalStore {
     }
 
     pub(super) fn page_bytes(&self) -> Result<u64, JournalError> {
-        // Never 0 in a file of `SQLite`; divided by.
+        // Never 0 in a file of `SQLite`, but it is a divisor.
         Ok(self.pragma("page_size")?.max(512))
     }
 
@@ -325,7 +325,7 @@ impl JournalStore {
     }
 }
 
-/// Writes one decision; false where there is one of its id.
+/// Writes one decision; false if its id is there already.
 fn insert(
     transaction: &Transaction<'_>,
     entry: &DecisionEntry,

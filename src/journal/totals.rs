@@ -14,9 +14,9 @@ pub struct TotalKey {
     pub source: SourceKind,
     /// What was decided.
     pub decision: Decision,
-    /// The stratum of the sample; `None` where nothing was decided.
+    /// The stratum of the sample; `None` if nothing was decided.
     pub stratum: Option<u16>,
-    /// Whether a filter named the items that could be found.
+    /// Whether a filter restricted the items that could be found.
     pub filtered: bool,
 }
 
@@ -27,7 +27,7 @@ pub struct DecisionCount {
     pub decisions: u64,
     /// Those of them that were sampled for audit.
     pub sampled: u64,
-    /// Those of them whose rows were removed since. The rest is in the journal.
+    /// Those of them whose rows were removed since. The others are in the journal.
     pub removed: u64,
 }
 
@@ -43,12 +43,12 @@ pub struct Total {
 /// What was not recorded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LostDecisions {
-    /// Decisions that came while the queue was full.
+    /// Decisions that were made while the queue was full.
     pub queue_full: u64,
     /// Decisions that could not be written: the disk, or there is no journal.
     pub not_written: u64,
-    /// Images of sampled decisions that were left out because too many waited. Their decisions
-    /// were recorded.
+    /// Images of sampled decisions that were left out because too many were queued. Their decisions were
+    /// recorded.
     pub images: u64,
 }
 
@@ -73,17 +73,17 @@ impl LostDecisions {
 /// What the disk holds after a commit.
 #[derive(Clone, Debug, Default)]
 pub struct Committed {
-    /// The totals that changed, as they are now: at opening all of them.
+    /// The totals that changed, with their new values: at opening all of them.
     pub changed: Vec<Total>,
     /// Rows in the journal.
     pub rows: u64,
     /// Length of the file, without its log.
     pub bytes: u64,
-    /// Sampled decisions that went for want of room before anybody labelled them, since this was told last.
+    /// Sampled decisions that were removed for space before anybody annotated them, since the last report.
     pub crowded_out: u64,
 }
 
-/// As totals are kept: by number.
+/// A key as it is stored: by number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct NumberedKey {
     /// Number of the operating point; 0 is none.

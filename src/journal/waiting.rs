@@ -1,9 +1,9 @@
-//! Decisions that were answered and are not in the journal yet, in files: they outlive the process.
+//! Decisions that were answered and are not in the journal yet, in files that outlive the process.
 //!
-//! A decision is handed to the system, by one `write`, before it is answered; the journal takes many of them in one
-//! transaction later. There are two files: one takes what is recorded while the journal takes what is in the other.
-//! What a process that was killed left in them goes into the journal when it is opened again. The disk is not waited
-//! for, so that a machine that loses its power may lose what has waited.
+//! A decision is handed to the system, by one `write`, before it is answered; later the journal takes many
+//! of them in one transaction. There are two files: one is appended to while the journal takes what is in
+//! the other. What a killed process left in them goes into the journal when it is opened again. Nobody
+//! waits for the disk, so a machine that loses its power may lose what is in them.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -17,19 +17,19 @@ use crate::journal::error::{JournalError, file_failed};
 
 /// Endings of the two files, behind the journal's name.
 const ENDINGS: [&str; 2] = [".waiting-1", ".waiting-2"];
-/// A file takes no more: as much as waits at most, with the longest labels.
+/// A file has at most this many bytes: as much as may wait, with the longest labels.
 const BYTES_MAX: u64 = 64 * 1024 * 1024;
 
 /// A line of the files.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct WaitingLine<E> {
     pub(super) entry: E,
-    /// Whether an image waits with it, which is in no file: what is removed there is not overwritten.
+    /// Whether the decision has an image, which is in no file: what is removed there is not overwritten.
     pub(super) image: bool,
 }
 
-/// A decision as a line. Its end stands before it, so that part of a line, which a full disk or the end of a process
-/// leaves, spoils no other.
+/// A decision as a line. It begins with an end of line, so that an incomplete line, after a full disk or
+/// the end of a process, spoils no other.
 pub(super) fn line(entry: &DecisionEntry, image: bool) -> Vec<u8> {
     let mut line = vec![b'\n'];
     // Text and numbers, which never fail.
@@ -40,7 +40,7 @@ pub(super) fn line(entry: &DecisionEntry, image: bool) -> Vec<u8> {
     line
 }
 
-/// The file that takes what is recorded.
+/// The file that is appended to.
 #[derive(Debug)]
 pub(super) struct OpenFile {
     file: File,
@@ -53,14 +53,14 @@ pub(super) struct OpenFile {
 }
 
 impl OpenFile {
-    /// Takes a decision that was just handed to the journal's writer.
+    /// Appends a decision that was just handed to the journal's writer.
     pub(super) fn take(&mut self, line: &[u8]) {
         self.sent += 1;
         let written = if self.bytes <= BYTES_MAX {
             self.bytes += line.len() as u64;
             self.file.write_all(line)
         } else {
-            Err(io::Error::other("as much waits as may"))
+            Err(io::Error::other("the file of waiting decisions is full"))
         };
         match written {
             Ok(()) => self.failing = false,
@@ -74,7 +74,7 @@ impl OpenFile {
     }
 }
 
-/// The file that takes what is recorded, for all who record.
+/// The file that is appended to, for all threads that record.
 #[derive(Clone, Debug)]
 pub(super) struct SharedFile(Arc<Mutex<OpenFile>>);
 
@@ -88,14 +88,14 @@ impl SharedFile {
 #[derive(Debug)]
 pub(super) struct WaitingFiles {
     pub(super) open: SharedFile,
-    /// What the journal takes meanwhile, and up to which decision it goes.
+    /// The file that the journal takes from, and up to which decision it goes.
     closed: File,
     closed_path: PathBuf,
     closed_to: u64,
 }
 
 impl WaitingFiles {
-    /// Opens both, and empties them, unless what they hold is still to go into the journal.
+    /// Opens both, and empties them, unless they hold what still has to go into the journal.
     pub(super) fn begin(journal: &Path, is_still_to_go: bool) -> Result<Self, JournalError> {
         let [(path, file), (closed_path, closed)] = paths(journal).map(|path| {
             let options = File::options().append(true).create(true).clone();
@@ -126,7 +126,7 @@ impl WaitingFiles {
         })
     }
 
-    /// Takes note that the journal has the first `committed` decisions: empties what holds no others.
+    /// The journal has the first `committed` decisions: empties a file that holds no others.
     pub(super) fn committed(&mut self, committed: u64) {
         if committed < self.closed_to {
             return;
@@ -149,13 +149,13 @@ impl WaitingFiles {
     pub(super) fn remove(&self) {
         let open = self.open.lock();
         for path in [&open.path, &self.closed_path] {
-            // Empty or in the journal, it does no harm where it stays.
+            // Empty or in the journal, so it does no harm if it stays.
             drop(std::fs::remove_file(path));
         }
     }
 }
 
-/// What a process that was killed left, oldest first, and how many lines cannot be read.
+/// What a killed process left, oldest first, and how many lines cannot be read.
 pub(super) fn left(journal: &Path) -> Result<(Vec<WaitingLine<DecisionEntry>>, u64), JournalError> {
     let (mut lines, mut unreadable) = (Vec::new(), 0);
     for path in paths(journal) {

@@ -1,4 +1,4 @@
-//! The one thread that writes: decisions in batches, labels, and what is removed.
+//! The one thread that writes: decisions in batches, annotations, and removals.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -15,44 +15,45 @@ use crate::journal::store::{JournalStore, WaitingDecision};
 use crate::journal::totals::{Committed, CountsByKey, LostDecisions};
 use crate::journal::waiting::WaitingFiles;
 
-/// Decisions that may wait for the writer: a second of searches at full load. Where the disk
-/// fails, as many more wait in the writer's hands.
+/// Decisions that may wait for the writer: a second of searches at full load. If the disk fails, the writer
+/// itself keeps as many more.
 pub(super) const QUEUE_LEN_MAX: usize = 8192;
 /// Decisions of one transaction, and how long the first of them waits for others.
 const BATCH_LEN: usize = 1000;
 const BATCH_WAIT: Duration = Duration::from_millis(200);
 /// How long to wait after a failure before writing is tried again.
 const RETRY_WAIT: Duration = Duration::from_secs(1);
-/// How often the age of rows is looked at.
+/// How often the age of rows is checked.
 const RETENTION_EVERY: Duration = Duration::from_secs(60);
-/// Steps of removing between two looks at the queue.
+/// Removal steps before the queue is looked at again.
 const STEPS_AT_ONCE: usize = 4;
 
-/// What the writer is asked for.
+/// Requests to the writer.
 pub(super) enum WriterRequest {
     Record(Box<WaitingDecision>),
     Annotate(
         Vec<Annotation>,
         Sender<Result<AnnotationOutcomes, JournalError>>,
     ),
-    /// Write what waits.
+    /// Write what is queued.
     Flush(Sender<Result<(), JournalError>>),
-    /// Remove all that is past its time.
+    /// Remove all that is too old.
     Retain(Sender<Result<(), JournalError>>),
 }
 
-/// Everything that was ever lost, on the disk or not yet, and how much waits.
+/// Everything that was lost since the journal exists, also what is not on the disk yet, and how much is
+/// queued.
 #[derive(Debug, Default)]
 pub(super) struct WriterCounts {
     pub(super) queue_full: AtomicU64,
     pub(super) not_written: AtomicU64,
     pub(super) images: AtomicU64,
-    /// Bytes of images in the queue and in the writer's hands.
+    /// Bytes of images in the queue and with the writer.
     pub(super) image_bytes: AtomicUsize,
 }
 
 impl WriterCounts {
-    /// Goes on from what the disk has.
+    /// Continues from what the disk has.
     pub(super) fn after(lost: LostDecisions) -> Self {
         Self {
             queue_full: lost.queue_full.into(),
@@ -72,7 +73,7 @@ impl WriterCounts {
 }
 
 impl Drop for JournalWorker {
-    /// What nobody writes any more is lost: where the disk failed to the end, or the writer panicked.
+    /// What is never written is lost: if the disk failed to the end, or the writer panicked.
     fn drop(&mut self) {
         let waits = self.inbox.try_iter();
         let waits = waits.filter(|message| matches!(message, WriterRequest::Record(_)));
@@ -81,7 +82,7 @@ impl Drop for JournalWorker {
     }
 }
 
-/// Where the writer says what it has committed.
+/// Where the writer reports what it has committed.
 pub(super) type Observe = Box<dyn FnMut(&Committed) + Send>;
 
 pub(super) struct JournalWorker {
@@ -90,7 +91,7 @@ pub(super) struct JournalWorker {
     pub(super) options: JournalOptions,
     pub(super) shared: Arc<WriterCounts>,
     pub(super) observe: Observe,
-    /// What waits, where the end of the process does not lose it.
+    /// What is queued, in files that survive the end of the process.
     pub(super) files: WaitingFiles,
     /// Decisions ever taken from the queue.
     pub(super) taken: u64,
@@ -101,7 +102,7 @@ pub(super) struct JournalWorker {
     pub(super) cursor: RetentionCursor,
     /// Whether the last attempt to write failed.
     pub(super) failing: bool,
-    /// Sampled decisions that went for want of room, and when the log said so last.
+    /// Sampled decisions that were removed for space, and when the log last said so.
     pub(super) crowded_out: u64,
     pub(super) crowded_told: Option<Instant>,
 }
@@ -145,12 +146,12 @@ impl JournalWorker {
         match message {
             WriterRequest::Record(waiting) => self.take(*waiting),
             WriterRequest::Annotate(labels, reply) => {
-                // First what they may be about.
+                // First the decisions that it may be about.
                 let done = self.commit().and_then(|()| {
                     let labelled = self.store.label(&labels);
                     labelled.inspect_err(|error| self.store.note(error))
                 });
-                // Who asked may have gone.
+                // The caller may have gone.
                 drop(reply.send(done));
             }
             WriterRequest::Flush(reply) => drop(reply.send(self.commit())),
@@ -164,7 +165,7 @@ impl JournalWorker {
     fn take(&mut self, waiting: WaitingDecision) {
         self.taken += 1;
         if QUEUE_LEN_MAX <= self.batch.len() {
-            // The disk has been failing for long.
+            // The disk has been failing for a long time.
             self.let_go(&waiting);
             self.shared.not_written.fetch_add(1, Ordering::Relaxed);
             return;
@@ -184,7 +185,7 @@ impl JournalWorker {
         self.shared.image_bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 
-    /// Writes what waits. Where that fails, it waits on, and nobody else waits for it.
+    /// Writes what is queued. If that fails, it stays queued, and nobody else waits for it.
     fn commit(&mut self) -> Result<(), JournalError> {
         let lost = self.shared.lost().without(self.store.lost());
         if self.batch.is_empty() && lost == LostDecisions::default() && !self.store.is_broken() {
@@ -208,7 +209,7 @@ impl JournalWorker {
             }
             Err(error) => {
                 if !std::mem::replace(&mut self.failing, true) {
-                    tracing::error!(%error, "decisions cannot be recorded; they are made all the same, and it is tried again");
+                    tracing::error!(%error, "decisions cannot be recorded; searches are decided all the same, and writing is tried again");
                 }
                 self.due = Some(Instant::now() + RETRY_WAIT);
                 Err(error)
@@ -262,7 +263,7 @@ impl JournalWorker {
         if 0 < self.crowded_out && told.is_none_or(|told| RETENTION_EVERY < told.elapsed()) {
             self.crowded_told = Some(Instant::now());
             tracing::warn!(
-                "decisions that were sampled for the audit went before anybody labelled them, for want of room; raise journal_bytes_max"
+                "decisions that were sampled for the audit were removed for space before anybody annotated them; raise journal_bytes_max"
             );
         }
         if !changes.is_empty() {

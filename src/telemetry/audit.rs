@@ -20,7 +20,7 @@ pub struct RecordedDecisions<'a> {
     pub source: &'static str,
     /// What was decided.
     pub decision: &'static str,
-    /// Stratum of the audit; `None` where they have none.
+    /// Stratum of the audit; `None` if they have none.
     pub stratum: Option<u16>,
     /// Whether a filter was used.
     pub filtered: bool,
@@ -28,7 +28,7 @@ pub struct RecordedDecisions<'a> {
     pub count: (u64, Option<u64>),
 }
 
-/// Says how many decisions of one kind the journal has counted.
+/// Sets how many decisions of one kind the journal has counted.
 pub fn decisions_recorded(deployment: &str, recorded: RecordedDecisions<'_>) {
     let stratum = recorded.stratum.map(|stratum| stratum.to_string());
     let filtered = if recorded.filtered { "true" } else { "false" };
@@ -47,8 +47,8 @@ pub fn decisions_recorded(deployment: &str, recorded: RecordedDecisions<'_>) {
     series::count(metric::RECORDED, &labels, total, since);
 }
 
-/// Says how many were not recorded for a `reason`, and how many of them since the last call;
-/// `None` at opening.
+/// Sets how many were not recorded for a `reason`, and adds how many of them since the last call; `None` at
+/// opening.
 pub fn recording_lost(deployment: &str, reason: &'static str, total: u64, since: Option<u64>) {
     let labels = [
         ("deployment", deployment.to_owned()),
@@ -57,14 +57,14 @@ pub fn recording_lost(deployment: &str, reason: &'static str, total: u64, since:
     series::count(metric::RECORDING_LOST, &labels, total, since);
 }
 
-/// Counts sampled decisions that went for want of room before anybody labelled them.
+/// Counts sampled decisions that were removed for space before anybody annotated them.
 pub fn crowded_out(deployment: &str, count: u64) {
     let deployment = deployment.to_owned();
     counter!(metric::RECORDING_LOST, "deployment" => deployment, "reason" => "crowded_out")
         .increment(count);
 }
 
-/// Says what the journal holds.
+/// Sets the size of the journal.
 #[expect(
     clippy::cast_precision_loss,
     reason = "gauges; counts stay far below 2^53"
@@ -74,7 +74,7 @@ pub fn journal_changed(deployment: &str, rows: u64, bytes: u64) {
     gauge!(metric::JOURNAL_BYTES, "deployment" => deployment.to_owned()).set(bytes as f64);
 }
 
-/// A rate in service; what is not known is `None`, and not shown.
+/// A rate in service; what is unknown is `None`, and not shown.
 #[derive(Clone, Copy, Debug)]
 pub struct AuditedRateGauges {
     /// `far`, `frr` or `fdr`.
@@ -83,9 +83,9 @@ pub struct AuditedRateGauges {
     pub interval: Option<[f64; 3]>,
     /// Numerator and denominator.
     pub weighted: Option<[f64; 2]>,
-    /// What it is held against, and whether that is a target.
+    /// Its limit, and whether that is a target.
     pub limit: Option<(f64, bool)>,
-    /// The evidence, what it has to reach, and whether it ever did.
+    /// The evidence, its limit, and whether it ever reached that.
     pub evidence: Option<(f64, f64, bool)>,
 }
 
@@ -102,8 +102,8 @@ fn labels_of_rate(deployment: &str, operating_point: &str, rate: &str) -> Metric
     labels
 }
 
-/// Shows the rates of an audit; what is not known has no series, or is NaN from when it is not known
-/// any more.
+/// Shows the rates of an audit; a rate that was never known has no series, and one that is not known any
+/// more is NaN.
 pub fn rate_audited(deployment: &str, operating_point: &str, found: AuditedRateGauges) {
     let labels = || labels_of_rate(deployment, operating_point, found.rate);
     let set = |name: &'static str, value: Option<f64>| series::set(name, &labels(), value);
@@ -145,11 +145,11 @@ pub struct AuditCounts {
     pub since_annotation: u64,
     /// When that was, in milliseconds since 1970-01-01 UTC.
     pub latest_annotation_ms: Option<u64>,
-    /// Accepts that somebody spoke of unasked: right and wrong.
+    /// Feedback on accepts: right and wrong.
     pub feedback: (u64, u64),
 }
 
-/// Says how many decisions of an operating point were sampled and annotated.
+/// Sets how many decisions of an operating point were sampled and annotated.
 #[expect(
     clippy::cast_precision_loss,
     reason = "gauges; counts stay far below 2^53"
@@ -174,7 +174,7 @@ pub fn audit_counted(deployment: &str, operating_point: &str, counts: AuditCount
     }
 }
 
-/// Says that nothing more is known of an operating point that is not active any more.
+/// An operating point is not active any more: its series become unknown.
 pub fn audit_ended(deployment: &str, operating_point: &str) {
     for rate in ["far", "frr", "fdr"] {
         let found = AuditedRateGauges {
@@ -200,8 +200,7 @@ pub fn audit_ended(deployment: &str, operating_point: &str) {
     }
 }
 
-/// Says since when there is an alarm, since 1970-01-01 UTC, and how far the CUSUM is; what is not
-/// known is NaN.
+/// Sets since when there is an alarm, in seconds since 1970-01-01 UTC, and the CUSUM; unknown is NaN.
 pub fn rate_onset(
     deployment: &str,
     operating_point: &str,
@@ -216,18 +215,18 @@ pub fn rate_onset(
     series::set(metric::RATE_CUSUM, &labels, cusum);
 }
 
-/// How traffic stands beside the calibration.
+/// How traffic compares with the calibration.
 #[derive(Clone, Copy, Debug)]
 pub struct TrafficGauges {
     /// Searches compared.
     pub compared: u64,
-    /// The logarithm of the evidence, and what it has to reach.
+    /// The logarithm of the evidence, and its limit.
     pub evidence: [f64; 2],
-    /// Whether it ever did.
+    /// Whether it ever reached that.
     pub raised: bool,
 }
 
-/// Shows how traffic stands beside the calibration of an operating point.
+/// Shows how traffic compares with the calibration of an operating point.
 #[expect(
     clippy::cast_precision_loss,
     reason = "gauges; counts stay far below 2^53"
@@ -249,13 +248,13 @@ pub fn traffic_compared(deployment: &str, operating_point: &str, found: TrafficG
 pub struct TrafficShareGauges {
     /// At calibration.
     pub calibrated: f64,
-    /// What it is at most while traffic is like that.
+    /// The highest that is compatible with the calibration.
     pub limit: f64,
-    /// Lately; `None` before the first search.
+    /// Recently; `None` before the first search.
     pub recent: Option<f64>,
 }
 
-/// Shows the loudest share of a feature.
+/// Shows the share of a feature that has most of the evidence.
 pub fn traffic_share(
     deployment: &str,
     operating_point: &str,
@@ -303,7 +302,7 @@ fn traffic_ended(deployment: &str, operating_point: &str) {
     }
 }
 
-/// What a round of canaries says of one rate.
+/// What a round of canaries shows for one rate.
 #[derive(Clone, Copy, Debug)]
 pub struct CanaryGauges {
     /// `far` or `frr`.
@@ -314,11 +313,11 @@ pub struct CanaryGauges {
     pub errors: u64,
     /// Lower and upper end of the share; `None` without trials.
     pub interval: Option<[f64; 2]>,
-    /// Whether they fail more often than the limit; `None` where that is not known.
+    /// Whether they fail more often than the limit; `None` if that is unknown.
     pub alarm: Option<bool>,
 }
 
-/// Says that canaries are not judged by an operating point any more.
+/// Canaries are not judged by this operating point any more.
 pub fn canaries_ended(deployment: &str, operating_point: &str) {
     for rate in ["far", "frr"] {
         let labels = || labels_of_rate(deployment, operating_point, rate);
@@ -380,7 +379,7 @@ pub fn canaries_replayed(
     }
 }
 
-/// Says where the strata of the audit begin and end; `edges` are those between them.
+/// Shows where the strata of the audit begin and end; `edges` are those between them.
 pub fn strata_designed(deployment: &str, edges: &[f64]) {
     for (below, edge) in edges.iter().enumerate() {
         for (stratum, bound) in [(below, "upper"), (below + 1, "lower")] {

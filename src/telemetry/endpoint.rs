@@ -1,7 +1,7 @@
 //! The HTTP endpoint that Prometheus scrapes, and that probes ask: few paths, two methods.
 //!
-//! The exporter's own listener answers every path and method with all metrics, so that a probe of a
-//! path that is not there passes for healthy.
+//! The exporter's own listener answers every path and method with all metrics, so that a probe of a wrong
+//! path would pass as healthy.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -25,25 +25,25 @@ use super::openmetrics;
 
 /// Where the metrics are.
 const PATH: &str = "/metrics";
-/// Whether requests are answered, and whether the process is alive: for probes that speak no gRPC over TLS. Each by
-/// its own name and by the one that probes are used to.
+/// Whether requests are answered, and whether the process is alive: for probes without gRPC over TLS. Each
+/// by its own name and by the usual one of probes.
 const READY: [&str; 2] = ["/ready", "/readyz"];
 const LIVE: [&str; 2] = ["/live", "/healthz"];
 /// The format that the exporter writes.
 const FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
 const WORDS: &str = "text/plain; charset=utf-8";
 
-/// Scrapers and people at once; more wait to be accepted.
+/// Simultaneous connections; more wait to be accepted.
 const CONNECTIONS_MAX: usize = 32;
-/// How long a connection may take to ask and to take its answer, after which it is closed: those that ask
-/// and do not read would else keep every place, and nobody would see the alarms.
+/// How long a connection may take to send its request and read the answer; then it is closed. Clients that
+/// do not read would otherwise keep every place, and nobody would see the alarms.
 const CONNECTION_MAX: Duration = Duration::from_secs(30);
-/// The longest head of a request, in bytes; the least that hyper takes.
+/// The longest head of a request, in bytes; the smallest value that hyper allows.
 const HEAD_BYTES_MAX: usize = 8192;
-/// How often observations are moved into their histograms: what waits takes memory.
+/// How often observations are moved into their histograms: until then they take memory.
 const UPKEEP: Duration = Duration::from_secs(5);
 
-/// Listens, and gives the task that answers until it is dropped.
+/// Listens, and returns the task that answers until it is dropped.
 pub(super) fn endpoint(
     address: SocketAddr,
     handle: PrometheusHandle,
@@ -68,7 +68,7 @@ pub(super) fn endpoint(
                     }
                     Err(cause) => {
                         tracing::warn!(%cause, "the metrics endpoint could not accept a connection");
-                        // Out of file descriptors, say: others need the time more.
+                        // For example without free file descriptors: others need the time more.
                         tokio::time::sleep(Duration::from_millis(100)).await;
                     }
                 },
@@ -87,13 +87,13 @@ fn next<'a>(
 ) -> impl Future<Output = (ConnectionPermit, AcceptedConnection)> + Send + 'a {
     let places = Arc::clone(places);
     async move {
-        // It is never closed.
+        // The semaphore is never closed.
         let place = places.acquire_owned().await.ok();
         (place, listener.accept().await)
     }
 }
 
-/// Answers one request, and closes the connection within so long.
+/// Answers one request, and closes the connection within a limit of time.
 fn serve(
     stream: TcpStream,
     handle: PrometheusHandle,
@@ -150,7 +150,7 @@ fn answer(
             Some(false) => return said(StatusCode::SERVICE_UNAVAILABLE, WORDS, "no\n".into()),
             None => {}
         }
-        // Tens of thousands of series take their time.
+        // Tens of thousands of series take some time.
         #[expect(
             clippy::disallowed_methods,
             reason = "no work of a model; at most CONNECTIONS_MAX at once"

@@ -1,10 +1,10 @@
-//! Text of others on a terminal or in a log: what would command it, or pass for other text, is
-//! written out.
+//! Untrusted text on a terminal or in a log: characters that would control the terminal, or disguise the
+//! text, are escaped.
 
 use std::borrow::Cow;
 
-/// Whether a character would not show as itself: controls (escape sequences begin with one), marks
-/// that turn the order of what is read, and ends of lines that are none for a terminal.
+/// Whether a character would not show as itself: controls (escape sequences begin with one), marks that
+/// change the direction of text, and line ends that a terminal does not show as such.
 fn is_hidden(character: char) -> bool {
     character.is_control()
         || matches!(
@@ -25,7 +25,7 @@ pub fn escaped_lines(text: &str) -> Cow<'_, str> {
     without(text, |character| character != '\n' && is_hidden(character))
 }
 
-/// JSON with such characters as escapes, of which it reads back as it was.
+/// JSON with such characters escaped; it parses to the same value.
 #[must_use]
 pub fn escaped_json(json: &str) -> Cow<'_, str> {
     let hidden = |character: char| character != '\n' && is_hidden(character);

@@ -9,7 +9,7 @@ use tracing_subscriber::fmt::format::debug_fn;
 
 use super::{TelemetryError, escaped, escaped_json};
 
-/// The target of lines that say who changed what.
+/// The target of log lines about who changed what.
 pub const CHANGES: &str = "matchpoint::changes";
 
 /// Sends logs to standard error, as text or as one JSON object a line.
@@ -22,7 +22,7 @@ pub fn install_logs(filter: &str, json: bool) -> Result<(), TelemetryError> {
         cause: cause.to_string(),
     };
     let parsed = EnvFilter::try_new(filter).map_err(|cause| wrong(&cause))?;
-    // Who changed what is in every log, however quiet it is to be.
+    // Who changed what is in every log, whatever the filter.
     let changes = format!("{CHANGES}=info").parse();
     let parsed = parsed.add_directive(changes.map_err(|cause| wrong(&cause))?);
     let logs = tracing_subscriber::fmt()
@@ -39,13 +39,13 @@ pub fn install_logs(filter: &str, json: bool) -> Result<(), TelemetryError> {
     } else {
         logs.with_target(false).fmt_fields(text_fields()).try_init()
     };
-    // A second installation, in a process that serves twice, keeps the first.
+    // If logs are already installed, in a process that serves twice, they stay.
     drop(installed);
     Ok(())
 }
 
-/// Writes lines of JSON so that a terminal shows them as they are: JSON itself lets marks through that turn
-/// the order of what is read. It is handed whole lines.
+/// Writes lines of JSON so that a terminal shows them as they are: JSON itself permits marks that change
+/// the direction of text. It is given whole lines.
 struct EscapedJson<W>(W);
 
 impl<W: Write> Write for EscapedJson<W> {
@@ -60,8 +60,7 @@ impl<W: Write> Write for EscapedJson<W> {
     }
 }
 
-/// Fields of a log as text: what clients send must not command a terminal, nor pass for a line of its
-/// own.
+/// Fields of a log as text: what clients send must not control a terminal, nor look like a line of its own.
 fn text_fields() -> impl for<'a> FormatFields<'a> + 'static {
     let field = debug_fn(|writer, field, value| {
         let text = format!("{value:?}");

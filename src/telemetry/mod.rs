@@ -58,12 +58,12 @@ const SCORE_BUCKETS: [f64; 23] = [
     0.9, 0.925, 0.95, 0.975, 0.99, 1.0,
 ];
 
-/// 0 is a tie of two labels, 1 a next label at a right angle to the query.
+/// 0 means two labels tie, 1 that the next label is at a right angle to the query.
 const MARGIN_BUCKETS: [f64; 12] = [
     0.0, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0,
 ];
 
-/// Equal ratios of 2^(1/4), since models differ in scale: a fifth is the least change that is seen.
+/// Equal ratios of 2^(1/4), since models differ in scale: the least change that shows is a fifth.
 fn norm_buckets() -> Vec<f64> {
     (-8..=40)
         .map(|step| 2.0_f64.powf(f64::from(step) / 4.0))
@@ -95,7 +95,7 @@ pub enum TelemetryError {
     },
 }
 
-/// Installs the recorder, and gives the task that serves `/metrics` until it is dropped.
+/// Installs the recorder, and returns the task that serves `/metrics` until it is dropped.
 ///
 /// Must be called within a tokio runtime.
 ///
@@ -132,7 +132,7 @@ pub fn install_metrics(
         .build_recorder();
     let endpoint = endpoint::endpoint(address, recorder.handle());
     let endpoint = endpoint.map_err(|cause| failed(&cause))?;
-    // Where a recorder is installed already, as in a process that serves twice, it stays.
+    // If a recorder is already installed, in a process that serves twice, it stays.
     drop(metrics::set_global_recorder(recorder));
     metric::describe();
     Ok(endpoint)
@@ -157,15 +157,15 @@ fn is_ready() -> bool {
     READY.load(Ordering::Relaxed)
 }
 
-/// Whether the process had better be started again, for probes.
+/// Whether the process should be restarted, for probes.
 static WORN_OUT: AtomicBool = AtomicBool::new(false);
 
-/// Whether the process need not be started again.
+/// Whether the process is healthy, for probes.
 fn is_alive() -> bool {
     !WORN_OUT.load(Ordering::Relaxed)
 }
 
-/// Says whether so many workers do not come back from their jobs that the process had better be started again.
+/// Sets whether so many workers are stuck that the process should be restarted.
 pub fn worn_out(is_worn_out: bool) {
     WORN_OUT.store(is_worn_out, Ordering::Relaxed);
 }
@@ -181,29 +181,29 @@ pub const LIMIT_VALUES: [&str; 5] = [
     "stall_seconds",
 ];
 
-/// So many connections are open.
+/// Sets how many connections are open.
 pub fn connections_open(count: usize) {
     #[expect(clippy::cast_precision_loss, reason = "far below 2^53")]
     gauge!(metric::CONNECTIONS).set(count as f64);
 }
 
-/// A connection was closed for a reason.
+/// Counts a connection that was closed for a reason.
 pub fn connection_closed(reason: &'static str) {
     counter!(metric::CONNECTIONS_CLOSED, "reason" => reason).increment(1);
 }
 
-/// A call was refused or given up at the limit that a setting names.
+/// Counts a call that was refused or given up at the limit that a setting names.
 pub fn limit_refused(setting: &'static str) {
     counter!(metric::LIMIT_REFUSALS, "limit" => setting).increment(1);
 }
 
-/// Says whether the server answers requests.
+/// Sets whether the server answers requests.
 pub fn server_ready(ready: bool) {
     READY.store(ready, Ordering::Relaxed);
     gauge!(metric::READY).set(f64::from(u8::from(ready)));
 }
 
-/// What is said of a deployment when it starts.
+/// The labels of a deployment.
 #[derive(Clone, Copy, Debug)]
 pub struct DeploymentLabels<'a> {
     /// The name it is served under.
@@ -218,12 +218,12 @@ pub struct DeploymentLabels<'a> {
     pub execution_provider: &'a str,
 }
 
-/// Says that a deployment could not be opened.
+/// Reports a deployment that could not be opened.
 pub fn deployment_unopened(name: &str) {
     gauge!(metric::DEPLOYMENT_UNOPENED, "deployment" => name.to_owned()).set(1.0);
 }
 
-/// Says that a deployment's model is not in use any more.
+/// A deployment's model is not in use any more.
 pub fn deployment_ended(labels: DeploymentLabels<'_>) {
     model_info(labels).set(0.0);
 }
@@ -271,16 +271,16 @@ fn decisions_started(deployment: &str, operating_point: &str) {
     }
 }
 
-/// What is said of an operating point.
+/// The figures of an operating point.
 #[derive(Clone, Copy, Debug)]
 pub struct OperatingPointGauges<'a> {
     /// Its id.
     pub id: &'a str,
     /// The similarity from which it accepts.
     pub threshold: f32,
-    /// The false accept rate it promises or aims at; `None` where it has no such target.
+    /// The false accept rate it promises or aims at; `None` if it has no such target.
     pub target_far: Option<f64>,
-    /// The upper bound measured at calibration; `None` where there is none.
+    /// The upper bound measured at calibration; `None` if there is none.
     pub far_upper_bound: Option<f64>,
     /// When it was made.
     pub created: SystemTime,
@@ -308,7 +308,7 @@ pub fn operating_point_activated(
     let labels = labels(active.id);
     gauge!(metric::OPERATING_POINT_ACTIVE, &labels).set(1.0);
     gauge!(metric::THRESHOLD, &labels).set(f64::from(active.threshold));
-    // Absent where unknown: zero would read as a promise.
+    // No series if unknown: zero would look like a promise.
     if let Some(target_far) = active.target_far {
         gauge!(metric::TARGET_FAR, &labels).set(target_far);
     }
@@ -323,7 +323,7 @@ pub fn operating_point_activated(
     decisions_started(deployment, active.id);
 }
 
-/// Says how large the gallery is, and what part of it the operating point was calibrated for.
+/// Sets the size of the gallery, and how much of it the operating point was calibrated for.
 #[expect(
     clippy::cast_precision_loss,
     reason = "a gauge; counts stay far below 2^53"
@@ -339,7 +339,7 @@ pub fn gallery_changed(deployment: &str, gallery: GalleryGauges<'_>) {
         gauge!(metric::GALLERY_SIZE_RATIO, "deployment" => deployment.to_owned(), "operating_point" => id.to_owned())
             .set(ratio);
     }
-    // Not a number if not known: zero would read as a gallery of others.
+    // NaN if unknown: zero would mean that all items are new.
     gauge!(metric::GALLERY_COVERAGE_RATIO, &labels).set(gallery.coverage.unwrap_or(f64::NAN));
     if let Some((id, _)) = gallery.calibrated {
         series::set(
@@ -356,7 +356,7 @@ pub fn enrolment_checked(deployment: &str, outcome: &'static str) {
         .increment(1);
 }
 
-/// What a round of searches with labels left out came to.
+/// The result of a round of searches with labels left out.
 #[derive(Clone, Copy, Debug)]
 pub struct LeftOutGauges {
     /// Searches.
@@ -365,7 +365,7 @@ pub struct LeftOutGauges {
     pub accepted: u64,
     /// Estimate, lower and upper end of their share.
     pub rate: [f64; 3],
-    /// What it is held against; `None` if not known.
+    /// Its limit; `None` if unknown.
     pub limit: Option<f64>,
 }
 
@@ -409,22 +409,22 @@ pub struct GalleryGauges<'a> {
     pub items: usize,
     /// Number of labels.
     pub labels: usize,
-    /// Number of its state.
+    /// Its generation.
     pub generation: u64,
     /// Memory of its index.
     pub index_bytes: usize,
-    /// Items of the calibration and those added since; those of today if that is not known.
+    /// Items of the calibration and those added since; today's items if that is unknown.
     pub extent: u64,
-    /// The share of the gallery that the calibration has seen, in [0, 1]; `None` if not known.
+    /// The share of the gallery that was there at the calibration, in [0, 1]; `None` if unknown.
     pub coverage: Option<f64>,
-    /// The FAR that is not exceeded in it; `None` if not known.
+    /// The FAR that is not exceeded in it; `None` if unknown.
     pub far_bound: Option<f64>,
     /// The active operating point and the number of items that it covers.
     pub calibrated: Option<(&'a str, u64)>,
 }
 
-/// Counts neighbours of a search that was done again by comparing with every item, and those of them
-/// that the index had not found.
+/// Counts neighbours of a search that was repeated by comparing with every item, and those of them that the
+/// index had missed.
 pub fn index_checked(deployment: &str, neighbours: usize, missed: usize) {
     for (name, count) in [
         (metric::INDEX_CHECKED, neighbours),
@@ -473,12 +473,12 @@ pub fn decided(
     }
 }
 
-/// Counts a search whose decision its caller left out of all records.
+/// Counts a search that its caller left out of all records.
 pub fn search_unrecorded(deployment: &str) {
     counter!(metric::UNRECORDED, "deployment" => deployment.to_owned()).increment(1);
 }
 
-/// Counts a decision that a person is to look at.
+/// Counts a decision that a person should review.
 pub fn to_be_reviewed(deployment: &str, operating_point: Option<&str>) {
     counter!(metric::REVIEWS, "deployment" => deployment.to_owned(),
         "operating_point" => operating_point.unwrap_or("none").to_owned())
@@ -490,8 +490,8 @@ pub fn queue_rejected(deployment: &str) {
     counter!(metric::QUEUE_REJECTED, "deployment" => deployment.to_owned()).increment(1);
 }
 
-/// Says how many requests wait for a worker of a model in a precision, and how many more have left
-/// the queue undone, by reason as in [`DROPPED_VALUES`].
+/// Sets how many requests wait for a worker of a model in a precision, and counts those that left the queue
+/// undone since, by reason as in [`DROPPED_VALUES`].
 #[expect(clippy::cast_precision_loss, reason = "a gauge; the queue is bounded")]
 pub fn queue_seen(model: &str, precision: &str, length: usize, dropped: [u64; 4]) {
     let labels = [
@@ -512,7 +512,7 @@ pub fn image_failed(deployment: &str, reason: &'static str) {
         .increment(1);
 }
 
-/// Says what FAR is predicted for the gallery's size: the estimate and its upper bound.
+/// Shows the FAR that is predicted for the gallery's size: the estimate and its upper bound.
 pub fn far_predicted(deployment: &str, operating_point: &str, bounds: [f64; 2]) {
     for (bound, value) in ["estimate", "upper"].into_iter().zip(bounds) {
         gauge!(metric::PREDICTED_FAR, "deployment" => deployment.to_owned(),

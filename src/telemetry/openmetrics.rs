@@ -5,12 +5,12 @@ use std::fmt::Write;
 use hyper::HeaderMap;
 use hyper::header::ACCEPT;
 
-/// What the text is called.
+/// The content type.
 pub(super) const FORMAT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 /// Units that the names of our metrics end with.
 const UNITS: [&str; 3] = ["seconds", "bytes", "ratio"];
 
-/// Whether whoever asks likes it at least as much as plain text.
+/// Whether the client prefers it to plain text, or likes both the same.
 pub(super) fn is_asked_for(headers: &HeaderMap) -> bool {
     let (mut open, mut plain) = (0.0_f64, 0.0_f64);
     let values = headers.get_all(ACCEPT).iter();
@@ -37,8 +37,8 @@ pub(super) fn is_asked_for(headers: &HeaderMap) -> bool {
     0.0 < open && plain <= open
 }
 
-/// The same samples in the other format, of which some have to go: sums and counts of a histogram whose bounds
-/// go below zero, since such a sum may fall.
+/// The same samples in the other format. Sums and counts of a histogram with bounds below zero are left
+/// out, since such a sum may fall.
 pub(super) fn of_text(text: &str) -> String {
     let mut into = String::with_capacity(text.len() + 4096);
     let mut help = None;
@@ -75,7 +75,7 @@ pub(super) fn of_text(text: &str) -> String {
     into
 }
 
-/// What is said of a metric before its samples. A counter is named without the ending that its samples have.
+/// The lines about a metric before its samples. A counter is named without the suffix of its samples.
 fn begin_family(into: &mut String, name: &str, kind: &str, help: Option<&str>) {
     let (name, kind) = match (kind, name.strip_suffix("_total")) {
         ("counter", Some(name)) => (name, kind),
@@ -97,7 +97,7 @@ fn begin_family(into: &mut String, name: &str, kind: &str, help: Option<&str>) {
     }
 }
 
-/// The bound of a sample that counts what is below it: the last of its labels.
+/// The bound of a bucket's sample: the last of its labels.
 fn bound_of(line: &str) -> Option<&str> {
     let (labels, _) = line.rsplit_once("\"} ")?;
     let (before, bound) = labels.rsplit_once("le=\"")?;

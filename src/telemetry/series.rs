@@ -1,18 +1,18 @@
-//! Which series this process has shown: a counter goes on from where it is, and what was never
-//! known has no series.
+//! Which series this process has shown: a counter continues from its value, and what was never known has no
+//! series.
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
 
 use metrics::{counter, gauge};
 
-/// Names and labels. Metrics are of the process, and so is this.
+/// Names and labels. Metrics belong to the process, and so does this.
 static SHOWN: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 
 /// The labels of a series.
 pub(super) type MetricLabels = Vec<(&'static str, String)>;
 
-/// Whether it was not shown before; from now on it was.
+/// Whether it is shown for the first time.
 fn begins(name: &'static str, labels: &[(&'static str, String)]) -> bool {
     let mut shown = SHOWN.lock().unwrap_or_else(PoisonError::into_inner);
     shown.insert(format!("{name} {labels:?}"))
@@ -23,11 +23,11 @@ fn was_shown(name: &'static str, labels: &[(&'static str, String)]) -> bool {
     shown.contains(&format!("{name} {labels:?}"))
 }
 
-/// A total that outlives the process, and what was added since the last call; `None` for the
-/// first time that a file tells it.
+/// A total that outlives the process, and what was added since the last call; `None` when it was just read
+/// from a file.
 ///
-/// A series begins with the total. From then on it only grows, so that another file in the place of
-/// the first, with another total, is neither a jump nor a counter that stands still.
+/// A series begins with the total. After that it only grows, so that another file with another total is
+/// neither a jump nor a counter that stands still.
 pub(super) fn count(
     name: &'static str,
     labels: &[(&'static str, String)],
@@ -41,8 +41,8 @@ pub(super) fn count(
     }
 }
 
-/// A value that may be unknown: no series before it is known for the first time, and NaN where it
-/// is not known any more, which no comparison holds for.
+/// A value that may be unknown: no series before it is first known, and NaN when it is not known any more,
+/// for which every comparison is false.
 pub(super) fn set(name: &'static str, labels: &[(&'static str, String)], value: Option<f64>) {
     match value {
         Some(value) => {

@@ -57,17 +57,18 @@ pub fn shadow_started(
     }
 }
 
-/// Says that a shadow deployment is closed.
+/// A shadow deployment is closed.
 pub fn shadow_ended(labels: ShadowLabels<'_>) {
     shadow_info(labels).set(0.0);
 }
 
-/// Counts a query that a shadow deployment was asked too: the two decisions, and whether the labels agree.
+/// Counts a query that was also sent to a shadow deployment: the two decisions, and whether the labels
+/// agree.
 pub fn shadow_compared(deployment: &str, outcome: [&'static str; 3]) {
     shadow_decisions(deployment, outcome).increment(1);
 }
 
-/// Counts a query that was sampled for a shadow deployment and is not compared.
+/// Counts a query that was sampled for a shadow deployment but not compared.
 pub fn shadow_skipped(deployment: &str, reason: &'static str) {
     shadow_skips(deployment, reason).increment(1);
 }

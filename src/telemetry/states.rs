@@ -1,4 +1,4 @@
-//! Which state of each deployment decides, as a metric whose series go again.
+//! The state of each deployment that decisions are made by, as a metric whose old series disappear.
 //!
 //! The exporter keeps every series that it has shown once, and each write to a gallery makes another state.
 
@@ -8,10 +8,10 @@ use std::sync::{Mutex, PoisonError};
 
 use super::metric::{STATE_INFO, help};
 
-/// By deployment. Metrics are of the process, and so is this.
+/// By deployment. Metrics belong to the process, and so does this.
 static DECIDING: Mutex<BTreeMap<String, String>> = Mutex::new(BTreeMap::new());
 
-/// Shows which state of a deployment decides, in place of the one before.
+/// Shows a deployment's new state, in place of the previous one.
 pub fn state_decides(deployment: &str, state: impl Display) {
     let mut deciding = DECIDING.lock().unwrap_or_else(PoisonError::into_inner);
     deciding.insert(deployment.to_owned(), state.to_string());
@@ -26,7 +26,7 @@ pub(super) fn rendered() -> String {
     let help = help(STATE_INFO);
     let mut text = format!("# HELP {STATE_INFO} {help}\n# TYPE {STATE_INFO} gauge\n");
     for (deployment, state) in &*deciding {
-        // Neither has a character that would have to be escaped.
+        // Neither contains a character that would have to be escaped.
         let series = format!("{STATE_INFO}{{deployment=\"{deployment}\",state=\"{state}\"}} 1");
         // A string takes everything.
         writeln!(text, "{series}").unwrap_or_default();
