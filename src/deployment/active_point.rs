@@ -1,4 +1,4 @@
-//! The operating point that is active, and what its decisions rest on.
+//! The active operating point, and what its decisions rest on.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -18,20 +18,20 @@ use matchpoint_gallery::item_set::ItemSet;
 use matchpoint_gallery::view::GalleryView;
 use matchpoint_vector::Similarity;
 
-/// What decides at present.
+/// By what decisions are made at present.
 #[derive(Clone, Debug)]
 pub enum ActivePoint {
     /// One is valid.
     Valid(ValidPoint),
     /// None is active.
     Missing,
-    /// One is active that was calibrated with something else.
+    /// The active one was calibrated with something else.
     Mismatch(Mismatch),
-    /// One is active that is missing from the disk, or damaged; why.
+    /// The active one is missing from the disk, or damaged; why.
     Unreadable(String),
 }
 
-/// An operating point that belongs here, and what its decisions need.
+/// An operating point that fits the deployment, and what its decisions need.
 #[derive(Clone, Debug)]
 pub struct ValidPoint {
     /// The operating point.
@@ -40,14 +40,14 @@ pub struct ValidPoint {
     pub adjuster: Option<Box<Adjuster>>,
     /// The items that it was calibrated on, or why they are not known.
     pub items: Result<Arc<ItemSet>, String>,
-    /// What the searches of its calibration looked like; `None` if that was not kept.
+    /// What the searches of its calibration looked like; `None` if that was not stored.
     pub traffic: Option<Arc<TrafficReference>>,
 }
 
 impl DecisionBasis {
-    /// As it is where a filter named the items that could be found, if one did. What is accepted among some
-    /// items is accepted among all, so that a bound on false accepts of strangers stays, where the
-    /// similarity decides; a filter can leave out the mate, so that none on false rejects does.
+    /// The same under a filter, if there was one. What is accepted among some items is accepted among all,
+    /// so a bound on false accepts of strangers still holds if the similarity is what is compared; but a
+    /// filter can leave out the mate, so no bound on false rejects does.
     #[must_use]
     pub fn if_filtered(mut self, filtered: bool) -> Self {
         if filtered {
@@ -62,27 +62,28 @@ impl DecisionBasis {
     }
 }
 
-/// Why nothing is decided.
+/// Why decisions are UNDECIDED.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Undecided {
     /// No operating point is active.
     Missing,
-    /// The active one does not belong here.
+    /// The active one does not fit the deployment.
     Mismatch,
     /// The active one cannot be read.
     Unreadable,
-    /// Its score takes the best of another label, and there is none, or nobody knows which is another.
+    /// Its score needs the best item of another label, and there is none, or it is unknown which label is
+    /// another.
     NoOtherLabel,
 }
 
-/// What is held against the threshold.
+/// What is compared with the threshold.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum JudgedScore {
     /// Nothing was found.
     Nothing,
     /// This score.
     Score(Similarity),
-    /// Something was found, and has no score: nothing is decided.
+    /// Something was found, but it has no score: UNDECIDED.
     NoScore,
 }
 
@@ -100,54 +101,53 @@ impl JudgedScore {
 /// What a decision rests on.
 #[derive(Clone, Debug)]
 pub struct DecisionBasis {
-    /// The operating point that decided; `None` when undecided.
+    /// The active operating point; `None` when undecided.
     pub operating_point_id: Option<String>,
     /// Its threshold; `None` when undecided.
     pub threshold: Option<f32>,
-    /// Whether the best of some items scores no higher than the best of all.
+    /// Whether the best of some items never scores higher than the best of all.
     pub kept_by_filters: bool,
     /// The score that was compared with it; `None` when undecided, or if nothing was found.
     pub decision_score: Option<f32>,
     /// How that score was made, in words; `None` if it is the similarity.
     pub adjustment: Option<String>,
-    /// The false accept rate that it promises, or aims at, per search; `None` without such a target.
+    /// The false accept rate per search that it promises or aims at; `None` without such a target.
     pub target_far: Option<f64>,
     /// The confidence of that, in (0, 1); `None` if it promises nothing.
     pub confidence: Option<f64>,
     /// Whether that false accept rate is a promise, and not only aimed at.
     pub certified: bool,
-    /// The false reject rate that it promises per search; `None` if it promises none, or so many items are
-    /// gone that the promise is.
+    /// The false reject rate per search that it promises; `None` if it promises none, or too many items
+    /// were removed for the promise to hold.
     pub target_frr: Option<f64>,
-    /// The FRR that is not exceeded today, with the labels taken as missed that may have lost an item.
-    /// `None` without a promised FRR, or coverage.
+    /// The FRR that is not exceeded today, if labels that may have lost an item count as missed. `None`
+    /// without a promised FRR, or if coverage is unknown.
     pub frr_bound: Option<f64>,
-    /// What is for a person to look at; `None` when undecided, and without a review band.
+    /// What a person should review; `None` when undecided, and without a review band.
     pub review: Option<ReviewBasis>,
     /// Items of the calibration and those added since, up to which it holds; `None` when undecided.
     pub calibrated_items: Option<u64>,
-    /// Whether they are no more than that.
+    /// Whether the gallery is within that.
     pub within_calibrated_size: bool,
-    /// What the gallery has in common with that of the calibration; `None` when undecided, or if that is
-    /// not known.
+    /// The part of the calibration's gallery that is still present; `None` when undecided or unknown.
     pub coverage: Option<Coverage>,
     /// The FAR that is not exceeded in today's gallery, at `confidence`: that of the calibration, in the
-    /// smallest gallery that holds its items and those added since. `None` without such a bound, or
-    /// coverage.
+    /// smallest gallery that contains its items and those added since. `None` without such a bound, or if
+    /// coverage is unknown.
     pub far_bound: Option<f64>,
     /// Set when undecided.
     pub undecided: Option<Undecided>,
 }
 
-/// Which rejects are for a person to look at.
+/// Which rejects a person should review.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ReviewBasis {
-    /// The score from which on they are.
+    /// The score from which on they are reviewed.
     pub threshold: f32,
     /// Whether this decision is one.
     pub due: bool,
-    /// The share of mated searches that is promised to be rejected unseen, or accepted with a wrong label, at most;
-    /// `None` if so many items are gone that the promise is.
+    /// The promised limit for the share of mated searches that are rejected unseen, or accepted with a
+    /// wrong label; `None` if too many items were removed for the promise to hold.
     pub unseen_frr: Option<f64>,
 }
 
@@ -169,7 +169,7 @@ impl ActivePoint {
         }
     }
 
-    /// Why nothing is decided, in words; empty where something is.
+    /// Why decisions are UNDECIDED, in words; empty if they are not.
     #[must_use]
     pub fn problem(&self) -> String {
         match self {
@@ -180,8 +180,8 @@ impl ActivePoint {
         }
     }
 
-    /// What adjusts scores before they are compared with the threshold; `None` where the similarity
-    /// is.
+    /// What adjusts scores before they are compared with the threshold; `None` if the similarity is
+    /// compared.
     #[must_use]
     pub fn adjuster(&self) -> Option<&Adjuster> {
         match self {
@@ -190,13 +190,14 @@ impl ActivePoint {
         }
     }
 
-    /// Whether its score takes the best of another label.
+    /// Whether its score needs the best item of another label.
     pub(super) fn takes_margin(&self) -> bool {
         let adjuster = self.adjuster();
         adjuster.is_some_and(|adjuster| adjuster.adjustment().margin().is_some())
     }
 
-    /// What the searches of its calibration looked like; `None` if nothing is active, or that was not kept.
+    /// What the searches of its calibration looked like; `None` if no point is active, or that was not
+    /// stored.
     #[must_use]
     pub fn traffic(&self) -> Option<&Arc<TrafficReference>> {
         match self {
@@ -205,15 +206,15 @@ impl ActivePoint {
         }
     }
 
-    /// What tells a search from others, beside those of the calibration.
+    /// How a search differs from those of the calibration.
     pub(super) fn traffic_signs(&self, search: &SearchFacts<'_>) -> Option<SearchSigns> {
         self.traffic().map(|reference| reference.signs(search))
     }
 
     /// What is compared with the threshold for the best match of a search.
     ///
-    /// Another label is looked for among all items, also under a filter: that leaves no stranger in
-    /// whom the whole gallery keeps out.
+    /// The best item of another label is searched for among all items, even under a filter: so a filter
+    /// cannot admit a stranger whom the whole gallery keeps out.
     pub(super) fn decision_score(
         &self,
         searched: &Searched<'_>,
@@ -272,8 +273,8 @@ impl ActivePoint {
         }
     }
 
-    /// What the gallery has in common with that of the calibration; `None` if nothing is active, or that
-    /// is not known.
+    /// The part of the calibration's gallery that is still present; `None` if no point is active, or it is
+    /// unknown.
     #[must_use]
     pub fn coverage(&self, gallery: &GalleryView) -> Option<Coverage> {
         let Self::Valid(valid) = self else {
@@ -290,7 +291,7 @@ impl ActivePoint {
         Some(PromiseToday::of(content, items, self.coverage(gallery)))
     }
 
-    /// Why it is not known which items the calibration saw; `None` where it is, and where none is active.
+    /// Why it is unknown which items the calibration saw; `None` if it is known, and if no point is active.
     #[must_use]
     pub fn coverage_problem(&self) -> Option<&str> {
         match self {
@@ -299,8 +300,7 @@ impl ActivePoint {
         }
     }
 
-    /// What a decision in this state of the gallery rests on, with `judged` compared with the
-    /// threshold.
+    /// What a decision in this state of the gallery rests on, if `judged` is compared with the threshold.
     #[must_use]
     pub fn basis(&self, gallery: &GalleryView, judged: JudgedScore) -> DecisionBasis {
         let undecided = match self {

@@ -1,10 +1,10 @@
-//! A gallery and what was searched for in it, as an analysis takes them.
+//! A gallery and the queries that were searched for in it, in the form that an analysis needs.
 
 use super::{DeploymentError, Gathered};
 use matchpoint_calibration::procedure::{LabelledVectors, VectorRow};
 
-/// Copies the vectors of a gallery, in the order of their ids, and of what was searched for. There are
-/// no queries where the gallery searched for itself, or their vectors were not kept.
+/// Copies the vectors of a gallery, in the order of their ids, and of the queries. There are no queries if
+/// the gallery searched for itself, or their vectors were not kept.
 ///
 /// # Errors
 /// None in practice: stored vectors are of unit length.

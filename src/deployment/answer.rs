@@ -16,7 +16,7 @@ pub struct SearchAnswer {
     pub decision: Decision,
     /// The nearest items, best first.
     pub hits: Vec<Hit>,
-    /// What was decided on, which is not the first of them where they come from another search.
+    /// What was decided on: not the first of them if they come from another search.
     pub decided: Option<Hit>,
     /// What the decision rests on.
     pub basis: DecisionBasis,
@@ -26,7 +26,7 @@ pub struct SearchAnswer {
     pub generation: u64,
     /// The number of items in it.
     pub gallery_items: usize,
-    /// The state that decided.
+    /// The state by which it was decided.
     pub state: StateId,
     /// Where the time went.
     pub timings: Timings,
@@ -45,7 +45,7 @@ pub struct VerifyAnswer {
     pub decision_id: String,
     /// The gallery's state that was used.
     pub generation: u64,
-    /// The state that decided.
+    /// The state by which it was decided.
     pub state: StateId,
     /// Where the time went.
     pub timings: Timings,
@@ -79,9 +79,9 @@ pub(super) struct Probed {
     pub(super) hits: Vec<Hit>,
     /// The best similarity to an item of another label than the nearest one's; `None` if there is none.
     pub(super) other: Option<Similarity>,
-    /// The nearest items of other labels, by exact search; `None` where they were not asked for.
+    /// The nearest items of other labels, by exact search; `None` if not requested.
     pub(super) others: Option<OthersFound>,
-    /// Whether an item is nearer than all that the index found; `None` where that was not checked.
+    /// Whether an item is nearer than all that the index found; `None` if that was not checked.
     pub(super) index_missed: Option<bool>,
     /// SHA-256 of the image; `None` for a vector.
     pub(super) source_sha256: Option<[u8; 32]>,

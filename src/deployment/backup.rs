@@ -1,9 +1,9 @@
-//! Snapshots: a deployment in one file, taken while it serves, and made a deployment again.
+//! Snapshots: a deployment in one file, taken while it serves, and restored.
 //!
-//! A snapshot holds the record, the items, every operating point with its recording, and the
-//! cohorts: all that answers and decisions rest on, but for the model, which is named by its
-//! fingerprint. The index is made of the items, and in it if that is asked for, so that whoever serves a copy need not
-//! build it. What is taken is verified before it is packed, and what is restored before it gets its name.
+//! A snapshot contains the record, the items, every operating point with its recording, and the cohorts:
+//! everything that answers and decisions rest on except the model, which is named by its fingerprint. The
+//! index is derived from the items; it is included on request, so that a server of a copy need not build
+//! it. A snapshot is verified before it is packed, and what is restored before it gets its name.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -28,7 +28,7 @@ pub use super::archive::Progress;
 
 const ITEMS: &str = "items.db";
 const INDEX: &str = "items.graph";
-/// Folders whose files are part of a snapshot, and how those end.
+/// Folders whose files are part of a snapshot, with the suffix of these files.
 const KEPT: [(&str, &str); 5] = [
     (OPERATING_POINTS, "json"),
     (RECORDINGS, "json"),
@@ -62,28 +62,28 @@ pub struct SnapshotReport {
     pub gallery_digest: String,
     /// Number of operating points.
     pub operating_points: usize,
-    /// The one that decides.
+    /// The active operating point.
     pub active_operating_point: Option<String>,
-    /// What came of the index.
+    /// Whether it has an index.
     pub index: PackedIndex,
 }
 
-/// What a snapshot, or what was restored from one, has of the index.
+/// The index of a snapshot, or of what was restored from one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PackedIndex {
-    /// None: whoever serves it builds one, if it has enough items.
+    /// None: the server builds one, if there are enough items.
     None,
-    /// It is there, and is that of the items.
+    /// It is included and matches the items.
     Whole,
-    /// It was in the snapshot and left out, as whoever serves would have built it again; why.
+    /// It was in the snapshot but left out, because the server would have to build it again; why.
     LeftOut(String),
 }
 
 impl Folder {
     /// Takes a snapshot, also of a deployment that another process serves and changes meanwhile.
     ///
-    /// Beside the archive it needs room for a second copy of the items until it is done.
+    /// Until it is done it needs space for a second copy of the items in addition to the archive.
     ///
     /// # Errors
     /// There is an archive of this name, the deployment or its index is damaged, the disk, or it was stopped.
@@ -98,11 +98,11 @@ impl Folder {
         }
         let copy = TemporaryFolder::new(to)?;
         let copied = copy.path();
-        // The record first: what it names is there, and is never changed.
+        // The record first: what it names exists, and never changes.
         self.copy_record(&copied.join(RECORD_FILE))?;
         copy_items(&self.gallery_file(), &copied.join(ITEMS))?;
         let mut names = BTreeSet::from([RECORD_FILE.to_owned(), ITEMS.to_owned()]);
-        // Replaced whole, if at all, and of no use without the items that it names by their checksums.
+        // It is only ever replaced whole, and useless without the items that it names by their checksums.
         let index = Gallery::index_file(&self.gallery_file());
         if with_index && index.is_file() {
             link_or_copy(&index, &copied.join(INDEX))?;
@@ -111,7 +111,7 @@ impl Folder {
         for (folder, _) in KEPT {
             let into = copied.join(folder);
             fs::create_dir(&into).map_err(|cause| DeploymentError::io(&into, &cause))?;
-            // What is being written now has another ending.
+            // A file that is being written has another suffix.
             let kept = list(&self.path().join(folder))?.into_iter();
             names.extend(
                 kept.map(|name| format!("{folder}/{name}"))
@@ -142,7 +142,7 @@ impl Folder {
         Ok(found.of(to, digest))
     }
 
-    /// Files of the folder that belong to nothing: what a crash left, recordings and cohorts of no
+    /// Files of the folder that belong to nothing: left by a crash, or recordings and cohorts of no
     /// operating point.
     ///
     /// # Errors
@@ -177,14 +177,14 @@ impl Folder {
     }
 }
 
-/// Gives a file that is never changed another place: by a link, where that can be had.
+/// Copies a file that never changes, by a link if possible.
 fn link_or_copy(from: &Path, to: &Path) -> Result<(), DeploymentError> {
     fs::hard_link(from, to)
         .or_else(|_no_links_here| fs::copy(from, to).map(drop))
         .map_err(|cause| DeploymentError::io(from, &cause))
 }
 
-/// Names in a folder of what is a file; none where there is no folder.
+/// The names of files in a folder; none if there is no folder.
 fn list(folder: &Path) -> Result<Vec<String>, DeploymentError> {
     let failed = |cause: io::Error| DeploymentError::io(folder, &cause);
     let entries = match fs::read_dir(folder) {
@@ -201,17 +201,17 @@ fn list(folder: &Path) -> Result<Vec<String>, DeploymentError> {
     Ok(names)
 }
 
-/// Where the model is that embedded a snapshot's items; `None` to take what its record says.
+/// Where the model that embedded a snapshot's items is; `None` to use the place in its record.
 pub type PlaceOfModel<'a> = &'a dyn Fn(&ModelReference) -> Result<Option<PathBuf>, DeploymentError>;
 
-/// Makes a new deployment of a snapshot, at `into`, where there is nothing or an empty folder.
+/// Makes a new deployment from a snapshot, at `into`, where nothing or an empty folder may be.
 ///
-/// A snapshot is data: whatever else it brings is refused. Its record names a model folder of the
-/// machine where it was taken; who does not trust that gives another by `model`.
+/// A snapshot is data: anything unexpected in it is refused. Its record names a model folder of the machine
+/// where it was taken; callers that do not trust that name another by `model`.
 ///
 /// # Errors
-/// There is something, the archive or what it holds is damaged or no part of a deployment, `model`
-/// refuses, the disk, or it was stopped.
+/// `into` is not empty, the archive or its content is damaged or not part of a deployment, `model` refuses,
+/// the disk failed, or it was stopped.
 pub fn restore(
     archive: &Path,
     into: &Path,
@@ -268,11 +268,11 @@ fn belongs(name: &str) -> bool {
     [RECORD_FILE, ITEMS, INDEX].contains(&name) || KEPT.into_iter().any(in_folder)
 }
 
-/// Reads all of a snapshot and compares it with its checksums; writes nothing. Gives its length and the
-/// SHA-256 that identifies its content, as a [`SnapshotReport`] has them.
+/// Reads all of a snapshot and compares it with its checksums; writes nothing. Returns its length and the
+/// SHA-256 that identifies its content, as in [`SnapshotReport`].
 ///
 /// # Errors
-/// It is no snapshot, or damaged.
+/// It is not a snapshot, or damaged.
 pub fn check_snapshot(
     archive: &Path,
     progress: Progress<'_>,
@@ -282,7 +282,7 @@ pub fn check_snapshot(
     Ok((digest.bytes, digest.sha256))
 }
 
-/// What a folder is found to hold when all of it is verified; its archive is not known yet.
+/// What a folder holds, after all of it is verified; its archive is not known yet.
 fn examine(folder: &Folder) -> Result<SnapshotReport, DeploymentError> {
     let (gallery, index) = open_to_examine(&folder.gallery_file())?;
     folder.check_gallery(gallery.id())?;
@@ -309,7 +309,7 @@ fn examine(folder: &Folder) -> Result<SnapshotReport, DeploymentError> {
     })
 }
 
-/// Opens a gallery and verifies it: through its index, if it has one that is right, and otherwise without any.
+/// Opens a gallery and verifies it: with its index if that is valid, and otherwise without one.
 fn open_to_examine(items: &Path) -> Result<(Gallery, PackedIndex), DeploymentError> {
     let mut index = PackedIndex::None;
     if Gallery::index_file(items).exists() {
@@ -327,7 +327,7 @@ fn open_to_examine(items: &Path) -> Result<(Gallery, PackedIndex), DeploymentErr
 }
 
 impl SnapshotReport {
-    /// The same, of an archive that is known by another name.
+    /// The same for an archive with another name.
     #[must_use]
     pub fn called(self, archive: PathBuf) -> Self {
         Self { archive, ..self }

@@ -12,7 +12,7 @@ use matchpoint_calibration::recording::RecordedSearch;
 /// What to calibrate for.
 #[derive(Clone, Debug)]
 pub struct CalibrationSettings {
-    /// What the threshold is asked for.
+    /// How the threshold is to be chosen.
     pub threshold: ThresholdSettings,
     /// What to do about labels that one threshold treats unequally.
     pub remedy: RemedyChoice,
@@ -38,7 +38,7 @@ impl Deployment {
         let counted_once = assured.counts_once().then(|| gathered.counted_once());
         let counted_once = counted_once.flatten();
         let gathered = counted_once.as_ref().unwrap_or(gathered);
-        // As it was searched, whatever has become of it.
+        // In the state that was searched, whatever has changed since.
         let searched = gathered.view();
         let binding = self.binding_of(&searched);
         let draft = PointDraft::new(&settings.threshold, binding, now_rfc_3339())?;
@@ -70,7 +70,7 @@ impl Deployment {
         })
     }
 
-    /// The searches with the scores that are held against the threshold at present.
+    /// The searches with the scores that are compared with the threshold at present.
     ///
     /// # Errors
     /// More searches than vectors are kept for, or queries that the model's head was fitted to.
@@ -86,8 +86,8 @@ impl Deployment {
     }
 }
 
-/// A threshold that leaves room for ordinary turnover of the gallery; where the labels are too few for
-/// that, one that meets the target as it is.
+/// A threshold that allows for ordinary changes of the gallery; if the labels are too few for that, one
+/// that meets the target as the gallery is.
 fn with_room(
     draft: PointDraft,
     gathered: &Gathered,

@@ -1,4 +1,4 @@
-//! What a calibration came to.
+//! The result of a calibration.
 
 use matchpoint_calibration::adjustment::Adjuster;
 use matchpoint_calibration::monitoring::traffic::TrafficReference;
@@ -6,7 +6,7 @@ use matchpoint_calibration::operating_point::OperatingPoint;
 use matchpoint_calibration::recording::Recording;
 use matchpoint_gallery::item_set::ItemSet;
 
-/// What a calibration came to: a new operating point, not kept yet.
+/// The result of a calibration: a new operating point that is not stored yet.
 #[derive(Clone, Debug)]
 pub struct Calibrated {
     /// The operating point.
@@ -17,6 +17,6 @@ pub struct Calibrated {
     pub items: ItemSet,
     /// What its queries looked like.
     pub traffic: TrafficReference,
-    /// What adjusts the scores; `None` where the similarity decides.
+    /// What adjusts the scores; `None` if the similarity is compared.
     pub adjuster: Option<Adjuster>,
 }

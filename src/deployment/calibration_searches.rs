@@ -47,16 +47,16 @@ pub struct LabelledQuery {
 pub struct Gathered {
     view: Arc<GalleryView>,
     labels: Arc<BTreeSet<String>>,
-    /// Embeddings that were made before.
+    /// Cached embeddings.
     cache: Option<Arc<EmbeddingCache>>,
-    /// Whether what only an analysis needs is kept.
+    /// Whether data that only an analysis needs are kept.
     keeps_material: bool,
     /// The searches, one or two for each query.
     pub searches: Vec<RecordedSearch>,
-    /// For each non-mated search, by probe, what it found without its own label, best first: it
-    /// tells what a smaller gallery would have found.
+    /// For each non-mated search, by probe, what it found without its own label, best first: it shows what
+    /// would be found in a smaller gallery.
     near: BTreeMap<String, CandidateList>,
-    /// The queries with their vectors, of unit length; the first of them, where there are many.
+    /// The queries with their vectors, of unit length; if there are many, the first of them.
     pub queries: Vec<(LabelledQuery, Arc<[f32]>)>,
     /// Mated queries with their label among the five nearest items.
     pub in_top_5: usize,
@@ -68,15 +68,16 @@ pub struct Gathered {
     pub repeated: Vec<Repeated>,
     /// Queries of strangers that are nearly one vector with that of another stranger.
     pub near_copies: Vec<NearCopied>,
-    /// What pictures of strangers are worth whom nobody named.
+    /// How much pictures of unnamed strangers count.
     pub unnamed: Option<UnnamedStrangers>,
-    /// Labels of strangers that may be fewer things than they are.
+    /// Labels of strangers that may be fewer things than labels.
     pub crowded: Option<CrowdedStrangers>,
-    /// Each label that counts under another one, where they may be one stranger; empty unless they are counted so.
+    /// Each label that counts as another one, since they may be one stranger; empty unless they are counted
+    /// so.
     pub repeats: BTreeMap<String, String>,
-    /// Strangers whose queries were not held against each other: there are too many.
+    /// Strangers whose queries were not compared with each other: there are too many.
     pub not_compared: u64,
-    /// The similarity from which one vector is nearly another.
+    /// The similarity from which on one vector is nearly another.
     near_copy_from: f32,
     /// The first of the strangers, with their vectors.
     strangers: Vec<UnnamedStranger>,
@@ -86,10 +87,10 @@ pub struct Gathered {
     pub(super) traffic: TrafficSample,
     /// What the model's head was fitted to, if it has one.
     head: Option<Arc<HeadRecord>>,
-    /// Queries that are pictures which the head was fitted to, or strangers of labels that it was fitted to: they are no
-    /// trials, and are not searched for.
+    /// Queries that are pictures which the head was fitted to, or strangers of labels that it was fitted
+    /// to: they are not trials, and are not searched for.
     pub fitted: Vec<String>,
-    /// Whether they are left out, and not refused.
+    /// Whether they are left out; otherwise they are refused.
     without_fitted: bool,
 }
 
@@ -102,7 +103,7 @@ impl std::fmt::Debug for Gathered {
 /// The index against exact search, on a sample of queries.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct IndexCheck {
-    /// Searches compared; 0 where the index is exact anyway.
+    /// Searches compared; 0 if the index is exact.
     pub sampled: u64,
     /// Those in which an item was nearer than all that the index found.
     pub missed: u64,
@@ -117,7 +118,7 @@ pub struct Repeated {
     pub first: String,
 }
 
-/// A query of a stranger, as far as it takes to hold it against others.
+/// A query of a stranger, with what is needed to compare it with others.
 #[derive(Clone, Debug)]
 struct UnnamedStranger {
     id: String,
@@ -125,14 +126,14 @@ struct UnnamedStranger {
     vector: Arc<[f32]>,
 }
 
-/// Which searches with the own label masked are made beside those of the queries themselves.
+/// Which additional searches are made with a query's own label masked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MaskedSearches {
     /// None.
     None,
     /// What strangers would find in smaller galleries.
     OfStrangers,
-    /// Enrolled labels once more as strangers.
+    /// Enrolled labels, once more as strangers.
     OfEnrolled,
     /// Both.
     OfAll,
@@ -167,8 +168,7 @@ impl ProbeRequests {
                 MaskedSearches::OfEnrolled => enrolled,
                 MaskedSearches::OfAll => true,
             },
-            // Known beforehand, so that which queries are compared with exact search does not
-            // depend on how fast the others are.
+            // Decided beforehand, so that the choice of queries does not depend on how fast the others are.
             check_index: checks_index(number),
             cache: self.cache.clone(),
         }
@@ -182,7 +182,7 @@ impl Gathered {
     /// Query vectors that are kept for the analysis: 100 MB of 1,280 components.
     pub const VECTORS_MAX: usize = 20_000;
 
-    /// Begins to gather searches of a deployment as it is now: whatever is enrolled or deleted
+    /// Begins to gather searches of a deployment in its present state: whatever is enrolled or deleted
     /// meanwhile, all of them see the same gallery.
     ///
     /// # Errors
@@ -218,14 +218,14 @@ impl Gathered {
         })
     }
 
-    /// Leaves out what the head was fitted to, where it would be refused.
+    /// Leaves out what the head was fitted to, instead of refusing it.
     #[must_use]
     pub fn without_fitted(mut self) -> Self {
         self.without_fitted = true;
         self
     }
 
-    /// Rates on what a head was fitted to flatter, and a threshold chosen on it accepts too much.
+    /// Rates on what a head was fitted to are too good, and a threshold chosen on it accepts too much.
     ///
     /// # Errors
     /// Some queries were.
@@ -239,8 +239,8 @@ impl Gathered {
         }
     }
 
-    /// A picture that the head was fitted to, by its bytes whatever its name; or, of a stranger, any of its label. Other
-    /// pictures of a label that is enrolled are what comes in service too.
+    /// A picture that the head was fitted to, by its bytes whatever its name; or, for a stranger, any
+    /// picture of its label. Other pictures of an enrolled label are what comes in service too.
     fn is_fitted(&self, query: &LabelledQuery, probed: &Probed, enrolled: bool) -> bool {
         let Some(head) = &self.head else {
             return false;
@@ -250,20 +250,20 @@ impl Gathered {
             || !enrolled && head.fitted_label(&query.label)
     }
 
-    /// Takes embeddings of queries from there, and keeps there those that it makes.
+    /// Uses cached embeddings of queries, and caches new ones.
     #[must_use]
     pub fn with_cache(mut self, cache: Option<EmbeddingCache>) -> Self {
         self.cache = cache.map(Arc::new);
         self
     }
 
-    /// How many queries were embedded before.
+    /// How many queries had a cached embedding.
     #[must_use]
     pub fn embedded_before(&self) -> u64 {
         self.cache.as_ref().map_or(0, |cache| cache.taken())
     }
 
-    /// Keeps nothing but the searches: what a threshold takes, and no analysis.
+    /// Keeps only the searches, which suffice for a threshold, but not for an analysis.
     #[must_use]
     pub fn searches_only(mut self) -> Self {
         self.keeps_material = false;
@@ -287,8 +287,8 @@ impl Gathered {
         Arc::clone(&self.labels)
     }
 
-    /// The same, with unnamed pictures that may show the same stranger under one label, and with names that may be one
-    /// stranger noted; `None` if there are none.
+    /// The same, with unnamed pictures counted under one label if they may show the same stranger, and
+    /// names marked that may be one stranger; `None` if there are none.
     pub fn counted_once(&self) -> Option<Self> {
         if self.unnamed.is_none() && self.crowded.is_none() {
             return None;
@@ -303,7 +303,7 @@ impl Gathered {
         Some(counted)
     }
 
-    /// Labels of strangers that are suspiciously like enrolled ones, or like each other.
+    /// Labels of strangers that are suspiciously similar to enrolled ones, or to each other.
     #[must_use]
     pub fn alike(&self) -> Vec<Alike> {
         let strangers = self.searches.iter();
@@ -320,12 +320,12 @@ impl Gathered {
         self.near.values().cloned().collect()
     }
 
-    /// Puts the searches in the order of their probes, and takes out those that are no trials: a
-    /// picture of the gallery that finds itself, the same picture twice, and strangers of several
-    /// labels that are nearly one vector, but for one.
+    /// Sorts the searches by probe, and removes those that are not trials: a picture of the gallery that
+    /// finds itself, the same picture twice, and strangers of several labels that are nearly one vector,
+    /// except for one of them.
     ///
     /// # Errors
-    /// A vector that is not of unit length; none is in practice.
+    /// A vector that is not of unit length; does not happen in practice.
     pub fn settle(&mut self) -> Result<(), DeploymentError> {
         self.searches
             .sort_by(|a, b| (&a.probe, a.truth).cmp(&(&b.probe, b.truth)));
@@ -358,7 +358,8 @@ impl Gathered {
         });
         self.near
             .retain(|probe, _| !repeated.contains(probe.as_str()));
-        // By what is left: copies would say that pictures of one label are more alike than they are.
+        // From the remaining ones: with copies, pictures of one label would seem more similar than they
+        // are.
         let rows = strangers
             .iter()
             .filter(|one| !repeated.contains(one.id.as_str()));
@@ -374,7 +375,7 @@ impl Gathered {
         Ok(())
     }
 
-    /// Among strangers: where their labels are different things, they are different trials.
+    /// Among strangers: if their labels are different things, they are different trials.
     fn find_near_copies(&mut self) -> Result<Vec<UnnamedStranger>, DeploymentError> {
         let repeated: BTreeSet<&str> = self.repeated.iter().map(|r| r.query.as_str()).collect();
         let mut strangers = std::mem::take(&mut self.strangers);
@@ -409,7 +410,7 @@ impl Gathered {
         Ok(strangers)
     }
 
-    /// Makes the requests of its queries.
+    /// The requests for its queries.
     pub(super) fn requests(&self, masked: MaskedSearches) -> ProbeRequests {
         ProbeRequests {
             view: self.view(),
@@ -419,13 +420,14 @@ impl Gathered {
         }
     }
 
-    /// Adds what one query found. A query of an enrolled label is a mated search, and where its label
-    /// was masked a non-mated one too.
+    /// Adds what one query found. A query of an enrolled label is a mated search and, if its label was
+    /// masked, a non-mated one too.
     pub(super) fn add(&mut self, query: LabelledQuery, probed: Probed) {
         self.add_trials(query, probed, false);
     }
 
-    /// Keeps what it takes to find out whether another query is nearly this one, and what traffic is like it.
+    /// Keeps what is needed to find out whether another query is nearly this one, and what traffic looks
+    /// like it.
     fn keep_to_compare(&mut self, query: &LabelledQuery, probed: &Probed, enrolled: bool) {
         if let Some(made_from) = probed
             .source_sha256
@@ -531,7 +533,7 @@ impl Gathered {
     }
 }
 
-/// Whether the query of this number takes part in the check of the index.
+/// Whether the query with this number takes part in the check of the index.
 fn checks_index(number: usize) -> bool {
     number < INDEX_CHECKS_MAX
 }
@@ -556,10 +558,9 @@ fn found_in(hit: &Hit, other: Option<Similarity>) -> RecordedMatch {
 }
 
 impl Deployment {
-    /// Searches for each item of the gallery as if it were a query: among the other items (mated,
-    /// where its label has more than one), and among other labels (left out). On all cores;
-    /// `progress` is told how many are done and in all, and ends the work by saying `false`.
-    ///
+    /// Searches for each item of the gallery as if it were a query: among the other items (mated, if its
+    /// label has more than one), and among other labels (left out). On all cores; `progress` gets how many
+    /// are done and how many there are, and ends the work by returning `false`.
     /// # Errors
     /// The work was ended, or a stored item cannot be searched for.
     pub fn gather_from_gallery(
@@ -638,7 +639,7 @@ fn add_items(
     }
 }
 
-/// The best of another label than the first hit's, but for the item itself.
+/// The best item of another label than the first hit's, except the item itself.
 fn best_of_others_but(
     view: &GalleryView,
     embedding: &Embedding,

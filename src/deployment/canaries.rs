@@ -14,11 +14,11 @@ use crate::monitor::{
 use matchpoint_embed::caller::Caller;
 
 impl Deployment {
-    /// Searches for every canary, one after another, as callers do, and gives way to all of them. `None`
-    /// if there are no canaries, or no valid operating point to judge by.
+    /// Searches for every canary, one after another, as callers do, with the lowest priority. `None` if
+    /// there are no canaries, or no valid operating point to judge by.
     ///
     /// # Errors
-    /// A round is under way already, the list is damaged, or the disk. A canary that fails is named in
+    /// A round is already running, the list is damaged, or the disk failed. A canary that fails is named in
     /// the round.
     pub async fn replay_canaries(&self) -> Result<Option<CanaryRound>, DeploymentError> {
         let search = |canary| self.search_canary(canary);
@@ -56,8 +56,8 @@ impl Deployment {
 /// Sets the canaries of a deployment: [`CanarySelection::put_into`].
 ///
 /// # Errors
-/// No deployment, too many canaries, no item whose image is kept and can be used, or the disk. The
-/// canaries that were there stay then.
+/// No deployment, too many canaries, no item whose image is kept and usable, or the disk failed. The
+/// existing canaries then stay.
 pub fn set_canaries(
     folder: &Path,
     given: &[NewCanary],

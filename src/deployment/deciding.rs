@@ -1,4 +1,4 @@
-//! What a search decides on: the best match, and the best of another label beside it.
+//! What a search decides on: the best match, and the best item of another label.
 
 use super::DeploymentError;
 use super::request::{Hit, SearchOptions};
@@ -6,7 +6,7 @@ use crate::monitor::MatchRecord;
 use matchpoint_gallery::view::{GalleryView, Probe};
 use matchpoint_vector::{Embedding, Similarity};
 
-/// How many items a labelled query looks at: as many as Recall@5 needs.
+/// How many items a labelled query asks for: as many as Recall@5 needs.
 pub(super) const PROBE_HITS: usize = 5;
 
 /// What was searched for, where and how.
@@ -20,7 +20,7 @@ pub(super) struct Searched<'a> {
 pub(super) struct Deciding {
     /// The best match.
     pub(super) best: Hit,
-    /// The best of another label, where the [`PROBE_HITS`] nearest have one.
+    /// The best of another label, if the [`PROBE_HITS`] nearest have one.
     pub(super) other: Option<Similarity>,
 }
 
@@ -33,8 +33,8 @@ impl Deciding {
         }
     }
 
-    /// How much nearer the best is than the best of another label; `None` where the [`PROBE_HITS`]
-    /// nearest have no other.
+    /// How much nearer the best is than the best of another label; `None` if the [`PROBE_HITS`] nearest
+    /// have no other.
     pub(super) fn margin(&self) -> Option<f32> {
         self.other.map(|other| self.best.score.get() - other.get())
     }
@@ -52,10 +52,10 @@ pub(super) fn deciding(hits: &[Hit]) -> Option<Deciding> {
 }
 
 /// The best similarity to an item of another label than `label` among all items, whatever the caller's
-/// filter, but for those of a label that is left out; `None` if there is none.
+/// filter, except those of a label that is left out; `None` if there is none.
 ///
-/// As wide as the search of a calibration, and deeper if that finds one label only: then every item is
-/// compared, if need be.
+/// As wide as the search of a calibration, and wider if that finds one label only: then every item is
+/// compared, if necessary.
 pub(super) fn best_of_another(
     view: &GalleryView,
     embedding: &Embedding,

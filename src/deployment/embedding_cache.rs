@@ -1,9 +1,9 @@
-//! Embeddings of labelled queries, kept in one file of a deployment's folder: a calibration that was stopped goes on where it
-//! was, and a second target takes searches only.
+//! Embeddings of labelled queries, cached in one file of a deployment's folder: a calibration that was
+//! stopped continues where it was, and a second target only needs searches.
 //!
-//! A row is known by the SHA-256 of the picture's bytes, and carries a checksum over it and over all that makes embeddings
-//! what they are: model with preprocessing, runtime, device, limits. What does not match is embedded again. Nothing rests on
-//! the file: it may be deleted at any time.
+//! A row is identified by the SHA-256 of the picture's bytes, and has a checksum over it and over
+//! everything that determines embeddings: model with preprocessing, runtime, device, limits. What does not
+//! match is embedded again. The file may be deleted at any time.
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
@@ -23,19 +23,20 @@ use matchpoint_vector::Embedding;
 
 /// Its name in a deployment's folder.
 const FILE: &str = "query-embeddings.cache";
-/// The most that it takes on the disk: 200,000 embeddings of 1,280 components.
+/// Its greatest size on the disk: 200,000 embeddings of 1,280 components.
 const BYTES_MAX: u64 = 1 << 30;
 /// Begins the file, with the version of its rows.
 const MAGIC: [u8; 16] = *b"matchpoint-qe-1\n";
 const DIGEST: usize = 32;
-/// The beginning, and what its embeddings are made by.
+/// The magic bytes, and a digest of what determines its embeddings.
 const HEADER: u64 = (MAGIC.len() + DIGEST) as u64;
-/// Of a row, beside its components: picture, format, longest side, brightness, sharpness, length of the feature, checksum.
+/// The fixed part of a row: picture, format, longest side, brightness, sharpness, length of the feature,
+/// checksum.
 const ROW_FIXED: usize = DIGEST + 1 + 4 + 3 * 8 + DIGEST;
 
 type Sha256Digest = [u8; DIGEST];
 
-/// Embeddings that were made before, by one model and everything else that has a part in them.
+/// Cached embeddings, by one model and everything else that determines them.
 #[derive(Debug)]
 pub struct EmbeddingCache {
     path: PathBuf,
@@ -44,7 +45,7 @@ pub struct EmbeddingCache {
     dimension: usize,
     rows_max: u64,
     rows: Mutex<Rows>,
-    /// Embeddings that were taken from it.
+    /// Embeddings that were used from it.
     taken: AtomicU64,
 }
 
@@ -58,8 +59,8 @@ struct Rows {
 }
 
 impl EmbeddingCache {
-    /// Those in a deployment's folder, of `dimension` components, made by all that is named; `None` where there can be none,
-    /// which the log says.
+    /// The cache in a deployment's folder, of `dimension` components, made by everything in `made_by`;
+    /// `None` if there can be none, which is logged.
     pub(super) fn in_folder(folder: &Path, made_by: &[&str], dimension: usize) -> Option<Self> {
         let mut hash = Sha256::new();
         for part in made_by {
@@ -76,7 +77,7 @@ impl EmbeddingCache {
         }
     }
 
-    /// Opens the file, or begins it; `None` if there is none and none may be written.
+    /// Opens the file, or creates it; `None` if there is none and none may be written.
     fn open(
         path: &Path,
         made_by: Sha256Digest,
@@ -85,9 +86,9 @@ impl EmbeddingCache {
     ) -> io::Result<Option<Self>> {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false);
-        // What pictures show is as private as they are.
+        // Embeddings are as private as the pictures.
         let (file, adds) = match options.mode(0o600).open(path) {
-            // Another process that has the lock adds to it; where there are no locks nobody does.
+            // A process that has the lock adds to it; without support for locks nobody does.
             Ok(file) if file.metadata()?.is_file() => {
                 let adds = file.try_lock().is_ok();
                 (file, adds)
@@ -118,7 +119,7 @@ impl EmbeddingCache {
         let is_ours = cache.file.read_exact_at(&mut found, 0).is_ok() && found == header;
         match (is_ours, adds) {
             (true, _) => cache.read_pictures()?,
-            // Of another model, or nothing yet.
+            // For another model, or empty.
             (false, true) => {
                 cache.file.set_len(0)?;
                 cache.file.write_all_at(&header, 0)?;
@@ -138,7 +139,7 @@ impl EmbeddingCache {
 
     fn read_pictures(&self) -> io::Result<()> {
         let mut rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
-        // Part of a row, which whoever was killed left at the end, is written over by the next.
+        // An incomplete row at the end, after a crash, is overwritten by the next one.
         let whole = self.file.metadata()?.len().saturating_sub(HEADER) / self.row_len();
         rows.count = whole.min(self.rows_max);
         for row in 0..rows.count {
@@ -149,13 +150,13 @@ impl EmbeddingCache {
         Ok(())
     }
 
-    /// How many embeddings were taken from it.
+    /// How many embeddings were used from it.
     #[must_use]
     pub fn taken(&self) -> u64 {
         self.taken.load(Ordering::Relaxed)
     }
 
-    /// The embedding of the picture of this SHA-256, as it was made before, or as `embed` makes it now.
+    /// The embedding of the picture with this SHA-256, from the cache, or as `embed` makes it.
     pub(super) fn get_or<E>(
         &self,
         picture: Sha256Digest,
@@ -177,14 +178,14 @@ impl EmbeddingCache {
         let mut bytes = vec![0; usize::try_from(self.row_len()).ok()?];
         self.file.read_exact_at(&mut bytes, self.row_at(row)).ok()?;
         let (content, checksum) = bytes.split_last_chunk::<DIGEST>()?;
-        // Another process may have put another picture there.
+        // Another process may have overwritten the row.
         if !content.starts_with(&picture) || self.checksum(content) != *checksum {
             return None;
         }
         embedded(content.get(DIGEST..)?)
     }
 
-    /// Over the row and all that its embedding is made by.
+    /// Over the row and everything that determines its embedding.
     fn checksum(&self, content: &[u8]) -> Sha256Digest {
         let hash = Sha256::new().chain_update(self.made_by);
         hash.chain_update(content).finalize().into()
@@ -203,7 +204,7 @@ impl EmbeddingCache {
         let row = match rows.of_picture.get(&picture) {
             // It was damaged.
             Some(row) => *row,
-            // Any other gives way: whatever the order of the queries, some of them stay.
+            // Any row is overwritten: whatever the order of the queries, some of them stay.
             None if full => {
                 picture
                     .iter()
@@ -215,7 +216,7 @@ impl EmbeddingCache {
         };
         if let Err(cause) = self.file.write_all_at(&bytes, self.row_at(row)) {
             rows.adds = false;
-            // What is calibrated needs the room more.
+            // The calibration needs the space more.
             let freed = self.file.set_len(0);
             tracing::warn!(
                 file = %self.path.display(), %cause, emptied = freed.is_ok(),
@@ -267,7 +268,7 @@ fn write(row: &mut Vec<u8>, embedded: &Embedded) {
     }
 }
 
-/// What stands in a row between picture and checksum; `None` if that is no embedding.
+/// The embedding in a row, between picture and checksum; `None` if it is not valid.
 fn embedded(row: &[u8]) -> Option<Embedded> {
     let (format, row) = row.split_first()?;
     let (longest_side, mut row) = row.split_first_chunk()?;

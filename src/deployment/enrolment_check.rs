@@ -1,4 +1,4 @@
-//! What an item is accepted as that was just enrolled.
+//! As what a newly enrolled item would be accepted.
 
 use super::DeploymentError;
 use super::lookalikes::{ItemToCheck, OTHERS_MAX, accepted_others, searched};
@@ -10,8 +10,8 @@ use matchpoint_embed::job::JobKind;
 use matchpoint_vector::Embedding;
 
 impl Deployment {
-    /// What an item is accepted as that was just enrolled; `None` if nothing decides, or the workers are
-    /// busy: an enrolment is never refused for it.
+    /// As what a newly enrolled item would be accepted; `None` if no operating point is valid, or the
+    /// workers are busy: an enrolment is never refused for it.
     pub(super) async fn check_enrolled(
         &self,
         caller: Caller,
@@ -34,7 +34,8 @@ impl Deployment {
         checked.await.ok().map(|(others, _)| others)
     }
 
-    /// What items of today's gallery are accepted as, by their ids; `None` if nothing decides. Blocks.
+    /// As what items of today's gallery would be accepted, by their ids; `None` if no operating point is
+    /// valid. Blocks.
     ///
     /// # Errors
     /// As [`accepted_others`].

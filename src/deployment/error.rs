@@ -21,7 +21,7 @@ use matchpoint_vector::NotAnEmbedding;
 /// Why a deployment did not do what it was asked to.
 #[derive(Debug, thiserror::Error)]
 pub enum DeploymentError {
-    /// A name that cannot stand in requests, metrics and paths.
+    /// A name that cannot be used in requests, metrics and paths.
     #[error(
         "`{name}` cannot name a deployment; use 1 to 64 letters, digits, `-`, `_` or `.`, and no `.` at the beginning"
     )]
@@ -37,7 +37,7 @@ pub enum DeploymentError {
         /// What is wrong, and what to do.
         problem: String,
     },
-    /// A file's content is not what was written.
+    /// A file's content differs from what was written.
     #[error("{} is damaged: {problem}; restore it from a backup", path.display())]
     Damaged {
         /// The file.
@@ -107,7 +107,7 @@ pub enum DeploymentError {
         /// The id.
         id: String,
     },
-    /// Another state would decide than the caller expects.
+    /// The state differs from the one that the caller expects.
     #[error(
         "the state that would decide is {present}, and {expected} is expected: items or operating point are others here; ask a replica of that state, or look again (`matchpoint status`)"
     )]
@@ -120,7 +120,7 @@ pub enum DeploymentError {
     /// No other operating point was active before.
     #[error("no other operating point was active before this one; choose one by its id")]
     NothingToRollBackTo,
-    /// An operating point of a version that did not keep its searches.
+    /// An operating point from a version that did not keep its searches.
     #[error(
         "the searches that operating point `{id}` was made from were not kept, so its decisions cannot be compared; calibrate again"
     )]
@@ -140,7 +140,7 @@ pub enum DeploymentError {
         /// Id of the first.
         first: String,
     },
-    /// The record of a head is none.
+    /// The record of a head is not readable.
     #[error("the head of the model: {0}")]
     Head(#[from] AdaptError),
     /// The calibration itself refused.
@@ -149,10 +149,10 @@ pub enum DeploymentError {
     /// The analysis refused.
     #[error(transparent)]
     Analysis(#[from] AnalysisError),
-    /// Somebody asked the work to stop.
+    /// Somebody stopped the work.
     #[error("stopped as asked; nothing was changed")]
     Cancelled,
-    /// Somebody else changed the choice.
+    /// Somebody else changed the active operating point.
     #[error(
         "the choice of operating point has changed: its etag is `{present}`, not `{sent}`; look again, then decide"
     )]
@@ -225,7 +225,7 @@ pub enum DeploymentError {
         /// The item.
         id: String,
     },
-    /// The request would wait beyond its deadline, so it was not begun.
+    /// The request would wait beyond its deadline, so it was not started.
     #[error(
         "the request would wait for about {} ms, and its deadline is in {} ms; send less, or allow more time",
         wait.as_millis(),
@@ -254,7 +254,7 @@ pub enum DeploymentError {
         /// What happened.
         reason: String,
     },
-    /// A bug, or a system that gives no more threads. Not the caller's fault.
+    /// A bug, or the system cannot start more threads. Not the caller's fault.
     #[error("{reason}")]
     Broken {
         /// What happened.
@@ -266,7 +266,7 @@ pub enum DeploymentError {
     /// What watches the promise refused or failed.
     #[error(transparent)]
     Monitor(#[from] MonitorError),
-    /// What would be served in place of something that decides cannot decide.
+    /// A replacement for something that decides would leave every decision UNDECIDED.
     #[error(
         "every decision would be UNDECIDED: it has no valid operating point ({problem}); calibrate it first, or \
          say that this is meant (`matchpoint switch --anyway`)"
@@ -283,17 +283,17 @@ pub enum DeploymentError {
     Runtime(#[from] RuntimeError),
 }
 
-/// Why a picture that can be decoded has no place in a space of embeddings.
+/// Why a picture that can be decoded cannot be embedded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unembeddable {
-    /// It shows nothing: it is of one colour, as near as matters.
+    /// It shows nothing: it is practically of one colour.
     NoContent,
     /// The model gives NaN, infinity or zeros for it.
     NoEmbedding,
 }
 
 impl DeploymentError {
-    /// Whether an error is of one image of many, so that the others go on.
+    /// Whether an error concerns one of many images, so that the others continue.
     #[must_use]
     pub fn is_of_one_image(&self) -> bool {
         matches!(
@@ -306,7 +306,7 @@ impl DeploymentError {
         )
     }
 
-    /// Whether an image that cannot be used now may well be used later, or on another machine.
+    /// Whether an image that cannot be used now may be usable later, or on another machine.
     pub(super) fn may_pass(&self) -> bool {
         matches!(
             self,

@@ -1,4 +1,4 @@
-//! What a deployment does to labelled queries, and whether their labels may judge it.
+//! How a deployment decides on labelled queries, and whether their labels may be used to judge it.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -16,18 +16,18 @@ use matchpoint_calibration::refusal::Overlap;
 use matchpoint_calibration::review::ReviewedShares;
 use matchpoint_calibration::trials::Trials;
 
-/// What a deployment does to labelled queries.
+/// How a deployment decides on labelled queries.
 #[derive(Clone, Debug, Serialize)]
 pub struct DeploymentEvaluation {
     /// The deployment's name.
     pub deployment: String,
-    /// The operating point that decides; `None` if nothing is decided.
+    /// The active operating point; `None` if every decision is UNDECIDED.
     pub operating_point: Option<String>,
     /// Its threshold.
     pub threshold: Option<f32>,
     /// What it promises, or aims at, in words.
     pub goal: Option<String>,
-    /// The false accept rate it is made for, if it is made for one.
+    /// The false accept rate that was its target, if it had one.
     pub target_far: Option<f64>,
     /// Whether that is promised, and not only aimed at.
     pub certified: Option<bool>,
@@ -45,11 +45,11 @@ pub struct DeploymentEvaluation {
     pub frr: Option<Rate>,
     /// The part of the FRR that was accepted with a wrong label.
     pub misidentification: Option<Rate>,
-    /// What goes to a person; `None` without a review band.
+    /// What a person would review; `None` without a review band.
     pub review: Option<EvaluatedReview>,
     /// Rates for each value of each metadata column of the queries.
     pub conditions: Vec<Condition>,
-    /// Queries whose embedding was kept from before: they have no part in the times of decoding and the model.
+    /// Queries with a cached embedding: they do not count in the times of decoding and the model.
     pub embedded_before: u64,
     /// Time of a query by stage.
     pub latency_ms: StageLatency,
@@ -57,19 +57,20 @@ pub struct DeploymentEvaluation {
     pub queries_per_second: f64,
 }
 
-/// What a review band does to labelled queries, beside what its calibration said.
+/// What a review band does to labelled queries, next to what its calibration measured.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct EvaluatedReview {
-    /// The score from which on a REJECT is for a person.
+    /// The score from which on a person reviews a REJECT.
     pub threshold: f32,
-    /// The share of mated queries that is promised to be rejected unseen, or accepted with a wrong label, at most.
+    /// The promised limit for the share of mated queries that are rejected unseen, or accepted with a wrong
+    /// label.
     pub unseen_frr: f64,
-    /// What these queries came to.
+    /// What was measured on these queries.
     #[serde(flatten)]
     pub found: ReviewedShares,
-    /// The share of mated searches that a person got to see at calibration.
+    /// The share of mated searches that a person would have seen at calibration.
     pub calibrated_mated: Option<Rate>,
-    /// That of non-mated ones.
+    /// The same for non-mated ones.
     pub calibrated_strangers: Option<Rate>,
 }
 
@@ -99,11 +100,11 @@ pub struct StageLatency {
 }
 
 impl DeploymentEvaluation {
-    /// Judges what labelled queries found by the operating point that decides at present.
-    /// `timings` has the stages of each query, and `took` how long all of them took.
+    /// Judges what labelled queries found by the active operating point. `timings` has the stages of each
+    /// query, and `took` the time of all of them.
     ///
     /// # Errors
-    /// The searches contradict each other, or more of them than vectors are kept for.
+    /// The searches contradict each other, or there are more of them than vectors are kept for.
     pub fn of(
         deployment: &Deployment,
         gathered: &Gathered,
@@ -147,7 +148,7 @@ impl StageLatency {
     fn of(timings: &[Timings]) -> Self {
         let stage = |take: fn(&Timings) -> Duration| {
             let mut took: Vec<Duration> = timings.iter().map(take).collect();
-            // A stage that a query did not have is no sample of how long it takes.
+            // A stage that a query did not have does not count as a time of zero.
             took.retain(|took| !took.is_zero());
             took.sort_unstable();
             [50, 99].map(|percent| quantile(&took, percent).as_secs_f64() * 1000.0)
@@ -160,8 +161,7 @@ impl StageLatency {
     }
 }
 
-/// Which of these labels of queries chose the threshold that decides: figures on them look better
-/// than any that will come.
+/// Which of these labels of queries chose the active threshold: figures on them are too good.
 ///
 /// # Errors
 /// The searches of the operating point cannot be read.
@@ -177,7 +177,7 @@ pub fn labels_that_chose(
         return Ok(None);
     };
     let enrolled = deployment.view().labels();
-    // With a target FAR, enrolled labels have no part in choosing unless they were left out.
+    // With a target FAR, enrolled labels have no part in the choice unless they were left out.
     let by_strangers = point.content().target_far().is_some();
     let chose = recording.searches().iter();
     let chose = chose.filter(|search| !by_strangers || search.truth != TrialKind::Mated);

@@ -1,7 +1,7 @@
 //! A deployment on disk: `deployment.json`, the gallery's file, and the operating points.
 //!
-//! `deployment.json` says what belongs together. It is replaced whole (write beside, sync, rename,
-//! sync the folder) and carries its own checksum; operating points are named by their content.
+//! `deployment.json` records what belongs together. It is replaced whole (write beside, sync, rename, sync
+//! the folder) and has its own checksum; operating points are named by their content.
 
 use std::fs;
 use std::io::Read;
@@ -30,7 +30,7 @@ pub(super) const RECORD_FILE: &str = "deployment.json";
 pub(super) const OPERATING_POINTS: &str = "operating-points";
 /// The searches that each operating point was made from, by its id.
 pub(super) const RECORDINGS: &str = "recordings";
-/// What scores are normalised against, by its digest.
+/// The cohorts that scores are normalised by, by digest.
 pub(super) const COHORTS: &str = "cohorts";
 /// The items that operating points were calibrated on, by the gallery's digest.
 pub(super) const CALIBRATED_ITEMS: &str = "calibrated-items";
@@ -55,7 +55,7 @@ const RECORD_BYTES_MAX: u64 = 1 << 20;
 pub struct Record {
     /// Version of the folder's layout.
     pub format: u32,
-    /// Name that it is served under, unless the server is told another.
+    /// Name that it is served under, unless the server is given another.
     pub name: String,
     /// When it was made, as RFC 3339 in UTC.
     pub created: String,
@@ -63,15 +63,15 @@ pub struct Record {
     pub model: ModelReference,
     /// Id of its gallery.
     pub gallery_id: String,
-    /// Id of the operating point that decides.
+    /// Id of the active operating point.
     pub active_operating_point: Option<String>,
-    /// How often the choice of operating point has changed: the etag.
+    /// How often the active operating point has changed: the etag.
     pub activations: u64,
     /// The operating points that were active before, the latest last.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub history: Vec<String>,
-    /// The SHA-256 of the snapshot that this was restored from, by which it is known for a copy; `None` for what was built
-    /// here.
+    /// The SHA-256 of the snapshot that this was restored from, which marks it as a copy; `None` if it was
+    /// built here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restored_from: Option<String>,
 }
@@ -82,14 +82,14 @@ pub struct Record {
 pub struct ModelReference {
     /// The model's name.
     pub name: String,
-    /// The model's fingerprint: what is binding.
+    /// The model's fingerprint, which has to match.
     pub fingerprint: String,
-    /// Where the model's folder was when the deployment was built: a hint. Empty where there is none.
+    /// Where the model's folder was when the deployment was built: a hint. Empty if there is none.
     pub folder: PathBuf,
     /// Which of the model's precisions; `None` for its own file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub precision: Option<String>,
-    /// The number of components of vectors that are made elsewhere; `None` where a model makes them.
+    /// The number of components of vectors that are made elsewhere; `None` if a model makes them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vectors: Option<usize>,
 }
@@ -115,8 +115,8 @@ impl Folder {
         path.join(RECORD_FILE).exists()
     }
 
-    /// Makes the folder of a new deployment, without its record yet: that is what [`Folder::save`]
-    /// adds, last. The folder itself may exist, but not hold a deployment.
+    /// Makes the folder of a new deployment, without its record: [`Folder::save`] adds that last. The
+    /// folder itself may exist, but not contain a deployment.
     ///
     /// # Errors
     /// A name that cannot be used in requests, a deployment that is there already, or the disk.
@@ -207,7 +207,8 @@ impl Folder {
         &self.record
     }
 
-    /// Takes down which snapshot this was made of, and where the model is on this machine if that is not where it was.
+    /// Records which snapshot this was restored from, and where the model is on this machine if not at the
+    /// recorded place.
     ///
     /// # Errors
     /// The disk.
@@ -229,7 +230,7 @@ impl Folder {
         self.path.join("items.db")
     }
 
-    /// Checks that a gallery is the one that belongs here.
+    /// Checks that a gallery is the one that belongs to this deployment.
     ///
     /// # Errors
     /// It is another.
@@ -244,7 +245,7 @@ impl Folder {
         })
     }
 
-    /// Its items, to be read: it may be served meanwhile. Searches find them without an index.
+    /// Its items, for reading: it may be served meanwhile. Searches run without an index.
     ///
     /// # Errors
     /// They are missing or damaged, or belong to another deployment.
@@ -328,7 +329,7 @@ impl Folder {
         self.operating_point(id.or(active).ok_or_else(none)?)
     }
 
-    /// Keeps an operating point and the searches that it was made from, without activating it.
+    /// Stores an operating point and the searches that it was made from, without activating it.
     ///
     /// # Errors
     /// The disk.
@@ -366,7 +367,7 @@ impl Folder {
         Ok(replace_file(&path, json.as_bytes())?)
     }
 
-    /// Keeps the items that an operating point was calibrated on.
+    /// Stores the items that an operating point was calibrated on.
     fn add_calibrated_items(
         &self,
         point: &OperatingPoint,
@@ -384,7 +385,7 @@ impl Folder {
     /// change of the gallery.
     ///
     /// # Errors
-    /// The list was not kept, is damaged, or is that of another gallery; with its file.
+    /// The list was not stored, is damaged, or belongs to another gallery; with its file.
     pub fn calibrated_items(&self, point: &OperatingPoint) -> Result<ItemSet, DeploymentError> {
         let path = self.calibrated_items_file(point);
         let mut bytes = Vec::new();
@@ -410,13 +411,13 @@ impl Folder {
         )))
     }
 
-    /// Whether the items that an operating point was calibrated on were kept, whole or not.
+    /// Whether the items that an operating point was calibrated on were stored, damaged or not.
     #[must_use]
     pub fn keeps_calibrated_items(&self, point: &OperatingPoint) -> bool {
         self.calibrated_items_file(point).exists()
     }
 
-    /// Keeps what the queries of an operating point looked like.
+    /// Stores what the queries of an operating point looked like.
     fn add_calibrated_traffic(
         &self,
         id: &str,
@@ -430,8 +431,8 @@ impl Folder {
         Ok(replace_file(&path, &json)?)
     }
 
-    /// What the queries of an operating point looked like; `None` if that was not kept, or is damaged:
-    /// traffic is then held against nothing.
+    /// What the queries of an operating point looked like; `None` if that was not stored, or is damaged:
+    /// traffic is then not compared.
     #[must_use]
     pub fn calibrated_traffic(&self, id: &str) -> Option<TrafficReference> {
         let path = self.calibrated_traffic_file(id);
@@ -443,7 +444,7 @@ impl Folder {
         let problem = match read.map(|_| TrafficReference::from_json(&bytes)) {
             Ok(Ok(reference)) => return Some(reference),
             Ok(Err(problem)) => problem,
-            // Operating points of before have none.
+            // Operating points from earlier versions have none.
             Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => return None,
             Err(cause) => cause.to_string(),
         };
@@ -461,7 +462,7 @@ impl Folder {
             .join(format!("{id}.json"))
     }
 
-    /// Keeps a cohort under its digest.
+    /// Stores a cohort under its digest.
     fn add_cohort(&self, cohort: &Cohort) -> Result<(), DeploymentError> {
         let folder = self.path.join(COHORTS);
         fs::create_dir_all(&folder).map_err(|cause| DeploymentError::io(&folder, &cause))?;
@@ -470,8 +471,7 @@ impl Folder {
         Ok(replace_file(&path, &cohort.to_bytes()?)?)
     }
 
-    /// What adjusts scores for an operating point; `None` where the similarity is held against its
-    /// threshold.
+    /// What adjusts scores for an operating point; `None` if the similarity is compared with its threshold.
     ///
     /// # Errors
     /// Its cohort is missing or damaged, or the disk.
@@ -510,7 +510,7 @@ impl Folder {
         }))
     }
 
-    /// The searches that an operating point was made from; `None` where they were not kept.
+    /// The searches that an operating point was made from; `None` if they were not stored.
     ///
     /// # Errors
     /// There is no such operating point, its recording is damaged, or the disk.
@@ -540,10 +540,10 @@ impl Folder {
         Ok(Some(recording))
     }
 
-    /// Makes `id` the operating point that decides.
+    /// Makes `id` the active operating point.
     ///
     /// # Errors
-    /// The etag is not the present one, there is no such operating point, or the disk.
+    /// The etag is out of date, there is no such operating point, or the disk failed.
     pub fn activate(&mut self, id: &str, etag: Option<&str>) -> Result<(), DeploymentError> {
         self.check_etag(etag)?;
         self.operating_point(id)?;
@@ -558,11 +558,11 @@ impl Folder {
         self.save().inspect_err(|_| self.record = before)
     }
 
-    /// Makes the operating point decide that did before the present one, which is forgotten as a
-    /// choice, and kept as a record. Returns its id.
+    /// Activates the operating point that was active before the present one, which is removed from the
+    /// history but stays stored. Returns its id.
     ///
     /// # Errors
-    /// The etag is not the present one, there is no earlier choice, or the disk.
+    /// The etag is out of date, there is no earlier choice, or the disk failed.
     pub fn roll_back(&mut self, etag: Option<&str>) -> Result<String, DeploymentError> {
         let earlier = self.record.history.last().cloned();
         let id = earlier.ok_or(DeploymentError::NothingToRollBackTo)?;
@@ -576,7 +576,7 @@ impl Folder {
         Ok(id)
     }
 
-    /// Lets no operating point decide: nothing will be accepted.
+    /// Deactivates the operating point: nothing will be accepted.
     ///
     /// # Errors
     /// The disk.
@@ -623,7 +623,7 @@ impl Folder {
         self.path.join(OPERATING_POINTS).join(format!("{id}.json"))
     }
 
-    /// A gallery without a record is what a crash left of a deployment that was being made.
+    /// A gallery without a record was left by a crash while a deployment was being made.
     fn remove_leftovers(&self) -> Result<(), DeploymentError> {
         for suffix in ["", "-wal", "-shm", "-journal"] {
             let mut name = self.gallery_file().into_os_string();
@@ -644,7 +644,7 @@ impl Folder {
         self.copy_record(&self.path.join(RECORD_FILE))
     }
 
-    /// Writes the record to a file, in place of what is there.
+    /// Writes the record to a file, in place of the existing one.
     pub(super) fn copy_record(&self, path: &Path) -> Result<(), DeploymentError> {
         let sealed = Sealed {
             sha256: seal(&self.record)?,
@@ -662,7 +662,7 @@ impl Folder {
 /// A name goes into requests, metrics and paths.
 pub(super) fn check_name(name: &str) -> Result<(), DeploymentError> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-    // Folders that are there for a moment begin with a dot.
+    // Temporary folders begin with a dot.
     let hidden = name.starts_with('.');
     if name.is_empty() || hidden || name.len() > 64 || !name.chars().all(allowed) {
         return Err(DeploymentError::Name {
@@ -672,7 +672,7 @@ pub(super) fn check_name(name: &str) -> Result<(), DeploymentError> {
     Ok(())
 }
 
-/// A later version is refused by name, before its unknown fields are.
+/// A later version is refused by its number, before its unknown fields are.
 fn check_format(text: &[u8]) -> Result<(), String> {
     let value: serde_json::Value =
         serde_json::from_slice(text).map_err(|cause| cause.to_string())?;

@@ -1,4 +1,4 @@
-//! Many pieces of work at once, with the results in the order of the inputs.
+//! Many tasks at once, with the results in the order of the inputs.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -8,7 +8,7 @@ use tokio_stream::{Stream, StreamExt};
 
 use super::DeploymentError;
 
-/// A piece of work with what it is for, given up if nobody waits for it any more.
+/// A task with its key, aborted if nobody waits for it any more.
 struct TaskUnderWay<K, T> {
     key: K,
     task: JoinHandle<Result<T, DeploymentError>>,
@@ -20,9 +20,8 @@ impl<K, T> Drop for TaskUnderWay<K, T> {
     }
 }
 
-/// Begins a piece of work for each input as it comes, at most `window` at a time, and hands each
-/// result to `done` in the order of the inputs. Ends early, with what is under way given up, if an
-/// input cannot be had or `done` refuses.
+/// Starts a task for each input as it comes, at most `window` at a time, and passes each result to `done`
+/// in the order of the inputs. Ends early, and aborts running tasks, if an input fails or `done` refuses.
 pub(super) async fn in_order<I, K, T, F, E>(
     inputs: impl Stream<Item = Result<I, E>>,
     window: usize,
@@ -60,7 +59,7 @@ where
 
 type TaskResult<T> = Result<Result<T, DeploymentError>, JoinError>;
 
-/// The result of the first piece of work; `None` if there is none.
+/// The result of the first task; `None` if there is none.
 async fn first<K, T>(running: &mut VecDeque<TaskUnderWay<K, T>>) -> Option<TaskResult<T>> {
     let TaskUnderWay { task, .. } = running.front_mut()?;
     Some(task.await)
@@ -68,7 +67,7 @@ async fn first<K, T>(running: &mut VecDeque<TaskUnderWay<K, T>>) -> Option<TaskR
 
 fn broken(panic: &JoinError) -> DeploymentError {
     DeploymentError::Broken {
-        reason: format!("a piece of work ended early: {panic}"),
+        reason: format!("a task ended early: {panic}"),
     }
 }
 

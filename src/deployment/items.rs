@@ -23,24 +23,25 @@ pub struct NewItem {
     pub id: String,
     /// What "the same" refers to: 1 to 512 bytes.
     pub label: String,
-    /// What the caller wants to find again with a match.
+    /// Free text that is returned with a match.
     pub metadata: BTreeMap<String, String>,
 }
 
 /// An item that was enrolled.
 #[derive(Clone, Debug)]
 pub struct EnrolledItem {
-    /// What became of it.
+    /// Whether it was new.
     pub outcome: Upserted,
-    /// Number of the gallery's state that first shows it.
+    /// The first generation of the gallery that contains it.
     pub generation: u64,
-    /// Items of other labels that the active operating point accepts it as, the nearest first; `None` if that
-    /// was not looked for.
+    /// Items of other labels as which the active operating point accepts it, the nearest first; `None` if
+    /// that was not checked.
     pub accepted_as: Option<Vec<OtherItem>>,
 }
 
 impl Deployment {
-    /// Enrols or replaces one item. Returns when it is on disk, and says which others it is accepted as.
+    /// Enrols or replaces one item. Returns when it is on disk, and names the items as which it is
+    /// accepted.
     ///
     /// # Errors
     /// The source or the item is at fault, the queue is full, or the disk.
@@ -125,7 +126,7 @@ impl Deployment {
         self.monitor.label_changed(label, generation, enrolled);
     }
 
-    /// Takes down that a label left with an item that was removed, where no other has it.
+    /// Records that a label was removed with an item, if no other item has it.
     fn label_left(&self, removed: Option<&ItemHead>, generation: u64) {
         if let Some(removed) = removed
             && !self.gallery.has_label(&removed.label)
@@ -144,9 +145,8 @@ impl Deployment {
             .ok_or_else(|| DeploymentError::ItemNotFound { id: id.to_owned() })
     }
 
-    /// SHA-256 of the image that an item was made from, if that is all that could have changed:
-    /// where there is such an item, with this label and metadata, and with its image if these are
-    /// kept.
+    /// SHA-256 of the image that an item was made from, if nothing else can have changed: if there is such
+    /// an item, with this label and metadata, and with its image if images are kept.
     pub(super) fn made_from(
         &self,
         id: &str,
@@ -159,7 +159,7 @@ impl Deployment {
         (same && complete).then_some(head.source_sha256).flatten()
     }
 
-    /// The image that an item was made from, where it is kept.
+    /// The image that an item was made from, if it is kept.
     ///
     /// # Errors
     /// The queue is full, the image is damaged, or the disk.
@@ -175,7 +175,7 @@ impl Deployment {
             .inspect_err(|error| self.record_failure(error))
     }
 
-    /// Labels with this text in them, in upper or lower case, and how many items each has.
+    /// Labels that contain this text, in upper or lower case, and how many items each has.
     #[must_use]
     pub fn labels(&self, contains: &str) -> BTreeMap<String, u64> {
         let (view, contains) = (self.view(), contains.to_lowercase());

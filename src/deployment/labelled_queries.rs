@@ -1,4 +1,4 @@
-//! The one way in which labelled queries are searched for: as they come, many at once, added in order.
+//! The one way to search for labelled queries: as they come, many at once, with results in order.
 
 use std::sync::Arc;
 
@@ -11,19 +11,19 @@ use super::in_order::in_order;
 use super::request::{ProbeSource, Timings};
 use super::{Deployment, DeploymentError};
 
-/// A labelled query that is to be searched for.
+/// A labelled query to be searched for.
 #[derive(Clone, Debug)]
 pub struct QueryToSearch {
-    /// What is known of it.
+    /// Its id, label and conditions.
     pub query: LabelledQuery,
-    /// What it is, or why it is nothing that can be searched for.
+    /// The image or vector, or why there is none.
     pub source: Result<ProbeSource, String>,
 }
 
 /// Why a query found nothing.
 #[derive(Debug, thiserror::Error)]
 pub enum QueryFailure {
-    /// It is nothing that can be searched for.
+    /// It cannot be searched for.
     #[error("{0}")]
     Unusable(String),
     /// The search failed.
@@ -34,14 +34,14 @@ pub enum QueryFailure {
 /// How labelled queries are searched for.
 #[derive(Clone, Copy, Debug)]
 pub struct QuerySettings {
-    /// Which searches are made beside those of the queries themselves.
+    /// Which additional searches are made.
     pub masked: MaskedSearches,
-    /// Queries that are worked on at once.
+    /// Queries in progress at once.
     pub in_flight_max: usize,
 }
 
 impl Deployment {
-    /// The embeddings of its queries that were made before; `None` where there can be none.
+    /// The cache of embeddings for its queries; `None` if there can be none.
     #[must_use]
     pub fn embedding_cache(&self) -> Option<EmbeddingCache> {
         let model = &self.loaded().model;
@@ -59,12 +59,12 @@ impl Deployment {
 }
 
 impl Gathered {
-    /// Searches for queries as they come, all in the same state of the gallery, and adds what they
-    /// found in their order. Gives way if the queue is full, and loses no query. `done` is told of
-    /// each by its id, and says which failures are errors.
+    /// Searches for queries as they come, all in the same state of the gallery, and adds what they found in
+    /// their order. Waits if the queue is full, and loses no query. `done` is called with the id of each,
+    /// and returns which failures are errors.
     ///
     /// # Errors
-    /// What `queries` and `done` refuse. What was found before stays.
+    /// What `queries` and `done` return. Earlier results stay.
     pub async fn search<E>(
         &mut self,
         deployment: &Arc<Deployment>,

@@ -1,4 +1,5 @@
-//! Items that the gallery accepts as others: looked for when one is enrolled, and in the gallery as it is.
+//! Items that the gallery accepts as others: searched for when one is enrolled, and for the gallery as it
+//! is.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,7 +21,7 @@ use matchpoint_gallery::item::ItemHead;
 use matchpoint_gallery::view::{GalleryView, Probe};
 use matchpoint_vector::Embedding;
 
-/// Others that are counted, at most: what matters is that there are some, and which is nearest.
+/// Others that are counted, at most: it matters only that there are some, and which is nearest.
 pub(super) const OTHERS_MAX: usize = 20;
 /// Neighbours that an index is asked for: enough to reach past the items of one label.
 const NEIGHBOURS: usize = 64;

@@ -1,5 +1,5 @@
-//! One thread for what a gallery needs while it serves: links to what was enrolled, an index built
-//! anew, and checks that the index finds what is there and that nothing has changed on the disk.
+//! One thread for what a gallery needs while it serves: linking what was enrolled, rebuilding the index,
+//! and checking that the index finds what is there and that nothing has changed on the disk.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,17 +16,17 @@ use matchpoint_gallery::error::GalleryError;
 use matchpoint_gallery::view::{GalleryMatch, GalleryView, Probe};
 use matchpoint_vector::Embedding;
 
-/// How often it looks for something to do.
+/// How often it checks for work.
 const TICK: Duration = Duration::from_millis(100);
-/// Items linked between two looks.
+/// Items linked between two checks.
 const LINKED_AT_ONCE: usize = 64;
 /// How often a few items are compared with their checksums.
 const SCRUB_EVERY: Duration = Duration::from_secs(1);
-/// So many: a million items take some four hours, for a thousandth of a core.
+/// This many at a time: a million items take some four hours, for a thousandth of a core.
 const SCRUBBED_AT_ONCE: usize = 64;
-/// Checks of the index take one part in so many of one core's time.
+/// Checks of the index use at most one part in this many of one core's time.
 const CHECK_SHARE: u32 = 100;
-/// Neighbours that a check looks at.
+/// Neighbours that a check compares.
 const CHECKED: usize = 10;
 
 /// The thread. It ends when this is dropped.
@@ -38,11 +38,11 @@ pub(super) struct Maintenance {
     thread: Option<JoinHandle<()>>,
 }
 
-/// What was found to have changed on the disk. What has once is not trusted again.
+/// What has changed on the disk. After the first change nothing is trusted any more.
 struct Damage {
     deployment: String,
     found: OnceLock<String>,
-    /// Called with the first.
+    /// Called at the first change.
     changed: Box<dyn Fn() + Send + Sync>,
 }
 
@@ -54,7 +54,7 @@ impl fmt::Debug for Damage {
 
 impl Damage {
     fn found(&self, error: &GalleryError) {
-        tracing::error!(%error, deployment = self.deployment, "nothing is accepted any more");
+        tracing::error!(%error, deployment = self.deployment, "an item has changed on the disk: nothing is accepted any more");
         telemetry::item_damaged(&self.deployment);
         if self.found.set(error.to_string()).is_ok() {
             (self.changed)();
@@ -62,38 +62,38 @@ impl Damage {
     }
 }
 
-/// A search that was answered, to be done again by comparing with every item.
+/// A search that was answered, to be repeated by comparing with every item.
 pub(super) struct SearchToCheck {
     pub(super) view: Arc<GalleryView>,
     pub(super) query: Embedding,
 }
 
-/// Where a worker leaves a search for the check of the index.
+/// Where a worker passes a search to the check of the index.
 #[derive(Clone, Debug)]
 pub(super) struct IndexChecks(Sender<SearchToCheck>);
 
 impl IndexChecks {
-    /// Leaves a search to be checked, unless the thread has enough to do: a sample of them is.
+    /// Passes a search to be checked, unless one is already waiting: only a sample is checked.
     pub(super) fn offer(&self, view: &Arc<GalleryView>, query: &Embedding) {
         if view.is_approximate() && !self.0.is_full() {
             let search = SearchToCheck {
                 view: Arc::clone(view),
                 query: query.clone(),
             };
-            // Another worker was faster: the sample has its search.
+            // Another worker was faster.
             drop(self.0.try_send(search));
         }
     }
 }
 
 impl Maintenance {
-    /// Starts the thread; `changed` is called where an item has changed on the disk.
+    /// Starts the thread; `changed` is called if an item has changed on the disk.
     pub(super) fn start(
         deployment: &str,
         gallery: Arc<Gallery>,
         changed: impl Fn() + Send + Sync + 'static,
     ) -> Result<Self, DeploymentError> {
-        // One waits at most, so that the sample is of the present.
+        // At most one waits, so that the sample is recent.
         let (searches, waiting) = crossbeam_channel::bounded(1);
         let stop = Arc::new(AtomicBool::new(false));
         let damage = Arc::new(Damage {
@@ -133,7 +133,7 @@ impl Maintenance {
         self.damage.found.get().map(String::as_str)
     }
 
-    /// Somebody else has found an item changed.
+    /// Somebody else has found a changed item.
     pub(super) fn found(&self, error: &GalleryError) {
         self.damage.found(error);
     }
@@ -158,7 +158,7 @@ struct MaintenanceWorker {
     reindexing: Option<JoinHandle<()>>,
     /// The last item that was compared with its checksum.
     scrubbed: Option<String>,
-    /// The last row that was read anew from the disk.
+    /// The last row that was read from the disk again.
     scrubbed_row: Option<i64>,
 }
 
@@ -187,14 +187,14 @@ impl MaintenanceWorker {
                 Err(RecvTimeoutError::Disconnected) => return,
             }
         }
-        // An index that is still being built is given up with the process: it is derived.
+        // If an index is still being built, that ends with the process: it is derived data.
     }
 
     fn link(&self) {
         while 0 < self.gallery.link(LINKED_AT_ONCE) && !self.stop.load(Ordering::Relaxed) {}
     }
 
-    /// Builds the index anew beside the one that serves, where the gallery has outgrown that.
+    /// Builds a new index next to the one in use, if the gallery has outgrown that.
     fn reindex_if_due(&mut self) {
         let running = self.reindexing.as_ref();
         if running.is_some_and(|thread| !thread.is_finished()) || !self.gallery.reindex_is_due() {
@@ -216,7 +216,7 @@ impl MaintenanceWorker {
             .ok();
     }
 
-    /// Compares a few items with their checksums, as searches see them and as they are on the disk.
+    /// Compares a few items with their checksums, in memory and on the disk.
     fn scrub(&mut self) {
         if self.damage.found.get().is_some() {
             return;
@@ -247,7 +247,7 @@ impl MaintenanceWorker {
     }
 }
 
-/// What a search through the index finds of the nearest items.
+/// How a search through the index compares with an exact one.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct IndexFindings {
     /// Nearest items, by comparing with every item.
@@ -258,7 +258,7 @@ pub struct IndexFindings {
     pub missed_best: bool,
 }
 
-/// Searches through the index and by comparing with every item.
+/// Searches through the index, and by comparing with every item.
 ///
 /// # Errors
 /// The query has another dimension.
@@ -276,7 +276,7 @@ pub fn missed(
             ..probe
         },
     )?;
-    // An item that is as near as the last one found is no loss.
+    // An item that is as near as the last one found does not count as missed.
     let last = found.last().map(|last| last.score);
     let is_missed = |near: &GalleryMatch| {
         last.is_none_or(|last| last < near.score)

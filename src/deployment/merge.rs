@@ -1,4 +1,5 @@
-//! A deployment of the shards of a source, or those added to one: nothing is embedded, and everything compared.
+//! Makes a deployment of all shards of a source, or adds them to one: nothing is embedded, and everything
+//! is compared.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -22,19 +23,19 @@ use matchpoint_gallery::error::GalleryError;
 use matchpoint_gallery::item::ItemHead;
 use matchpoint_gallery::merge::{GalleryMerge, MergedGallery, TakenItems, digest_together};
 
-/// Missing shards that are named; nobody types more.
+/// Missing shards that are named, at most.
 const NAMED_MAX: usize = 20;
-/// How often it is said how far it is, while one is unpacked.
+/// How often progress is reported while one is unpacked.
 const STEP: Duration = Duration::from_millis(100);
 
-/// What is merged, and where to.
+/// What is merged, and into what.
 #[derive(Clone, Copy, Debug)]
 pub struct MergeSettings<'a> {
     /// Archives of shards, or folders of them.
     pub shards: &'a [PathBuf],
     /// The deployment's folder.
     pub deployment: &'a Path,
-    /// Whether it is there and is added to, and not made.
+    /// Whether the deployment exists and is added to, or is made.
     pub into: bool,
     /// Name of a new deployment, if not that of its folder.
     pub name: Option<&'a str>,
@@ -42,14 +43,14 @@ pub struct MergeSettings<'a> {
     pub model: Option<&'a Path>,
 }
 
-/// What came of a merge.
+/// The result of a merge.
 #[derive(Clone, Debug, Serialize)]
 pub struct MergeReport {
     /// The deployment's folder.
     pub deployment: PathBuf,
     /// Number of shards.
     pub shards: usize,
-    /// SHA-256 of the list that they are of.
+    /// SHA-256 of the list that they were built from.
     pub list_sha256: String,
     /// Name of the model that embedded the items.
     pub model: String,
@@ -57,9 +58,9 @@ pub struct MergeReport {
     pub model_fingerprint: String,
     /// Items whose id was new.
     pub inserted: usize,
-    /// Items that took the place of another with the same id.
+    /// Items that replaced another with the same id.
     pub replaced: usize,
-    /// Items that were there already, the same in everything.
+    /// Items that already existed, identical in everything.
     pub unchanged: usize,
     /// Rows of the list that could not be used when the shards were built, and why.
     pub failed: Vec<RefusedItem>,
@@ -85,8 +86,8 @@ struct ShardArchive {
 /// Makes a deployment of all shards of a source, or adds them to one: all of them or nothing, also after a crash.
 ///
 /// # Errors
-/// A shard is missing, there twice, damaged, or of another list, model or number of shards; there is a deployment
-/// already, or none to add to; the disk, or it was stopped.
+/// A shard is missing, given twice, damaged, or of another list, model or number of shards; the deployment
+/// exists already, or does not exist to add to; the disk failed, or it was stopped.
 pub fn merge(
     settings: MergeSettings<'_>,
     progress: Progress<'_>,
@@ -107,7 +108,7 @@ impl ShardSet {
                 shards.push(ShardArchive { path, manifest });
             }
         }
-        // The order of the arguments is nobody's matter.
+        // The order of the arguments has no effect.
         shards.sort_by(|a, b| (a.index(), &a.path).cmp(&(b.index(), &b.path)));
         let set = Self { shards };
         set.check()?;
@@ -123,7 +124,7 @@ impl ShardSet {
             })
     }
 
-    /// They are all of one source, each of them once.
+    /// Checks that all are of one source, each of them once.
     fn check(&self) -> Result<(), DeploymentError> {
         let first = self.first()?;
         for shard in &self.shards {
@@ -223,8 +224,8 @@ impl ShardSet {
         digest_together(&digests.collect::<Vec<_>>())
     }
 
-    /// The report of a deployment that holds these shards and nothing else: a task that was killed after its last step is
-    /// begun again, and has nothing to do. `None` of any other.
+    /// The report of a deployment that consists of exactly these shards: a task that was killed after its
+    /// last step is started again, and has nothing left to do. `None` for any other deployment.
     fn made_before(
         &self,
         settings: &MergeSettings<'_>,
@@ -235,7 +236,7 @@ impl ShardSet {
         if folder.record().model.fingerprint != self.first()?.manifest.model.fingerprint {
             return Ok(None);
         }
-        // One that is served is nobody's to look into, and stays what it is.
+        // A deployment that is served cannot be opened, and stays as it is.
         let Ok(gallery) = GalleryMerge::into_existing(&folder.gallery_file()) else {
             return Ok(None);
         };
@@ -299,12 +300,12 @@ impl ShardSet {
         let unpacking = &Unpacking::default();
         let goes_on = &mut || progress(unpacking.done.load(Ordering::Relaxed), all);
         let totals = thread::scope(|scope| {
-            // The next one is unpacked while one is taken.
+            // The next shard is unpacked while one is read.
             let (ready, unpacked) = mpsc::sync_channel(0);
             scope.spawn(move || {
                 let mut shards = self.shards.iter();
                 let unpacked = |shard: &ShardArchive| shard.unpack(beside, unpacking);
-                // Nobody waits for it any more once one is refused.
+                // Nobody waits for more once one is refused.
                 shards.all(|shard| ready.send(unpacked(shard)).is_ok())
             });
             let taken = self.take_unpacked(gallery, &unpacked, goes_on);
@@ -371,7 +372,7 @@ impl ShardSet {
     }
 }
 
-/// How far the thread that unpacks is, and whether it is to stop.
+/// Progress of the thread that unpacks, and whether it should stop.
 #[derive(Default)]
 struct Unpacking {
     /// Bytes of archives.
@@ -379,7 +380,7 @@ struct Unpacking {
     stops: AtomicBool,
 }
 
-/// What was taken of all shards so far.
+/// What was taken from all shards so far.
 #[derive(Default)]
 struct MergeTotals {
     inserted: usize,
@@ -413,7 +414,7 @@ impl ShardArchive {
         .into()
     }
 
-    /// Unpacks it into a folder that goes when it is dropped, and compares it with its checksums.
+    /// Unpacks it into a temporary folder, and compares it with its checksums.
     fn unpack(
         &self,
         beside: &Path,
@@ -436,7 +437,7 @@ impl ShardArchive {
         Ok(folder)
     }
 
-    /// Takes its items, once it is unpacked, and compares them with what its manifest says.
+    /// Takes its items after it is unpacked, and compares them with its manifest.
     fn take(
         &self,
         gallery: &mut GalleryMerge,
@@ -445,7 +446,7 @@ impl ShardArchive {
         goes_on: &mut dyn FnMut() -> ControlFlow<()>,
     ) -> Result<TakenItems, DeploymentError> {
         let Self { path: _, manifest } = self;
-        // It was read twice; somebody may have put another in its place meanwhile.
+        // It was read twice; somebody may have replaced it meanwhile.
         let again = fs::read(unpacked.path().join(MANIFEST)).ok();
         let again = again.and_then(|text| serde_json::from_slice::<ShardManifest>(&text).ok());
         if again.as_ref() != Some(manifest) {
@@ -505,7 +506,7 @@ impl ShardArchive {
     }
 }
 
-/// The archives that an argument names: itself, or all that a folder of shards holds.
+/// The archives that an argument names: itself, or all in a folder of shards.
 fn archives_at(path: &Path) -> Result<Vec<PathBuf>, DeploymentError> {
     if !path.is_dir() {
         return Ok(vec![path.to_owned()]);

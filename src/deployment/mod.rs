@@ -1,4 +1,4 @@
-//! The deep module: a gallery, the model that embeds it, and the operating point that decides.
+//! The deep module: a gallery, the model that embeds it, and the active operating point.
 
 mod active_point;
 mod analysis_input;

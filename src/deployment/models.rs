@@ -1,5 +1,5 @@
-//! Each model folder opened once, with one pool of workers, however many deployments share it, and
-//! closed with the last of them.
+//! Opens each model folder once, with one pool of workers, however many deployments share it; it closes
+//! with the last of them.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -23,11 +23,11 @@ pub struct Models {
     runtime: Option<Runtime>,
     engine: EngineConfig,
     queue_len_max: usize,
-    /// By folder and precision. Whoever serves keeps a model open, and nobody else.
+    /// By folder and precision. Only deployments keep a model open.
     open: BTreeMap<(PathBuf, Option<String>), InUse>,
 }
 
-/// A model that somebody else keeps open.
+/// A model that a deployment keeps open.
 #[derive(Debug)]
 struct InUse {
     model: Weak<Model>,
@@ -46,7 +46,7 @@ pub struct LoadedModel {
 }
 
 impl Models {
-    /// None yet. At most `queue_len_max` jobs will wait for each model's workers.
+    /// No models yet. At most `queue_len_max` jobs will wait for each model's workers.
     #[must_use]
     pub fn new(engine: &EngineConfig, queue_len_max: usize) -> Self {
         Self {
@@ -57,8 +57,8 @@ impl Models {
         }
     }
 
-    /// For one model more beside those that are open, which is to take as little as it can: one
-    /// worker, on one thread, with a budget of its own for decoding.
+    /// For one more model, which should use as little as possible: one worker, on one thread, with a budget
+    /// of its own for decoding.
     #[must_use]
     pub fn beside(&self) -> Self {
         let mut engine = self.engine.clone();
@@ -93,7 +93,7 @@ impl Models {
         Ok(Arc::new(pool))
     }
 
-    /// Opens what a record names: a model folder, `other` where that is given, or vectors.
+    /// Opens what a record names: a model folder (or `other`, if given), or vectors.
     pub(super) fn named(
         &mut self,
         reference: &ModelReference,
@@ -108,8 +108,8 @@ impl Models {
         }
     }
 
-    /// Opens a model folder, by its own file or in one of its precisions, or gives the one that is
-    /// in use already. The first one loads ONNX Runtime.
+    /// Opens a model folder, with its own file or in one of its precisions, or returns the one that is
+    /// already open. The first one loads ONNX Runtime.
     ///
     /// # Errors
     /// No runtime, or one that cannot be loaded, the folder is no model, the model fails its golden
@@ -156,7 +156,7 @@ impl Models {
         Ok(loaded)
     }
 
-    /// Where the model with this fingerprint is, of those that are open.
+    /// The folder of the open model with this fingerprint.
     #[must_use]
     pub fn folder_of(&self, fingerprint: &str) -> Option<&Path> {
         let open = self.open.iter().find(|(_, in_use)| {
@@ -166,7 +166,7 @@ impl Models {
         open.map(|((folder, _), _)| folder.as_path())
     }
 
-    /// ONNX Runtime, loaded by the first who needs it.
+    /// ONNX Runtime, loaded on first use.
     ///
     /// # Errors
     /// No runtime, or one that cannot be loaded.
@@ -180,7 +180,7 @@ impl Models {
         Ok(runtime.clone())
     }
 
-    /// Version of ONNX Runtime in use; "none" where nothing needs it.
+    /// Version of ONNX Runtime in use; "none" if it is not needed.
     #[must_use]
     pub fn runtime_version(&self) -> &str {
         self.runtime.as_ref().map_or("none", Runtime::version)
@@ -208,7 +208,7 @@ impl Models {
     }
 }
 
-/// Where pip puts ONNX Runtime in the environment into which it put the program, by the program's folder.
+/// Where pip puts ONNX Runtime in the environment of the program, given the program's folder.
 fn in_python_environment(programs: &Path) -> Vec<PathBuf> {
     let versions = programs.join("../lib").read_dir();
     let versions = versions.into_iter().flatten().flatten();
@@ -225,7 +225,7 @@ fn in_python_environment(programs: &Path) -> Vec<PathBuf> {
         .collect()
 }
 
-/// Where ONNX Runtime may be: said outright, then beside the program, then in the cache.
+/// Where ONNX Runtime may be: as configured, then beside the program, then in the cache.
 fn candidates(engine: &EngineConfig) -> Vec<RuntimeCandidate> {
     let said = [
         (&engine.onnxruntime, "the onnxruntime setting"),

@@ -1,4 +1,4 @@
-//! An open deployment: what belongs together, and is refused where it does not.
+//! An open deployment: what belongs together; anything else is refused.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -35,39 +35,40 @@ pub struct Deployment {
     pub(super) loaded: LoadedModel,
     pub(super) limits: ImageLimits,
     pub(super) gallery: Arc<Gallery>,
-    /// How the index is chosen and tuned: part of what a threshold is bound to.
+    /// How the index is chosen and tuned: a threshold is bound to it.
     pub(super) index: String,
-    /// `None` where the deployment was opened for reading.
+    /// `None` if the deployment was opened for reading.
     pub(super) writer: Option<ChangeWriter>,
-    /// Not there before [`Deployment::keep_up`].
+    /// Absent before [`Deployment::keep_up`].
     pub(super) maintenance: OnceLock<Maintenance>,
     pub(super) monitor: Arc<Monitor>,
-    /// Not there before [`Deployment::keep_up`].
+    /// Absent before [`Deployment::keep_up`].
     pub(super) left_out: OnceLock<LeftOutWatch>,
     /// A shadow that is compared with it.
     pub(super) shadow: ShadowRunner<ShadowQuery>,
     pub(super) active_point: Arc<ArcSwap<ActivePoint>>,
     pub(super) latest_state: LatestState,
-    /// Goes last, after threads have ended and the gallery's lock is given up: see [`Deployment::closed`].
+    /// Dropped last, after threads have ended and the gallery's lock is released: see
+    /// [`Deployment::closed`].
     pub(super) open: watch::Sender<()>,
 }
 
 /// How to open a deployment.
 #[derive(Clone, Debug)]
 pub struct OpenOptions {
-    /// The name to serve it under, where it differs from the recorded one.
+    /// The name to serve it under, if not the recorded one.
     pub name: Option<String>,
-    /// The model's folder, where it is not the recorded one.
+    /// The model's folder, if not the recorded one.
     pub model: Option<PathBuf>,
     /// Whether items may change. One process at a time may write.
     pub access: Access,
-    /// Where what is recorded of a deployment that is open for reading is kept, below a folder of its own; `None` for
-    /// nowhere. One that may be written keeps it in its folder.
+    /// The folder below which records of a deployment that is open for reading are stored, each in a folder
+    /// of its own; `None` for no records. A deployment that may be written stores them in its own folder.
     pub journal_dir: Option<PathBuf>,
 }
 
 impl OpenOptions {
-    /// As the deployment's record says.
+    /// As in the deployment's record.
     #[must_use]
     pub fn recorded(access: Access) -> Self {
         Self {
@@ -100,7 +101,7 @@ impl Deployment {
         let file = folder.gallery_file();
         let (dimension, fingerprint) = (model.model.dimension(), model.model.fingerprint());
         Gallery::create(&file, dimension, fingerprint, &folder.record().gallery_id)?;
-        // Last, because a folder with a record is a whole deployment.
+        // Last, because a folder with a record is a complete deployment.
         folder.save()
     }
 
@@ -108,8 +109,8 @@ impl Deployment {
     /// together.
     ///
     /// # Errors
-    /// Anything missing or damaged, a model other than the one that embedded the gallery, or a
-    /// second writer. An operating point that does not belong is no error: nothing is accepted.
+    /// Anything missing or damaged, a model other than the one that embedded the gallery, or a second
+    /// writer. An operating point that does not fit is not an error: nothing is accepted.
     pub fn open(
         path: &Path,
         models: &mut Models,
@@ -186,9 +187,8 @@ impl Deployment {
         Ok(deployment)
     }
 
-    /// Keeps the index in step with the items from now on, and checks both; records decisions, and
-    /// watches what becomes of the promise. On threads that end with the deployment: for one that
-    /// serves.
+    /// For a deployment that serves: from now on keeps the index in step with the items and checks both,
+    /// records decisions, and monitors the promise, on threads that end with the deployment.
     ///
     /// # Errors
     /// A thread cannot be started, or the journal cannot be opened.
@@ -201,7 +201,7 @@ impl Deployment {
             active_point.store(Arc::new(ActivePoint::Unreadable(damage.to_owned())));
         };
         let maintenance = Maintenance::start(&self.name, Arc::clone(&self.gallery), stop)?;
-        // Where there is one already, the second ends here.
+        // If there is one already, the second ends here.
         drop(self.maintenance.set(maintenance));
         self.monitor.start(monitoring)?;
         let watch = LeftOutWatch::start(LeftOutWatched {
@@ -213,13 +213,13 @@ impl Deployment {
         Ok(())
     }
 
-    /// What watches whether it keeps its promise.
+    /// Its monitor.
     #[must_use]
     pub fn monitor(&self) -> &Monitor {
         &self.monitor
     }
 
-    /// Refuses what would change items or operating points where they may not.
+    /// Refuses changes of items or operating points if it is read-only.
     ///
     /// # Errors
     /// It is open for reading only.
@@ -236,18 +236,19 @@ impl Deployment {
         }
     }
 
-    /// The snapshot that this was restored from, if it takes writes: other copies that do would come to differ.
+    /// The snapshot that this was restored from, if it takes writes: it would then differ from other
+    /// copies.
     #[must_use]
     pub fn copy_of(&self) -> Option<String> {
         let restored = self.lock_folder().record().restored_from.clone();
         restored.filter(|_| self.writer.is_some())
     }
 
-    /// Waits until this is closed, with all its threads, and its folder is free for whoever comes next. Holds nothing of
-    /// it meanwhile.
+    /// Waits until this is closed, with all its threads, and its folder is free. Keeps nothing open
+    /// meanwhile.
     pub fn closed(&self) -> impl Future<Output = ()> + Send + use<> {
         let mut open = self.open.subscribe();
-        // Nothing is ever sent: it fails once the sender is gone.
+        // Nothing is ever sent: it fails once the sender is dropped.
         async move { while open.changed().await.is_ok() {} }
     }
 
@@ -281,7 +282,7 @@ impl Deployment {
         self.present().id
     }
 
-    /// What a request that comes now is answered from.
+    /// The state from which a request is answered that comes now.
     ///
     /// # Errors
     /// The caller expects another state.
@@ -298,7 +299,7 @@ impl Deployment {
         StateInUse { view, active, id }
     }
 
-    /// The state in which a view is searched and an operating point decides.
+    /// The state when a view is searched under an operating point.
     pub(super) fn state_of(&self, view: &GalleryView, active: &Arc<ActivePoint>) -> StateId {
         self.latest_state.of(view, active, || {
             let parts = StateParts {
@@ -310,18 +311,18 @@ impl Deployment {
         })
     }
 
-    /// What decides at present.
+    /// By what decisions are made at present.
     #[must_use]
     pub fn active_point(&self) -> Arc<ActivePoint> {
         self.active_point.load_full()
     }
 
-    /// What an operating point made now would be bound to.
+    /// The binding of an operating point that is made now.
     pub(super) fn binding(&self) -> Binding {
         self.binding_of(&self.gallery.view())
     }
 
-    /// What an operating point made on a state of the gallery is bound to.
+    /// The binding of an operating point that is made on a state of the gallery.
     pub(super) fn binding_of(&self, view: &GalleryView) -> Binding {
         Binding {
             model_fingerprint: self.loaded.model.fingerprint().to_owned(),
@@ -350,7 +351,7 @@ impl Deployment {
     }
 }
 
-/// The index as an operating point is bound to it: what the gallery's growth does not change.
+/// The index as part of an operating point's binding: without what changes as the gallery grows.
 #[must_use]
 pub fn index_binding(params: IndexParams) -> String {
     format!(

@@ -21,14 +21,14 @@ use matchpoint_vector::Similarity;
 /// The lowest priority of a thread.
 const NICE: i32 = 19;
 
-/// A live query, as it is passed on to a shadow.
+/// A live query, as a shadow gets it.
 #[derive(Debug)]
 pub(super) struct ShadowQuery {
     pub(super) image: Bytes,
     pub(super) options: SearchOptions,
 }
 
-/// What one side made of a query.
+/// The decision of one side on a query.
 pub(super) fn shadow_decision(
     active: &ActivePoint,
     best: Option<&Hit>,
@@ -43,8 +43,8 @@ pub(super) fn shadow_decision(
     }
 }
 
-/// What a shadow answers with: it is open for reading, and neither records nor checks anything. It
-/// has a worker and a session of its own, at the lowest priority that the system has.
+/// An open shadow: for reading, without records or checks. It has a worker and a session of its own, at the
+/// lowest priority of the system.
 pub(super) struct OpenShadow {
     pub(super) loaded: LoadedModel,
     pub(super) limits: ImageLimits,
@@ -54,8 +54,8 @@ pub(super) struct OpenShadow {
 
 impl ShadowDeployment<ShadowQuery> for OpenShadow {
     fn yields(&self) -> bool {
-        // On Linux this is of the calling thread: the shadow's only worker. The runner's thread
-        // keeps its own, since it shares locks with those who ask for a report.
+        // On Linux this sets the calling thread: the shadow's only worker. The runner's thread keeps its
+        // priority, since it shares locks with callers of a report.
         let lower =
             |_: &mut PoolWorker<'_>| rustix::process::setpriority_process(None, NICE).is_ok();
         let pool = &self.loaded.pool;
@@ -70,7 +70,7 @@ impl ShadowDeployment<ShadowQuery> for OpenShadow {
     fn decide(&self, query: Arc<ShadowQuery>) -> Result<ShadowDecision, String> {
         let (view, active) = (self.gallery.view(), self.active_point.load_full());
         let limits = self.limits;
-        // Neither in its time nor in its result does it count as a request.
+        // It does not count as a request, neither in its time nor in its result.
         let job = move |worker: &mut PoolWorker<'_>| -> Result<ShadowDecision, DeploymentError> {
             let timings = &mut Timings::default();
             let embedding = worker.embed(&query.image, &limits)?.embedding;

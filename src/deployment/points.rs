@@ -1,4 +1,4 @@
-//! What decides in a deployment: its operating points, and which of them is active.
+//! The operating points of a deployment, and which of them is active.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -15,30 +15,31 @@ use matchpoint_calibration::monitoring::predicted_far::predicted_far;
 use matchpoint_calibration::operating_point::OperatingPoint;
 use matchpoint_calibration::recording::{Flip, Scale, ScaledThreshold};
 
-/// How long a worker may be at one job: dozens of times as long as the dearest picture that the limits let pass.
+/// The longest that a worker may spend on one job: dozens of times what the slowest picture within the
+/// limits takes.
 const JOB_MAX: Duration = Duration::from_secs(60);
 
-/// A choice of operating point, as it was made.
+/// A change of the active operating point.
 #[derive(Clone, Debug)]
 pub struct Activation {
-    /// The operating point that decides from now on.
+    /// The operating point that is active from now on.
     pub point: OperatingPoint,
-    /// Etag of this choice.
+    /// Etag of this change.
     pub etag: String,
     /// Id of the one that was active before.
     pub previous: Option<String>,
 }
 
-/// What changes where one operating point takes the place of another.
+/// What changes if one operating point replaces another.
 #[derive(Clone, Debug)]
 pub struct PointComparison {
     /// The one that is replaced.
     pub before: OperatingPoint,
-    /// The one that takes its place.
+    /// The one that replaces it.
     pub after: OperatingPoint,
     /// The one whose searches were judged by both: the first, unless only the second adjusts scores.
     pub recorded: String,
-    /// How many these are.
+    /// How many searches.
     pub searches: usize,
     /// Those that the two decide differently.
     pub flips: Vec<Flip>,
@@ -55,7 +56,7 @@ pub fn compare_points(
 ) -> Result<PointComparison, DeploymentError> {
     let (before, after) = (folder.operating_point(from)?, folder.operating_point(to)?);
     let (adjusts, will) = (&before.content().adjustment, &after.content().adjustment);
-    // What the second adjusts is recorded with its own searches only.
+    // Adjusted scores are recorded only with the second's own searches.
     let recorded = match (adjusts, will) {
         (_, None) => from,
         (one, other) if one == other => from,
@@ -89,30 +90,31 @@ pub fn compare_points(
     })
 }
 
-/// When an operating point was made; the beginning of time where its record does not say.
+/// When an operating point was made; the beginning of time if its record does not say so.
 #[must_use]
 pub fn created(point: &OperatingPoint) -> SystemTime {
     humantime::parse_rfc3339(&point.content().created).unwrap_or(UNIX_EPOCH)
 }
 
 impl Deployment {
-    /// Keeps a new operating point with the searches that it was made from. It decides nothing
-    /// yet. Blocks; keeps nobody else waiting.
+    /// Stores a new operating point with the searches that it was made from. It is not active yet. Blocks;
+    /// nobody else has to wait.
     ///
     /// # Errors
     /// It does not belong here, or the disk.
     pub fn keep(&self, calibrated: &Calibrated) -> Result<(), DeploymentError> {
         self.writer()?;
         calibrated.point.check_binding(&self.binding())?;
-        // Files that never change need no guard.
+        // Files that never change need no lock.
         let folder = self.folder();
         folder.add_operating_point(calibrated)
     }
 
-    /// Makes an operating point decide from now on.
+    /// Activates an operating point.
     ///
     /// # Errors
-    /// There is none of this id, it does not belong here, the etag is out of date, or the disk.
+    /// There is none of this id, it does not fit the deployment, the etag is out of date, or the disk
+    /// failed.
     pub fn activate(&self, id: &str, etag: Option<&str>) -> Result<Activation, DeploymentError> {
         self.writer()?;
         let mut folder = self.lock_folder();
@@ -121,10 +123,10 @@ impl Deployment {
         self.decide_by(&mut folder, point, etag)
     }
 
-    /// Makes the operating point decide that did before the present one.
+    /// Activates the operating point that was active before the present one.
     ///
     /// # Errors
-    /// There was none, it does not belong here any more, the etag is out of date, or the disk.
+    /// There was none, it does not fit any more, the etag is out of date, or the disk failed.
     pub fn roll_back(&self, etag: Option<&str>) -> Result<Activation, DeploymentError> {
         self.writer()?;
         let mut folder = self.lock_folder();
@@ -138,7 +140,7 @@ impl Deployment {
         Ok(self.now_decides(&folder, point, adjuster, previous))
     }
 
-    /// Record and active point change under one guard, so that they cannot come to differ.
+    /// Record and active point change under one lock, so that they cannot differ.
     fn decide_by(
         &self,
         folder: &mut Folder,
@@ -172,8 +174,8 @@ impl Deployment {
         }
     }
 
-    /// Finds out at opening what decides. An operating point that cannot be read decides nothing,
-    /// and can be replaced by a new one.
+    /// Loads the active operating point at opening. If it cannot be read, everything is UNDECIDED, and it
+    /// can be replaced by a new one.
     pub(super) fn load_active_point(&self) {
         let folder = self.folder();
         let active = match folder.active_operating_point() {
@@ -191,7 +193,7 @@ impl Deployment {
         self.hold_back();
     }
 
-    /// Compares the gallery from now on with the items that the operating point was calibrated on.
+    /// From now on compares the gallery with the items that the operating point was calibrated on.
     fn valid_point(
         &self,
         folder: &Folder,
@@ -219,7 +221,7 @@ impl Deployment {
         }
     }
 
-    /// Lets nothing decide once an item has changed on the disk.
+    /// Makes every decision UNDECIDED after an item has changed on the disk.
     fn hold_back(&self) {
         if let Some(damage) = self.damage() {
             let damaged = ActivePoint::Unreadable(damage.to_owned());
@@ -227,7 +229,7 @@ impl Deployment {
         }
     }
 
-    /// What has changed on the disk since it was opened, so that nothing is accepted any more.
+    /// What has changed on the disk since it was opened, after which nothing is accepted any more.
     #[must_use]
     pub fn damage(&self) -> Option<&str> {
         self.maintenance.get().and_then(Maintenance::damage)
@@ -245,7 +247,7 @@ impl Deployment {
         let before = before.valid().map(OperatingPoint::id);
         let now = now.valid().map(OperatingPoint::id);
         earlier.monitor.end();
-        // Pictures of another folder, also where the operating point is the same.
+        // Canaries of another folder, even if the operating point is the same.
         if let Some(round) = earlier.monitor.latest_canaries() {
             telemetry::canaries_ended(&self.name, &round.operating_point);
         }
@@ -277,8 +279,8 @@ impl Deployment {
         self.publish_size();
     }
 
-    /// Brings the gauges up to date that change without a call of this deployment, and gives up workers that do not
-    /// come back.
+    /// Updates the gauges that change without a call of this deployment, and gives up workers that are
+    /// stuck.
     pub fn publish_gauges(&self) {
         let LoadedModel { model, pool, .. } = &self.loaded;
         pool.give_up_after(JOB_MAX);
@@ -292,7 +294,7 @@ impl Deployment {
         self.publish_size();
     }
 
-    /// Whether so many of its workers do not come back from their jobs that the process had better be started again.
+    /// Whether so many of its workers are stuck that the process should be restarted.
     #[must_use]
     pub fn is_worn_out(&self) -> bool {
         self.loaded.pool.is_worn_out()

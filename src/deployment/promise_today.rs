@@ -1,4 +1,4 @@
-//! What is left of a promise in the gallery as it is now.
+//! What still holds of a promise in today's gallery.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use matchpoint_gallery::Gallery;
 use matchpoint_gallery::item_set::ItemSet;
 use matchpoint_gallery::view::GalleryView;
 
-/// What an operating point promises in a gallery that was opened beside it, and if it is not known which of
+/// What an operating point promises in a gallery that was opened next to it and, if it is unknown which of
 /// its items the calibration saw, why.
 #[must_use]
 pub fn promise_in_gallery(
@@ -35,16 +35,16 @@ pub fn promise_in_gallery(
     }
 }
 
-/// What is left of a promise.
+/// What still holds of a promise.
 #[derive(Clone, Debug)]
 pub struct OpenedPromise {
-    /// In the gallery as it is.
+    /// In today's gallery.
     pub today: PromiseToday,
-    /// Why it is not known which items the calibration saw.
+    /// Why it is unknown which items the calibration saw.
     pub problem: Option<String>,
 }
 
-/// What a gallery has in common with that of a calibration; `None` if that is not known.
+/// The part of a calibration's gallery that a gallery still has; `None` if unknown.
 pub(super) fn coverage_in(
     gallery: &GalleryView,
     content: &Content,
@@ -53,7 +53,7 @@ pub(super) fn coverage_in(
     let binding = &content.binding;
     let (calibrated, now) = (binding.gallery_items, gallery.len() as u64);
     let kept = items.and_then(|set| gallery.in_common_with(set));
-    // Unchanged, it needs no list.
+    // An unchanged gallery needs no list.
     let kept = kept.or_else(|| (gallery.digest() == binding.gallery_digest).then_some(now));
     Some(Coverage {
         calibrated,

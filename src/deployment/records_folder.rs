@@ -1,4 +1,4 @@
-//! Where what is recorded of a deployment is kept: in its folder, or elsewhere if that may not be written.
+//! Where the records of a deployment are stored: in its folder, or elsewhere if that may not be written.
 
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use super::DeploymentError;
 #[derive(Debug)]
 pub(super) struct RecordsFolder {
     path: PathBuf,
-    /// `None` in a deployment's folder, where whoever may write is alone anyway.
+    /// `None` in a deployment's own folder, whose writer is alone anyway.
     _lock: Option<File>,
 }
 
@@ -25,16 +25,16 @@ impl RecordsFolder {
         }
     }
 
-    /// One below `journal_dir` for the deployment in `folder`, which is only read.
+    /// A folder below `journal_dir` for the deployment in `folder`, which is only read.
     ///
     /// # Errors
-    /// Another process records there, or the disk.
+    /// Another process records there, or the disk failed.
     pub(super) fn below(
         journal_dir: &Path,
         folder: &Path,
         name: &str,
     ) -> Result<Self, DeploymentError> {
-        // Each folder has its own, as if it were in it: a switch opens one while the other is in use.
+        // Each deployment's folder has its own: a switch opens one while the other is in use.
         let digest = Sha256::digest(folder.as_os_str().as_encoded_bytes());
         let told_apart: String = encode_string(&digest).chars().take(8).collect();
         let path = journal_dir.join(format!("{name}-{told_apart}"));

@@ -1,4 +1,4 @@
-//! The remedy of a calibration: how the scores that decide are adjusted, and on whose ground.
+//! The remedy of a calibration: how scores are adjusted before the decision, and why.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,10 +16,10 @@ use matchpoint_calibration::procedure::{ChosenThreshold, ThresholdSettings};
 use matchpoint_calibration::recording::{RecordedSearch, Recording, TrialKind};
 use matchpoint_gallery::item::ItemHead;
 
-/// What is to be done about labels that one threshold treats unequally.
+/// What to do about labels that one threshold treats unequally.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum RemedyChoice {
-    /// Nothing: the similarity is held against one threshold.
+    /// Nothing: the similarity is compared with one threshold.
     #[default]
     None,
     /// This remedy.
@@ -28,7 +28,7 @@ pub enum RemedyChoice {
     Measured,
 }
 
-/// Searches with the scores that will decide, and what chose them.
+/// Searches with the scores that will be compared, and the threshold chosen on them.
 pub(super) struct Remedied {
     /// The searches that choose the threshold.
     pub(super) recording: Recording,
@@ -36,7 +36,7 @@ pub(super) struct Remedied {
     pub(super) chosen: ChosenThreshold,
     /// What adjusts scores; `None` for the similarity itself.
     pub(super) adjuster: Option<Adjuster>,
-    /// How the remedy came to be chosen: whole sentences.
+    /// How the remedy was chosen: whole sentences.
     pub(super) remarks: Vec<String>,
 }
 
@@ -81,7 +81,7 @@ pub(super) fn remedied(
     }
 }
 
-/// Adjusts the searches as an operating point does.
+/// Adjusts the searches as the operating point will.
 pub(super) fn adjusted(
     gathered: &Gathered,
     adjuster: &Adjuster,
@@ -109,7 +109,7 @@ impl<'a> Vectors<'a> {
         }
     }
 
-    /// The probe and what it found; `None` where it found nothing.
+    /// The probe and what it found; `None` if it found nothing.
     fn compared<'b>(
         &'b self,
         search: &'b RecordedSearch,
@@ -118,7 +118,7 @@ impl<'a> Vectors<'a> {
             return Ok(None);
         };
         let item = self.items.get(found.item.as_str());
-        // A gallery that searched for itself has its queries among its items.
+        // If a gallery searched for itself, its queries are among its items.
         let own = || {
             self.items
                 .get(search.probe.as_str())
@@ -155,7 +155,7 @@ impl<'a> Vectors<'a> {
     ) -> Result<Vec<RecordedSearch>, DeploymentError> {
         for search in &mut searches {
             let held = match self.compared(search)? {
-                // A threshold that was set without a score would let in whoever gets one later.
+                // A threshold that was set without a score would admit whoever gets a score later.
                 Some(compared) => Some(adjuster.decision_score(&compared)?.ok_or_else(|| {
                     CalibrationError::NoOtherLabel {
                         probe: search.probe.clone(),
@@ -177,7 +177,7 @@ impl<'a> Vectors<'a> {
     }
 }
 
-/// Everything that a remedy is fitted to.
+/// Everything that a remedy is fitted on.
 struct RemedyBench<'a> {
     vectors: Vectors<'a>,
     searches: &'a [RecordedSearch],
@@ -275,7 +275,7 @@ impl RemedyBench<'_> {
     }
 }
 
-/// The threshold for searches whose scores are what they will be.
+/// The threshold for searches whose scores are final.
 fn chosen(
     recording: Recording,
     adjuster: Option<Adjuster>,
@@ -290,13 +290,13 @@ fn chosen(
     })
 }
 
-/// What was measured of the remedies, in words.
+/// What was measured for the remedies, in words.
 fn told(remedies: &[remedy_comparison::RemedyOutcome]) -> String {
     let sentences = remedies.iter().map(|one| format!("{}.", one.sentence));
     sentences.collect::<Vec<String>>().join(" ")
 }
 
-/// The preferred remedy of the lowest FRR.
+/// The preferred remedy with the lowest FRR.
 fn preferred(
     remedies: &[remedy_comparison::RemedyOutcome],
 ) -> Option<&remedy_comparison::RemedyOutcome> {

@@ -1,4 +1,4 @@
-//! What a deployment is asked: queries, and how to search for them.
+//! Requests to a deployment: queries, and how to search for them.
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -29,7 +29,7 @@ pub enum Query {
     Embedding(Vec<f32>),
 }
 
-/// Where the image of an item is that is to be enrolled.
+/// Where the image of an item to be enrolled is.
 #[derive(Clone, Debug)]
 pub enum ImageAt {
     /// In a file.
@@ -50,7 +50,7 @@ pub struct Comparison {
     pub query: Query,
     /// With what.
     pub reference: VerifyReference,
-    /// The state that is to decide; any if there is none.
+    /// The state that the caller expects; any if there is none.
     pub expect_state: Option<StateId>,
 }
 
@@ -70,21 +70,21 @@ pub struct SearchOptions {
     pub limit: usize,
     /// Whether to compare with every item.
     pub exact: bool,
-    /// The items that may be found, and decided on; all where there is none.
+    /// The items that may be found and decided on; all if there is none.
     pub filter: Option<ItemFilter>,
     /// A label whose items are not found. Such a search compares with every item.
     pub without_label: Option<String>,
     /// Return the best item of each label.
     pub one_per_label: bool,
-    /// Return no item that is less similar.
+    /// Return no item with a lower similarity.
     pub score_min: Option<f32>,
     /// Candidates that an approximate search keeps, for the items returned.
     pub ef: Option<usize>,
-    /// What the caller says of the query, such as which camera it is from.
+    /// What the caller knows about the query, such as its camera.
     pub conditions: BTreeMap<String, String>,
-    /// The state that is to decide; any if there is none.
+    /// The state that the caller expects; any if there is none.
     pub expect_state: Option<StateId>,
-    /// Whether the decision enters no journal, audit, shadow or metric.
+    /// Whether the decision is left out of journal, audit, shadow and metrics.
     pub unrecorded: bool,
 }
 
@@ -107,7 +107,7 @@ impl SearchOptions {
     }
 }
 
-/// An item that is near the query.
+/// An item that was found.
 pub type Hit = GalleryMatch;
 
 impl Query {
@@ -127,7 +127,7 @@ impl Query {
         }
     }
 
-    /// An image, if it is to be kept. Shares its bytes.
+    /// An image, if it should be kept. Shares its bytes.
     pub(super) fn kept(&self, keep: bool) -> Option<Bytes> {
         match self {
             Self::Image(bytes) if keep => Some(bytes.clone()),
@@ -149,7 +149,7 @@ pub(super) struct ProbeRequest {
     pub(super) others: bool,
     /// Whether to compare the index with exact search.
     pub(super) check_index: bool,
-    /// Embeddings that were made before.
+    /// The cache of embeddings.
     pub(super) cache: Option<Arc<EmbeddingCache>>,
 }
 
@@ -163,7 +163,7 @@ pub enum ProbeSource {
 }
 
 impl ProbeSource {
-    /// The image that a caller sent, if it is to be kept. Shares its bytes.
+    /// The image that a caller sent, if it should be kept. Shares its bytes.
     pub(super) fn kept(&self, keep: bool) -> Option<Bytes> {
         match self {
             Self::Query(query) => query.kept(keep),
@@ -179,7 +179,7 @@ impl ProbeSource {
         }
     }
 
-    /// The query, read from its file where it is in one.
+    /// The query, read from its file if it is in one.
     pub(super) fn read(self, limits: &ImageLimits) -> Result<Query, DeploymentError> {
         Ok(match self {
             Self::File(path) => Query::Image(read_image(&path, limits)?.into()),
@@ -188,7 +188,7 @@ impl ProbeSource {
     }
 }
 
-/// Where the time of a request went.
+/// The time of a request by stage.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Timings {
     /// Waiting for a worker.
@@ -207,7 +207,7 @@ impl Timings {
     pub(super) fn record(&self, deployment: &str) {
         let stages = [self.queue, self.decode, self.inference, self.search];
         for (stage, took) in telemetry::STAGE_VALUES.into_iter().zip(stages) {
-            // A stage that a request does not have is no sample of how long it takes.
+            // A stage that a request does not have does not count as a time of zero.
             if !took.is_zero() {
                 telemetry::stage_took(deployment, stage, took);
             }
@@ -215,7 +215,7 @@ impl Timings {
     }
 }
 
-/// Reads a file that may be an image, but no more of it than an image may have.
+/// Reads a file that may be an image, up to the longest an image may be.
 ///
 /// # Errors
 /// It is not a regular file, or the disk.
@@ -228,7 +228,7 @@ pub fn read_image(path: &Path, limits: &ImageLimits) -> Result<Vec<u8>, Deployme
     Ok(bytes)
 }
 
-/// The reason under which an image that could not be used is counted.
+/// The reason that an unusable image is counted under.
 pub(super) fn image_failure(error: &PixelsError) -> &'static str {
     match error {
         PixelsError::UnsupportedFormat { .. } | PixelsError::UnsupportedFeature { .. } => {

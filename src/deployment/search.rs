@@ -1,4 +1,4 @@
-//! What callers ask of a deployment: search, verify, embed, and the searches of a calibration.
+//! Calls of a deployment: search, verify, embed, and the searches of a calibration.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -28,7 +28,7 @@ use matchpoint_gallery::Gallery;
 use matchpoint_gallery::error::GalleryError;
 use matchpoint_vector::Embedding;
 
-/// How long a calibration waits where the queue is full: about as long as one image takes.
+/// How long a calibration waits if the queue is full: about as long as one image takes.
 pub(super) const BUSY_PAUSE: Duration = Duration::from_millis(20);
 
 impl Deployment {
@@ -81,7 +81,7 @@ impl Deployment {
                 let judged = judge.decision_score(&found, best.as_ref(), timings)?;
                 check_accepted(&gallery, best.as_ref(), judge.decide(judged))?;
                 let signs = judge.traffic_signs(&measured.facts(&options.conditions));
-                // What leaves a label out did not go through the index.
+                // A search without a label did not use the index.
                 if let Some(checks) = checks.filter(|_| options.without_label.is_none()) {
                     checks.offer(&searched, embedding);
                 }
@@ -203,7 +203,7 @@ impl Deployment {
             score,
             timings,
         };
-        // Its score says nothing of what searches find, so it stays out of their histogram.
+        // Its score is not that of a search, so it is left out of their histogram.
         self.count(answer.decision.as_str(), &answer.basis, None);
         self.monitor.record(DecisionRecord {
             id,
@@ -238,8 +238,7 @@ impl Deployment {
         .await
     }
 
-    /// Embeds an image from where it is, unless its bytes are those that `known` is the SHA-256 of:
-    /// then it is `None`.
+    /// Embeds an image from where it is; `None` if `known` is the SHA-256 of its bytes.
     ///
     /// # Errors
     /// As [`Deployment::embed`], or the image cannot be read, or is not kept.
@@ -260,12 +259,12 @@ impl Deployment {
         Ok(embedded.await?.0)
     }
 
-    /// Searches for a labelled query, once in all of the gallery and, where asked for, once more in
-    /// all but its own label: the two trials that it can give. Waits while the queue is full:
-    /// calibration gives way to searches, and loses no query.
+    /// Searches for a labelled query, once in the whole gallery and, on request, once more without its own
+    /// label: the two trials that it can give. Waits while the queue is full: calibration gives way to
+    /// searches, and loses no query.
     ///
     /// # Errors
-    /// As [`Deployment::embed_image`], but for a full queue.
+    /// As [`Deployment::embed_image`], except for a full queue.
     pub(super) async fn probe(&self, request: ProbeRequest) -> Result<Probed, DeploymentError> {
         loop {
             match self.probe_now(request.clone()).await {
@@ -292,7 +291,7 @@ impl Deployment {
         self.maintenance.get().map(Maintenance::checks)
     }
 
-    /// Lets nothing be accepted any more once an item was found changed.
+    /// Accepts nothing any more after an item was found changed.
     fn note_damage(&self, error: &DeploymentError) {
         if let DeploymentError::Gallery(changed @ GalleryError::Changed { .. }) = error
             && let Some(maintenance) = self.maintenance.get()
@@ -319,7 +318,7 @@ impl Deployment {
         self.shadow.ticket(image, || self.loaded.pool.queue_len())
     }
 
-    /// Counts what callers send; canaries have counters of their own.
+    /// Counts what callers send; canaries have their own counters.
     fn count_live(&self, answer: &SearchAnswer, norm: Option<f64>) {
         let score = answer.decided.as_ref().map(|hit| hit.score.get());
         self.count(answer.decision.as_str(), &answer.basis, score);
@@ -340,8 +339,8 @@ impl Deployment {
         }
     }
 
-    /// Refuses an image at once that need not be decoded for that, so that it waits for no worker; says what
-    /// a job for any other does.
+    /// Refuses an image at once if it need not be decoded for that, so that it does not wait for a worker;
+    /// returns the kind of job for any other query.
     pub(super) fn precheck(&self, query: &Query) -> Result<JobKind, DeploymentError> {
         let model = &self.loaded.model;
         match query {
@@ -350,12 +349,12 @@ impl Deployment {
                 passes.inspect_err(|error| self.record_failure(error))?;
                 Ok(model.kind_of(image, &self.limits))
             }
-            // Where no image can be embedded, that is the answer, whatever was sent.
+            // If no image can be embedded, that is the answer, whatever was sent.
             Query::Image(_) | Query::Embedding(_) => Ok(query.kind()),
         }
     }
 
-    /// Runs a job on a worker, and times its stages. What callers wait for is counted.
+    /// Runs a job on a worker, and times its stages. Only jobs that callers wait for are counted.
     pub(super) async fn work<T: Send + 'static>(
         &self,
         job: WorkerJob,
@@ -422,8 +421,8 @@ impl Deployment {
     }
 }
 
-/// Compares the item that a search accepts with its checksum: what has changed on the disk since it was
-/// verified must not be what a decision rests on.
+/// Compares the item that a search accepts with its checksum: a decision must not rest on what has changed
+/// on the disk since it was verified.
 fn check_accepted(
     gallery: &Gallery,
     deciding: Option<&Deciding>,
@@ -437,7 +436,7 @@ fn check_accepted(
     }
 }
 
-/// For whom a worker is to do what, and since when it is asked for.
+/// A job for a worker: its caller, its kind, and when it was requested.
 pub(super) struct WorkerJob {
     caller: Caller,
     kind: JobKind,
@@ -446,7 +445,7 @@ pub(super) struct WorkerJob {
 }
 
 impl WorkerJob {
-    /// One that is asked for now.
+    /// A job that is requested now.
     pub(super) fn now(caller: Caller, kind: JobKind, waits: Waits) -> Self {
         Self {
             caller,
@@ -462,6 +461,6 @@ impl WorkerJob {
 pub(super) enum Waits {
     /// A caller.
     Caller,
-    /// Canaries and calibration give way and try again: a full queue refuses nobody then.
+    /// Canaries and calibrations try again: a full queue refuses nobody then.
     Nobody,
 }

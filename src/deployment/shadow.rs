@@ -1,5 +1,5 @@
-//! A shadow beside what is served: a deployment that is asked about a share of the live queries,
-//! whose decisions are compared with the live ones, and from which nothing is answered.
+//! A shadow of a served deployment: a deployment that gets a share of the live queries, whose decisions are
+//! compared with the live ones, and which never answers a caller.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,8 +10,7 @@ use super::{Deployment, DeploymentError, Models, OpenOptions};
 use crate::monitor::{ShadowAbout, ShadowReport};
 use matchpoint_gallery::Access;
 
-/// The link beside the place of a deployment that leads to its shadow; `None` for a place
-/// without a name.
+/// The link next to the path of a deployment that leads to its shadow; `None` for a path without a name.
 #[must_use]
 pub fn shadow_link(place: &Path) -> Option<PathBuf> {
     let mut name = place.file_name()?.to_owned();
@@ -26,7 +25,7 @@ fn refused(argument: &'static str, problem: &str) -> DeploymentError {
     }
 }
 
-/// Where the link leads; `None` where there is none.
+/// Where the link leads; `None` if there is none.
 fn led_to(link: &Path) -> Result<Option<PathBuf>, DeploymentError> {
     let refused = |problem: String| DeploymentError::Folder {
         path: link.to_owned(),
@@ -35,7 +34,7 @@ fn led_to(link: &Path) -> Result<Option<PathBuf>, DeploymentError> {
     match fs::symlink_metadata(link) {
         Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(cause) => Err(DeploymentError::io(link, &cause)),
-        // A deployment that happens to have such a name is nobody's shadow.
+        // A real folder with such a name is not a shadow.
         Ok(found) if !found.is_symlink() => {
             Err(refused("is no link, so it names no candidate".to_owned()))
         }
@@ -50,13 +49,13 @@ fn led_to(link: &Path) -> Result<Option<PathBuf>, DeploymentError> {
 pub struct DeploymentShadow<'a>(&'a Deployment);
 
 impl DeploymentShadow<'_> {
-    /// Opens the shadow that the link beside `place` leads to, in place of the one there may be,
-    /// and compares from now on. Ends the comparison where there is no link, or where it leads to
-    /// what is served. Blocks.
+    /// Opens the shadow that the link beside `place` leads to, in place of an existing one, and starts the
+    /// comparison. Ends the comparison if there is no link, or if it leads to the served deployment.
+    /// Blocks.
     ///
     /// # Errors
-    /// The shadow cannot be opened or embeds no images, or the share is 0. What was compared with
-    /// before goes on.
+    /// The shadow cannot be opened or embeds no images, or the share is 0. An existing comparison
+    /// continues.
     pub fn open(
         &self,
         place: &Path,
@@ -72,7 +71,7 @@ impl DeploymentShadow<'_> {
             return Ok(None);
         };
         let candidate = live.open_candidate(&folder, &mut models, share)?;
-        // Who asked may have given up, and undone it.
+        // The caller may have given up, and removed the link.
         if lead()?.as_ref() != Some(&folder) {
             let problem = "was changed meanwhile";
             return Err(refused("the link to the candidate", problem));
@@ -96,14 +95,14 @@ impl DeploymentShadow<'_> {
         self.0.shadow.opening().is_there()
     }
 
-    /// Ends the comparison with a shadow, if there is one; that closes by itself. Blocks while one
-    /// is being opened.
+    /// Ends the comparison with a shadow, if there is one; the shadow closes by itself. Blocks while one is
+    /// being opened.
     pub fn end(&self) {
         self.0.shadow.opening().end();
     }
 
-    /// How the shadow compares so far, with at most `limit` of the latest disagreements; `None`
-    /// where there is no shadow. Blocks.
+    /// The comparison so far, with at most `limit` of the latest disagreements; `None` if there is no
+    /// shadow. Blocks.
     ///
     /// # Errors
     /// The journal is damaged, or the disk.
@@ -117,7 +116,7 @@ impl DeploymentShadow<'_> {
 }
 
 impl Deployment {
-    /// What is compared with it.
+    /// The shadow that it is compared with.
     #[must_use]
     pub fn shadow(&self) -> DeploymentShadow<'_> {
         DeploymentShadow(self)

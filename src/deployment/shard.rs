@@ -1,9 +1,9 @@
-//! One of N parts of a source, built where nothing is known of the others, as an archive whose bytes depend on
-//! nothing but what is built.
+//! One of N parts of a source, built without knowledge of the others, as an archive whose bytes depend only
+//! on what is built.
 //!
-//! An item belongs to the shard that its id says. The archive is a tar as a snapshot is, of a manifest and the items in
-//! order of id. It appears whole or not at all, and replaces nothing: of two attempts the first counts, and the second
-//! finds that it is the same.
+//! The id of an item determines its shard. The archive is a tar like a snapshot, of a manifest and the
+//! items in order of id. It appears whole or not at all, and replaces nothing: of two attempts the first
+//! counts, and the second checks that it is the same.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -31,7 +31,7 @@ pub(super) const SHARD_ITEMS: &str = "items.db";
 const FORMAT: u32 = 1;
 /// Room for the reasons of a million images; anything larger is not ours.
 const MANIFEST_BYTES_MAX: u64 = 256 << 20;
-/// More shards than anybody has machines, and few enough to name.
+/// More shards than anybody has machines, and few enough to list.
 const SHARDS_MAX: u32 = 100_000;
 
 /// Which of how many parts, counted from 0.
@@ -72,8 +72,8 @@ impl Shard {
         self.index
     }
 
-    /// Whether an item of this id belongs to it: the first 8 bytes of the SHA-256 of the id, as a little-endian number,
-    /// modulo the number of shards, are its number.
+    /// Whether an item with this id belongs to it: the first 8 bytes of the SHA-256 of the id, as a
+    /// little-endian number, modulo the number of shards, give its number.
     #[must_use]
     pub fn takes(self, id: &str) -> bool {
         let hash: [u8; 32] = Sha256::digest(id.as_bytes()).into();
@@ -109,7 +109,7 @@ impl FromStr for Shard {
     }
 }
 
-/// What a whole source names: the same list gives the same hash on every machine.
+/// The hash of a whole source: the same list gives the same hash on every machine.
 #[derive(Clone, Debug)]
 pub struct SourceList {
     hash: Sha256,
@@ -128,14 +128,14 @@ impl Default for SourceList {
 }
 
 impl SourceList {
-    /// One row, as texts in a fixed order. Where its image is does not belong to it: machines see that in places of
-    /// their own.
+    /// Adds one row, as texts in a fixed order. The place of its image is not part of it, since that
+    /// differs between machines.
     pub fn add<'a, I: IntoIterator<Item = &'a str>>(&mut self, fields: I) {
         self.rows += 1;
         for field in fields {
             self.field(field);
         }
-        // What no length is: the next row begins.
+        // A value that is never a length: the row ends here.
         self.hash.update(u64::MAX.to_le_bytes());
     }
 
@@ -145,7 +145,7 @@ impl SourceList {
     }
 }
 
-/// What a shard is built of.
+/// What a shard is built from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ShardSource {
@@ -153,7 +153,7 @@ pub struct ShardSource {
     pub shard: Shard,
     /// SHA-256 of the whole list: of every row's id, label and metadata.
     pub list_sha256: String,
-    /// Number of rows in the whole list, with those that cannot be used.
+    /// Number of rows in the whole list, also of those that cannot be used.
     pub list_rows: usize,
     /// Whether images are kept.
     pub keeps_images: bool,
@@ -172,13 +172,13 @@ impl ShardSource {
     }
 }
 
-/// What the archive of a shard says of itself.
+/// The manifest in the archive of a shard.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ShardManifest {
     /// Version of the archive's content.
     pub format: u32,
-    /// What it was built of.
+    /// What it was built from.
     pub source: ShardSource,
     /// The model that embedded its items; the folder is a hint.
     pub model: ModelReference,
@@ -188,14 +188,14 @@ pub struct ShardManifest {
     pub dimension: usize,
     /// Number of its items.
     pub items: usize,
-    /// Digest of them: the sum of those of all shards, modulo 2^256, is that of the merged gallery.
+    /// Their digest: the sum of the digests of all shards, modulo 2^256, is that of the merged gallery.
     pub digest: String,
-    /// Rows of it that cannot be used, and why.
+    /// Its rows that cannot be used, and why.
     pub failed: Vec<RefusedItem>,
 }
 
 impl ShardManifest {
-    /// Reads the manifest of an archive, and nothing else of it.
+    /// Reads only the manifest of an archive.
     ///
     /// # Errors
     /// It is no archive of a shard, of another version, damaged, or cannot be read.
@@ -221,8 +221,8 @@ impl ShardManifest {
         }
     }
 
-    /// What keeps two shards from being parts of one gallery, as words that follow the name of this one; `None` if
-    /// nothing does.
+    /// Why two shards cannot be parts of one gallery, as words that follow the name of this one; `None` if
+    /// they can.
     pub(super) fn differs_from(&self, other: &Self, name: &Path) -> Option<String> {
         let (mine, theirs, name) = (&self.source, &other.source, name.display());
         if mine.shard.of != theirs.shard.of {
@@ -261,7 +261,7 @@ impl ShardManifest {
         })
     }
 
-    /// A name that its gallery has in every attempt.
+    /// The same gallery id in every attempt.
     fn gallery_id(&self) -> Result<String, DeploymentError> {
         let text = serde_json::to_vec(&(&self.source, &self.model.fingerprint));
         let text = text.map_err(|cause| unwritable(&cause))?;
@@ -279,7 +279,7 @@ fn unwritable(cause: &serde_json::Error) -> DeploymentError {
     }
 }
 
-/// What is wrong with an archive that should be a shard's, and what to do.
+/// What is wrong with a shard's archive, and what to do.
 pub(super) fn refused_as_shard(archive: &Path, cause: io::Error) -> DeploymentError {
     let error = match ArchiveError::of(archive, "read", cause) {
         ArchiveError::Refused { path, problem } => ArchiveError::Refused {
@@ -298,8 +298,8 @@ pub(super) fn belongs_to_shard(name: &str) -> bool {
     [MANIFEST, SHARD_ITEMS].contains(&name)
 }
 
-/// Where a shard is built: a folder that a later attempt goes on with, or, while another attempt has that, one that
-/// goes with this attempt.
+/// Where a shard is built: a folder that a later attempt continues in or, if another attempt is using that,
+/// a temporary one.
 #[derive(Debug)]
 pub struct ShardWork {
     source: ShardSource,
@@ -317,20 +317,20 @@ enum WorkPlace {
     Own(TemporaryFolder),
 }
 
-/// What became of a shard.
+/// The result of building a shard.
 #[derive(Clone, Debug, Serialize)]
 pub struct PublishedShard {
     /// The archive.
     pub archive: PathBuf,
-    /// What it says of itself.
+    /// Its manifest.
     pub manifest: ShardManifest,
-    /// Whether another attempt had made it before, with the same content.
+    /// Whether another attempt had already made it, with the same content.
     pub was_there: bool,
 }
 
 impl ShardWork {
-    /// Takes the place to build a shard for `folder`, and begins with what is there: what an earlier attempt left, or
-    /// the shard itself, which then has only to be compared with its images.
+    /// Takes the folder to build a shard for `folder` in, and begins with what is there: the remains of an
+    /// earlier attempt, or the shard itself, which then only has to be compared with its images.
     ///
     /// # Errors
     /// The folder holds a deployment, or another shard of this name, or the disk.
@@ -353,7 +353,7 @@ impl ShardWork {
         };
         let items_are_gone = |left: Folder| !left.gallery_file().exists();
         if Folder::open(work.path()).is_ok_and(items_are_gone) {
-            // A crash ended the removal of what is done.
+            // A crash interrupted the removal after it was done.
             work.begin_again()?;
         } else {
             work.begin_with_published()?;
@@ -361,7 +361,7 @@ impl ShardWork {
         Ok(work)
     }
 
-    /// Where it is built: a deployment's folder, perhaps not made yet.
+    /// Where it is built: a deployment's folder, which may not exist yet.
     #[must_use]
     pub fn path(&self) -> &Path {
         match &self.place {
@@ -370,13 +370,14 @@ impl ShardWork {
         }
     }
 
-    /// The archive that it becomes, or that is there already.
+    /// The archive to be made, or that exists already.
     #[must_use]
     pub fn archive(&self) -> &Path {
         &self.archive
     }
 
-    /// Gives up what an earlier attempt left, such as what was embedded by another model, and begins again.
+    /// Discards the remains of an earlier attempt, for example with embeddings by another model, and begins
+    /// again.
     ///
     /// # Errors
     /// The disk.
@@ -394,7 +395,7 @@ impl ShardWork {
         self.begin_with_published()
     }
 
-    /// The shard that is there already has the embeddings: they are not made again.
+    /// The shard that exists already has the embeddings: they are not computed again.
     fn begin_with_published(&self) -> Result<(), DeploymentError> {
         if Folder::exists(self.path()) || !self.archive.exists() {
             return Ok(());
@@ -439,11 +440,11 @@ impl ShardWork {
         .into()
     }
 
-    /// Packs what was built and gives it its name. Rows that were refused and images that cannot be used are not in it,
-    /// but named.
+    /// Packs what was built and gives it its name. Refused rows and unusable images are left out, and
+    /// listed.
     ///
     /// # Errors
-    /// Another shard has the name, the disk, or it was stopped.
+    /// Another shard has the name, the disk failed, or it was stopped.
     pub fn publish(
         self,
         preprocessing: String,
@@ -470,12 +471,12 @@ impl ShardWork {
         if self.source.keeps_images {
             into.keep_images()?;
         }
-        // An earlier attempt may have found them usable.
+        // An earlier attempt may have been able to use them.
         let mut flow = ControlFlow::Continue(());
         let mut steps = 0_u64;
         into.take(&from, &mut |head| {
             steps += 1;
-            // Not for every row: somebody prints it.
+            // Not for every row: it is printed.
             if steps.is_multiple_of(1000) {
                 flow = progress(0, 0);
             }
@@ -502,7 +503,7 @@ impl ShardWork {
         };
         drop(made);
         if let WorkPlace::Kept { path, .. } = &self.place {
-            // What is left of it is removed by the next attempt, if there is one.
+            // The next attempt, if there is one, removes what is left of it.
             drop(fs::remove_dir_all(path));
         }
         Ok(PublishedShard {
@@ -512,7 +513,7 @@ impl ShardWork {
         })
     }
 
-    /// The shard that another attempt has made has to be this one; where the model is may differ between machines.
+    /// The shard of another attempt has to be identical; only the place of the model may differ.
     fn check_published(&self, own: &ShardManifest) -> Result<(), DeploymentError> {
         let mut theirs = ShardManifest::read(&self.archive)?;
         theirs.model.folder.clone_from(&own.model.folder);
@@ -544,7 +545,7 @@ impl WorkPlace {
                 );
                 TemporaryFolder::new(path).map(Self::Own)
             }
-            // Where there are no locks, nothing can be gone on with.
+            // Without support for locks, remains cannot be used.
             Err(TryLockError::Error(_)) => TemporaryFolder::new(path).map(Self::Own),
         }
     }

@@ -1,4 +1,4 @@
-//! Enrolling a whole source: images or vectors, in batches, so that what was interrupted goes on.
+//! Enrols a whole source: images or vectors, in batches, so that it can continue after an interruption.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -16,12 +16,12 @@ use matchpoint_gallery::Access;
 use matchpoint_gallery::error::GalleryError;
 use matchpoint_gallery::item::Item;
 
-/// Items of one transaction: few enough that work of a second is lost if the process is killed.
+/// Items of one transaction: few enough that only a second of work is lost if the process is killed.
 const BATCH: usize = 128;
-/// Vectors of one transaction: nothing is lost with them but time on the disk.
+/// Vectors of one transaction: only time for writing can be lost.
 const BATCH_OF_VECTORS: usize = 1000;
 
-/// Items of a source that are searched for with their label left out: some seconds more.
+/// Items of a source that are searched for with their label left out: that takes some seconds.
 const SEARCHED_MAX: usize = 10_000;
 
 /// Where a source is enrolled.
@@ -46,9 +46,9 @@ pub struct EnrolSettings<'a> {
 /// What vectors that are made elsewhere can be compared with.
 #[derive(Clone, Copy, Debug)]
 pub struct VectorSpace<'a> {
-    /// Their components.
+    /// Number of components.
     pub dimension: usize,
-    /// What makes them, if that is known.
+    /// The name of what makes them, if known.
     pub of: Option<&'a str>,
 }
 
@@ -65,7 +65,7 @@ pub struct NewImage {
     pub at: ImageAt,
 }
 
-/// What is to be enrolled.
+/// The items of a source.
 pub enum NewItems<'a> {
     /// Images, which are embedded.
     Images(Vec<NewImage>),
@@ -82,7 +82,7 @@ impl std::fmt::Debug for NewItems<'_> {
     }
 }
 
-/// What becomes of items that a source does not name.
+/// What to do with items that a source does not name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OtherItems {
     /// They stay.
@@ -91,15 +91,15 @@ pub enum OtherItems {
     Remove,
 }
 
-/// Who waits for many images.
+/// Progress of a long batch.
 pub trait BatchProgress {
     /// One more is done.
     fn step(&mut self);
-    /// Whether no more is to be begun.
+    /// Whether it should stop.
     fn stops(&self) -> bool;
 }
 
-/// What became of a source.
+/// The result of enrolling a source.
 #[derive(Clone, Debug, Default)]
 pub struct Enrolled {
     /// Items that were enrolled now.
@@ -112,7 +112,8 @@ pub struct Enrolled {
     pub not_in_source: usize,
     /// What could not be enrolled, and why.
     pub failed: Vec<RefusedItem>,
-    /// How many of those could not be read, or failed in the model: another attempt, or another machine, may do it.
+    /// How many of those could not be read, or failed in the model: another attempt, or another machine,
+    /// may succeed.
     pub unread: usize,
     /// Whether the work was stopped before its end.
     pub interrupted: bool,
@@ -124,7 +125,7 @@ pub struct Enrolled {
     pub labels: BTreeSet<String>,
     /// Digest of the gallery's content: the same items give the same digest.
     pub gallery_digest: String,
-    /// What was enrolled now, the first 10,000 items of it, and what the active operating point accepts each as;
+    /// The first 10,000 items that were enrolled now, and as what the active operating point accepts each;
     /// `None` if none is valid.
     pub searched: Option<Vec<LeftOutItem>>,
 }
@@ -141,8 +142,8 @@ impl<'a> SourceEnrolment<'a> {
     /// Opens the deployment, or makes it.
     ///
     /// # Errors
-    /// There is none and no model was named, it cannot be opened for writing, or the vectors or the precision
-    /// are others than its own.
+    /// There is none and no model was named, it cannot be opened for writing, or its vectors or precision
+    /// differ.
     pub fn open(settings: EnrolSettings<'a>) -> Result<Self, DeploymentError> {
         let mut models = Models::new(settings.engine, window(settings.engine));
         create_if_missing(&settings, &mut models)?;
@@ -170,13 +171,13 @@ impl<'a> SourceEnrolment<'a> {
         self.deployment.view().labels()
     }
 
-    /// Enrols the items, then opens the deployment once more, as the server will: that leaves the
-    /// index in its file. An item whose bytes, label and metadata have not changed is left alone, so
-    /// that the same call goes on after an interruption. An image that cannot be used is listed, and
-    /// keeps none of the others.
+    /// Enrols the items, then opens the deployment once more, as the server will: that writes the index to
+    /// its file. An item whose bytes, label and metadata have not changed is skipped, so that the same call
+    /// continues after an interruption. An image that cannot be used is listed, and does not stop the
+    /// others.
     ///
     /// # Errors
-    /// The model fails, or the disk. What was written before stays.
+    /// The model or the disk failed. What was written before stays.
     pub async fn enrol(
         mut self,
         items: NewItems<'_>,
@@ -220,7 +221,7 @@ impl<'a> SourceEnrolment<'a> {
     }
 }
 
-/// Images that are worked on at once: each worker has its next one ready.
+/// Images in progress at once: each worker has its next one ready.
 fn window(engine: &EngineConfig) -> usize {
     engine.workers.count(engine.compute.joined_max()) * 4
 }
@@ -249,7 +250,7 @@ fn create_if_missing(
                 of: Some(of),
             }),
         ) => models.vectors(of, dimension)?,
-        // Opening says that there is none.
+        // Opening reports that there is none.
         (None, None | Some(VectorSpace { of: None, .. })) => return Ok(()),
     };
     let folder_name = settings.deployment.file_name();
@@ -290,7 +291,7 @@ fn check_space(vectors: VectorSpace<'_>, deployment: &Deployment) -> Result<(), 
     }
 }
 
-/// One source under way.
+/// A source being enrolled.
 struct Work<'a, P> {
     deployment: Arc<Deployment>,
     progress: &'a mut P,
@@ -298,7 +299,7 @@ struct Work<'a, P> {
     batch: Vec<Item>,
     /// Ids that the source names.
     named: BTreeSet<String>,
-    /// Ids of what was enrolled now, the first of them.
+    /// Ids of newly enrolled items, up to a limit.
     enrolled: Vec<String>,
 }
 
@@ -351,7 +352,7 @@ impl<P: BatchProgress> Work<'_, P> {
         Ok(())
     }
 
-    /// Enrols vectors, but for those that are enrolled already.
+    /// Enrols vectors, except those that are enrolled already.
     fn take_all(
         &mut self,
         items: &mut dyn Iterator<Item = Result<Item, RefusedItem>>,
@@ -421,7 +422,7 @@ impl<P: BatchProgress> Work<'_, P> {
         }
     }
 
-    /// Removes, or counts, items that the source does not name.
+    /// Removes or counts items that the source does not name.
     fn settle_others(&mut self, others: OtherItems) -> Result<(), DeploymentError> {
         let view = self.deployment.view();
         let ids = view.items().map(|(head, _)| head.id.clone());

@@ -1,6 +1,6 @@
-//! The state of a deployment that decides: what two replicas have in common that decide alike.
+//! The id of the state by which decisions are made: equal for replicas that decide alike.
 //!
-//! `generation` counts writes: two copies that took one write each agree on it, and hold different items.
+//! `generation` only counts writes: two copies that each took one write have the same, but different items.
 
 use std::sync::Arc;
 
@@ -12,17 +12,17 @@ use super::active_point::ActivePoint;
 use crate::journal::entry::StateId;
 use matchpoint_gallery::view::GalleryView;
 
-/// What is hashed, and how: another way is another name here.
+/// The name of this way of hashing: another way needs another name.
 const DOMAIN: &[u8] = b"matchpoint state 1";
 
-/// What makes the state, beside the items.
+/// The parts of the state besides the items.
 #[derive(Clone, Copy, Debug)]
 pub struct StateParts<'a> {
     /// Fingerprint of the model.
     pub model_fingerprint: &'a str,
     /// The index, as operating points are bound to it.
     pub index: &'a str,
-    /// Id of the operating point that decides; `None` if nothing is decided.
+    /// Id of the active operating point; `None` if there is none.
     pub operating_point: Option<&'a str>,
 }
 
@@ -34,7 +34,7 @@ impl StateParts<'_> {
         let texts = [self.model_fingerprint, self.index, point].map(str::as_bytes);
         let mut hash = Sha256::new();
         for field in [DOMAIN, &items.digest_bytes()].into_iter().chain(texts) {
-            // Lengths keep a border from moving.
+            // Lengths keep the fields apart.
             hash.update((field.len() as u64).to_le_bytes());
             hash.update(field);
         }
@@ -43,11 +43,11 @@ impl StateParts<'_> {
     }
 }
 
-/// The state that was asked for last: searches ask for one again and again, and hash nothing.
+/// The latest state that was computed: searches ask for one again and again.
 #[derive(Debug, Default)]
 pub(super) struct LatestState(ArcSwapOption<ComputedState>);
 
-/// What a state was computed of. A generation has one set of items, for as long as a gallery is open.
+/// What a state was computed from. A generation has one set of items, as long as a gallery is open.
 #[derive(Debug)]
 struct ComputedState {
     generation: u64,
@@ -56,7 +56,8 @@ struct ComputedState {
 }
 
 impl LatestState {
-    /// The state in which a view is searched and an operating point decides, by `compute` if another was asked for last.
+    /// The state when a view is searched under an operating point; `compute` is called if the latest one
+    /// was another.
     pub(super) fn of(
         &self,
         view: &GalleryView,
@@ -70,7 +71,7 @@ impl LatestState {
             return latest.id;
         }
         let id = compute();
-        // Two at once compute the same.
+        // Two threads at once compute the same.
         self.0.store(Some(Arc::new(ComputedState {
             generation: view.generation(),
             active: Arc::clone(active),
@@ -80,7 +81,7 @@ impl LatestState {
     }
 }
 
-/// What a request is answered from: it stays what it is, whatever is written or activated meanwhile.
+/// What a request is answered from: it does not change, whatever is written or activated meanwhile.
 pub(super) struct StateInUse {
     pub(super) view: Arc<GalleryView>,
     pub(super) active: Arc<ActivePoint>,
@@ -88,7 +89,7 @@ pub(super) struct StateInUse {
 }
 
 impl StateInUse {
-    /// Itself, if it is the one that a caller expects, or if they expect none.
+    /// Itself, if it is the expected one, or none is expected.
     pub(super) fn expected(self, expected: Option<StateId>) -> Result<Self, DeploymentError> {
         match expected {
             Some(expected) if expected != self.id => Err(DeploymentError::StateMismatch {

@@ -1,4 +1,4 @@
-//! Folders and files that are there while something is made, under names that nothing else can have.
+//! Temporary folders and files, under names that nothing else can have.
 
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -9,14 +9,14 @@ use uuid::Uuid;
 
 use super::{DeploymentError, archive};
 
-/// Names of deployments and snapshots do not begin with a dot, so none can be a name of ours.
+/// Names of deployments and snapshots do not begin with a dot, so none of them can be one of these.
 const PREFIX: &str = ".matchpoint-";
 
-/// A folder is locked a moment after it is made; one that is younger may be just that.
+/// A folder is locked a moment after it is made; a younger one without a lock may be in that moment.
 const LEFT_AFTER: Duration = Duration::from_secs(60);
 
-/// A new folder beside what is being made, gone when this is dropped. It is locked meanwhile, so
-/// that one which is not locked is what a crash left.
+/// A new folder beside what is being made, removed when this is dropped. It is locked meanwhile, so that a
+/// folder without a lock was left by a crash.
 #[derive(Debug)]
 pub struct TemporaryFolder {
     path: PathBuf,
@@ -25,8 +25,8 @@ pub struct TemporaryFolder {
 }
 
 impl TemporaryFolder {
-    /// Makes one in the folder of `beside`, and removes those that crashes left there. Nothing else
-    /// is removed, whatever its name.
+    /// Makes one in the folder of `beside`, and removes those that crashes left there. Nothing else is
+    /// removed, whatever its name.
     ///
     /// # Errors
     /// The disk.
@@ -35,7 +35,7 @@ impl TemporaryFolder {
         let failed = |cause: std::io::Error| DeploymentError::io(&path, &cause);
         fs::create_dir(&path).map_err(failed)?;
         let lock = File::open(&path).map_err(failed)?;
-        // Where there are no locks, two that clean up at once are not kept apart for a minute.
+        // Without support for locks, folders are protected from removal for a minute.
         drop(lock.try_lock());
         Ok(Self { path, lock })
     }
@@ -46,7 +46,7 @@ impl TemporaryFolder {
         &self.path
     }
 
-    /// Writes a file of it, in a folder within if its path has one. It is on the disk when this returns.
+    /// Writes a file in it, in a subfolder if its path has one. It is on the disk when this returns.
     ///
     /// # Errors
     /// The disk.
@@ -60,12 +60,12 @@ impl TemporaryFolder {
         written.map_err(|cause| DeploymentError::io(&path, &cause))
     }
 
-    /// Gives it the name `to`, in the same folder, where nothing has it.
+    /// Renames it to `to`, in the same folder, if that name is free.
     ///
     /// # Errors
     /// `AlreadyExists`, or the disk.
     pub fn publish(self, to: &Path) -> std::io::Result<()> {
-        // A rename would take the place of an empty folder.
+        // A rename would replace an empty folder.
         if to.symlink_metadata().is_ok() {
             return Err(std::io::ErrorKind::AlreadyExists.into());
         }
@@ -77,19 +77,19 @@ impl TemporaryFolder {
 
 impl Drop for TemporaryFolder {
     fn drop(&mut self) {
-        // Gone already, if it was given its name.
+        // Already renamed, if it was published.
         drop(fs::remove_dir_all(&self.path));
     }
 }
 
-/// As [`TemporaryFolder`], a file.
+/// The same as [`TemporaryFolder`], for a file.
 pub struct TemporaryFile {
     path: PathBuf,
     file: File,
 }
 
 impl TemporaryFile {
-    /// Makes one in the folder of `beside`, and removes what crashes left there.
+    /// Makes one in the folder of `beside`, and removes those that crashes left there.
     ///
     /// # Errors
     /// The disk.
@@ -112,7 +112,7 @@ impl TemporaryFile {
         &mut self.file
     }
 
-    /// Gives what is written the name `to`, in the same folder, where nothing has it.
+    /// Gives the file the name `to`, in the same folder, if that name is free.
     ///
     /// # Errors
     /// `AlreadyExists`, or the disk.
@@ -128,22 +128,22 @@ impl Drop for TemporaryFile {
     }
 }
 
-/// Gives a whole file, which is on the disk, a name on the same disk, and replaces nothing. The old name
+/// Gives a complete file, which is on the disk, a name on the same disk, and replaces nothing. The old name
 /// may stay.
 pub(super) fn publish(file: &Path, to: &Path) -> std::io::Result<()> {
     match fs::hard_link(file, to) {
         Err(_) if to.symlink_metadata().is_ok() => {
             return Err(std::io::ErrorKind::AlreadyExists.into());
         }
-        // File systems without links say so in many ways; a rename fails too if it is not that.
+        // File systems without links report that in many ways; for any other error the rename fails too.
         Err(_) => fs::rename(file, to)?,
         Ok(()) => {}
     }
     archive::sync(parent_of(to)).inspect_err(|_| drop(fs::remove_file(to)))
 }
 
-/// A name that nothing has, and no deployment or snapshot can have, in the folder of `beside`, from
-/// which what crashes left is removed.
+/// An unused name in the folder of `beside`, which no deployment or snapshot can have; removes there what
+/// crashes left.
 fn path_beside(beside: &Path) -> PathBuf {
     let parent = parent_of(beside);
     remove_left(parent);
@@ -175,7 +175,7 @@ fn remove_left(parent: &Path) {
         };
         let age = about.modified().ok().and_then(|time| time.elapsed().ok());
         let old = age.is_some_and(|age| LEFT_AFTER < age);
-        // Opening anything else could wait.
+        // Opening anything else could block.
         let plain = about.is_dir() || about.is_file();
         let path = entry.path();
         if !(old && plain) || File::open(&path).is_ok_and(|left| left.try_lock().is_err()) {

@@ -1,4 +1,4 @@
-//! What a calibration's queries look like: what later traffic is held against.
+//! What a calibration's queries look like, to compare later traffic with.
 
 use std::collections::BTreeMap;
 
@@ -10,8 +10,8 @@ use matchpoint_calibration::recording::{RecordedSearch, TrialKind};
 /// Queries that are kept, at most: 20 MB of 1,280 components.
 const QUERIES_MAX: usize = 4_000;
 
-/// Queries of a calibration, whole labels of them where there are many. Which ones depends on a hash of
-/// the label alone, and so neither on a score nor on the order in which they come.
+/// Queries of a calibration; of many only some labels, each with all its queries. Which labels depends on a
+/// hash of the label alone, and so neither on scores nor on the order.
 #[derive(Clone, Debug, Default)]
 pub(super) struct TrafficSample(BTreeMap<([u8; 32], String), TrafficQuery>);
 

@@ -29,8 +29,8 @@ pub(super) enum Known {
     Item(Arc<ItemHead>, Vector),
 }
 
-/// How many items of other labels a non-mated search looks at: enough to tell what it would find
-/// in a gallery of a fraction of the size.
+/// How many items of other labels a non-mated search looks for: enough to tell what it would find in a
+/// gallery of a fraction of the size.
 pub(super) const OTHERS_HITS: usize = 64;
 
 pub(super) fn embed_query(
@@ -42,7 +42,7 @@ pub(super) fn embed_query(
     embed_measured(worker, query, limits, timings).map(|embedded| embedded.embedding)
 }
 
-/// An embedding, with what is seen of the query that it is of.
+/// An embedding, with measurements of its query.
 pub(super) struct MeasuredQuery {
     pub(super) embedding: Embedding,
     /// What its picture is like; `None` for a vector.
@@ -62,7 +62,7 @@ impl MeasuredQuery {
         }
     }
 
-    /// What is seen of a search for it, of which the caller says this.
+    /// What is known about a search for it, together with the caller's conditions.
     pub(super) fn facts<'a>(&'a self, conditions: &'a BTreeMap<String, String>) -> SearchFacts<'a> {
         SearchFacts {
             vector: self.embedding.as_slice(),
@@ -110,11 +110,11 @@ pub(super) fn embed_measured(
     }
 }
 
-/// The nearest items, and the one that is decided on. It and its margin are of the query and the
+/// The nearest items, and the one that is decided on. That and its margin depend on the query and the
 /// gallery alone, whatever the caller wants returned.
 ///
-/// The decision rests on a search as wide as those of the calibration, whatever was asked for: a
-/// wider one might find a stranger's look-alike that the calibration never saw.
+/// The decision rests on a search as wide as those of the calibration, whatever was requested: a wider one
+/// might find a stranger's look-alike that the calibration never saw.
 pub(super) fn search_view(
     view: &GalleryView,
     embedding: &Embedding,
@@ -132,7 +132,7 @@ pub(super) fn search_view(
     };
     let mut hits = view.nearest(embedding, &probe)?;
     let wider = options.exact || options.ef.is_some() || options.one_per_label;
-    // Where every item is compared, as under a filter, nothing can be found beyond it.
+    // If every item is compared, as under a filter, nothing else can be found.
     let some_only = options.filter.is_some() || options.without_label.is_some();
     let deciding = if some_only || !(wider || view.is_wide(options.limit)) {
         deciding(&hits)
@@ -152,11 +152,11 @@ pub(super) fn search_view(
 pub(super) struct Compare {
     pub(super) query: Query,
     pub(super) reference: Known,
-    /// What is enrolled.
+    /// The gallery with the reference.
     pub(super) view: Arc<GalleryView>,
 }
 
-/// The similarity of a query and a reference, and the score that decides.
+/// The similarity of a query and a reference, and the score for the decision.
 pub(super) fn compare(
     worker: &mut PoolWorker<'_>,
     pair: Compare,
@@ -189,7 +189,7 @@ pub(super) fn compare(
         found: query.dimension(),
     })?;
     let label = head.as_ref().map(|head| head.label.as_str());
-    // Of an image that is not enrolled nobody knows which label is another one.
+    // For an image that is not enrolled it is unknown which label is another one.
     let other = match label.filter(|_| active.takes_margin()) {
         Some(label) => best_of_another(&view, &query, label, None)?,
         None => None,
@@ -208,7 +208,7 @@ pub(super) fn compare(
 /// An image to be enrolled.
 pub(super) struct ToEnrol {
     pub(super) at: ImageAt,
-    /// SHA-256 of the bytes that need not be embedded again.
+    /// SHA-256 of bytes that need not be embedded again.
     pub(super) known: Option<[u8; 32]>,
     /// Whether the image is kept.
     pub(super) keep: bool,
@@ -316,7 +316,7 @@ pub(super) fn left_out(
     Ok(OthersFound { hits, other })
 }
 
-/// Whether an item is nearer than the best of `hits`; `None` where the index is exact anyway.
+/// Whether an item is nearer than the best of `hits`; `None` if the index is exact.
 pub(super) fn index_misses(
     view: &GalleryView,
     embedding: &Embedding,

@@ -14,7 +14,7 @@ use super::DeploymentError;
 use matchpoint_gallery::item::Item;
 use matchpoint_gallery::{Gallery, Upserted};
 
-/// Changes that may wait; beyond it the caller is told to come back.
+/// Changes that may wait; above it callers are told to come back.
 const QUEUE_LEN_MAX: usize = 256;
 
 /// The writer of one gallery.
@@ -29,10 +29,10 @@ enum Change {
     Delete(String, Reply<bool>),
 }
 
-/// Where the outcome of a change goes; a caller who has gone needs none.
+/// Where the outcome of a change goes; a caller that has gone needs none.
 type Reply<T> = oneshot::Sender<Result<Written<T>, DeploymentError>>;
 
-/// What became of a change, and the gallery's state that first shows it.
+/// The result of a change, and the first generation of the gallery that contains it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Written<T> {
     pub(super) outcome: T,
@@ -78,7 +78,7 @@ impl ChangeWriter {
 }
 
 impl Drop for ChangeWriter {
-    /// Writes what waits, then ends the thread.
+    /// Writes what is queued, then ends the thread.
     fn drop(&mut self) {
         self.queue.take();
         if let Some(thread) = self.thread.take()
@@ -123,7 +123,7 @@ fn work(gallery: &Arc<Gallery>, changes: &Receiver<Change>) {
     }
 }
 
-/// Items of different ids that will share a transaction, and who waits for them.
+/// Items of different ids that will share a transaction, and their callers.
 #[derive(Default)]
 struct Upserts {
     ids: BTreeSet<String>,
@@ -146,7 +146,7 @@ impl Upserts {
             }
             return;
         }
-        // Nothing was written yet. One by one, so that a bad item fails alone.
+        // Nothing was written yet. One by one, so that only a bad item fails.
         for (item, reply) in items.into_iter().zip(replies) {
             let outcome = gallery.upsert(vec![item]).map_err(DeploymentError::from);
             let outcome = outcome.map(|outcomes| Written {

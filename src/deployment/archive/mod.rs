@@ -5,9 +5,9 @@
 //! regular files under the headers of POSIX (ustar), which differ in name and length alone; a length of
 //! 8 GiB or more is written in binary, as tars of today read it.
 //!
-//! The same files make the same bytes. So a reader makes each header again and takes no other: links,
-//! devices, long names, sparse files and extensions need no rule of their own. It trusts no length
-//! before it fits the length of the archive.
+//! The same files make the same bytes. So a reader generates each expected header and accepts no other:
+//! links, devices, long names, sparse files and extensions need no rules of their own. It trusts no length
+//! before it was compared with the length of the archive.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -20,7 +20,7 @@ use sha2::{Digest, Sha256};
 use tar::{EntryType, Header};
 
 const SUMS: &str = "SHA256SUMS";
-/// Room for the sums of 15,000 files, and a deployment has a few for each operating point.
+/// Enough for the sums of 15,000 files; a deployment has a few for each operating point.
 const SUMS_BYTES_MAX: u64 = 2 << 20;
 const BLOCK_BYTES: u64 = 512;
 /// The zeros that end an archive.
@@ -28,13 +28,13 @@ const END: [u8; 1024] = [0; 1024];
 /// The field of a name in a header.
 const NAME_BYTES_MAX: usize = 100;
 const PIECE_BYTES: u64 = 1 << 20;
-/// Snapshots began so before they were tars.
+/// Snapshots began like this before they were tars.
 const EARLIER_MAGIC: &[u8] = b"MPSNAP01";
 
-/// Told the bytes that are done, and those in all; says whether to go on.
+/// Called with the bytes done and all bytes; returns whether to continue.
 pub type Progress<'a> = &'a mut dyn FnMut(u64, u64) -> ControlFlow<()>;
 
-/// What an archive is known by.
+/// What identifies an archive.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ArchiveDigest {
     /// Its length.
@@ -73,7 +73,7 @@ pub enum ArchiveError {
 }
 
 impl ArchiveError {
-    /// The error of what was attempted with a snapshot, of the system or of ours.
+    /// The error of an operation on a snapshot, from the system or our own.
     pub(super) fn of(path: &Path, doing: &'static str, source: io::Error) -> Self {
         let path = path.to_owned();
         source.downcast().unwrap_or_else(|source| Self::Io {
@@ -83,7 +83,7 @@ impl ArchiveError {
         })
     }
 
-    /// Whether the disk, or the share of it that is allowed, is full.
+    /// Whether the disk is full, or the allowed share of it.
     #[must_use]
     pub fn is_disk_full(&self) -> bool {
         use io::ErrorKind::{QuotaExceeded, StorageFull};
@@ -95,8 +95,8 @@ impl ArchiveError {
 /// written to meanwhile; only a change of a length is noticed.
 ///
 /// # Errors
-/// [`ArchiveError`], as the source of the error or in words; see [`ArchiveError::of`]. What is left at
-/// `to` is for the caller to remove.
+/// [`ArchiveError`], as the source of the error or in words; see [`ArchiveError::of`]. The caller has to
+/// remove what is left at `to`.
 pub(super) fn pack(
     folder: &Path,
     names: &BTreeSet<String>,
@@ -118,7 +118,7 @@ pub(super) fn pack(
     }
     let mut archive = File::create_new(to)?;
     let mut sums = String::new();
-    // What comes first is known last.
+    // The sums come first, but are known last.
     archive.seek(SeekFrom::Start(BLOCK_BYTES + filled(sums_bytes)))?;
     for (name, bytes) in names.iter().zip(lengths) {
         let expected = steps.done + bytes;
@@ -149,8 +149,8 @@ pub(super) fn pack(
 /// caller uses, its files are unpacked there, and on the disk when this returns.
 ///
 /// # Errors
-/// As [`pack`]: what is wrong with the archive, a name that is not `known`, the disk, or cancellation.
-/// What is left in `into` is for the caller to remove.
+/// As [`pack`]: what is wrong with the archive, a name that is not `known`, the disk, or cancellation. The
+/// caller has to remove what is left in `into`.
 pub(super) fn read(
     path: &Path,
     into: Option<&Path>,
@@ -196,8 +196,8 @@ pub(super) fn read(
     Ok(ArchiveDigest { bytes, sha256 })
 }
 
-/// Reads the first file of an archive, which has this name and at most so many bytes, and compares it with its sum;
-/// nothing of what follows.
+/// Reads the first file of an archive, which must have this name and at most this many bytes, and compares
+/// it with its sum; reads nothing else.
 ///
 /// # Errors
 /// As [`read`].
@@ -228,7 +228,7 @@ struct Source<'a> {
 
 impl<'a> Source<'a> {
     fn open(path: &'a Path, progress: Progress<'a>) -> io::Result<Self> {
-        // A pipe would be waited for.
+        // Opening a pipe would wait for ever.
         if !fs::metadata(path)?.is_file() {
             let (path, problem) = (path.to_owned(), "is no file, and no snapshot".to_owned());
             return Err(io::Error::other(ArchiveError::Refused { path, problem }));
@@ -238,7 +238,7 @@ impl<'a> Source<'a> {
         Ok(Self { path, file, steps })
     }
 
-    /// Reads the sums, which come first, and gives their own too.
+    /// Reads the sums, which come first; also returns their own SHA-256.
     fn sums(&mut self) -> io::Result<(String, [u8; 32])> {
         let (mut sums, bytes) = (Vec::new(), self.header(SUMS)?);
         if SUMS_BYTES_MAX < bytes {
@@ -248,7 +248,7 @@ impl<'a> Source<'a> {
         Ok((String::from_utf8_lossy(&sums).into_owned(), sha256))
     }
 
-    /// Reads the header of the file that has to follow, and gives its length, which the archive has.
+    /// Reads the header of the file that has to follow; returns its length, which the archive has.
     fn header(&mut self, name: &str) -> io::Result<u64> {
         let (begins, block) = (self.steps.done, self.take(BLOCK_BYTES)?);
         if begins == 0 && block.starts_with(EARLIER_MAGIC) {
@@ -273,7 +273,7 @@ impl<'a> Source<'a> {
         Ok(bytes)
     }
 
-    /// Copies the content that follows, and gives its SHA-256.
+    /// Copies the content that follows; returns its SHA-256.
     fn content(&mut self, bytes: u64, to: &mut dyn Write) -> io::Result<[u8; 32]> {
         let sha256 = self.steps.copy(&mut (&self.file).take(bytes), to)?;
         let zeros = fill(bytes);
@@ -284,7 +284,7 @@ impl<'a> Source<'a> {
         Ok(sha256)
     }
 
-    /// Reads what ends the archive.
+    /// Reads the end of the archive.
     fn end(&self) -> io::Result<()> {
         let found = self.take(END.len() as u64 + 1)?;
         let what = match found.first_chunk() {
@@ -297,7 +297,7 @@ impl<'a> Source<'a> {
         Err(self.damaged(self.steps.done, &what))
     }
 
-    /// Reads so many bytes, or to the end.
+    /// Reads this many bytes, or to the end.
     fn take(&self, bytes: u64) -> io::Result<Vec<u8>> {
         let mut taken = Vec::new();
         (&self.file).take(bytes).read_to_end(&mut taken)?;
@@ -317,7 +317,7 @@ impl<'a> Source<'a> {
     }
 }
 
-/// How far it is, in bytes.
+/// Counts the bytes done and reports them.
 struct ByteSteps<'a> {
     done: u64,
     all: u64,
@@ -334,7 +334,7 @@ impl<'a> ByteSteps<'a> {
         }
     }
 
-    /// Copies to the end, and gives the SHA-256 of what was copied.
+    /// Copies to the end; returns the SHA-256 of what was copied.
     fn copy(&mut self, from: &mut dyn Read, to: &mut dyn Write) -> io::Result<[u8; 32]> {
         let (mut piece, mut sha256) = (Vec::new(), Sha256::new());
         loop {
@@ -353,7 +353,7 @@ impl<'a> ByteSteps<'a> {
     }
 }
 
-/// What a header of any tar says, in words.
+/// A description of any tar's header, in words.
 fn shown(block: &[u8; 512]) -> String {
     let header = Header::from_byte_slice(block);
     let name = String::from_utf8_lossy(&header.path_bytes()).into_owned();
@@ -392,7 +392,7 @@ fn sum_line(sha256: &[u8; 32], name: &str) -> String {
     format!("{}  {name}\n", encode_string(sha256))
 }
 
-/// Names lead nowhere but down, mean the same everywhere, and fit a header.
+/// Plain names stay below the folder, are portable, and fit into a header.
 fn is_plain(name: &str) -> bool {
     let plain = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'_' | b'.');
     let fits = |part: &str| !matches!(part, "" | "." | "..") && part.bytes().all(plain);
