@@ -30,16 +30,16 @@ use matchpoint_client::proto::{
     FailedQuery, LabelledQuery as QueryMessage, Strangers,
 };
 
-/// Failed queries that the metadata lists.
+/// Failed queries that are listed in the metadata.
 const FAILED_LISTED_MAX: usize = 100;
-/// Queries of one calibration: what fits in memory with all that they found.
+/// Queries of one calibration: as many as fit in memory with everything that they found.
 const QUERIES_MAX: usize = 1_000_000;
 /// Bytes of an id or a label, as for items.
 const NAME_BYTES_MAX: usize = 512;
 /// Metadata of a query, as of an item.
 const METADATA_ENTRIES_MAX: usize = 64;
 const METADATA_BYTES_MAX: usize = 16 << 10;
-/// Queries of one calibration that are worked on at once: searches go first.
+/// Queries of one calibration in progress at once: searches have priority.
 const IN_FLIGHT_MAX: usize = 4;
 
 #[derive(Clone, Debug)]
@@ -48,15 +48,15 @@ pub(super) struct CalibrationHandler {
     pub(super) running: Running,
 }
 
-/// One calibration under way.
+/// A calibration that is running.
 struct CalibrationJob {
     deployment: Arc<Deployment>,
     settings: CalibrationSettings,
-    /// The choice of operating point when it began.
+    /// The etag of the operating point's choice when it began.
     etag: String,
     handle: Handle,
     metadata: CalibrateMetadata,
-    /// Taken when there is nothing more to gather.
+    /// Taken when nothing more is to be gathered.
     gathered: Option<Gathered>,
     ids: BTreeSet<String>,
 }
@@ -76,7 +76,7 @@ impl CalibrationService for CalibrationHandler {
         &self,
         request: Request<Streaming<CalibrateRequest>>,
     ) -> Result<Response<Operation>, Status> {
-        // Not bound by the time of a request: each query is, and the client can cancel.
+        // Not limited by the time of a request: each query is, and the client can cancel.
         let _under_way = self.registry.enter();
         let call = Call::of(&request);
         let registry = self.registry.called_by(&request);
@@ -93,7 +93,7 @@ impl CalibrationService for CalibrationHandler {
         deployment
             .check_writable()
             .map_err(|error| from_error(&error))?;
-        // Before any work: a target that is no target.
+        // Before any work: the target may be impossible.
         let chosen = convert::calibration_settings(&settings)?;
         let metadata = CalibrateMetadata {
             deployment: deployment.name().to_owned(),
@@ -242,7 +242,7 @@ impl CalibrationJob {
         let Some(mut gathered) = self.gathered.take() else {
             return Err(cancelled());
         };
-        // It compares all strangers with each other, and all labels.
+        // Compares all strangers with each other, and all labels.
         let settle = registry.heavy(move || {
             gathered.settle()?;
             let alike = gathered.alike();
@@ -265,7 +265,7 @@ impl CalibrationJob {
             let keeping = Arc::clone(&deployment);
             let keep = registry.heavy(move || keeping.keep(&calibrated));
             keep.await?.map_err(|error| from_error(&error))?;
-            // No pause between the last look and the end: what is called cancelled decides nothing.
+            // No await between the last check and the end: what is reported as cancelled activates nothing.
             if self.handle.is_cancelled() {
                 return Err(cancelled());
             }
@@ -288,7 +288,7 @@ impl CalibrationJob {
     }
 }
 
-/// A query as it came, checked but for what it shows.
+/// A query as it came; everything is checked except what it shows.
 fn query_to_search(
     message: QueryMessage,
     ids: &mut BTreeSet<String>,
@@ -331,10 +331,10 @@ fn query_to_search(
     })
 }
 
-/// What ends an operation whose queries stop coming.
+/// The end of an operation whose queries stopped coming.
 fn broken(status: Status) -> Status {
     use Code::{DeadlineExceeded, InvalidArgument, ResourceExhausted};
-    // A limit was reached, about which the client can do something.
+    // A limit was reached that the client can do something about.
     let is_theirs = matches!(
         status.code(),
         DeadlineExceeded | InvalidArgument | ResourceExhausted

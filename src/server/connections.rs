@@ -1,5 +1,5 @@
-//! What a connection is before it carries calls: encrypted where the server has a certificate, and who is at
-//! the other end.
+//! A connection before it carries calls: encrypted if the server has a certificate, and with the identity
+//! of the other end.
 
 use std::io;
 use std::net::SocketAddr;
@@ -13,7 +13,7 @@ use tonic::codegen::http::Request;
 use crate::console::SignedIn;
 use crate::identity::{TlsAcceptor, names_of};
 
-/// What a connection is made of.
+/// The byte stream of a connection.
 pub(super) trait Wire: AsyncRead + AsyncWrite + Unpin + Send {}
 
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Wire for T {}
@@ -30,7 +30,7 @@ pub(super) struct Peer {
     pub(super) certificate: Option<Arc<[String]>>,
 }
 
-/// A call of the console, with the address that the person is at.
+/// A call of the console, with the address of the person.
 pub(super) fn of_console<B>(mut request: Request<B>) -> Request<B> {
     let address = request.extensions().get::<SignedIn>();
     if let Some(address) = address.map(|signed_in| signed_in.address) {
@@ -42,7 +42,8 @@ pub(super) fn of_console<B>(mut request: Request<B>) -> Request<B> {
     request
 }
 
-/// Begins TLS on what was accepted, if there is a certificate, within so long, and says who is at the other end.
+/// Starts TLS on an accepted connection, if there is a certificate, within a time limit; returns the
+/// identity of the other end.
 pub(super) async fn begin(
     stream: Connection,
     address: SocketAddr,

@@ -1,4 +1,4 @@
-//! Between the contract's messages and the domain. Transport types go no further than this.
+//! Converts between the contract's messages and the domain. Transport types stop here.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, UNIX_EPOCH};
@@ -32,17 +32,17 @@ use matchpoint_gallery::filter::{FilterError, ItemFilter};
 use matchpoint_gallery::item::ItemHead;
 use matchpoint_gallery::view::{EF_MAX, NEIGHBOURS_MAX};
 
-/// How many matches a search returns where the caller does not say.
+/// How many matches a search returns by default.
 const LIMIT_DEFAULT: usize = 10;
-/// How many items a page has where the caller does not say, and at most.
+/// How many items a page has by default.
 const PAGE_DEFAULT: usize = 100;
 const PAGE_MAX: usize = 1000;
-/// How many flips a comparison returns where the caller does not say, and at most.
+/// How many flips a comparison returns by default.
 const FLIPS_DEFAULT: usize = 100;
 const FLIPS_MAX: usize = 1000;
 /// Why an FRR cannot be promised by the gallery alone.
 const MUTUAL_MATES: &str = "gallery_as_queries cannot promise an FRR: items that find each other are not independent; send queries";
-/// The confidence of a calibration where the caller does not say.
+/// The confidence of a calibration by default.
 const CONFIDENCE_DEFAULT: f64 = 0.95;
 
 pub(super) fn invalid(message: &str) -> Status {
@@ -83,7 +83,7 @@ pub(super) fn reference(reference: Option<proto::Reference>) -> Result<VerifyRef
     }
 }
 
-/// How to search, as the request says.
+/// The search options of a request.
 pub(super) fn search_options(request: &proto::SearchRequest) -> Result<SearchOptions, Status> {
     let limit = request.limit;
     let limit = match usize::try_from(limit) {
@@ -129,16 +129,16 @@ pub(super) fn search_options(request: &proto::SearchRequest) -> Result<SearchOpt
     })
 }
 
-/// What a caller may say of a query: entries, and bytes of a key or a value.
+/// Conditions that a caller may give for a query: entries, and bytes of a key or a value.
 const CONDITIONS_MAX: usize = 16;
 const CONDITION_BYTES_MAX: usize = 128;
 
-/// The state that a caller expects; `None` if they say nothing.
+/// The state that a caller expects; `None` if they expect none.
 pub(super) fn expected_state(text: &str) -> Result<Option<StateId>, Status> {
     match text {
         "" => Ok(None),
         text => StateId::parse(text).map(Some).ok_or_else(|| {
-            invalid("expect_state is no state; it must be 32 hexadecimal digits, as answers have it in `state`")
+            invalid("expect_state must be 32 hexadecimal digits, as `state` in answers")
         }),
     }
 }
@@ -341,7 +341,7 @@ pub(super) fn operating_point(point: &OperatingPoint) -> proto::OperatingPoint {
     }
 }
 
-/// A review band as the protocol has it.
+/// A review band as a message.
 #[must_use]
 pub fn review_band(band: &ReviewBand) -> proto::ReviewBand {
     let ReviewBand {
@@ -409,7 +409,7 @@ pub(super) fn labelled_query(query: Option<proto::labelled_query::Query>) -> Res
     }
 }
 
-/// What to calibrate for, checked before any work is done.
+/// The settings of a calibration, checked before any work is done.
 pub(super) fn calibration_settings(
     settings: &proto::CalibrationSettings,
 ) -> Result<CalibrationSettings, Status> {
@@ -533,7 +533,7 @@ fn remedy(settings: &proto::CalibrationSettings) -> Result<RemedyChoice, Status>
     })
 }
 
-/// A rate as the protocol has it.
+/// A rate as a message.
 #[must_use]
 pub fn measured_rate(rate: &Rate) -> proto::MeasuredRate {
     proto::MeasuredRate {
@@ -546,7 +546,7 @@ pub fn measured_rate(rate: &Rate) -> proto::MeasuredRate {
     }
 }
 
-/// What somebody said that a query showed.
+/// A ground truth as a message.
 pub(super) fn truth(said: AnnotatedTruth) -> proto::GroundTruth {
     let (shown, stranger) = match said {
         AnnotatedTruth::Mated { label } => {

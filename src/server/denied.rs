@@ -1,11 +1,11 @@
-//! The caller of a request, and the answers to callers who may not.
+//! The caller of a request, and the answers to callers without permission.
 
 use tonic::{Code, Status};
 
 use super::status::status;
 use crate::identity::{Identity, Scope};
 
-/// Who sent a request that came through the gate; nobody of any other.
+/// Who sent a request that came through the gate; nobody for any other.
 pub(super) fn identity_of<T>(request: &tonic::Request<T>) -> Identity {
     let identity = request.extensions().get::<Identity>();
     identity.cloned().unwrap_or_default()
@@ -27,7 +27,7 @@ pub(super) fn deployment_denied() -> Status {
     status(Code::PermissionDenied, "DEPLOYMENT_DENIED", message)
 }
 
-/// The answer to a key that nobody has, or not any more.
+/// The answer to an unknown key, or one that was revoked.
 pub(super) fn unknown_key() -> Status {
     unauthenticated(
         "KEY_UNKNOWN",
@@ -35,13 +35,13 @@ pub(super) fn unknown_key() -> Status {
     )
 }
 
-/// The answer to a token that is not taken.
+/// The answer to a token that is refused.
 pub(super) fn token_refused(why: &str) -> Status {
     let message = format!("the token is not taken: {why}");
     unauthenticated("TOKEN_REFUSED", &message)
 }
 
-/// The answer to one who was known when the call began.
+/// The answer to a caller whose key or token was valid only when the call began.
 pub(super) fn no_longer_known(identity: &Identity) -> Status {
     match identity {
         Identity::Token(_) => token_refused("it has expired, or the issuer took its key back"),
@@ -51,7 +51,7 @@ pub(super) fn no_longer_known(identity: &Identity) -> Status {
     }
 }
 
-/// The answer to nobody who is known.
+/// The answer to an unknown caller.
 pub(super) fn unauthenticated(reason: &str, message: &str) -> Status {
     status(Code::Unauthenticated, reason, message)
 }

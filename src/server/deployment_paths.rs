@@ -8,7 +8,7 @@ use super::snapshots;
 use crate::config::ServerConfig;
 use crate::deployment::{DeploymentError, Folder};
 
-/// Where a path leads: the files of what is served stay the same where a link changes.
+/// Where a path leads: what is served stays the same if a link changes.
 pub(super) fn real(folder: &Path) -> Result<PathBuf, DeploymentError> {
     let missing = |cause: std::io::Error| DeploymentError::Folder {
         path: folder.to_owned(),
@@ -22,7 +22,7 @@ pub(super) struct ToServe {
     /// Its name; `None` for the one in its record.
     pub(super) name: Option<String>,
     pub(super) place: PathBuf,
-    /// Whether nothing is served if it cannot be: it is configured, and not found below `data_dir`.
+    /// Whether nothing is served if this cannot be: it is configured, not found below `data_dir`.
     pub(super) required: bool,
 }
 
@@ -71,7 +71,7 @@ pub(super) fn all_deployments(config: &ServerConfig) -> Result<Vec<ToServe>, Ser
     Ok(all)
 }
 
-/// A deployment below `data_dir`. In the order in which places take what they lead to.
+/// A deployment below `data_dir`, ordered by which path gets a folder that several lead to.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct DeploymentPath {
     kind: PathKind,
@@ -82,16 +82,16 @@ struct DeploymentPath {
 
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 enum PathKind {
-    /// A link that is served, as `matchpoint switch` changes it.
+    /// A link that is served, as changed by `matchpoint switch`.
     Link,
-    /// A link to what was served before, or to a shadow deployment: not served, nor is what it leads to.
+    /// A link to what was served before, or to a shadow deployment: neither it nor its target is served.
     Aside,
     Folder,
 }
 
 impl DeploymentPath {
     fn new(path: PathBuf, link: bool) -> Option<Self> {
-        // What is being made, or a crash left of it.
+        // Something that is being made, or was left by a crash.
         let hidden = path.file_name()?.to_str()?.starts_with('.');
         if hidden {
             return None;
@@ -102,7 +102,7 @@ impl DeploymentPath {
             (true, _) => PathKind::Link,
             (false, _) => PathKind::Folder,
         };
-        // Without a record it is no deployment.
+        // Without a record it is not a deployment.
         let leads_to = real(&path).ok().filter(|_| Folder::exists(&path))?;
         let name = path.file_name()?.to_str()?.to_owned();
         Some(Self {

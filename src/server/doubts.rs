@@ -1,4 +1,4 @@
-//! What makes trials of a calibration less than they seem, for its metadata.
+//! Why trials of a calibration may count for less than they seem, for its metadata.
 
 use crate::deployment::{Gathered, Repeated};
 use matchpoint_calibration::analysis::crowded::CrowdedStrangers;
@@ -13,7 +13,7 @@ use matchpoint_client::proto::{
 /// Entries of each list: ids and labels of 512 bytes make a message of 0.6 MB at the most.
 const LISTED_MAX: usize = 100;
 
-/// Lists what was found out about the queries once all of them have been searched.
+/// Lists what was found about the queries after all of them were searched for.
 pub(super) fn list(metadata: &mut CalibrateMetadata, gathered: &Gathered, alike: &[Alike]) {
     let Gathered {
         copies,

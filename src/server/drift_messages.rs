@@ -1,4 +1,4 @@
-//! What is known of an operating point in service, as messages.
+//! The state of an operating point in service, as messages.
 
 use crate::monitor::{
     DriftReset as Reset, LeftOutRound, Lookalike as Similar, OtherItem, PointInService,
@@ -201,7 +201,7 @@ fn evidence(limit: Option<Limit>, found: Option<EProcess>, onset: Onset) -> Opti
     })
 }
 
-/// Shares that are told of, beside those of conditions.
+/// Shares that are listed, besides those of conditions.
 const SHARES_MAX: usize = 20;
 
 fn traffic_comparison(found: TrafficInService) -> Option<TrafficComparison> {

@@ -19,13 +19,13 @@ pub enum ServeError {
         /// The system's reason.
         cause: std::io::Error,
     },
-    /// Callers cannot be told apart.
+    /// Callers cannot be identified.
     #[error(transparent)]
     Identity(#[from] IdentityError),
     /// A deployment cannot be served.
     #[error(transparent)]
     Deployment(#[from] DeploymentError),
-    /// A snapshot that is to be served cannot be had.
+    /// A snapshot that is to be served cannot be fetched.
     #[error(transparent)]
     Store(#[from] StoreError),
     /// Two deployments have one name.
@@ -42,14 +42,14 @@ pub enum ServeError {
         /// The system's reason.
         cause: std::io::Error,
     },
-    /// Nobody could connect.
+    /// There would be no file descriptors for connections.
     #[error(
         "the process may have {limit} files open, and takes at least {wanted} with a few connections, each of which takes one more; raise the limit (`ulimit -n 65536`, LimitNOFILE=65536 of systemd, --ulimit nofile=65536 of a container)"
     )]
     Descriptors {
         /// How many the system lets it open.
         limit: u64,
-        /// How many its own files and a few connections take.
+        /// How many its own files and a few connections need.
         wanted: u64,
     },
     /// A thread could not be started.

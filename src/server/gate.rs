@@ -1,4 +1,4 @@
-//! Who calls, and whether this call is theirs to make: before anything of it is read.
+//! Who calls, and whether they may make this call: before anything of it is read.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,13 +19,13 @@ use crate::console::SignedIn;
 use crate::identity::{CallerAccess, Identity, Unknown};
 use crate::telemetry;
 
-/// What every call is; browsers send none of it unless a page of this server says that they may, and
+/// The content types of calls. Browsers send none of these unless a page of this server allows it, and
 /// there is none.
 const CONTENT_TYPES: [&str; 2] = ["application/grpc", "application/grpc+proto"];
 /// How keys are sent.
 const SCHEME: &str = "bearer";
 
-/// Lets calls through with the identity of their caller, and answers the others.
+/// Lets permitted calls through with the identity of their caller, and answers the others.
 #[derive(Clone, Debug)]
 pub(super) struct Gate {
     access: CallerAccess,
@@ -40,10 +40,10 @@ impl Gate {
         }
     }
 
-    /// Who calls, if this call is theirs to make.
+    /// The identity of the caller, if they may make this call.
     fn admit<B>(&self, request: &Request<B>) -> Result<Identity, Status> {
         let Some((method, rule)) = rule(request.uri().path()) else {
-            // Without a word of what was asked for: that is a stranger's text.
+            // The message does not repeat what was asked for: that is untrusted text.
             return Err(Status::unimplemented("there is no such method"));
         };
         let identity = match rule {
@@ -64,7 +64,7 @@ impl Gate {
     }
 
     fn identify<B>(&self, request: &Request<B>) -> Result<Identity, Status> {
-        // Nothing that comes over the network has extensions: this was put there by our console.
+        // Nothing that comes over the network has extensions: our console put this one there.
         if let Some(signed_in) = request.extensions().get::<SignedIn>() {
             let identity = Some(&signed_in.identity).filter(|identity| !identity.is_revoked());
             let gone = || no_longer_known(&signed_in.identity);
@@ -89,7 +89,7 @@ impl Gate {
             })
     }
 
-    /// Says that somebody is turned away, at most once in a while: those who are may be many.
+    /// Logs that somebody was turned away, at most once in a while: there may be many.
     fn tell<B>(&self, request: &Request<B>, method: &str, code: &str) {
         let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(count) = refusals.again() else {
@@ -104,17 +104,17 @@ impl Gate {
             address,
             method,
             code,
-            "calls were turned away; of the latest, this is said"
+            "calls were turned away; the details are of the latest"
         );
     }
 }
 
-/// Whether a caller has what the call at this path needs, as far as no deployment decides that.
+/// Whether a caller may make the call at this path, as far as that does not depend on a deployment.
 pub(super) fn may(identity: &Identity, path: &str) -> bool {
     rule(path).is_some_and(|(_, rule)| permit(identity, rule).is_ok())
 }
 
-/// Whether a caller has what a call needs.
+/// Whether a caller may make a call.
 fn permit(identity: &Identity, rule: CallRule) -> Result<(), Status> {
     let scopes = match rule {
         CallRule::Open | CallRule::Known => return Ok(()),
@@ -131,7 +131,7 @@ fn permit(identity: &Identity, rule: CallRule) -> Result<(), Status> {
     Ok(())
 }
 
-/// The key that came; `None` where none did.
+/// The key of a request; `None` if there is none.
 fn key(headers: &HeaderMap) -> Result<Option<&[u8]>, Status> {
     let mut sent = headers.get_all(header::AUTHORIZATION).iter();
     let Some(value) = sent.next() else {
@@ -201,7 +201,7 @@ where
         }
         match self.gate.admit(&request) {
             Ok(identity) => {
-                // Nobody needs it any more, so no log or error can show it.
+                // Nobody needs it any more, so it cannot appear in a log or an error.
                 request.headers_mut().remove(header::AUTHORIZATION);
                 request.extensions_mut().insert(identity);
                 Box::pin(self.inner.call(request))

@@ -1,4 +1,4 @@
-//! Whether requests are answered, for load balancers and probes, as `grpc.health.v1` says.
+//! Whether requests are answered, for load balancers and probes, by `grpc.health.v1`.
 
 use std::pin::Pin;
 
@@ -15,7 +15,7 @@ use tonic::{Request, Response, Status};
 /// The name for "the process answers", which does not depend on any model.
 pub const LIVENESS: &str = "liveness";
 
-/// What is answered by deployments, and the name for all of it.
+/// The services that need deployments, and the name for the whole server.
 const SERVICES: [&str; 8] = [
     "",
     "matchpoint.v1.RetrievalService",
@@ -27,7 +27,7 @@ const SERVICES: [&str; 8] = [
     "matchpoint.v1.ServerService",
 ];
 
-/// Says whether deployments are served, not at first, and whether the process need not be started again.
+/// Reports whether deployments are served, at first not, and whether the process is healthy.
 #[derive(Clone, Debug)]
 pub(super) struct HealthHandler {
     serving: watch::Sender<bool>,
@@ -44,12 +44,12 @@ impl Default for HealthHandler {
 }
 
 impl HealthHandler {
-    /// Says from now on whether deployments are served; who watches learns of a change.
+    /// Sets whether deployments are served; watchers are notified of a change.
     pub(super) fn serve(&self, serving: bool) {
         say(&self.serving, serving);
     }
 
-    /// The same of the process.
+    /// The same for the process.
     pub(super) fn live(&self, alive: bool) {
         say(&self.alive, alive);
     }
@@ -115,7 +115,7 @@ impl Health for HealthHandler {
                 let said = WatchStream::new(said.subscribe());
                 Box::pin(said.map(|said| Ok(answer(of(said)))))
             }
-            // What there is not may be there one day, as far as the protocol goes: the call does not end.
+            // The protocol says that an unknown service may exist later: the call does not end.
             None => Box::pin(once(Ok(answer(ServingStatus::ServiceUnknown))).chain(pending())),
         };
         Ok(Response::new(statuses))

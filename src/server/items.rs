@@ -34,7 +34,7 @@ pub(super) struct ItemHandler {
 }
 
 impl ItemHandler {
-    /// The same, on behalf of the caller of a request.
+    /// The same, for the caller of a request.
     fn called_by<T>(&self, request: &Request<T>) -> Self {
         Self {
             registry: self.registry.called_by(request),
@@ -143,7 +143,7 @@ impl ItemHandler {
         Ok(BatchDeleteItemsResponse { outcomes })
     }
 
-    /// Answers one message of a stream with what `work` makes of its item.
+    /// Answers one message of a stream with the result of `work` on its item.
     async fn streamed<I, T, F>(
         &self,
         method: &'static str,
@@ -188,12 +188,12 @@ impl ItemHandler {
         let deployment = self.registry.find(&request.deployment)?;
         let size = convert::page_size(request.page_size)?;
         let after = page_token::read_token(&request.page_token)?;
-        // One more than the page holds says whether there is another.
+        // One item more than the page shows whether there is another page.
         let mut heads = if request.label.is_empty() {
             deployment.items(after.as_deref(), size + 1)
         } else {
             let (deployment, label) = (Arc::clone(&deployment), request.label.clone());
-            // All items are looked at.
+            // All items are scanned.
             let read = move || deployment.items_of(&label, after.as_deref(), size + 1);
             self.registry.heavy(read).await?
         };
@@ -248,13 +248,13 @@ impl ItemHandler {
     }
 }
 
-/// What labels can be searched by: no longer than one.
+/// Longest text to search labels by: as long as a label.
 const CONTAINS_BYTES_MAX: usize = 512;
 
-/// Items that one is accepted as, named in its answer.
+/// Items as which one is accepted that are named in its answer.
 const ACCEPTED_AS_MAX: usize = 5;
 
-/// Items of one call: more would outlast the longest time that a call may take.
+/// Items of one call: more would take longer than a call may.
 const BATCH_MAX: usize = 1000;
 
 fn check_batch(found: usize) -> Result<(), Status> {

@@ -1,4 +1,4 @@
-//! The addresses that a server answers on.
+//! The addresses that a server listens on.
 
 use std::fs::{self, Permissions};
 use std::io;
@@ -16,7 +16,7 @@ use crate::config::{ListenAddress, ServerConfig};
 const BACKLOG: u32 = 1024;
 /// Who may connect to a socket in the file system: its owner and its group.
 const SOCKET_MODE: u32 = 0o660;
-/// The address of whoever connects by the file system, and so is on this machine.
+/// The address of whoever connects through the file system, and so is on this machine.
 const LOCAL: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
 /// What a server listens on: for calls, and for the pages of the console if it has one.
@@ -28,26 +28,26 @@ pub struct Listeners {
     pub pages: Option<TcpListener>,
 }
 
-/// What calls come by.
+/// Where calls come from.
 #[derive(Debug)]
 pub enum CallListener {
     /// The network.
     Network(TcpListener),
-    /// A socket in the file system, whose file goes with it.
+    /// A socket in the file system, whose file is removed with it.
     Unix(UnixListener, SocketFile),
 }
 
-/// An address that is taken, and not listened on yet.
+/// An address that is bound, but not listened on yet.
 #[derive(Debug)]
 pub enum BoundAddress {
     /// Connections to it are refused until then.
     Network(TcpSocket),
-    /// Of the file system: there is no file until then, since one that refuses connections is what a server
-    /// that was killed leaves behind.
+    /// In the file system: there is no file until then, since a file that refuses connections is what a
+    /// killed server leaves behind.
     Unix(PathBuf),
 }
 
-/// The file of a socket, removed when it is dropped, unless another is there by then.
+/// The file of a socket, removed when it is dropped, unless it was replaced.
 #[derive(Debug)]
 pub struct SocketFile {
     path: PathBuf,
@@ -59,13 +59,13 @@ pub struct SocketFile {
 pub(super) enum Carries {
     /// Calls, by gRPC.
     Calls,
-    /// The same through the file system, which no one else reads: unencrypted.
+    /// The same through the file system, which nobody else reads: unencrypted.
     LocalCalls,
     /// Requests of browsers.
     Pages,
 }
 
-/// Another program has connected.
+/// A connection that was accepted.
 pub(super) struct NewConnection {
     pub(super) stream: Connection,
     pub(super) address: SocketAddr,
@@ -76,12 +76,12 @@ impl Listeners {
     /// Opens the addresses of a configuration.
     ///
     /// # Errors
-    /// One of them is taken, or not ours.
+    /// One of them is in use, or not ours.
     pub fn open(config: &ServerConfig) -> Result<Self, ServeError> {
         Self::beside(bind(&config.listen)?, config)
     }
 
-    /// The address of calls, with that of the console beside it.
+    /// The bound address of calls, together with that of the console.
     pub(super) fn beside(calls: BoundAddress, config: &ServerConfig) -> Result<Self, ServeError> {
         let calls = calls.listen().map_err(failed(&config.listen))?;
         let pages = config.console_listen.map(|address| {
@@ -162,7 +162,8 @@ impl BoundAddress {
                 let socket = UnixSocket::new_stream()?;
                 socket.bind(&path)?;
                 let file = SocketFile::at(path)?;
-                // Before it is listened on: nobody connects by the permissions that it was made with.
+                // Before it is listened on: nobody can connect with the permissions that it was created
+                // with.
                 fs::set_permissions(&file.path, Permissions::from_mode(SOCKET_MODE))?;
                 Ok(CallListener::Unix(socket.listen(BACKLOG)?, file))
             }
@@ -170,7 +171,7 @@ impl BoundAddress {
     }
 }
 
-/// Removes what a server that was killed has left: a socket that nobody answers on, and nothing else.
+/// Removes what a killed server left: a socket that nobody answers on, and nothing else.
 fn remove_stale(path: &Path) -> io::Result<()> {
     match fs::symlink_metadata(path) {
         Ok(found) if !found.file_type().is_socket() => {
@@ -214,10 +215,10 @@ fn failed(address: &dyn std::fmt::Display) -> impl FnOnce(io::Error) -> ServeErr
     move |cause| ServeError::Listen { address, cause }
 }
 
-/// Takes the address that the server will answer on.
+/// Binds the address that the server will answer on.
 ///
 /// # Errors
-/// The address is taken, or not ours.
+/// The address is in use, or not ours.
 pub fn bind(address: &ListenAddress) -> Result<BoundAddress, ServeError> {
     match address {
         ListenAddress::Network(port) => {
@@ -233,13 +234,13 @@ fn bind_port(address: SocketAddr) -> io::Result<TcpSocket> {
         SocketAddr::V4(_) => TcpSocket::new_v4()?,
         SocketAddr::V6(_) => TcpSocket::new_v6()?,
     };
-    // As for every server: connections of the one before may still be closing.
+    // As every server does: connections of the previous process may still be closing.
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     Ok(socket)
 }
 
-/// Says where calls are answered, and of whom.
+/// Logs where calls are answered, and whose.
 ///
 /// # Errors
 /// The system does not know the address.

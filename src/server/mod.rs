@@ -83,18 +83,18 @@ use snapshots::Snapshots;
 use switching::Switching;
 use transport::{Answering, Stack};
 
-/// Once nothing is under way, how long the last answers have to leave the machine.
+/// How long the last answers may take to leave the machine after the last call.
 const FLUSH: Duration = Duration::from_millis(300);
 
-/// How long what still uses a deployment is waited for at the end: a round of canaries or a shadow that is
-/// opening takes longer, and need not be.
+/// How long the end waits for what still uses a deployment: a round of canaries, or a shadow that is being
+/// opened, takes longer, and is not waited for.
 const CLOSING_MAX: Duration = Duration::from_secs(2);
 
-/// How often gauges are brought up to date: well below any interval of scraping.
+/// How often gauges are updated: well below any scrape interval.
 const GAUGE_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Loads first, and takes connections only then: as [`serve`], for a proxy that holds a replica for healthy as soon as
-/// it can connect to it.
+/// As [`serve`], but takes connections only after loading, for a proxy that considers a replica healthy as
+/// soon as it can connect.
 ///
 /// # Errors
 /// As [`serve`], or the address was taken meanwhile.
@@ -114,10 +114,11 @@ pub async fn serve_when_ready(
     serve(listeners, config, move || Ok(loaded), shutdown).await
 }
 
-/// Loads every deployment of the configuration, and restores first what is configured by the address of a snapshot. Blocks.
+/// Loads every deployment of the configuration, after restoring those configured by the address of a
+/// snapshot. Blocks.
 ///
 /// # Errors
-/// Anything that a deployment cannot be opened for.
+/// Every reason why a deployment cannot be opened.
 pub fn load(config: &ServerConfig) -> Result<ServedState, ServeError> {
     let config = &restored::with_folders(config)?;
     let mut models = Models::new(&config.engine, config.queue_len_max);
@@ -131,7 +132,7 @@ pub fn load(config: &ServerConfig) -> Result<ServedState, ServeError> {
     } in all_deployments(config)?
     {
         let started = Instant::now();
-        // Below `data_dir` the folder's name counts, which a configured one has meanwhile.
+        // Below `data_dir` the folder's name is used, which a configured deployment may already have.
         if let Some(taken) = name
             .as_ref()
             .filter(|name| !required && deployments.contains_key(*name))
@@ -142,7 +143,7 @@ pub fn load(config: &ServerConfig) -> Result<ServedState, ServeError> {
         }
         let deployment = match open(name.clone(), &place, &mut models, config) {
             Ok(deployment) => deployment,
-            // One that is damaged must not keep the others from being served.
+            // A damaged one must not prevent the others from being served.
             Err(error) => {
                 let path = place.display();
                 tracing::error!(%path, %error, "not served: it cannot be opened");
@@ -163,11 +164,11 @@ pub fn load(config: &ServerConfig) -> Result<ServedState, ServeError> {
             return Err(ServeError::SameName { name });
         }
     }
-    // Without any of those that it was told to serve, it is of no use to anybody.
+    // Without any of the configured deployments the server is useless.
     if let Some(error) = first.filter(|_| configured == 0) {
         return Err(error.into());
     }
-    // A configured one stays the default, whatever lies below `data_dir` beside it.
+    // A configured one stays the default, whatever else is below `data_dir`.
     let default = match config.deployments.as_slice() {
         [(_, folder)] => {
             let configured = places.iter().find(|(_, place)| *place == folder);
@@ -235,7 +236,7 @@ fn report(deployment: &Deployment, took: Duration) {
     }
 }
 
-/// Says of what may differ from copies elsewhere, or is not recorded, that it may or is not.
+/// Logs if a deployment may come to differ from copies elsewhere, or is not recorded.
 fn report_copy(deployment: &Deployment, config: &ServerConfig) {
     let deployment_name = deployment.name();
     if let Some(snapshot) = deployment.copy_of().filter(|_| !config.only_copy) {
@@ -254,8 +255,8 @@ fn report_copy(deployment: &Deployment, config: &ServerConfig) {
     }
 }
 
-/// Serves until `shutdown`, then lets requests under way finish, for as long as the configuration
-/// allows. While `load` runs, health says not serving and calls are answered UNAVAILABLE.
+/// Serves until `shutdown`, then lets running requests finish, for as long as the configuration allows.
+/// While `load` runs, health reports not serving and calls are answered UNAVAILABLE.
 ///
 /// # Errors
 /// Loading failed, or the transport did.
@@ -282,7 +283,7 @@ pub async fn serve(
     let config_of_transport = config.clone();
     let (open, opened) = oneshot::channel::<()>();
     let mut server = tokio::spawn(async move {
-        // What connects meanwhile waits to be accepted: a proxy takes the first for served.
+        // Connections are not accepted meanwhile: a proxy considers the server ready once one is.
         if config_of_transport.listen_when == ListenWhen::Ready {
             drop(opened.await);
         }
@@ -296,7 +297,7 @@ pub async fn serve(
         loaded = loading => {
             let loaded = loaded.unwrap_or(Err(ServeError::LoadingPanicked));
             let loaded = loaded.and_then(|loaded| descriptors::check().map(|()| loaded));
-            // Nothing will ever be served, so nobody is kept waiting for it.
+            // Nothing will ever be served, so nobody has to wait.
             let loaded = Arc::new(loaded.inspect_err(|_| server.abort())?);
             for deployment in loaded.deployments.values() {
                 deployment.publish(None);
@@ -324,12 +325,12 @@ pub async fn serve(
     tracing::info!(seconds_max = config.drain.as_secs(), "draining");
     telemetry::server_ready(false);
     health.serve(false);
-    // Fails only where the server has ended already.
+    // Fails only if the server has already ended.
     stop.send(()).unwrap_or_default();
     drain(&registry, &mut server, config.drain).await
 }
 
-/// The console, if there is an address for it: its pages make calls, and these go the way of every other call.
+/// The console, if it has an address: its pages make calls, which are handled like any other call.
 fn pages<S: Stack + Sync>(
     listeners: &Listeners,
     stack: &S,
@@ -348,7 +349,7 @@ fn pages<S: Stack + Sync>(
     }))
 }
 
-/// Keeps what changes by itself up to date, for as long as the deployments are served.
+/// Updates what changes by itself, as long as the deployments are served.
 async fn publish_gauges(loaded: impl Fn() -> Option<Arc<ServedState>>, health: HealthHandler) {
     let (mut was_whole, mut was_worn_out) = (true, false);
     let mut tick = tokio::time::interval(GAUGE_INTERVAL);
@@ -360,7 +361,7 @@ async fn publish_gauges(loaded: impl Fn() -> Option<Arc<ServedState>>, health: H
         for deployment in loaded.deployments.values() {
             deployment.publish_gauges();
         }
-        // What is damaged takes no traffic, and another one in its place does again.
+        // A damaged deployment gets no traffic until another one replaces it.
         let mut deployments = loaded.deployments.values();
         let is_worn_out = deployments.any(|one| one.is_worn_out());
         let mut deployments = loaded.deployments.values();
@@ -378,7 +379,7 @@ async fn publish_gauges(loaded: impl Fn() -> Option<Arc<ServedState>>, health: H
     }
 }
 
-/// Searches for the canaries of every deployment, for as long as they are served.
+/// Replays the canaries of every deployment, as long as they are served.
 async fn replay_canaries(loaded: impl Fn() -> Option<Arc<ServedState>>, every: Option<Duration>) {
     let Some(every) = every else { return };
     let mut tick = tokio::time::interval(every);
@@ -395,7 +396,7 @@ async fn replay_canaries(loaded: impl Fn() -> Option<Arc<ServedState>>, every: O
     }
 }
 
-/// Waits for requests under way; connections that only watch do not keep the server up.
+/// Waits for running requests; connections that only watch health do not keep the server up.
 async fn drain(
     registry: &Registry,
     server: &mut tokio::task::JoinHandle<()>,
@@ -404,7 +405,7 @@ async fn drain(
     registry.stop_streams();
     let closed = registry.closed();
     let idle = async {
-        // Calls that were already on their way are still let in.
+        // Calls that were already on their way are still accepted.
         tokio::time::sleep(FLUSH).await;
         registry.idle().await;
         registry.drain();
@@ -420,8 +421,8 @@ async fn drain(
     };
     server.abort();
     registry.drain();
-    // What looks after a deployment by the clock may be at it, and the transport gives up its calls a moment after it
-    // is told to.
+    // Timers may still be using a deployment, and the transport aborts its calls only a moment after it is
+    // told to stop.
     if tokio::time::timeout(CLOSING_MAX, closed).await.is_err() {
         tracing::warn!("a deployment was still in use when the server stopped");
     }

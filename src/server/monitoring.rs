@@ -1,4 +1,4 @@
-//! `MonitoringService`: the audit of decisions, and what is known of the promise.
+//! `MonitoringService`: the audit of decisions, and the state of the promise.
 
 use std::sync::Arc;
 
@@ -31,7 +31,7 @@ use matchpoint_client::proto::{
 };
 use matchpoint_embed::caller::Caller;
 
-/// Decisions of a page where nobody says how many.
+/// Decisions of a page by default.
 const PAGE_USUAL: u32 = 50;
 /// Decisions of a page, at most.
 const PAGE_MAX: u32 = 1000;
@@ -44,7 +44,7 @@ pub(super) struct MonitoringHandler {
 }
 
 impl MonitoringHandler {
-    /// The same, on behalf of the caller of a request.
+    /// The same, for the caller of a request.
     fn called_by<T>(&self, request: &Request<T>) -> Self {
         Self {
             registry: self.registry.called_by(request),
@@ -318,7 +318,7 @@ fn refused_by_monitor(error: MonitorError) -> Status {
     from_error(&error.into())
 }
 
-/// An annotation as it stands in the log: which decision's, and of whom. Not what it says.
+/// An annotation for the log: of which decision and by whom, without its content.
 fn annotated(report: &AnnotationReport) -> String {
     format!("{} by {}", report.decision_id, report.annotator)
 }

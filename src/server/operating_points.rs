@@ -1,4 +1,4 @@
-//! `OperatingPointService`: what decides.
+//! `OperatingPointService`: the operating points, and which is active.
 
 use tonic::{Request, Response, Status};
 
@@ -21,7 +21,7 @@ pub(super) struct OperatingPointHandler {
 }
 
 impl OperatingPointHandler {
-    /// The same, on behalf of the caller of a request.
+    /// The same, for the caller of a request.
     fn called_by<T>(&self, request: &Request<T>) -> Self {
         Self {
             registry: self.registry.called_by(request),
@@ -122,7 +122,7 @@ impl OperatingPointHandler {
             };
             compare_points(&folder, &from, &request.to_id)
         };
-        // A recording may be large, and is read from disk.
+        // A recording may be large, and is read from the disk.
         let compared = self.registry.heavy(work).await?;
         let compared = compared.map_err(|error| from_error(&error))?;
         Ok(convert::comparison(&compared, limit))
@@ -141,7 +141,7 @@ fn check_reason(reason: &str) -> Result<(), Status> {
     Err(convert::invalid(&problem))
 }
 
-/// What was chosen and why, for the line of the log.
+/// What was chosen and why, for the log line.
 fn because(id: &str, reason: &str) -> String {
     match reason {
         "" => id.to_owned(),

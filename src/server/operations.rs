@@ -1,4 +1,4 @@
-//! `google.longrunning.Operations`: work that outlives the call that began it.
+//! `google.longrunning.Operations`: work that outlives the call that started it.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,14 +21,14 @@ use matchpoint_client::proto::longrunning::{
     ListOperationsResponse, Operation, WaitOperationRequest,
 };
 
-/// Operations that are remembered. The oldest that has ended makes room for a new one.
+/// Operations that are kept. The oldest finished one makes room for a new one.
 const OPERATIONS_MAX: usize = 100;
-/// Operations that run at once: each holds what it has found in memory.
+/// Operations that run at once: each keeps its results in memory.
 const RUNNING_MAX: usize = 4;
 const PREFIX: &str = "operations/";
 const ID_BYTES_MAX: usize = 64;
 
-/// The operations of this process, by name. They end with it. Cloning shares them.
+/// The operations of this process, by name. They end with it. Clones share them.
 #[derive(Clone, Debug)]
 pub(super) struct Running {
     registry: Registry,
@@ -37,14 +37,14 @@ pub(super) struct Running {
 
 #[derive(Debug)]
 struct OperationEntry {
-    /// The number of operations begun before it.
+    /// The number of operations started before it.
     number: u64,
     owner: OperationOwner,
     state: watch::Sender<Operation>,
     cancelled: watch::Sender<bool>,
 }
 
-/// Whose business an operation is: theirs who have this scope in this deployment.
+/// Who may see an operation: those with this scope in this deployment.
 #[derive(Clone, Debug)]
 pub(super) struct OperationOwner {
     pub(super) scope: Scope,
@@ -57,7 +57,8 @@ impl OperationOwner {
     }
 }
 
-/// The worker's end of an operation. Dropped before it is finished, it ends as CANCELLED.
+/// The worker's end of an operation. If it is dropped before it is finished, the operation ends as
+/// CANCELLED.
 #[derive(Debug)]
 pub(super) struct Handle {
     state: watch::Sender<Operation>,
@@ -72,7 +73,7 @@ impl Running {
         }
     }
 
-    /// The same, on behalf of the caller of a request.
+    /// The same, for the caller of a request.
     pub(super) fn called_by<T>(&self, request: &Request<T>) -> Self {
         Self {
             registry: self.registry.called_by(request),
@@ -80,7 +81,7 @@ impl Running {
         }
     }
 
-    /// Begins an operation under `operations/ID`, with a new id where `id` is empty.
+    /// Starts an operation under `operations/ID`, with a new id if `id` is empty.
     pub(super) fn begin(
         &self,
         id: &str,
@@ -126,7 +127,7 @@ impl Running {
 
     fn find<T>(&self, name: &str, take: impl FnOnce(&OperationEntry) -> T) -> Result<T, Status> {
         let (entries, identity) = (self.entries(), self.registry.identity());
-        // That there is one of others is not told.
+        // Operations of others are not revealed.
         let entry = entries.get(name).filter(|entry| entry.owner.is(identity));
         entry.map(take).ok_or_else(|| {
             let message = format!(
@@ -175,10 +176,10 @@ impl Running {
                 .map_err(|_negative| invalid("timeout must be 0 s or more"))?,
             None => Duration::MAX,
         };
-        // Before the server gives the call up: the state is the answer then, not an error.
+        // Before the server aborts the call: the answer is then the state, not an error.
         let longest = longest.min(self.registry.longest().mul_f32(0.9));
         let ended = state.wait_for(|operation| operation.done);
-        // Time is up, or the sender is gone: either way the state is what there is to say.
+        // Time is up, or the sender is gone: in both cases the state is the answer.
         drop(tokio::time::timeout(longest, ended).await);
         let operation = state.borrow().clone();
         Ok(operation)
@@ -186,32 +187,32 @@ impl Running {
 }
 
 impl Handle {
-    /// The operation as it is now.
+    /// The current state of the operation.
     pub(super) fn operation(&self) -> Operation {
         self.state.borrow().clone()
     }
 
-    /// Says how far the work is.
+    /// Reports the progress.
     pub(super) fn progress(&self, metadata: Any) {
         self.state
             .send_modify(|operation| operation.metadata = Some(metadata));
     }
 
-    /// Waits until somebody asks the work to stop.
+    /// Waits until somebody cancels the work.
     pub(super) async fn cancelled(&self) {
         let mut cancelled = self.cancelled.clone();
         if cancelled.wait_for(|stop| *stop).await.is_err() {
-            // Forgotten while running: nobody can ask any more.
+            // Removed while running: nobody can cancel any more.
             std::future::pending::<()>().await;
         }
     }
 
-    /// Whether somebody asked the work to stop.
+    /// Whether somebody cancelled the work.
     pub(super) fn is_cancelled(&self) -> bool {
         *self.cancelled.borrow()
     }
 
-    /// Ends the operation, and returns its last state.
+    /// Finishes the operation; returns its last state.
     pub(super) fn finish(self, result: Result<Any, Status>) -> Operation {
         self.end(result);
         self.operation()
@@ -236,7 +237,7 @@ impl Drop for Handle {
     }
 }
 
-/// How an operation ends that was stopped.
+/// The result of an operation that was cancelled.
 pub(super) fn cancelled() -> Status {
     let message =
         "the operation was cancelled, or its client went away; what decides was not changed";

@@ -1,4 +1,4 @@
-//! Messages of a client that has to go on sending, since it holds a place meanwhile.
+//! Messages of a client that has to keep sending, since it occupies a place meanwhile.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -11,13 +11,13 @@ use tonic::{Status, Streaming};
 use super::registry::Registry;
 use super::transport::{Call, PacedWait, QuotaShare};
 
-/// The messages, and an error once they come too slowly. Whoever takes them works on a few at once, and asks
-/// for the next when there is a place for it.
+/// The messages, and an error if they come too slowly. The consumer works on a few at once, and polls for
+/// the next when there is a place for it.
 pub(super) struct PacedMessages<Q> {
     incoming: Streaming<Q>,
     registry: Registry,
     call: Option<Arc<Call>>,
-    /// What is held of the bytes that clients share, for those that may be worked on.
+    /// Shares of the bytes that clients share, for the messages that may be in progress.
     held: VecDeque<QuotaShare>,
     in_flight_max: usize,
     wait: PacedWait,

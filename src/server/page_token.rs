@@ -1,4 +1,4 @@
-//! Page tokens: opaque to the caller, and refused where they are not ours.
+//! Page tokens: opaque to the caller, and refused if they are not ours.
 
 use base16ct::{lower::encode_string, mixed::decode_vec};
 use tonic::Status;

@@ -1,4 +1,4 @@
-//! What the server serves, and how far it is: loading, ready or draining.
+//! What the server serves, and its state: loading, ready or draining.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -18,30 +18,30 @@ use crate::identity::Identity;
 use crate::telemetry;
 use matchpoint_embed::caller::Caller;
 
-/// Calibrations that compute, and recordings that are read, at once.
+/// Calibrations that compute, and recordings that are read, at the same time.
 const HEAVY_MAX: usize = 2;
-/// The longest time that a deployment may take to be opened: ten times as long as one of 100 million items takes.
+/// The longest time for opening a deployment: ten times as long as one with 100 million items takes.
 const OPENING_MAX: Duration = Duration::from_secs(2 * 3600);
-/// Pieces of files that are read or written at once.
+/// Pieces of files that are read or written at the same time.
 const PIECES_MAX: usize = 4;
 
-/// The deployments by name. Cloning shares it.
+/// The deployments by name. Clones share it.
 #[derive(Clone, Debug)]
 pub(super) struct Registry {
     phase: Arc<ArcSwap<Phase>>,
-    /// How many calls and stream items are under way.
+    /// How many calls and stream items are running.
     in_flight: Arc<watch::Sender<usize>>,
-    /// Whether streams are to end.
+    /// Whether streams should end.
     stopping: Arc<watch::Sender<bool>>,
     /// The longest time that one of them may take.
     longest: Duration,
-    /// Room for work that is neither quick nor a worker's.
+    /// Limits work that is neither quick nor a worker's.
     heavy: Arc<Semaphore>,
-    /// Room for work of a moment, on a disk.
+    /// Limits short work on a disk.
     pieces: Arc<Semaphore>,
     /// The longest pause of a client.
     stall: Duration,
-    /// On whose behalf: deployments are found for nobody else.
+    /// The caller: deployments are found for nobody else.
     identity: Identity,
 }
 
@@ -59,14 +59,14 @@ pub struct ServedState {
     pub deployments: BTreeMap<String, Arc<Deployment>>,
     /// The path that each is opened by, which may be a link.
     pub places: BTreeMap<String, PathBuf>,
-    /// The deployment that is meant by requests that name none: the only one at the start, whatever
-    /// is restored beside it later. `None` where requests have to name theirs.
+    /// The deployment meant by requests that name none: the only one at the start, whatever is restored
+    /// later. `None` if requests have to name theirs.
     pub default: Option<String>,
     /// Those that could not be opened, and are not served.
     pub unopened: Vec<UnopenedDeployment>,
     /// Version of ONNX Runtime.
     pub runtime_version: String,
-    /// The models that are open, for deployments that join later; `None` where none may.
+    /// The open models, for deployments that are added later; `None` if none may be added.
     pub models: Option<Arc<Mutex<Models>>>,
 }
 
@@ -93,14 +93,14 @@ impl UnopenedDeployment {
 }
 
 impl ServedState {
-    /// The models that are open.
+    /// The open models.
     pub(super) fn models(&self) -> Result<MutexGuard<'_, Models>, DeploymentError> {
         let models = self.models.as_ref().ok_or(DeploymentError::Stopped)?;
         Ok(models.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-/// One call or stream item under way; gone when this is dropped.
+/// One running call or stream item; ended when this is dropped.
 pub(super) struct InFlight(Arc<watch::Sender<usize>>);
 
 impl Drop for InFlight {
@@ -123,7 +123,7 @@ impl Registry {
         }
     }
 
-    /// The same, on behalf of the caller of a request.
+    /// The same, for the caller of a request.
     pub(super) fn called_by<T>(&self, request: &tonic::Request<T>) -> Self {
         Self {
             identity: identity_of(request),
@@ -131,13 +131,13 @@ impl Registry {
         }
     }
 
-    /// On whose behalf.
+    /// The caller.
     pub(super) fn identity(&self) -> &Identity {
         &self.identity
     }
 
-    /// Runs work that reads or computes for long, off the threads that answer: a few at once, the
-    /// others wait.
+    /// Runs long work that reads or computes, outside the threads that answer: a few at once, the others
+    /// wait.
     pub(super) async fn heavy<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
@@ -145,8 +145,8 @@ impl Registry {
         off_the_threads(&self.heavy, work).await
     }
 
-    /// Reads or writes a piece of a file, off the threads that answer. Whoever waits for a client does so
-    /// outside: a place that is held meanwhile is one that a client can keep.
+    /// Reads or writes a piece of a file, outside the threads that answer. Never wait for a client in it: a
+    /// client could occupy the place.
     pub(super) async fn piece<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
@@ -154,12 +154,12 @@ impl Registry {
         off_the_threads(&self.pieces, work).await
     }
 
-    /// How a client is waited for that sends piece by piece.
+    /// How long a client may take that sends in pieces.
     pub(super) fn pace(&self) -> Pace {
         Pace::new(self.stall)
     }
 
-    /// The answer to a client that is waited for no longer.
+    /// The answer to a client that was too slow.
     pub(super) fn stalled(&self, what: &str) -> Status {
         telemetry::limit_refused("stall_seconds");
         let seconds = self.stall.as_secs();
@@ -223,7 +223,7 @@ impl Registry {
         if added { Ok(()) } else { Err(shutting_down()) }
     }
 
-    /// What is loaded, as long as this registry is there and ready, without keeping it there.
+    /// What is loaded, while this registry exists and is ready; does not keep it alive.
     pub(super) fn watch(&self) -> impl Fn() -> Option<Arc<ServedState>> + Send + 'static {
         let phase = Arc::downgrade(&self.phase);
         move || match &**phase.upgrade()?.load() {
@@ -232,17 +232,17 @@ impl Registry {
         }
     }
 
-    /// Whether streams are to end.
+    /// Whether streams should end.
     pub(super) fn is_stopping(&self) -> bool {
         *self.stopping.borrow()
     }
 
-    /// Asks streams to take nothing more.
+    /// Tells streams to accept nothing more.
     pub(super) fn stop_streams(&self) {
         self.stopping.send_replace(true);
     }
 
-    /// Waits until streams are asked to end.
+    /// Waits until streams are told to end.
     pub(super) async fn draining(&self) {
         // The sender lives as long as this registry, so this cannot fail.
         drop(
@@ -253,7 +253,7 @@ impl Registry {
         );
     }
 
-    /// Waits until the deployments that are served now are closed, so that their folders are free for whoever comes next.
+    /// Waits until the deployments that are served now are closed, so that their folders are free.
     pub(super) fn closed(&self) -> impl Future<Output = ()> + use<> {
         let loaded = self.loaded().ok();
         let served = loaded.iter().flat_map(|loaded| loaded.deployments.values());
@@ -269,7 +269,7 @@ impl Registry {
         self.phase.store(Arc::new(Phase::Draining));
     }
 
-    /// Waits until nothing is under way.
+    /// Waits until no call is running.
     pub(super) async fn idle(&self) {
         // The sender lives as long as this registry, so this cannot fail.
         drop(
@@ -297,10 +297,10 @@ impl Registry {
         }
     }
 
-    /// The deployment of this name, for a caller who may use it; the server's default one needs none.
+    /// The deployment with this name, for a caller who may use it; an empty name means the default.
     pub(super) fn find(&self, name: &str) -> Result<Arc<Deployment>, Status> {
         let loaded = self.loaded()?;
-        // Asked for each item of a stream, which may outlive the key that it began with.
+        // Checked for each item of a stream, which may outlive its key.
         if self.identity.is_revoked() {
             return Err(no_longer_known(&self.identity));
         }
@@ -324,13 +324,13 @@ impl Registry {
         })
     }
 
-    /// Who waits for a call that begins now, no longer than it may take: without a deadline of its
-    /// own, it would be worked on after its answer was given up.
+    /// The caller of a call that starts now, with a deadline no later than its time limit: otherwise work
+    /// could continue after the answer was abandoned.
     pub(super) fn waiting(&self, caller: Caller) -> Caller {
         caller.within(self.longest)
     }
 
-    /// Runs a call for as long as it may take, counts it meanwhile, and records how it ended.
+    /// Runs a call within its time limit, counts it meanwhile, and records how it ended.
     pub(super) async fn call<T>(
         &self,
         method: &'static str,
@@ -339,7 +339,7 @@ impl Registry {
         self.call_within(self.longest, method, work).await
     }
 
-    /// As [`Registry::call`], for one that does the work of so many.
+    /// As [`Registry::call`], for a call with the work of several.
     pub(super) async fn call_of<T>(
         &self,
         calls: u32,
@@ -350,7 +350,8 @@ impl Registry {
         self.call_within(longest, method, work).await
     }
 
-    /// As [`Registry::call`], for one that opens a deployment, which takes as long as its items are many.
+    /// As [`Registry::call`], for a call that opens a deployment, whose time depends on the number of
+    /// items.
     pub(super) async fn call_that_opens<T>(
         &self,
         method: &'static str,
@@ -386,7 +387,7 @@ impl Registry {
     }
 }
 
-/// Runs work on a thread of its own once there is a place for it.
+/// Runs work on a thread of its own when there is a place for it.
 async fn off_the_threads<T: Send + 'static>(
     places: &Arc<Semaphore>,
     work: impl FnOnce() -> T + Send + 'static,
@@ -406,7 +407,7 @@ async fn off_the_threads<T: Send + 'static>(
         .map_err(|_panic| Status::internal("internal error"))
 }
 
-/// Records a call when it ends, also when the client left before.
+/// Records a call when it ends, also if the client left before.
 struct CallRecord {
     method: &'static str,
     started: Instant,

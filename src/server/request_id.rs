@@ -1,5 +1,5 @@
-//! A request id for every call: the caller's own or a new one, in the logs and in the answer.
-//! And what is under way is counted here, so that a shutdown can wait for it.
+//! A request id for every call: the caller's own or a new one, in the logs and in the answer. Running calls
+//! are counted here, so that a shutdown can wait for them.
 
 use std::future::Future;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -15,7 +15,7 @@ use super::connections::Peer;
 use super::registry::Registry;
 use matchpoint_embed::caller::Caller;
 
-/// The header in which a client says how long it waits.
+/// The header with the client's deadline.
 const TIMEOUT: &str = "grpc-timeout";
 
 /// The header that carries it, both ways.
@@ -65,7 +65,7 @@ where
         let id = accepted(request.headers().get(HEADER))
             .unwrap_or_else(|| uuid::Uuid::now_v7().to_string());
         let span = tracing::info_span!("request", path = request.uri().path(), request_id = id);
-        // From the first byte of a request on, also while its body still arrives.
+        // From the first byte of a request on, also while its body is arriving.
         let under_way = request
             .uri()
             .path()
@@ -91,12 +91,12 @@ fn accepted(sent: Option<&HeaderValue>) -> Option<String> {
     (printable && text.len() <= BYTES_MAX).then(|| text.to_owned())
 }
 
-/// Who sent a request that came by [`RequestIds`]; nobody in particular of any other.
+/// Who sent a request that came through [`RequestIds`]; nobody in particular for any other.
 pub(super) fn caller_of<T>(request: &tonic::Request<T>) -> Caller {
     request.extensions().get().copied().unwrap_or_default()
 }
 
-/// Who sends the items of a stream. It has a deadline as a whole; each of its items gets the server's
+/// Who sends the items of a stream. The stream has a deadline as a whole; each item gets the server's
 /// longest time, see [`Registry::waiting`].
 pub(super) fn caller_of_items<T>(request: &tonic::Request<T>) -> Caller {
     Caller {
@@ -105,8 +105,8 @@ pub(super) fn caller_of_items<T>(request: &tonic::Request<T>) -> Caller {
     }
 }
 
-/// Who sent a request: the connection, since a client behind a proxy may share its address. And
-/// until when it waits.
+/// Who sent a request: the connection, since clients behind a proxy may share an address; with its
+/// deadline.
 fn caller<B>(request: &Request<B>) -> Caller {
     let mut hasher = DefaultHasher::new();
     let address = request.extensions().get::<Peer>().map(|peer| peer.address);
@@ -117,7 +117,7 @@ fn caller<B>(request: &Request<B>) -> Caller {
     }
 }
 
-/// How long a client waits, where it says so.
+/// The client's time limit, if it has one.
 pub(super) fn time_of<B>(request: &Request<B>) -> Option<Duration> {
     parse_timeout(request.headers().get(TIMEOUT)?.to_str().ok()?)
 }

@@ -1,4 +1,5 @@
-//! Deployments that are configured by the address of a snapshot: restored on this machine, if they are not there yet.
+//! Deployments that are configured by the address of a snapshot: restored on this machine, if they are not
+//! there yet.
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -19,7 +20,7 @@ pub(super) fn with_folders(config: &ServerConfig) -> Result<ServerConfig, ServeE
         let Some(text) = address.to_str().filter(|text| text.contains("://")) else {
             continue;
         };
-        // The configuration has one where there is an address.
+        // If there is an address, the configuration has one.
         let below = config.restore_dir.clone().unwrap_or_default();
         let stem = Path::new(text).file_stem().and_then(|stem| stem.to_str());
         let called = name.as_deref().or(stem).unwrap_or("deployment");
@@ -32,7 +33,7 @@ pub(super) fn with_folders(config: &ServerConfig) -> Result<ServerConfig, ServeE
     Ok(config)
 }
 
-/// The folder of a snapshot: restored now, unless it was before.
+/// The folder of a snapshot: restored now, unless it already was.
 fn restored(from: &FilePlace, below: &Path, name: &str) -> Result<PathBuf, ServeError> {
     let mut step = |_, _| ControlFlow::Continue(());
     let version = match from {

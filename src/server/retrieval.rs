@@ -25,7 +25,7 @@ pub(super) struct RetrievalHandler {
 }
 
 impl RetrievalHandler {
-    /// The same, on behalf of the caller of a request.
+    /// The same, for the caller of a request.
     fn called_by<T>(&self, request: &Request<T>) -> Self {
         Self {
             registry: self.registry.called_by(request),
@@ -78,7 +78,7 @@ impl RetrievalService for RetrievalHandler {
                 async move {
                     let id = item.request_id;
                     let caller = service.registry.waiting(caller);
-                    // What it waits for is large.
+                    // This future is large.
                     let work = Box::pin(async {
                         let search = item
                             .search

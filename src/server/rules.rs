@@ -1,17 +1,17 @@
-//! Which call needs what. A call that is not here is answered by nobody.
+//! Which call needs which permission. A call that is not listed is never answered.
 
 use crate::identity::Scope;
 
 /// What a caller needs for a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum CallRule {
-    /// Nothing: it says no more than that the server is there.
+    /// Nothing: the answer shows only that the server is there.
     Open,
     /// A key or a certificate, whatever its scopes.
     Known,
-    /// One of these scopes. The deployment is looked at where it is found, by `Registry::find`.
+    /// One of these scopes. The deployment is checked when it is looked up, by `Registry::find`.
     AnyOf(&'static [Scope]),
-    /// This scope, in all deployments: the call is bound to none.
+    /// This scope, in all deployments: the call does not belong to one.
     Everywhere(Scope),
 }
 
@@ -21,7 +21,7 @@ const LABEL: CallRule = CallRule::AnyOf(&[Scope::Label]);
 const LABELS: CallRule = CallRule::AnyOf(&[Scope::Enrol, Scope::Label]);
 const CALIBRATE: CallRule = CallRule::AnyOf(&[Scope::Calibrate]);
 const ADMIN: CallRule = CallRule::AnyOf(&[Scope::Admin]);
-/// An operation is the business of those who may begin one like it, see `Running::find`.
+/// An operation belongs to those who may start one like it, see `Running::find`.
 const OPERATION: CallRule = CallRule::AnyOf(&[Scope::Calibrate, Scope::Admin]);
 /// Snapshots have no deployment until they are restored.
 const SNAPSHOT: CallRule = CallRule::Everywhere(Scope::Admin);
@@ -38,10 +38,10 @@ const RULES: &[(&str, CallRule)] = &[
     ("/matchpoint.v1.GalleryService/DeleteItem", ENROL),
     ("/matchpoint.v1.GalleryService/DeleteItemStream", ENROL),
     ("/matchpoint.v1.GalleryService/BatchDeleteItems", ENROL),
-    // They give embeddings and images away, which a search does not.
+    // They return embeddings and images, which a search does not.
     ("/matchpoint.v1.GalleryService/GetItem", ENROL),
     ("/matchpoint.v1.GalleryService/ListItems", ENROL),
-    // Who annotates chooses among labels.
+    // Annotators choose among labels.
     ("/matchpoint.v1.GalleryService/ListLabels", LABELS),
     ("/matchpoint.v1.MonitoringService/ListAuditQueue", LABEL),
     ("/matchpoint.v1.MonitoringService/GetDecision", LABEL),
@@ -49,7 +49,7 @@ const RULES: &[(&str, CallRule)] = &[
     ("/matchpoint.v1.MonitoringService/GetDrift", LABEL),
     ("/matchpoint.v1.MonitoringService/GetShadow", LABEL),
     ("/matchpoint.v1.MonitoringService/ReplayCanaries", CALIBRATE),
-    // It takes evidence away.
+    // It discards evidence.
     ("/matchpoint.v1.MonitoringService/ResetDrift", ADMIN),
     ("/matchpoint.v1.CalibrationService/Calibrate", CALIBRATE),
     (
@@ -85,16 +85,16 @@ const RULES: &[(&str, CallRule)] = &[
     ("/matchpoint.v1.SnapshotService/RestoreSnapshot", SNAPSHOT),
     ("/matchpoint.v1.ServerService/ReloadDeployment", ADMIN),
     ("/matchpoint.v1.ServerService/ReloadShadow", ADMIN),
-    // It tells of the deployments that the caller may use.
+    // Only lists the deployments that the caller may use.
     (
         "/matchpoint.v1.ServerService/GetServerInfo",
         CallRule::Known,
     ),
-    // A load balancer has no key, and learns nothing but yes or no.
+    // A load balancer has no key, and only learns yes or no.
     ("/grpc.health.v1.Health/Check", CallRule::Open),
     ("/grpc.health.v1.Health/List", CallRule::Open),
     ("/grpc.health.v1.Health/Watch", CallRule::Open),
-    // The protocol is no secret, but answering for it is work.
+    // The protocol is public, but answering costs work.
     (
         "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
         CallRule::Known,
@@ -105,7 +105,7 @@ const RULES: &[(&str, CallRule)] = &[
     ),
 ];
 
-/// The rule of a call, and the name of its method; `None` for one that there is not.
+/// The rule of a call, and the name of its method; `None` if there is no such call.
 pub(super) fn rule(path: &str) -> Option<(&'static str, CallRule)> {
     let (path, rule) = RULES.iter().find(|(of, _)| *of == path)?;
     let (_, method) = path.rsplit_once('/')?;

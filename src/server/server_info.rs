@@ -1,4 +1,4 @@
-//! `ServerService`: what is served, and changing it.
+//! `ServerService`: what is served, and changing that.
 
 use std::sync::Arc;
 
@@ -24,7 +24,7 @@ use matchpoint_gallery::Access;
 pub(super) struct ServerInfoHandler {
     pub(super) registry: Registry,
     pub(super) switching: Switching,
-    /// Share of live queries that a shadow is asked.
+    /// Share of live queries that a shadow gets.
     pub(super) shadow_share: f64,
     /// Whether no other copy takes writes.
     pub(super) only_copy: bool,
@@ -33,7 +33,7 @@ pub(super) struct ServerInfoHandler {
 }
 
 impl ServerInfoHandler {
-    /// The same, on behalf of the caller of a request.
+    /// The same, for the caller of a request.
     fn called_by<T>(&self, request: &Request<T>) -> Self {
         Self {
             registry: self.registry.called_by(request),

@@ -1,4 +1,4 @@
-//! Shadow deployments: opened, and reported on.
+//! Shadow deployments: opening, and reports.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -19,11 +19,11 @@ use matchpoint_client::proto::{
     ShadowSkipped,
 };
 
-/// Disagreements that are returned where nobody says how many.
+/// Disagreements that are returned by default.
 const LATEST_USUAL: usize = 20;
 
-/// Opens the shadows of all deployments, on a thread of its own: nobody waits for them, and one that
-/// cannot be opened keeps nothing from being served.
+/// Opens the shadows of all deployments, on a thread of its own: nobody waits for them, and if one cannot
+/// be opened, everything is still served.
 pub(super) fn open_all(loaded: &ServedState, share: f64) {
     let models = || loaded.models().map(|models| models.beside());
     let each = loaded.deployments.iter().filter_map(|(name, one)| {
@@ -91,8 +91,8 @@ pub(super) async fn reload(
     })
 }
 
-/// Ends the shadow of a deployment that another one takes the place of. Keeps nothing of what is
-/// loaded but the models, so that it can close.
+/// Ends the shadow of a deployment that is being replaced. Keeps only the models, so that the deployment
+/// can close.
 pub(super) fn end(
     previous: &Deployment,
     loaded: Arc<ServedState>,
@@ -101,7 +101,7 @@ pub(super) fn end(
     beside(loaded)
 }
 
-/// Opens the shadow of a deployment that has taken another one's place. Blocks.
+/// Opens the shadow of a deployment that has replaced another one. Blocks.
 pub(super) fn succeed(
     deployment: &Deployment,
     place: &Path,
@@ -113,7 +113,7 @@ pub(super) fn succeed(
     }
 }
 
-/// Keeps nothing of what is loaded, so that what was switched away from can close.
+/// Keeps nothing of what is loaded, so that a replaced deployment can close.
 fn beside(loaded: Arc<ServedState>) -> Result<Models, DeploymentError> {
     let models = loaded.models()?.beside();
     drop(loaded);
@@ -208,8 +208,8 @@ fn outcome(of: ShadowDecision, said: Option<&GroundTruth>) -> ShadowOutcome {
     }
 }
 
-/// Whether an outcome is right by what the query showed; `None` if nobody can tell, or nothing was
-/// decided.
+/// Whether an outcome is right, given what the query showed; `None` if that is unknown, or the outcome is
+/// UNDECIDED.
 fn correct(of: &ShadowDecision, said: Option<&GroundTruth>) -> Option<bool> {
     let accepted = match of.decision {
         Decision::Accept => true,

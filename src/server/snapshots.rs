@@ -39,20 +39,20 @@ use matchpoint_client::proto::{
 use matchpoint_gallery::Access;
 
 const ENDING: &str = ".snapshot";
-/// Bytes of one message of a snapshot that is read: far below the limit of any client.
+/// Bytes of one message when a snapshot is read: far below the limit of any client.
 const PIECE: usize = 1 << 20;
-/// Pieces on their way between the disk and the network.
+/// Pieces in transit between the disk and the network.
 const PIECES: usize = 1;
 
 #[derive(Clone, Debug)]
 pub(super) struct Snapshots {
     pub(super) registry: Registry,
     pub(super) running: Running,
-    /// Where snapshots and what is made of them are kept.
+    /// Where snapshots, and deployments restored from them, are stored.
     pub(super) data_dir: Option<PathBuf>,
-    /// How decisions of a restored deployment are watched.
+    /// How a restored deployment is monitored.
     pub(super) monitoring: MonitoringConfig,
-    /// Whether nothing of the deployments may change.
+    /// Whether the deployments are read-only.
     pub(super) read_only: bool,
 }
 
@@ -67,7 +67,7 @@ pub(super) fn deployments(data_dir: &Path) -> PathBuf {
 }
 
 impl Snapshots {
-    /// The same, on behalf of the caller of a request.
+    /// The same, for the caller of a request.
     fn called_by<T>(&self, request: &Request<T>) -> Self {
         Self {
             registry: self.registry.called_by(request),
@@ -83,7 +83,7 @@ impl Snapshots {
         })
     }
 
-    /// Where a snapshot is, or would be.
+    /// The path of a snapshot.
     fn place(&self, id: &str) -> Result<PathBuf, Status> {
         let folder = snapshots(self.data_dir()?);
         check_name("snapshot_id", id)?;
@@ -198,7 +198,7 @@ impl Snapshots {
                 .models()
                 .and_then(|mut models| Deployment::open(&into, &mut models, options));
             let deployment = opened.map_err(|error| {
-                // What cannot be served is not left behind for the next start to fail at.
+                // What cannot be served must not stay, or the next start would fail.
                 drop(fs::remove_dir_all(&into));
                 from_error(&error)
             })?;
@@ -228,7 +228,7 @@ impl Snapshots {
         })
     }
 
-    /// Begins an operation whose work reads and writes for long.
+    /// Starts an operation whose work reads and writes for long.
     fn begin(
         &self,
         operation_id: &str,
@@ -314,7 +314,7 @@ impl Snapshots {
         let mut upload = upload.map_err(|cause| unwritten(&path, &cause))?;
         let mut piece = Some(first.data);
         while let Some(data) = piece {
-            // Held until it is written.
+            // Reserved until it is written.
             let received = call.as_ref().map(|call| call.take_received());
             let write = move || {
                 upload.file().write_all(&data)?;
@@ -326,7 +326,7 @@ impl Snapshots {
             let next = self.next_piece(&mut incoming, &mut pace).await?;
             piece = next.map(|next| next.data);
         }
-        // Only a stream that came to its end is a whole snapshot.
+        // Only a stream that came to its end is a complete snapshot.
         let named = path.clone();
         self.registry.heavy(move || keep(upload, &named)).await??;
         Ok(WriteSnapshotResponse {
@@ -334,7 +334,7 @@ impl Snapshots {
         })
     }
 
-    /// The next message of an upload, for which no place is held meanwhile.
+    /// The next message of an upload; no place is occupied while waiting for it.
     async fn next_piece(
         &self,
         incoming: &mut Streaming<WriteSnapshotRequest>,
@@ -355,15 +355,15 @@ impl Snapshots {
     }
 }
 
-/// Reads on in a file; nothing at its end.
+/// Reads the next piece of a file; empty at its end.
 fn read_piece(file: &File) -> std::io::Result<Vec<u8>> {
     let mut data = Vec::new();
     file.take(PIECE as u64).read_to_end(&mut data)?;
     Ok(data)
 }
 
-/// Where the model of a snapshot is: only one that this server has opened for another deployment. What
-/// a snapshot says of folders and files of this machine is a stranger's word.
+/// The model folder for a snapshot: only one that this server has opened for another deployment. Paths in a
+/// snapshot are not trusted.
 fn trusted_folder(
     model: &ModelReference,
     loaded: &ServedState,
@@ -381,7 +381,7 @@ fn trusted_folder(
         })
 }
 
-/// Verifies an upload, and gives it its name.
+/// Verifies an upload and gives it its name.
 fn keep(upload: TemporaryFile, path: &Path) -> Result<(), Status> {
     check_snapshot(upload.path(), &mut |_, _| ControlFlow::Continue(()))
         .map_err(|error| refused_upload(&error))?;
@@ -390,7 +390,7 @@ fn keep(upload: TemporaryFile, path: &Path) -> Result<(), Status> {
         .map_err(|cause| unwritten(path, &cause))
 }
 
-/// The answer where an upload cannot be kept.
+/// The answer if an upload cannot be stored.
 fn unwritten(path: &Path, cause: &std::io::Error) -> Status {
     if cause.kind() == std::io::ErrorKind::AlreadyExists {
         return exists(path);
@@ -398,7 +398,7 @@ fn unwritten(path: &Path, cause: &std::io::Error) -> Status {
     failed(path, cause)
 }
 
-/// The answer to an upload that is no whole snapshot: nothing that is kept here is damaged.
+/// The answer to an upload that is not a valid snapshot: nothing stored here is damaged.
 fn refused_upload(error: &DeploymentError) -> Status {
     let DeploymentError::Archive(ArchiveError::Refused { problem, .. }) = error else {
         return from_error(error);
@@ -408,14 +408,14 @@ fn refused_upload(error: &DeploymentError) -> Status {
     status(Code::InvalidArgument, "SNAPSHOT_DAMAGED", &message)
 }
 
-/// The answer where another has the name of a snapshot.
+/// The answer if a snapshot with that name exists.
 fn exists(path: &Path) -> Status {
     let id = path.file_stem().unwrap_or_default().display();
     let message = format!("there is a snapshot `{id}` already; choose another id");
     status(Code::AlreadyExists, "SNAPSHOT_EXISTS", &message)
 }
 
-/// An operation with a snapshot that is under way.
+/// A running operation with a snapshot.
 struct Job {
     handle: Handle,
     metadata: SnapshotMetadata,
@@ -423,7 +423,7 @@ struct Job {
 }
 
 impl Job {
-    /// Says how far it is, and whether it is to go on.
+    /// Reports progress; returns whether to continue.
     fn step(&mut self, done: u64, all: u64) -> ControlFlow<()> {
         self.metadata.done_bytes = done;
         self.metadata.total_bytes = all;
@@ -444,7 +444,7 @@ fn stopped(error: &DeploymentError) -> Status {
     from_error(error)
 }
 
-/// What is said of a snapshot file; `None` for a file that is none.
+/// The description of a snapshot file; `None` if it is not one.
 fn about(path: &Path) -> Option<Snapshot> {
     let metadata = fs::metadata(path).ok().filter(fs::Metadata::is_file)?;
     let id = path.file_name()?.to_str()?.strip_suffix(ENDING)?;
@@ -457,7 +457,7 @@ fn about(path: &Path) -> Option<Snapshot> {
 
 fn check_name(field: &str, name: &str) -> Result<(), Status> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-    // One that begins so is hidden, or taken for a flag by a command of a shell.
+    // A leading dot would hide it; a leading dash looks like a flag to shell commands.
     let fits = (1..=64).contains(&name.len()) && !name.starts_with(['.', '-']);
     if fits && name.chars().all(allowed) {
         return Ok(());
@@ -467,8 +467,8 @@ fn check_name(field: &str, name: &str) -> Result<(), Status> {
     )))
 }
 
-/// Refuses names that `switch` and `shadow` give to links beside a deployment: one called so would be another's
-/// earlier folder.
+/// Refuses names that `switch` and `shadow` give to links beside a deployment: such a folder would be taken
+/// for another deployment's earlier one.
 fn check_ending(name: &str) -> Result<(), Status> {
     match [".previous", ".shadow", ".new"]
         .iter()
@@ -532,7 +532,7 @@ impl SnapshotService for Snapshots {
         let id = &request.get_ref().snapshot_id;
         let work = async {
             let reading = self.read(id, call)?;
-            // Nothing changes, but all of a deployment leaves the machine.
+            // Nothing changes, but the whole deployment leaves the machine.
             changed(&identity_of(&request), "ReadSnapshot", "", id);
             Ok(reading)
         };
@@ -544,7 +544,7 @@ impl SnapshotService for Snapshots {
         &self,
         request: Request<Streaming<WriteSnapshotRequest>>,
     ) -> Result<Response<WriteSnapshotResponse>, Status> {
-        // Not bound by the time of a request: how its messages come is.
+        // Not limited by the time of a request, but by the pace of its messages.
         let _under_way = self.registry.enter();
         let (call, identity) = (Call::of(&request), identity_of(&request));
         let written = self.write(request.into_inner(), call).await?;

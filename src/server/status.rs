@@ -19,14 +19,14 @@ use matchpoint_gallery::error::GalleryError;
 /// The domain of every `ErrorInfo.reason`.
 pub(super) const DOMAIN: &str = "matchpoint.dev";
 
-/// The reason of an answer to who asks another server than the one that recorded a decision.
+/// The reason if a caller asks another server than the one that recorded a decision.
 const WRONG_REPLICA: &str = "WRONG_REPLICA";
 
-/// When to come back where nothing else is known.
+/// When to retry if nothing else is known.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
-/// No retry is suggested sooner, or later than this.
+/// The shortest and the longest suggested wait.
 const RETRY_AFTER_RANGE: [Duration; 2] = [Duration::from_millis(10), Duration::from_secs(5)];
-/// What the retry policies of gRPC libraries obey, as they do not read `RetryInfo`: gRFC A6.
+/// Obeyed by the retry policies of gRPC libraries, which do not read `RetryInfo`: gRFC A6.
 const PUSHBACK: &str = "grpc-retry-pushback-ms";
 
 /// The longest message of an error, in bytes.
@@ -49,7 +49,7 @@ pub(super) fn status_to_retry(
     let mut trailers = MetadataMap::new();
     if let Some(after) = retry_after {
         let [least, most] = RETRY_AFTER_RANGE;
-        // Whole milliseconds, which is how well it is known.
+        // Whole milliseconds, as it is not known more exactly.
         let after = u64::try_from(after.clamp(least, most).as_millis()).unwrap_or(u64::MAX);
         details.set_retry_info(Some(Duration::from_millis(after)));
         trailers.insert(PUSHBACK, MetadataValue::from(after));
@@ -57,8 +57,8 @@ pub(super) fn status_to_retry(
     Status::with_error_details_and_metadata(code, cut(message), details, trailers)
 }
 
-/// A message that is short enough for the trailers that it goes in, of which clients take 8 KiB. Errors repeat
-/// what callers wrote: the beginning says what it is, and the end what to do.
+/// A message that is short enough for the trailers, of which clients accept 8 KiB. Errors repeat what
+/// callers wrote: the beginning says what it is, and the end what to do.
 fn cut(message: &str) -> String {
     if message.len() <= MESSAGE_BYTES_MAX {
         return message.to_owned();
@@ -112,7 +112,7 @@ pub(super) fn from_error(error: &DeploymentError) -> Status {
     status(code, reason, &message(error))
 }
 
-/// With the journal that the id of a decision names as metadata, for programs.
+/// With the journal that the decision's id names as metadata, for programs.
 pub(super) fn wrong_replica(message: &str, id: DecisionId) -> Status {
     let metadata = HashMap::from([("journal".to_owned(), id.journal().to_string())]);
     let mut details = ErrorDetails::new();
@@ -135,7 +135,7 @@ fn underpowered(
     Status::with_error_details(code, cut(message), details)
 }
 
-/// What a caller needs to know: nothing of this machine's paths.
+/// What a caller needs to know, without any path of this machine.
 fn message(error: &DeploymentError) -> String {
     if let DeploymentError::Archive(cause) = error
         && !matches!(cause, ArchiveError::Cancelled)
@@ -341,7 +341,7 @@ fn unembeddable_reason(kind: Unembeddable) -> &'static str {
     }
 }
 
-/// Whether the data are too few, or no data would do, or the searches contradict each other.
+/// Whether there are too few data, or no data would do, or the searches contradict each other.
 fn calibration_reason(error: &CalibrationError) -> (Code, &'static str) {
     match (error.refusal(), error) {
         (Some(reason), _) => (Code::FailedPrecondition, reason),
@@ -351,7 +351,7 @@ fn calibration_reason(error: &CalibrationError) -> (Code, &'static str) {
     }
 }
 
-/// Whether a query of many is at fault by itself: the others are none the worse.
+/// Whether one query of many is itself at fault: the others are not affected.
 pub(super) fn is_the_fault_of_one(error: &DeploymentError) -> bool {
     matches!(
         error,

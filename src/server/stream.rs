@@ -1,4 +1,4 @@
-//! Bidirectional streams of independent items: bounded work at once, answers as they come.
+//! Bidirectional streams of independent items: bounded concurrency, answers as they are ready.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -17,11 +17,11 @@ use super::transport::{Call, QuotaShare};
 /// A caller's id of an item is echoed, so it has a limit.
 const REQUEST_ID_BYTES_MAX: usize = 128;
 
-/// Answers each item of `incoming` with what `handle` makes of it, in the order of completion.
+/// Answers each item of `incoming` with the result of `handle`, in the order of completion.
 ///
-/// At most `in_flight_max` are worked on at once: beyond it the client is held back by the
-/// transport. Items that were taken are answered, also where the stream breaks after them or the
-/// server is asked to stop. Where the client goes away, work that has not begun is dropped.
+/// At most `in_flight_max` are in progress at once: beyond that the transport holds the client back. Items
+/// that were received are answered, even if the stream breaks after them or the server is told to stop. If
+/// the client goes away, work that has not started is dropped.
 pub(super) fn answer_each<Q, A, F>(
     registry: &Registry,
     request: Request<Streaming<Q>>,
@@ -71,7 +71,7 @@ where
     ReceiverStream::new(outgoing)
 }
 
-/// Works on one item of a stream: what came of it is held until it is answered, and its answer needs room
+/// Works on one item of a stream: its message counts against the quota until it is answered, and its answer
 /// until it is sent.
 async fn within<A: Message>(
     received: Option<QuotaShare>,
@@ -86,8 +86,8 @@ async fn within<A: Message>(
     Ok(answer)
 }
 
-/// Answers all items of one call in their order, working on at most `in_flight_max` at once. Where the
-/// call is given up, work that has not begun is dropped.
+/// Answers all items of one call in their order, at most `in_flight_max` at once. If the call is abandoned,
+/// work that has not started is dropped.
 pub(super) async fn answer_all<Q, A, F>(
     items: Vec<Q>,
     in_flight_max: usize,
@@ -145,7 +145,7 @@ fn check_request_id(id: &str) -> Result<(), Status> {
     Ok(())
 }
 
-/// A status as a message, for one item's answer.
+/// A status as a message, for the answer to one item.
 pub(super) fn as_message(status: &Status) -> tonic_types::Status {
     // Our own statuses carry their details encoded as this very message.
     tonic_types::Status::decode(status.details()).unwrap_or_else(|_| tonic_types::Status {

@@ -1,4 +1,5 @@
-//! Another deployment in place of the one that is served: opened and verified, then served, at once or when asked to.
+//! Replaces a served deployment by another one: opened and verified first, then served, at once or on
+//! request.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -15,13 +16,13 @@ use crate::config::MonitoringConfig;
 use crate::deployment::{Deployment, DeploymentError, OpenOptions};
 use matchpoint_gallery::error::GalleryError;
 
-/// How long a deployment that was switched away from may take to close, and how often to look.
+/// How long a replaced deployment may take to close, and how often to check.
 const CLOSING_MAX: Duration = Duration::from_secs(10);
 const CLOSING_PAUSE: Duration = Duration::from_millis(50);
-/// How long what was prepared is kept: it takes as much memory as what is served.
+/// How long a prepared deployment is kept: it takes as much memory as the served one.
 const PREPARED_MAX: Duration = Duration::from_secs(600);
 
-/// Switches deployments of a server. Cloning shares what is prepared.
+/// Switches deployments of a server. Clones share what is prepared.
 #[derive(Clone, Debug)]
 pub(super) struct Switching {
     monitoring: MonitoringConfig,
@@ -29,7 +30,7 @@ pub(super) struct Switching {
     prepared: Arc<Mutex<BTreeMap<String, Arc<Opened>>>>,
 }
 
-/// A deployment that was opened, and is not served yet.
+/// A deployment that is open, and not served yet.
 #[derive(Debug)]
 pub(super) struct Opened {
     pub(super) deployment: Arc<Deployment>,
@@ -51,7 +52,7 @@ impl Switching {
         served: &Arc<Deployment>,
         undecided_allowed: bool,
     ) -> Result<Opened, Status> {
-        // It may be of the same folder, whose lock it has.
+        // It may be of the same folder, and have its lock.
         self.discard(served);
         let loaded = registry.loaded()?;
         let place = loaded.places.get(served.name()).cloned();
@@ -69,7 +70,7 @@ impl Switching {
                 Ok(opened.map(Arc::new))
             };
             match registry.heavy(open).await? {
-                // Switched away from a moment ago: its last requests are just ending.
+                // Replaced a moment ago: its last requests are just ending.
                 Err(DeploymentError::Gallery(GalleryError::InUse { .. }))
                     if asked.elapsed() < CLOSING_MAX =>
                 {
@@ -86,7 +87,7 @@ impl Switching {
         Ok(Opened { deployment, place })
     }
 
-    /// Keeps what was opened beside what is served, for a while.
+    /// Keeps an opened deployment beside the served one, for a while.
     pub(super) fn keep(&self, opened: Opened) {
         let (name, opened) = (opened.deployment.name().to_owned(), Arc::new(opened));
         let (prepared, this) = (Arc::clone(&self.prepared), Arc::downgrade(&opened));
@@ -99,35 +100,35 @@ impl Switching {
                 prepared.remove(&name);
                 tracing::warn!(
                     deployment = name,
-                    "what was prepared is given up: nobody asked for it to be served"
+                    "a prepared deployment is closed: nobody asked for it to be served"
                 );
             }
         });
     }
 
-    /// What was prepared in place of a deployment, if it is of this state.
+    /// The prepared replacement of a deployment, if it has this state.
     pub(super) fn take(&self, served: &Deployment, state: &str) -> Result<Opened, Status> {
         let mut prepared = self.lock();
         let of_state = |kept: &Arc<Opened>| kept.deployment.state().to_string() == state;
         let found = prepared.get(served.name()).is_some_and(of_state);
         let kept = prepared.remove(served.name()).filter(|_| found);
         kept.and_then(Arc::into_inner).ok_or_else(|| {
-            let message = "nothing of this state is prepared: it was given up, served, or prepared anew meanwhile; prepare it once more";
+            let message = "nothing of this state is prepared: it was closed, served, or replaced meanwhile; prepare it once more";
             status(Code::FailedPrecondition, "NOT_PREPARED", message)
         })
     }
 
-    /// Gives up what was prepared in place of a deployment, if anything was.
+    /// Closes the prepared replacement of a deployment, if there is one.
     pub(super) fn discard(&self, served: &Deployment) {
         let kept = self.lock().remove(served.name());
         if kept.is_some() {
             drop(kept);
-            // Its gauges have the names of those of what is served.
+            // Its gauges have the same names as those of the served one.
             served.monitor().evaluate_soon();
         }
     }
 
-    /// Serves what was opened in place of a deployment, which closes once its last request has ended.
+    /// Serves the opened deployment instead of another, which closes after its last request.
     pub(super) fn serve(
         &self,
         registry: &Registry,
@@ -146,7 +147,7 @@ impl Switching {
             precision = deployment.loaded().model.precision(),
             "deployment switched"
         );
-        // Its threads end with it, which takes a moment that no thread that answers has.
+        // Ending its threads takes a moment, which threads that answer do not have.
         let closing = std::thread::Builder::new().name("closing".to_owned());
         let (share, longest) = (self.monitoring.shadow_share, registry.longest());
         let closed = closing.spawn(move || {
@@ -163,8 +164,8 @@ impl Switching {
     }
 }
 
-/// Closes a deployment once its last request has ended, so that it is not that request's thread on
-/// which its own are waited for; or leaves it to that one, where it takes too long.
+/// Closes a deployment after its last request, so that this request's thread need not wait for the
+/// deployment's threads; if it takes too long, leaves it to that one.
 fn close(mut deployment: Arc<Deployment>, longest: Duration) {
     let asked = Instant::now();
     while asked.elapsed() < longest {
@@ -176,7 +177,7 @@ fn close(mut deployment: Arc<Deployment>, longest: Duration) {
     }
 }
 
-/// Refuses what would decide nothing in place of what decides, unless that is meant.
+/// Refuses to replace a deployment that decides by one that cannot, unless that is intended.
 fn refuse_undecided(
     served: &Deployment,
     opened: &Deployment,
@@ -190,7 +191,7 @@ fn refuse_undecided(
     Err(DeploymentError::NothingWouldDecide { problem })
 }
 
-/// What a path leads to now, opened; `None` if that is what is served already.
+/// What a path leads to now, opened; `None` if that is already served.
 fn open_in_place_of(
     served: &Deployment,
     place: &Path,

@@ -1,11 +1,11 @@
-//! What may happen very often, and is told in the log now and then.
+//! Events that may be very frequent, and are logged now and then.
 
 use std::time::{Duration, Instant};
 
-/// How often the log says the same.
+/// How often the log repeats an event.
 const SAY_AGAIN: Duration = Duration::from_secs(10);
 
-/// Something that happens, counted between two lines of the log.
+/// An event, counted between two log lines.
 #[derive(Debug, Default)]
 pub(super) struct Told {
     last: Option<Instant>,
@@ -13,7 +13,7 @@ pub(super) struct Told {
 }
 
 impl Told {
-    /// It happened again: how often since it was told, if that is to be told now.
+    /// It happened again: returns how often since the last log line, if one is due now.
     pub(super) fn again(&mut self) -> Option<u64> {
         self.since += 1;
         if self.last.is_some_and(|last| last.elapsed() < SAY_AGAIN) {

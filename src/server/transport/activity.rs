@@ -15,12 +15,12 @@ use crate::telemetry;
 
 /// What every client of HTTP/2 sends first.
 const PREFACE_BYTES: u64 = 24;
-/// How soon a connection makes its first call, where it may not be idle for longer.
+/// How soon a connection has to make its first call, if it may not be idle for longer.
 const FIRST_CALL: Duration = Duration::from_secs(30);
-/// How often a call is looked at whose answer may not be taken.
+/// How often a call is checked whose answer may not be read.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// One connection, as it is now.
+/// The state of one connection.
 #[derive(Debug)]
 pub(super) struct Activity {
     began: Instant,
@@ -35,7 +35,7 @@ pub(super) struct Activity {
 pub(super) enum Outstayed {
     /// It did not say in time that it speaks HTTP/2.
     Handshake,
-    /// No call was under way for too long.
+    /// No call was running for too long.
     Idle,
 }
 
@@ -49,7 +49,7 @@ impl Activity {
         }
     }
 
-    /// Whether the connection is to be ended.
+    /// Whether the connection has to end.
     pub(super) fn outstayed(&self, handshake: Duration, idle: Duration) -> Option<Outstayed> {
         if self.heard_bytes.load(Ordering::Relaxed) < PREFACE_BYTES {
             return (handshake < self.began.elapsed()).then_some(Outstayed::Handshake);
@@ -68,7 +68,7 @@ impl Activity {
         is_over.then_some(Outstayed::Idle)
     }
 
-    /// Whether no call is under way.
+    /// Whether no call is running.
     pub(super) fn is_idle(&self) -> bool {
         self.under_way.load(Ordering::Acquire) == 0
     }
@@ -79,7 +79,7 @@ impl Activity {
     }
 }
 
-/// A call that is under way; it is not any more when this is dropped.
+/// A running call; ended when this is dropped.
 struct UnderWay(Arc<Activity>);
 
 impl Drop for UnderWay {
@@ -95,7 +95,7 @@ impl Drop for UnderWay {
 }
 
 tokio::task_local! {
-    /// Whether the answer of the call is taken, for who makes its body.
+    /// Whether the call's answer is being read, for the code that makes its body.
     static TAKING: Arc<Taking>;
 }
 
@@ -104,8 +104,8 @@ pub(super) fn taking() -> Option<Arc<Taking>> {
     TAKING.try_with(Arc::clone).ok()
 }
 
-/// Runs each call of a connection as a task, and drops those whose answers are not taken: what nobody reads
-/// would be kept for ever.
+/// Runs each call of a connection as a task, and drops those whose answers are not read: they would be kept
+/// for ever.
 #[derive(Clone, Debug)]
 pub(super) struct CallTasks {
     pub(super) activity: Arc<Activity>,

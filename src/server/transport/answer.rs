@@ -1,4 +1,5 @@
-//! The body of an answer: handed out in pieces, so that what is not taken stays ours to count and to drop.
+//! The body of an answer: passed on in pieces, so that what the client does not read can still be counted
+//! and dropped.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -9,14 +10,14 @@ use tonic::Status;
 
 use super::call::{Call, Taking};
 
-/// What the transport is handed at once: it keeps this much of each answer, and no more.
+/// The transport gets this much at once: it buffers this much of each answer, and no more.
 const PIECE_BYTES: usize = 64 << 10;
 
 /// An answer on its way.
 #[derive(Debug)]
 pub(super) struct AnswerBody {
     inner: tonic::body::Body,
-    /// What came of it and was not handed out.
+    /// What was produced and not passed on yet.
     rest: Bytes,
     call: Option<Arc<Call>>,
     taking: Option<Arc<Taking>>,
@@ -57,7 +58,7 @@ impl Body for AnswerBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        // Asked for more, so what was handed out before has been taken.
+        // Polled for more, so what was passed on before has been sent.
         if let Some(taking) = &self.taking {
             taking.taken();
         }

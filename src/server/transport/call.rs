@@ -1,4 +1,4 @@
-//! What one call holds of what clients share, from its first header to the end of its answer.
+//! What one call uses of the shared quotas, from its first header to the end of its answer.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -9,12 +9,12 @@ use tonic::{Response, Status};
 use super::pace::Pace;
 use super::quota::{ClientAddress, Quota, QuotaExceeded, QuotaShare};
 
-/// One call under way.
+/// One running call.
 #[derive(Debug)]
 pub(in crate::server) struct Call {
-    /// Bytes of its messages that came and are worked on.
+    /// Bytes of its messages that arrived and are being processed.
     received: Mutex<QuotaShare>,
-    /// Bytes of its answers that are made and not sent.
+    /// Bytes of its answers that are made but not sent.
     answer: Mutex<QuotaShare>,
     #[expect(
         dead_code,
@@ -46,30 +46,30 @@ impl Call {
         request.extensions().get::<Arc<Self>>().cloned()
     }
 
-    /// A message of so many bytes begins to come.
+    /// A message of this many bytes begins to arrive.
     pub(super) fn receive(&self, bytes: u64) -> Result<(), Status> {
         let received = locked(&self.received).grow(bytes);
         received.map_err(|exceeded| exceeded.refusal())
     }
 
-    /// What has come up to now, to be held as long as it is worked on.
+    /// What has arrived up to now, to be kept while it is processed.
     pub(in crate::server) fn take_received(&self) -> QuotaShare {
         locked(&self.received).split_off()
     }
 
-    /// Room for an answer of so many bytes until it is sent.
+    /// Reserves space for an answer of this many bytes until it is sent.
     pub(in crate::server) fn make_room(&self, bytes: u64) -> Result<(), Status> {
         let room = locked(&self.answer).grow(bytes);
         room.map_err(|exceeded: QuotaExceeded| exceeded.refusal())
     }
 
-    /// So many bytes of answers are on their way.
+    /// This many bytes of answers have been sent.
     pub(super) fn sent(&self, bytes: u64) {
         locked(&self.answer).shrink(bytes);
     }
 }
 
-/// An answer that may be large, once there is room for it among those that wait to be read.
+/// An answer that may be large, once there is quota for it.
 pub(in crate::server) fn roomy<T: Message>(
     call: Option<&Arc<Call>>,
     message: T,
@@ -80,14 +80,14 @@ pub(in crate::server) fn roomy<T: Message>(
     Ok(Response::new(message))
 }
 
-/// Whether the other end takes what it is sent, as seen by the task that may give it up.
+/// Whether the client reads its answer, as seen by the task that may drop it.
 #[derive(Debug)]
 pub(super) struct Taking(Mutex<TakingState>);
 
 #[derive(Debug)]
 struct TakingState {
     pace: Pace,
-    /// Since when something waits to be taken.
+    /// Since when something waits to be read.
     since: Option<Instant>,
 }
 
@@ -103,14 +103,14 @@ impl Taking {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Something is handed out.
+    /// Bytes were passed on.
     pub(super) fn handed(&self, bytes: u64) {
         let mut state = self.state();
         state.pace.moved(bytes);
         state.since = Some(Instant::now());
     }
 
-    /// More is asked for.
+    /// More is requested.
     pub(super) fn taken(&self) {
         let mut state = self.state();
         if let Some(since) = state.since.take() {
@@ -118,7 +118,7 @@ impl Taking {
         }
     }
 
-    /// Whether it has been waited for too long.
+    /// Whether it has waited for too long.
     pub(super) fn is_overdue(&self) -> bool {
         let state = self.state();
         let waited = state.since.map(|since| since.elapsed());

@@ -29,31 +29,31 @@ use crate::server::request_id::time_of;
 use crate::telemetry;
 use matchpoint_client::proto;
 
-/// Flow-control windows: what may come before anybody looks at it, of one call and of one connection.
+/// Flow-control windows: what may arrive before it is read, for one call and for one connection.
 const STREAM_WINDOW_BYTES: u32 = 512 << 10;
 const CONNECTION_WINDOW_BYTES: u32 = 2 << 20;
-/// Finds connections whose other end has vanished.
+/// Finds connections whose other end has disappeared.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(60);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
-/// What headers may take, in bytes: room for tracing and authentication, not for an attack.
+/// Most bytes of headers: enough for tracing and authentication, not for an attack.
 const HEADER_BYTES_MAX: u32 = 16 << 10;
-/// How often a connection is looked at that may have to be ended.
+/// How often a connection is checked for whether it has to end.
 const LOOK: Duration = Duration::from_secs(1);
-/// How long a connection that is asked to end may take, where nothing is under way.
+/// How long a connection may take to close when asked, if no call is running.
 const LEAVE: Duration = Duration::from_secs(5);
 /// Calls that are answered whatever the limits say: a full server is not a dead one.
 const HEALTH: &str = "/grpc.health.v1.Health/";
-/// But for the one of them that need not end.
+/// Except for the one of them that may never end.
 const WATCH: &str = "/grpc.health.v1.Health/Watch";
 
-/// What holds for all connections.
+/// What is the same for all connections.
 #[derive(Clone, Debug)]
 pub(super) struct Shared {
     pub(super) limits: LimitsConfig,
     pub(super) streams_per_connection_max: u32,
     pub(super) message_bytes_max: usize,
     pub(super) calls: Quota,
-    /// Of health, which each client needs one of.
+    /// For health: each client needs one.
     pub(super) watches: Quota,
     pub(super) received: Quota,
     pub(super) answers: Quota,
@@ -61,7 +61,7 @@ pub(super) struct Shared {
     pub(super) streamed: Arc<BTreeSet<String>>,
 }
 
-/// The paths of calls whose clients send a stream, as the contract has them.
+/// The paths of calls with a stream of requests, by the contract.
 pub(super) fn streamed_paths() -> BTreeSet<String> {
     let described = [
         proto::DESCRIPTORS,
@@ -87,7 +87,7 @@ pub(super) fn streamed_paths() -> BTreeSet<String> {
     paths
 }
 
-/// Serves one connection until it ends, has to, or is asked to by `closing`.
+/// Serves one connection until it ends, has to end, or `closing` asks it to.
 pub(super) async fn serve<T, S>(
     stream: T,
     peer: Peer,
@@ -123,7 +123,7 @@ pub(super) async fn serve<T, S>(
                 }
                 return;
             }
-            // Where the sender is gone, so is the server.
+            // If the sender is gone, so is the server.
             _ = closing.wait_for(|close| *close), if !asked => {
                 connection.as_mut().graceful_shutdown();
                 asked = true;
@@ -172,7 +172,7 @@ struct Calls<S> {
 type Answered = Pin<Box<dyn Future<Output = Result<Response<AnswerBody>, Infallible>> + Send>>;
 
 impl<S> Calls<S> {
-    /// What a call takes as long as it is under way, by its path.
+    /// What a running call occupies, by its path.
     fn place(&self, path: &str) -> Result<Option<QuotaShare>, Status> {
         let places = match path {
             WATCH => &self.shared.watches,
@@ -240,7 +240,7 @@ impl<S: Stack> hyper::service::Service<Request<Incoming>> for Calls<S> {
     }
 }
 
-/// With what watches whether the answer is taken, and what requests may be compressed by.
+/// Adds what watches whether the answer is read, and how requests may be compressed.
 fn answered(
     response: Response<tonic::body::Body>,
     call: Option<Arc<Call>>,

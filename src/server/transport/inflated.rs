@@ -1,4 +1,4 @@
-//! Messages that come compressed by gzip: inflated as they come, in bytes that are charged as those of others are.
+//! Messages compressed by gzip: inflated as they arrive, in bytes that count like those of others.
 
 use std::io::Read;
 
@@ -11,22 +11,23 @@ use crate::server::convert::invalid;
 
 /// Before each message: whether it is compressed, and its length.
 pub(super) const PREFIX_BYTES: usize = 5;
-/// How many times its compressed bytes a message may have. Those of vectors, pictures and metadata have far fewer, and
-/// zeros a thousand, which cost next to nothing to send and a second to inflate.
+/// The greatest ratio of a message to its compressed bytes. Vectors, pictures and metadata are far below;
+/// zeros reach a thousand, which costs almost nothing to send and a second to inflate.
 const TIMES_MAX: usize = 100;
-/// What is inflated before it is charged, in bytes.
+/// Bytes that are inflated before they are charged.
 const STEP_BYTES: u64 = 64 << 10;
 const ENCODING: &str = "grpc-encoding";
-/// What requests may be compressed by.
+/// How requests may be compressed.
 pub(super) const ACCEPTED: &str = "identity,gzip";
 
-/// The length of the message that is to come.
+/// The length of the message that follows.
 pub(super) fn message_length(prefix: &[u8; PREFIX_BYTES]) -> usize {
     let [_, length @ ..] = *prefix;
     usize::try_from(u32::from_be_bytes(length)).unwrap_or(usize::MAX)
 }
 
-/// Whether the messages of a request may be compressed by gzip. Nothing but this is to know.
+/// Whether the messages of a request may be compressed by gzip. The header is removed, so that nothing else
+/// sees it.
 pub(super) fn take_gzip(headers: &mut HeaderMap) -> bool {
     let is_gzip = headers
         .get(ENCODING)
@@ -40,12 +41,12 @@ pub(super) fn take_gzip(headers: &mut HeaderMap) -> bool {
 /// The bytes of a body with its messages inflated.
 #[derive(Debug, Default)]
 pub(super) struct Inflated {
-    /// What has come of a message.
+    /// The part of a message that has arrived.
     came: Vec<u8>,
 }
 
 impl Inflated {
-    /// Reads on, and gives the messages that are whole by now. `charge` is told of bytes before they are kept.
+    /// Reads on; returns the messages that are now complete. `charge` is called before bytes are kept.
     pub(super) fn read(
         &mut self,
         data: &[u8],
@@ -69,7 +70,7 @@ impl Inflated {
             read += PREFIX_BYTES + length;
             match prefix {
                 [1, ..] => inflate(message, &mut whole, bytes_max, &mut charge)?,
-                // Not compressed, or nothing that anybody knows: as it is.
+                // Not compressed, or an unknown flag: passed on unchanged.
                 _ => {
                     whole.extend_from_slice(prefix);
                     whole.extend_from_slice(message);
@@ -84,7 +85,7 @@ impl Inflated {
     }
 }
 
-/// Adds a message to `whole` as it was before it was compressed.
+/// Appends a message to `whole` after inflating it.
 fn inflate(
     message: &[u8],
     whole: &mut Vec<u8>,

@@ -1,4 +1,4 @@
-//! Connections, and what each of them may take: how many, for how long, and how many bytes.
+//! Connections, and their limits: how many, for how long, and how many bytes.
 
 mod activity;
 mod answer;
@@ -34,7 +34,8 @@ use crate::telemetry;
 use connection::{Shared, streamed_paths};
 use quota::{ClientAddress, Quota};
 
-/// How long nothing is accepted after it failed, for want of file descriptors, say: others need the time more.
+/// How long nothing is accepted after a failure, for example without free file descriptors: others need the
+/// time more.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// What answers calls, once for each connection.
@@ -62,7 +63,7 @@ impl<S> Stack for S where
 {
 }
 
-/// What connections are answered by.
+/// What answers the connections.
 #[derive(Clone)]
 pub(super) struct Answering<S> {
     pub(super) stack: S,
@@ -70,7 +71,7 @@ pub(super) struct Answering<S> {
     pub(super) access: CallerAccess,
 }
 
-/// Answers on what is accepted, until `stop`; then ends once all calls have been answered.
+/// Answers on the listeners until `stop`; then ends after all calls have been answered.
 pub(super) async fn serve<S: Stack>(
     listeners: Listeners,
     answering: Answering<S>,
@@ -121,7 +122,7 @@ pub(super) async fn serve<S: Stack>(
         }
         telemetry::connections_open(connections.len());
     }
-    // Nobody is to wait on an address that is not answered.
+    // Nobody should wait on an address that is not answered.
     drop(listeners);
     close.send_replace(true);
     while connections.join_next().await.is_some() {
@@ -156,7 +157,7 @@ struct Serving<S> {
 }
 
 impl<S: Stack> Serving<S> {
-    /// Serves one connection, once it is encrypted where it has to be.
+    /// Serves one connection, after it is encrypted if it has to be.
     async fn serve(mut self, accepted: NewConnection) {
         let NewConnection {
             stream,
@@ -197,7 +198,7 @@ impl<S: Stack> Serving<S> {
     }
 }
 
-/// Whether only the one connection is concerned, so that the next may well be accepted.
+/// Whether the error concerns only one connection, so that the next may be accepted.
 fn is_of_one(cause: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
     matches!(

@@ -1,4 +1,4 @@
-//! How long somebody may keep the server waiting.
+//! How long a client may keep the server waiting.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 
 use tokio::time::Sleep;
 
-/// Bytes a second below which a client only holds its place.
+/// A client that sends fewer bytes a second only occupies its place.
 const BYTES_PER_SECOND: u64 = 64 << 10;
 
-/// Waiting for one client, counted together: so long at once, and as long in all, with a second more for
-/// each [`BYTES_PER_SECOND`] that moved meanwhile. So a place is not held by a byte now and then.
+/// Waiting for one client, added up: at most `stall` at once and as long in all, plus a second for each
+/// [`BYTES_PER_SECOND`] that moved meanwhile. So a place cannot be kept by a byte now and then.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::server) struct Pace {
     stall: Duration,
@@ -28,23 +28,23 @@ impl Pace {
         }
     }
 
-    /// Something came, or was taken.
+    /// Bytes arrived or were read.
     pub(in crate::server) fn moved(&mut self, bytes: u64) {
         let micros = bytes.saturating_mul(1_000_000) / BYTES_PER_SECOND;
         self.allowed = self.allowed.saturating_add(Duration::from_micros(micros));
     }
 
-    /// One thing came that is worth a second, however small it is.
+    /// One message arrived that is worth a second, however small it is.
     pub(in crate::server) fn moved_one(&mut self) {
         self.moved(BYTES_PER_SECOND);
     }
 
-    /// So long was waited.
+    /// This long was waited.
     pub(in crate::server) fn waited(&mut self, time: Duration) {
         self.waited = self.waited.saturating_add(time);
     }
 
-    /// How long may be waited from now on.
+    /// How long may still be waited.
     pub(in crate::server) fn left(&self) -> Duration {
         self.stall.min(self.allowed.saturating_sub(self.waited))
     }
@@ -65,7 +65,7 @@ impl PacedWait {
         }
     }
 
-    /// What was waited for is there; gives the pace, to say how much it was.
+    /// The wait is over; returns the pace, to record how much arrived.
     pub(in crate::server) fn over(&mut self) -> &mut Pace {
         if let Some((since, _)) = self.waiting.take() {
             self.pace.waited(since.elapsed());
@@ -78,7 +78,7 @@ impl PacedWait {
         self.waiting = None;
     }
 
-    /// Waits: ready once it was too long.
+    /// Waits: ready if it took too long.
     pub(in crate::server) fn poll_late(&mut self, context: &mut Context<'_>) -> Poll<()> {
         let left = self.pace.left();
         let (_, sleep) = self

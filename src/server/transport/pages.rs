@@ -27,10 +27,10 @@ use crate::telemetry;
 
 /// The longest head of a request, in bytes: addresses carry names of items.
 const HEAD_BYTES_MAX: usize = 32 << 10;
-/// How often it is looked whether an answer is taken.
+/// How often an answer is checked for whether it is read.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Serves one connection until it ends, has to, or is asked to by `closing`.
+/// Serves one connection until it ends, has to end, or `closing` asks it to.
 pub(super) async fn serve<T>(
     stream: T,
     peer: Peer,
@@ -67,7 +67,7 @@ pub(super) async fn serve<T>(
                 }
                 return;
             }
-            // Where the sender is gone, so is the server.
+            // If the sender is gone, so is the server.
             _ = closing.wait_for(|close| *close), if !asked => {
                 connection.as_mut().graceful_shutdown();
                 asked = true;
@@ -87,11 +87,11 @@ struct PageRequests {
     peer: Peer,
     console: Console,
     shared: Arc<Shared>,
-    /// Whether the latest answer is taken.
+    /// Whether the latest answer is being read.
     taking: Arc<ArcSwap<Taking>>,
 }
 
-/// A request that is refused before anybody reads it.
+/// A request that is refused before it is read.
 struct PageRefusal(StatusCode, String);
 
 type PageAnswered = Pin<Box<dyn Future<Output = Result<Response<AnswerBody>, Infallible>> + Send>>;
@@ -118,7 +118,7 @@ impl Service<Request<Incoming>> for PageRequests {
     }
 }
 
-/// With the length said beforehand: it is whole.
+/// Adds the length: the body is complete.
 fn sized(mut response: Response<Bytes>) -> Response<Bytes> {
     let length = HeaderValue::from(response.body().len());
     let said = response.headers_mut().entry(header::CONTENT_LENGTH);
@@ -151,7 +151,7 @@ impl PageRequests {
         Ok((response, call))
     }
 
-    /// All of a body, which is charged as it comes and has a pace to keep.
+    /// The whole body, charged as it arrives, at a minimum pace.
     async fn whole(&self, mut body: Incoming, call: &Call) -> Result<Bytes, PageRefusal> {
         let (bytes_max, stall) = (self.shared.message_bytes_max, self.shared.limits.stall);
         let mut pace = Pace::new(stall);
@@ -196,7 +196,7 @@ impl PageRefusal {
         *response.status_mut() = status;
         let text = HeaderValue::from_static("text/plain; charset=utf-8");
         response.headers_mut().insert(header::CONTENT_TYPE, text);
-        // What is left of the request would be read for the next one.
+        // What is left of the request would be read as the next one.
         let close = HeaderValue::from_static("close");
         response.headers_mut().insert(header::CONNECTION, close);
         response

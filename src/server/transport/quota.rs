@@ -1,4 +1,4 @@
-//! What clients share: so much in all, and no more than a part of it for one address.
+//! What clients share: a total, and at most a part of it for one address.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -9,8 +9,8 @@ use tonic::{Code, Status};
 use crate::server::status::status_to_retry;
 use crate::telemetry;
 
-/// Whom a share is counted for: an address, or a network of IPv6, since who has one address of it has
-/// all of them.
+/// Whom a share counts for: an address, or a network of IPv6, since whoever has one address of it has all
+/// of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(in crate::server) struct ClientAddress(IpAddr);
 
@@ -26,13 +26,13 @@ impl ClientAddress {
     }
 }
 
-/// So much in all, and so much for one address. Cloning shares it.
+/// A total, and a limit for one address. Clones share it.
 #[derive(Clone, Debug)]
 pub(in crate::server) struct Quota(Arc<QuotaState>);
 
 #[derive(Debug)]
 struct QuotaState {
-    /// The setting that says how much there is.
+    /// The setting that limits it.
     setting: &'static str,
     most: u64,
     each: u64,
@@ -45,12 +45,12 @@ struct Taken {
     by_client: HashMap<ClientAddress, u64>,
 }
 
-/// There is no more of it.
+/// The limit is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(in crate::server) struct QuotaExceeded {
     setting: &'static str,
     most: u64,
-    /// What one address may have, where that is what is used up.
+    /// The limit of one address, if that is reached.
     each: Option<u64>,
 }
 
@@ -75,7 +75,7 @@ impl std::fmt::Display for QuotaExceeded {
 }
 
 impl QuotaExceeded {
-    /// The answer to a caller, which counts as a refusal.
+    /// The answer to a caller, counted as a refusal.
     pub(in crate::server) fn refusal(&self) -> Status {
         telemetry::limit_refused(self.setting);
         let reason = self.setting.to_uppercase();
@@ -85,7 +85,7 @@ impl QuotaExceeded {
 }
 
 impl Quota {
-    /// `most` in all, and `share` of it for one address, but `least` at least.
+    /// `most` in all, and `share` of it for one address, at least `least`.
     pub(super) fn new(setting: &'static str, most: u64, share: f64, least: u64) -> Self {
         #[expect(
             clippy::cast_precision_loss,
@@ -106,7 +106,7 @@ impl Quota {
         self.0.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Nothing of it yet, for somebody who will take some.
+    /// An empty share, to grow later.
     pub(super) fn nothing(&self, client: ClientAddress) -> QuotaShare {
         QuotaShare {
             quota: self.clone(),
@@ -115,7 +115,7 @@ impl Quota {
         }
     }
 
-    /// Takes so much, until what is returned is dropped.
+    /// Takes this much, until the returned share is dropped.
     pub(super) fn take(
         &self,
         client: ClientAddress,
@@ -127,7 +127,7 @@ impl Quota {
     }
 }
 
-/// What somebody has taken of a [`Quota`]; given back when it is dropped.
+/// A share of a [`Quota`]; given back when it is dropped.
 #[derive(Debug)]
 pub(in crate::server) struct QuotaShare {
     quota: Quota,
@@ -167,7 +167,7 @@ impl QuotaShare {
         Ok(())
     }
 
-    /// Gives so much back, or all of it.
+    /// Gives this much back, or all of it.
     pub(super) fn shrink(&mut self, by: u64) {
         let by = by.min(self.amount);
         self.amount -= by;
@@ -181,7 +181,7 @@ impl QuotaShare {
         }
     }
 
-    /// All of it, for somebody else to keep.
+    /// All of it, for another owner.
     pub(super) fn split_off(&mut self) -> Self {
         let empty = self.quota.nothing(self.client);
         std::mem::replace(self, empty)

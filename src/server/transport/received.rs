@@ -1,4 +1,4 @@
-//! The body of a request, as it comes: each message within the bytes that clients share, and in time.
+//! The body of a request, as it arrives: each message within the quota of bytes, and in time.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -15,10 +15,10 @@ use crate::server::convert::invalid;
 use crate::server::status::status;
 use crate::telemetry;
 
-/// What holds for the messages of one request.
+/// The limits for the messages of one request.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct MessageRules {
-    /// Longer ones are refused by what decodes them.
+    /// Longer ones are refused by the decoder.
     pub(super) bytes_max: usize,
     pub(super) stall: Duration,
     /// Whether more than one may come, with any time between them.
@@ -50,7 +50,7 @@ impl ReceivedBody {
         }
     }
 
-    /// Charges the messages that begin in these bytes, and notes which is under way.
+    /// Charges the messages that begin in these bytes, and remembers an incomplete one.
     fn take(&mut self, data: Bytes) -> Result<Bytes, Status> {
         self.wait.over().moved(data.len() as u64);
         let (call, bytes_max) = (&self.call, self.rules.bytes_max);
@@ -66,7 +66,7 @@ impl ReceivedBody {
         }
     }
 
-    /// Whether the client owes something: the rest of a message, or the only one.
+    /// Whether the client has to send more: the rest of a message, or the only one.
     fn is_owed(&self) -> bool {
         self.framing.is_within() || !self.rules.streamed && self.framing.messages == 0
     }
@@ -101,7 +101,7 @@ impl Body for ReceivedBody {
         };
         self.wait.over();
         if next.is_none() && self.framing.is_within() {
-            // What inflates messages keeps the rest back, so that nobody else would notice.
+            // Inflating keeps an incomplete message back, so that nobody else would notice.
             let cut = invalid("the request ended within a message; send the whole of it");
             return Poll::Ready(Some(Err(cut)));
         }
@@ -127,14 +127,14 @@ impl Body for ReceivedBody {
     }
 }
 
-/// Where in its messages a body is.
+/// The position of a body within its messages.
 #[derive(Debug, Default)]
 struct Framing {
-    /// What has come of a prefix.
+    /// The part of a prefix that has arrived.
     prefix: Vec<u8>,
-    /// What is to come of a message.
+    /// Bytes of a message that are still missing.
     left: usize,
-    /// Messages that have come whole.
+    /// Messages that are complete.
     messages: u64,
 }
 
@@ -143,7 +143,7 @@ impl Framing {
         0 < self.left || !self.prefix.is_empty()
     }
 
-    /// Reads on, and tells the length of each message that begins.
+    /// Reads on, and reports the length of each message that begins.
     fn read<E>(
         &mut self,
         mut data: &[u8],
