@@ -1,4 +1,4 @@
-//! A gallery anew behind a head: from the embeddings that it holds, and no image.
+//! A new gallery behind a head: made from stored embeddings, without any image.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -63,7 +63,7 @@ impl AdaptedEmbeddings {
             .collect()
     }
 
-    /// Every item behind the head, or why it cannot be.
+    /// Every item with its embedding behind the head, or why it has none.
     pub(super) fn items(&self) -> impl Iterator<Item = Result<Item, RefusedItem>> {
         let mut items: Vec<_> = self.view.items().collect();
         items.sort_unstable_by(|a, b| a.0.id.cmp(&b.0.id));
@@ -84,7 +84,7 @@ impl AdaptedEmbeddings {
         let together = LabelledRows::normalise(self.head.from(), vectors, vec![0; items.len()])
             .and_then(|rows| self.head.apply_to(&rows));
         let one = |(row, (item, vector)): (usize, &(&Arc<ItemHead>, &[f32]))| {
-            // Where one of them has no direction behind the head, each is looked at alone.
+            // If the head maps one of them to zero, each is mapped alone.
             let embedding = match &together {
                 Ok(rows) => Embedding::from_unit(rows.row(row).unwrap_or_default().to_vec()),
                 Err(_) => self.head.apply(vector),

@@ -1,4 +1,4 @@
-//! Labels that are suspiciously alike, as commands tell of them.
+//! Labels that are suspiciously alike, as commands report them.
 
 use std::collections::BTreeSet;
 
@@ -11,7 +11,7 @@ use matchpoint_calibration::procedure::Assured;
 /// Pairs that a warning names; `--json` has all.
 const SHOWN: usize = 5;
 
-/// What is known of the labels, and cannot be seen in them.
+/// What the user knows of the labels, and the data do not show.
 #[derive(Clone, Copy, Debug, clap::Args)]
 pub(super) struct LabelFlags {
     /// Take labels that differ by spelling alone (capitals, Unicode form, spaces, hyphens,
@@ -20,7 +20,7 @@ pub(super) struct LabelFlags {
     pub(super) labels_as_they_are: bool,
 }
 
-/// What is known of the queries, and cannot be seen in them.
+/// What the user knows of the queries, and the data do not show.
 #[derive(Clone, Copy, Debug, clap::Args)]
 pub(super) struct AssuredFlags {
     #[command(flatten)]
@@ -62,7 +62,7 @@ pub(super) fn check(
     Ok(found)
 }
 
-/// The first of them, as a warning.
+/// A warning that names the first of them.
 pub(super) fn warning(alike: &[Alike]) -> String {
     if alike.is_empty() {
         return String::new();

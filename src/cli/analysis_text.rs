@@ -1,4 +1,4 @@
-//! What a calibration says beyond its threshold: as text, and as the report of a deployment.
+//! What a calibration found besides its threshold: as text, and as the report of a deployment.
 
 use std::sync::Arc;
 
@@ -54,7 +54,7 @@ impl AnalysisSubject<'_> {
         self.outline(&crate::clock::now_rfc_3339()).refused(refusal)
     }
 
-    /// The threshold that the same rule gives where no score is adjusted.
+    /// The threshold that the same rule gives without an adjustment of scores.
     fn on_similarity(
         &self,
         point: &OperatingPoint,
@@ -185,8 +185,8 @@ pub(super) fn text(analysis: &Analysis, target_far: Option<f64>) -> String {
     text
 }
 
-/// Rates by the value of a metadata column, marked where the FAR is above the target of all; nothing
-/// where there are none.
+/// Rates by the value of a metadata column, marked if the FAR is above the target of all; empty if there
+/// are none.
 pub(super) fn conditions_text(conditions: &[Condition], target_far: Option<f64>) -> String {
     let mut text = String::new();
     for one in conditions {
@@ -203,7 +203,7 @@ pub(super) fn conditions_text(conditions: &[Condition], target_far: Option<f64>)
     text
 }
 
-/// What the FAR would be under stress; nothing where none was looked at.
+/// What the FAR would be under stress; empty if none was analysed.
 fn stress_text(stresses: &[Stress], target_far: Option<f64>) -> String {
     if stresses.is_empty() {
         return String::new();
@@ -239,7 +239,7 @@ fn stress_text(stresses: &[Stress], target_far: Option<f64>) -> String {
     text
 }
 
-/// A rate with its interval, on part of a line.
+/// A rate with its interval, for part of a line.
 fn brief(rate: Option<&Rate>) -> String {
     rate.map_or_else(
         || "unknown".to_owned(),

@@ -1,4 +1,4 @@
-//! Snapshots in object stores, which pass through a file of this machine.
+//! Snapshots in object stores, which go through a file on this machine.
 
 use std::fs::File;
 use std::path::Path;
@@ -8,14 +8,14 @@ use anyhow::Context;
 use crate::deployment::{Progress, TemporaryFile, TemporaryFolder};
 use matchpoint_stores::{ObjectAddress, StoreError, fetch, publish, version};
 
-/// Has a snapshot written to a file, and makes an object of it. `take` gives what to show, and the SHA-256 that identifies the
-/// content.
+/// Has a snapshot written to a file, and uploads it as an object. `take` returns what to show, and the
+/// SHA-256 that identifies the content.
 pub(super) fn publish_archive<T>(
     address: &ObjectAddress,
     progress: Progress<'_>,
     take: impl FnOnce(&Path, Progress<'_>) -> anyhow::Result<(T, String)>,
 ) -> anyhow::Result<T> {
-    // Found out before the work; whoever comes between is found out too.
+    // Checked before the work; an object that appears meanwhile is noticed too.
     match version(address) {
         Err(StoreError::NotFound(_)) => {}
         Ok(_) => return Err(StoreError::Exists(address.clone()).into()),
@@ -30,7 +30,7 @@ pub(super) fn publish_archive<T>(
     Ok(taken)
 }
 
-/// A snapshot that came from a store, and goes when this is dropped.
+/// A snapshot that was fetched from a store; its file is removed when this is dropped.
 pub(super) struct FetchedArchive(TemporaryFile);
 
 impl FetchedArchive {

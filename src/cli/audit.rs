@@ -176,7 +176,7 @@ struct Import {
     feedback: bool,
 }
 
-/// The columns that say something; others are of the decision itself.
+/// The columns that are read; others describe the decision itself.
 const COLUMNS: Columns = Columns {
     known: &["decision_id", "truth", "label", "stranger", "annotator"],
     required: &[&["decision_id"]],
@@ -211,7 +211,7 @@ impl AnnotationLine {
     }
 }
 
-/// What became of reports.
+/// The outcome of an import.
 #[derive(Debug, Default, Serialize)]
 struct Imported {
     added: usize,
@@ -407,7 +407,7 @@ fn decision_text(found: &GetDecisionResponse) -> String {
 impl Annotate {
     async fn run(self) -> anyhow::Result<Exit> {
         if self.decision_id.len() < TIME_LENGTH {
-            // Those that do not wait are not looked through, and one of them may be meant.
+            // Decisions outside the queue are not searched, and one of them may be meant.
             let message = format!(
                 "`{}` may begin the ids of many decisions; write the whole id, or its first {TIME_LENGTH} characters at least",
                 self.decision_id
@@ -448,7 +448,7 @@ impl Import {
                 skipped += 1;
                 continue;
             };
-            // The later one would hold, and nobody would know.
+            // The later one would count, and nobody would notice.
             let before = said.insert(line.decision_id.clone(), (row.line, truth.clone()));
             if let Some((earlier, _)) = before.filter(|(_, before)| *before != truth) {
                 let problem = format!("line {earlier} says otherwise of it; leave one of them");

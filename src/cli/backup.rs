@@ -118,7 +118,7 @@ impl Snapshot {
     }
 }
 
-/// What verifying a snapshot came to.
+/// The result of verifying a snapshot.
 #[derive(Serialize)]
 struct Checked {
     archive: PathBuf,
@@ -133,7 +133,7 @@ impl Restore {
         match FilePlace::parse(&self.archive).map_err(StoreError::from)? {
             FilePlace::File(archive) => self.restore_file(&archive),
             FilePlace::Object(address) => {
-                // Without a look into it, where its version says what it is.
+                // Without fetching it, if its version identifies it.
                 if self.if_absent && self.is_there(&version(&address)?) {
                     return self.say_unchanged(&output);
                 }
@@ -216,7 +216,7 @@ impl Restore {
     }
 }
 
-/// The snapshot that a folder was restored from; `None` if it was not, or holds no deployment.
+/// The snapshot that a folder was restored from; `None` if it was not restored, or holds no deployment.
 fn restored_from(folder: &Path) -> Option<String> {
     Folder::open(folder).ok()?.record().restored_from.clone()
 }

@@ -30,14 +30,15 @@ struct FetchedSnapshot {
     deployment: String,
 }
 
-/// Which snapshot a server is to take.
+/// The snapshot that a server should take.
 #[derive(Clone, Copy)]
 pub(super) struct SnapshotToTake<'a> {
     pub(super) deployment: &'a str,
     pub(super) with_index: bool,
 }
 
-/// Has the server take a snapshot, and writes it to a file here, which is verified. Nothing stays on the server.
+/// Has the server take a snapshot, and writes it to a file here, which is verified. Nothing stays on the
+/// server.
 pub(super) fn snapshot(
     server: &ServerAddress,
     taking: SnapshotToTake<'_>,
@@ -56,7 +57,7 @@ pub(super) fn snapshot(
         let exists = ArchiveError::Exists(archive.to_owned());
         return Err(DeploymentError::from(exists).into());
     }
-    // Whether it can be written is found out before the work.
+    // Checked before the work: whether it can be written.
     let mut file = TemporaryFile::new(archive)
         .with_context(|| format!("cannot write {}", archive.display()))?;
     let progress = StepsShown::begin("snapshot, MiB")?;
@@ -67,7 +68,7 @@ pub(super) fn snapshot(
             .create_snapshot(deployment, with_index, &mut step)
             .await?;
         let fetched = fetch(&client, &taken.id, &progress, &mut file).await;
-        // Whether it came or not, the server has no use for it.
+        // The server does not need it any more, fetched or not.
         let removed = client.delete_snapshot(&taken.id).await;
         fetched?;
         Ok::<_, anyhow::Error>(removed?)
@@ -126,14 +127,14 @@ pub(super) fn restore(
     json: bool,
 ) -> anyhow::Result<Exit> {
     let progress = StepsShown::begin("restore, MiB")?;
-    // What is damaged is not sent.
+    // A damaged snapshot is not sent.
     let checked = check_snapshot(archive, &mut |done, all| progress.at(done, all));
     let restored = checked.map_err(anyhow::Error::from).and_then(|_whole| {
         let mut file = File::open(archive)?;
         single_threaded()?.block_on(async {
             let client = server.connect().await?;
             let id = format!("restore-{}", uuid::Uuid::now_v7());
-            // A snapshot that ends early is refused by the server.
+            // The server refuses a snapshot that ends early.
             let pieces = std::iter::from_fn(move || {
                 let mut piece = Vec::with_capacity(PIECE);
                 let read = Read::by_ref(&mut file)

@@ -101,7 +101,7 @@ pub(super) struct Build {
     engine: EngineFlags,
 }
 
-/// What became of the images.
+/// The result of a build.
 #[derive(Clone, Debug, Default, Serialize)]
 struct BuildReport {
     /// The deployment's folder.
@@ -140,7 +140,7 @@ struct BuildReport {
     images_per_second: f64,
 }
 
-/// Items enrolled now that are accepted as others.
+/// Items enrolled now that the active operating point accepts as others.
 #[derive(Clone, Debug, Default, Serialize)]
 struct BuildLookalikes {
     /// Items that were searched for with their label left out.
@@ -164,7 +164,7 @@ struct BuildLookalike {
 /// Look-alikes that are named.
 const LOOKALIKES_MAX: usize = 20;
 
-/// What the first signal is answered with.
+/// Shown at the first signal.
 const STOPPING: &str = "stopping after the images under way; run the command again to resume";
 
 impl Build {
@@ -202,11 +202,11 @@ impl Build {
 }
 
 impl Build {
-    /// Builds one of N parts, as often as it is begun.
+    /// Builds one of N parts; may be repeated.
     fn build_shard(&self) -> anyhow::Result<Exit> {
         let mut engine = self.engine.resolve(&ProcessEnvironment)?;
         telemetry::install_logs(&engine.log, engine.log_json)?;
-        // Nobody searches a shard.
+        // Nobody searches in a shard.
         engine.graph_from_items = usize::MAX;
         let shard = self.shard.choose(&ProcessEnvironment)?;
         let signal = Signal::listen_for_scheduler(STOPPING)?;
@@ -229,7 +229,7 @@ impl Build {
             shard: Some(&signal),
         };
         let built = build(&request).or_else(|error| {
-            // What an earlier attempt left is of another model, or damaged.
+            // The remains of an earlier attempt are of another model, or damaged.
             let is_unusable = matches!(Exit::of(&error), Exit::Mismatch | Exit::BadData);
             if is_unusable && Folder::exists(work.path()) {
                 work.begin_again()?;
@@ -301,7 +301,7 @@ impl Build {
     }
 }
 
-/// A build to be done.
+/// A build to be run.
 struct BuildRequest<'a> {
     deployment: &'a Path,
     model: Option<&'a Path>,
@@ -310,20 +310,20 @@ struct BuildRequest<'a> {
     prune: bool,
     keep_images: bool,
     engine: &'a EngineConfig,
-    /// What makes the vectors, where a new deployment has no model.
+    /// What makes the vectors, if a new deployment has no model.
     vectors_of: Option<&'a str>,
     input: BuildInput,
-    /// What stops a task that builds one part of a list, the whole of which was checked before.
+    /// The signal that stops a task building one part of a list, which was checked as a whole.
     shard: Option<&'a Signal>,
 }
 
-/// What a build came to, and the signal that ended it, if one did.
+/// The result of a build, and the signal that ended it, if any.
 struct Built {
     report: BuildReport,
     signal: Option<Exit>,
-    /// What could not be enrolled of what was read.
+    /// Entries that were read and could not be enrolled.
     unusable: Vec<RefusedItem>,
-    /// How many of those another attempt may well be able to use.
+    /// How many of those another attempt may be able to use.
     unread: usize,
     /// How images were prepared.
     preprocessing: String,
@@ -348,7 +348,7 @@ fn build(request: &BuildRequest<'_>) -> anyhow::Result<Built> {
         signal,
     };
     let runtime = single_threaded()?;
-    // An entry that could not be read may well name one of the others.
+    // An unreadable entry may name one of the other items.
     let remove = request.prune && (request.shard.is_some() || request.input.refused().is_empty());
     let others = if remove {
         OtherItems::Remove
@@ -437,7 +437,7 @@ impl BuildRequest<'_> {
         Err(fail(Exit::Usage, message))
     }
 
-    /// Rows of a list that are searched for must agree with what will be enrolled.
+    /// Checks that the roles of rows to be searched for agree with what will be enrolled.
     fn check_roles(&self, enrolment: &SourceEnrolment<'_>) -> anyhow::Result<()> {
         let enrolled = if self.prune {
             BTreeSet::new()
@@ -529,7 +529,7 @@ fn lookalikes_text(report: &BuildReport) -> String {
     text
 }
 
-/// A bar, and the signal that ends the work.
+/// A progress bar, and the signal that ends the work.
 struct BuildProgress<'a> {
     bar: ItemProgress,
     signal: &'a Signal,

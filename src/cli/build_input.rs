@@ -21,7 +21,7 @@ pub(super) enum BuildInput {
     Adapted(AdaptedEmbeddings),
 }
 
-/// What another deployment keeps.
+/// What another deployment stores.
 pub(super) struct ReusedImages {
     pub(super) gallery: Arc<Gallery>,
     pub(super) items: Vec<ImageSource>,
@@ -82,8 +82,8 @@ impl BuildInput {
         }
     }
 
-    /// Its labels that are suspiciously like each other, or like those enrolled beside them. Enrolled
-    /// as two, one thing has half of its items under a label that counts as a wrong one.
+    /// Its labels that are suspiciously like each other, or like enrolled ones. If one thing is enrolled
+    /// under two labels, half of its items have a label that counts as wrong.
     pub(super) fn alike(&self, enrolled: &BTreeSet<String>) -> Vec<Alike> {
         let own = self.labels();
         let others = enrolled.iter().map(String::as_str);
@@ -91,7 +91,8 @@ impl BuildInput {
         alike_labels(own, others)
     }
 
-    /// A role that the labels deny would make a stranger of a label that will be enrolled, or the other way round.
+    /// A role that contradicts the labels would turn a label that will be enrolled into a stranger, or the
+    /// other way round.
     pub(super) fn refuse_contradictions(
         &self,
         mut enrolled: BTreeSet<String>,
@@ -106,7 +107,7 @@ impl BuildInput {
         }
     }
 
-    /// All that it names, by which machines know that they build parts of the same.
+    /// Everything that it names, which shows whether machines build parts of the same source.
     pub(super) fn list(&self) -> SourceList {
         let mut list = SourceList::default();
         match self {
@@ -118,7 +119,7 @@ impl BuildInput {
                 }
             }
             Self::Vectors(given) => given.list(&mut list),
-            // The command line lets no shard be built of them: nothing is embedded.
+            // Refused for shards by the command line: nothing is embedded.
             Self::Adapted(_) => {}
         }
         for one in self.refused() {
@@ -127,7 +128,7 @@ impl BuildInput {
         list
     }
 
-    /// Leaves one part of it, and of what could not be read.
+    /// Keeps one part of it, and of what could not be read.
     pub(super) fn keep(&mut self, shard: Shard) {
         match self {
             Self::Images(sources) => {

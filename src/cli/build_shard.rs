@@ -1,4 +1,4 @@
-//! Which part of a list a task builds, and what it says of it.
+//! Which part of a list a task builds, and what it reports.
 
 use serde::Serialize;
 
@@ -7,7 +7,7 @@ use super::output::table;
 use crate::config::Environment;
 use crate::deployment::{PublishedShard, RefusedItem, Shard};
 
-/// Images that could not be read, and are named; the log of a task is long enough.
+/// Unreadable images that are named; the log of a task is long enough.
 const NAMED_MAX: usize = 10;
 
 /// Which part of the list to build.
@@ -43,7 +43,7 @@ impl ShardFlags {
         self.shard.is_some()
     }
 
-    /// The part that was asked for, by its number or by what a scheduler says.
+    /// The requested part, by its number or by the scheduler's variables.
     pub(super) fn choose(&self, environment: &dyn Environment) -> anyhow::Result<Shard> {
         let text = self.shard.as_deref().unwrap_or_default();
         let chosen = match text.strip_prefix("auto") {
@@ -59,7 +59,7 @@ impl ShardFlags {
         chosen.map_err(|problem: String| fail(Exit::Usage, format!("--shard: {problem}")))
     }
 
-    /// A machine that cannot read what others can must not make a shard without it.
+    /// A machine that cannot read what others can must not make an incomplete shard.
     pub(super) fn check_read(&self, failed: &[RefusedItem], unread: usize) -> anyhow::Result<()> {
         if unread == 0 || self.skip_unread {
             return Ok(());
@@ -89,7 +89,8 @@ fn number_of_task(environment: &dyn Environment) -> Result<String, String> {
     })
 }
 
-/// The part that a task of a Slurm array builds. Some tasks of it alone would be taken for all, so the array has to be whole.
+/// The part that a task of a Slurm array builds. A subset of the tasks would be taken for all, so the array
+/// has to be whole.
 fn of_array(environment: &dyn Environment) -> Result<Shard, String> {
     let said = |name: &str| {
         environment.get(name).ok_or_else(|| {

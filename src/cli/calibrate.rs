@@ -262,7 +262,7 @@ struct CalibrationReport {
 }
 
 impl CalibrationReport {
-    /// What makes its trials less than they seem.
+    /// What makes the trials count for less than they seem.
     fn doubts(&self) -> Doubts<'_> {
         Doubts {
             alike: &self.alike,
@@ -360,7 +360,7 @@ impl Calibrate {
         }
     }
 
-    /// What is asked for, as a request to a server.
+    /// The request to a server.
     fn served(self) -> anyhow::Result<ServedCalibration> {
         let Some(target) = self.target.target()? else {
             let message = "with --server a target is needed: --target-far, --target-frr, --equal-error or --min-cost";
@@ -415,7 +415,7 @@ impl Calibrate {
         Ok(())
     }
 
-    /// Before any image is embedded.
+    /// Checked before any image is embedded.
     fn check_labels(
         &self,
         sources: Option<&ImageSources>,
@@ -501,7 +501,7 @@ impl Calibrate {
         menu::show(deployment.name(), &report, page, self.shown)
     }
 
-    /// The command that chooses, but for the target.
+    /// The next command, without its target.
     fn next(&self, deployment: &str) -> String {
         let queries = self.queries.as_ref();
         let queries = queries.map_or_else(
@@ -516,7 +516,7 @@ impl Calibrate {
         format!("matchpoint calibrate {deployment} {queries}{all}")
     }
 
-    /// Where the pictures of a report are.
+    /// The pictures for a report.
     fn pictures(&self) -> anyhow::Result<Pictures> {
         let mut pictures = Pictures::default();
         if let Some(images) = &self.pictures {
@@ -552,14 +552,14 @@ impl Calibrate {
         }
     }
 
-    /// What pairs are looked at, unless the flags say otherwise.
+    /// Which pairs are analysed, unless the flags say otherwise.
     fn scope(&self, pairs_max: u64) -> AnalysisScope {
         let band = match self.opis_band.as_slice() {
             [far_low, far_high] => Band {
                 far_low: *far_low,
                 far_high: *far_high,
             },
-            // clap asks for two.
+            // clap requires two.
             _ => Band::default(),
         };
         AnalysisScope {
@@ -570,10 +570,10 @@ impl Calibrate {
     }
 }
 
-/// A calibration to be done.
+/// A calibration to be run.
 struct CalibrationRequest<'a> {
     deployment: &'a Arc<Deployment>,
-    /// Labelled queries; the gallery's own items where there are none.
+    /// Labelled queries; `None` for the gallery's own items.
     sources: Option<&'a ImageSources>,
     settings: CalibrationSettings,
     strangers: Strangers,
@@ -601,7 +601,7 @@ fn calibrate(
     let mut query_pictures = Pictures::default();
     match request.sources {
         Some(sources) => query_pictures.add(sources),
-        // The items themselves.
+        // The items are the queries.
         None => query_pictures.clone_from(request.pictures),
     }
     let subject = analysis_text::AnalysisSubject {

@@ -26,10 +26,10 @@ use matchpoint_client::proto::{
 };
 use matchpoint_client::{CalibrationEnd, Client, ClientError, Fault};
 
-/// Bytes of a message beside its image.
+/// Bytes of a message besides its image.
 const ENVELOPE_BYTES: u64 = 64 << 10;
 
-/// A calibration that a server is asked for.
+/// A calibration to be run by a server.
 pub(super) struct ServedCalibration {
     pub(super) settings: CalibrationSettings,
     /// Labelled queries; the gallery's own items without.
@@ -37,19 +37,19 @@ pub(super) struct ServedCalibration {
     pub(super) shown: Shown,
 }
 
-/// What it came to, under the keys of a calibration here.
+/// Its result, with the same keys as of a local calibration.
 #[derive(Serialize)]
 struct ServedReport {
     outcome: &'static str,
     operating_point: Option<String>,
     active: bool,
     etag: String,
-    /// The operating point, as the server tells of it.
+    /// The operating point, as the server describes it.
     point: Option<OperatingPoint>,
     refusal: Option<Refusal>,
     failed: Vec<RefusedItem>,
     left_out: LeftOut,
-    /// What the server says of the queries.
+    /// What the server reports about the queries.
     queries: CalibrateMetadata,
 }
 
@@ -130,7 +130,7 @@ impl ServedReport {
     }
 }
 
-/// Queries on their way, each read when the server takes it.
+/// Queries in transit, each read when the server takes it.
 struct Reading {
     progress: SharedProgress,
     failed: Mutex<Vec<RefusedItem>>,
@@ -171,7 +171,7 @@ impl Reading {
     }
 }
 
-/// Holds the roles of a list against what is enrolled, which the server does not know of.
+/// Compares the roles of a list with what is enrolled, which the server does not know about.
 async fn check_roles(
     client: &Client,
     deployment: &str,
@@ -195,7 +195,7 @@ async fn check_roles(
     }
 }
 
-/// `None` where the data are not what the server refuses.
+/// `None` if the server did not refuse because of the data.
 fn refusal(error: &ClientError) -> Option<Refusal> {
     let ClientError::Refused {
         reason: Some(reason),
@@ -222,7 +222,7 @@ fn refusal(error: &ClientError) -> Option<Refusal> {
     })
 }
 
-/// What the threshold is to achieve, as the protocol says it.
+/// The target, as a message.
 pub(super) fn wanted(target: CalibrationTarget) -> (Target, Option<f64>) {
     match target {
         CalibrationTarget::Far(far) | CalibrationTarget::FarEstimated(far) => {
@@ -242,7 +242,7 @@ pub(super) fn wanted(target: CalibrationTarget) -> (Target, Option<f64>) {
     }
 }
 
-/// What is held against the threshold, as the protocol says it.
+/// The score that is compared with the threshold, as a message.
 pub(super) fn remedy(choice: &RemedyChoice) -> RemedyMessage {
     match choice {
         RemedyChoice::None | RemedyChoice::Named(Remedy::None) => RemedyMessage::None,
@@ -285,7 +285,7 @@ fn text(report: &ServedReport, name: &str, shown: Shown) -> String {
     text
 }
 
-/// What makes the trials less than they seem, with the first of each kind.
+/// What makes the trials count for less than they seem, with the first of each kind.
 fn warnings(of: &CalibrateMetadata) -> String {
     let mut found = Vec::new();
     if let Some(first) = of.alike_labels.first() {

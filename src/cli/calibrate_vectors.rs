@@ -1,4 +1,4 @@
-//! `matchpoint calibrate --embeddings`: anyone's vectors, without a deployment.
+//! `matchpoint calibrate --embeddings`: plain vectors, without a deployment.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -35,7 +35,7 @@ use matchpoint_calibration::procedure::{
     vectors_digest,
 };
 
-/// Pairs of plain vectors that are looked at unless told otherwise.
+/// Pairs of plain vectors that are analysed by default.
 pub(super) const VECTORS_PAIRS_MAX: u64 = 20_000_000_000;
 
 /// Vectors and their labels.
@@ -56,7 +56,7 @@ pub(super) struct VectorFlags {
     head: Option<PathBuf>,
 }
 
-/// What plain vectors came to.
+/// The result for plain vectors.
 #[derive(Serialize)]
 struct VectorsReport {
     outcome: &'static str,
@@ -82,14 +82,14 @@ struct VectorsReport {
     analysis: Option<Analysis>,
 }
 
-/// What a calibration is asked for.
+/// The settings of a calibration.
 pub(super) struct VectorSettings {
     pub(super) settings: ThresholdSettings,
     /// What else is analysed.
     pub(super) scope: AnalysisScope,
 }
 
-/// What a menu is asked for.
+/// The settings of a menu.
 pub(super) struct MenuSettings {
     pub(super) confidence: f64,
     pub(super) seed: u64,
@@ -105,7 +105,7 @@ struct ReadVectors {
 
 impl VectorFlags {
     fn read(&self, fitted: &FittedFlags) -> anyhow::Result<ReadVectors> {
-        // clap asks for a deployment where there is no such flag.
+        // clap requires a deployment if there is no such flag.
         let Some(path) = &self.embeddings else {
             return Err(fail(Exit::Usage, "name a deployment, or use --embeddings"));
         };
@@ -181,7 +181,7 @@ impl VectorFlags {
         menu::show(&read.source.name, &report, page, shown)
     }
 
-    /// The command that chooses, but for the target.
+    /// The next command, without its target.
     fn next(&self) -> String {
         let mut next = "matchpoint calibrate".to_owned();
         let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
@@ -297,7 +297,7 @@ impl VectorFlags {
     }
 }
 
-/// A role that the labels deny would turn a mate into a stranger, or the other way round.
+/// A role that contradicts the labels would turn a mate into a stranger, or the other way round.
 fn refuse_contradictions(
     rows: &LabelTable,
     gallery: &[usize],

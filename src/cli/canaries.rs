@@ -84,7 +84,7 @@ struct KeptCanaries {
     from_gallery: Option<FromGallery>,
 }
 
-/// What became of `--from-gallery`.
+/// The result of `--from-gallery`.
 #[derive(Serialize)]
 struct FromGallery {
     /// Items that were asked for.
@@ -138,7 +138,7 @@ impl CanariesSetArgs {
     }
 }
 
-/// The canaries of a source, or none of them.
+/// The canaries of a source, without applying any.
 fn given(source: &Path, deployment: &Path) -> anyhow::Result<(Vec<NewCanary>, LeftOut)> {
     let sources = ImageSources::read(source, Purpose::Search)?;
     if let Some(refused) = sources.refused.first() {

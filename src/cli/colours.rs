@@ -1,10 +1,10 @@
-//! Colours of the words that decide, at the beginning of a line.
+//! Colours of the deciding words at the beginning of a line.
 
 use std::borrow::Cow;
 
 use anstyle::{AnsiColor, Style};
 
-/// Words and their styles. No text of others stands at the beginning of a line with such an indent.
+/// Words and their styles. Untrusted text never begins a line with such an indent.
 const WORDS: &[(&str, Style)] = &[
     ("  ACCEPT ", GOOD),
     ("  REJECT ", BAD),
@@ -26,7 +26,7 @@ const GOOD: Style = AnsiColor::Green.on_default().bold();
 const BAD: Style = AnsiColor::Red.on_default().bold();
 const DOUBTFUL: Style = AnsiColor::Yellow.on_default().bold();
 
-/// Text for a terminal, which has nothing in it yet that commands one.
+/// Text for a terminal; untrusted control characters have already been escaped.
 pub(super) fn coloured(text: &str) -> String {
     text.split_inclusive('\n').map(line).collect()
 }

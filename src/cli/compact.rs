@@ -1,4 +1,4 @@
-//! `matchpoint compact`: no trace of what was removed, and no room for it.
+//! `matchpoint compact`: removes all traces of removed items, and frees their space.
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -67,7 +67,7 @@ impl Compact {
         folder.check_gallery(gallery.id())?;
         gallery.compact().map_err(DeploymentError::from)?;
         let view = gallery.view();
-        // Closed, so that its log has gone into the file.
+        // Closed, so that its log is merged into the file.
         drop(gallery);
         let report = CompactReport {
             deployment: self.deployment,

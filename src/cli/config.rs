@@ -48,7 +48,7 @@ impl ConfigArgs {
         let gathered = show.settings.gather(&ProcessEnvironment);
         let rows: Vec<SettingRow> = gathered.rows().map(row).collect();
         Output::new(show.json).result(&rows, |rows| text(rows))?;
-        // What the server would refuse to start with, it refuses here too.
+        // Refuses whatever the server would refuse to start with.
         show.settings.resolve(&ProcessEnvironment)?;
         Ok(Exit::Done)
     }

@@ -11,14 +11,14 @@ use matchpoint_arrays::guarded;
 pub(super) struct CsvFile<W: Write>(csv::Writer<W>);
 
 impl CsvFile<File> {
-    /// Begins one, or on standard output, with the names of its columns.
+    /// Creates one, or writes to standard output; begins with the names of the columns.
     pub(super) fn create(path: &Path, columns: &[&str]) -> anyhow::Result<Self> {
         Ok(Self::within(create(path)?, columns)?)
     }
 }
 
 impl<W: Write> CsvFile<W> {
-    /// Begins one in what takes its bytes.
+    /// Writes one to any sink of bytes.
     pub(super) fn within(file: W, columns: &[&str]) -> io::Result<Self> {
         let mut file = Self(csv::Writer::from_writer(file));
         file.row(columns)?;
@@ -33,7 +33,7 @@ impl<W: Write> CsvFile<W> {
             .write_record(guarded.iter().map(|cell| cell.as_bytes()))?)
     }
 
-    /// Ends it; what was written is with the system then.
+    /// Ends it; the system then has everything that was written.
     pub(super) fn finish(mut self) -> io::Result<()> {
         self.0.flush()
     }

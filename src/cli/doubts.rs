@@ -1,4 +1,4 @@
-//! What makes trials less than they seem, as warnings.
+//! Warnings about trials that count for less than they seem.
 
 use super::alike;
 use super::output;
@@ -12,7 +12,7 @@ use matchpoint_calibration::procedure::{Copied, NearCopied};
 const GROUPS_LISTED: usize = 3;
 const LABELS_LISTED: usize = 4;
 
-/// What was found out about queries, whatever they come from.
+/// What was found about queries, whatever their source.
 #[derive(serde::Serialize)]
 pub(super) struct Doubts<'a> {
     pub(super) alike: &'a [Alike],
@@ -118,7 +118,7 @@ impl Doubts<'_> {
     }
 }
 
-/// The first of the groups of labels that may be one stranger each, and what to do.
+/// The first of the groups of labels that may each be one stranger, and what to do.
 pub(super) fn what_to_do_about(groups: &[Vec<String>]) -> String {
     let listed = groups.iter().take(GROUPS_LISTED).map(|group| {
         let (first, rest) = group.split_at(group.len().min(LABELS_LISTED));
@@ -134,14 +134,14 @@ pub(super) fn what_to_do_about(groups: &[Vec<String>]) -> String {
     )
 }
 
-/// So many queries with the image of another one, and the first two of them.
+/// How many queries have the same image as another one, and the first two of them.
 pub(super) fn repeated(count: impl std::fmt::Display, first: &str, second: &str) -> String {
     format!(
         "{count} of the queries have the very image of another one (the first: {first} and {second}); they are counted once"
     )
 }
 
-/// So many queries of strangers that were not looked at for near copies.
+/// How many queries of strangers were not checked for near copies.
 pub(super) fn not_compared(count: u64) -> String {
     format!(
         "{count} queries of strangers are too many to be compared with the others: near copies among them are not found"

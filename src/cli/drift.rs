@@ -251,7 +251,7 @@ fn page(found: &GetDriftResponse, deployment: &str) -> DriftReport {
     }
 }
 
-/// What has become of the gallery.
+/// How the gallery has changed.
 fn gallery_rows(found: &GetDriftResponse) -> Vec<[String; 2]> {
     let covered = found.gallery_coverage.zip(found.items_added);
     let covered = covered.map(|(share, added)| {
@@ -309,7 +309,7 @@ fn days(milliseconds: i64) -> f64 {
     Duration::from_millis(u64::try_from(milliseconds).unwrap_or(0)).as_secs_f64() / 86_400.0
 }
 
-/// From when on decisions count.
+/// Since when decisions count.
 fn since(found: &GetDriftResponse) -> String {
     found.resets.last().map_or_else(
         || "since it became active".to_owned(),
@@ -317,9 +317,9 @@ fn since(found: &GetDriftResponse) -> String {
     )
 }
 
-/// The report as text: what is known of both rates, what needs somebody, and what to do.
+/// The report as text: what is known of both rates, what needs attention, and what to do.
 pub(super) fn summary(found: &GetDriftResponse) -> String {
-    /// Findings that are told; --verbose has all.
+    /// Findings that are shown; --verbose has all.
     const URGENT: usize = 2;
     if found.operating_point_id.is_empty() {
         return NOTHING_VALID.to_owned();
@@ -434,7 +434,7 @@ fn lookalikes_text(found: &GetDriftResponse) -> String {
     text
 }
 
-/// What callers say of their queries; empty if they say nothing.
+/// The callers' conditions; empty if there are none.
 fn conditions(found: &GetDriftResponse) -> String {
     let shares = found.traffic.iter().flat_map(|traffic| &traffic.shares);
     let said = shares.filter(|share| share.feature == "condition");

@@ -11,7 +11,7 @@ use matchpoint_calibration::monitoring::fleet::{
 };
 use matchpoint_client::proto::{AuditedRate, Evidence, GetDriftResponse};
 
-/// What several servers say together.
+/// What several servers report together.
 #[derive(Serialize)]
 pub(super) struct FleetReport {
     operating_point_id: String,

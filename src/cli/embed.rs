@@ -48,7 +48,7 @@ pub(super) struct Embed {
 #[derive(Serialize)]
 struct EmbedReport {
     vectors: PathBuf,
-    /// `None` where the vectors are on standard output.
+    /// `None` if the vectors are on standard output.
     list: Option<PathBuf>,
     rows: usize,
     dimension: usize,

@@ -1,4 +1,4 @@
-//! `matchpoint evaluate`: what a deployment does to labelled queries.
+//! `matchpoint evaluate`: how a deployment decides on labelled queries.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -59,7 +59,7 @@ pub(super) struct Evaluate {
     engine: EngineFlags,
 }
 
-/// What a deployment does to labelled queries, and what of their source was used.
+/// How a deployment decides on labelled queries, and what of their source was used.
 #[derive(Clone, Debug, Serialize)]
 struct EvaluationReport {
     #[serde(flatten)]
@@ -127,7 +127,7 @@ fn text(report: &EvaluationReport, verbose: bool) -> String {
     text
 }
 
-/// What it comes to, in words.
+/// The result in words.
 fn summary(found: &DeploymentEvaluation, verbose: bool) -> String {
     let mut text = format!("{}: ", found.deployment);
     match (&found.operating_point, found.threshold) {
@@ -196,7 +196,7 @@ fn summary(found: &DeploymentEvaluation, verbose: bool) -> String {
     text
 }
 
-/// How fast it went, where that says how fast the model is.
+/// The speed, if it shows how fast the model is.
 fn speed(found: &DeploymentEvaluation) -> String {
     match found.embedded_before {
         0 => format!(

@@ -1,4 +1,4 @@
-//! Exit codes, and which error means which. After sysexits where it has one.
+//! Exit codes, and which error has which. After sysexits if that has one.
 
 use std::io::ErrorKind;
 use std::process::ExitCode;
@@ -53,9 +53,9 @@ pub enum Exit {
     Interrupted,
     /// Ended by SIGTERM.
     Terminated,
-    /// For whoever starts commands again by themselves: the same command may well succeed next time.
+    /// For schedulers that restart commands: the same command may succeed next time.
     Again,
-    /// For the same: it will not, until somebody mends something.
+    /// For schedulers: it will not succeed until somebody fixes something.
     Never,
 }
 
@@ -66,7 +66,7 @@ impl From<Exit> for ExitCode {
 }
 
 impl Exit {
-    /// As the system sees it.
+    /// The number for the system.
     pub(super) fn code(self) -> u8 {
         match self {
             Self::Done => 0,
@@ -107,12 +107,12 @@ pub(super) fn fail(exit: Exit, message: impl Into<String>) -> anyhow::Error {
     .into()
 }
 
-/// An error as whoever starts a command again has to see it.
+/// An error in the form for schedulers.
 pub(super) fn for_retries(error: &anyhow::Error) -> anyhow::Error {
     fail(Exit::of(error).for_retries(), message(error))
 }
 
-/// An error with its causes, but for what it says itself.
+/// An error with its causes, without repeating them.
 pub(super) fn message(error: &anyhow::Error) -> String {
     let mut message = error.to_string();
     for cause in error.chain().skip(1).map(ToString::to_string) {
@@ -125,7 +125,7 @@ pub(super) fn message(error: &anyhow::Error) -> String {
 }
 
 impl Exit {
-    /// What a scheduler needs to know of how a task ended: whether to start it again.
+    /// What a scheduler needs to know after a task: whether to restart it.
     pub(super) fn for_retries(self) -> Self {
         match self {
             Self::Done | Self::SomeFailed => self,

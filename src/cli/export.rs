@@ -247,7 +247,7 @@ fn text(exported: &Exported) -> String {
     format!("{decisions} decisions written to {file}")
 }
 
-/// Times as RFC 3339 has them; a date is its beginning in UTC.
+/// Times in RFC 3339; a date means its beginning in UTC.
 fn unix_ms(text: &str) -> Result<u64, String> {
     let whole = format!("{text} 00:00:00");
     let parsed =

@@ -40,14 +40,14 @@ pub(super) struct ExternalVectorFlags {
 pub(super) struct ExternalVectors {
     table: VectorTable,
     rows: LabelTable,
-    /// The rows of the split that was asked for.
+    /// The rows of the requested split.
     in_split: Vec<usize>,
-    /// Those of them to enrol.
+    /// Those of them that are enrolled.
     chosen: Vec<usize>,
 }
 
 impl ExternalVectorFlags {
-    /// Reads the vectors; `None` where none were named.
+    /// Reads the vectors; `None` if none were named.
     pub(super) fn read(&self) -> anyhow::Result<Option<ExternalVectors>> {
         let Some(path) = &self.embeddings else {
             return Ok(None);
@@ -93,7 +93,7 @@ impl ExternalVectors {
         self.chosen.len()
     }
 
-    /// Adds every row to enrol to a list.
+    /// Adds every row that is enrolled to a list.
     pub(super) fn list(&self, list: &mut SourceList) {
         for &row in &self.chosen {
             let at =
@@ -109,7 +109,7 @@ impl ExternalVectors {
         }
     }
 
-    /// Leaves one part of them.
+    /// Keeps one part of them.
     pub(super) fn keep(&mut self, shard: Shard) {
         let chosen = std::mem::take(&mut self.chosen).into_iter();
         self.chosen = chosen.filter(|row| shard.takes(&self.id(*row))).collect();
@@ -131,7 +131,8 @@ impl ExternalVectors {
         left_out
     }
 
-    /// A role that the labels deny would make a stranger of an enrolled label, or the other way round.
+    /// A role that contradicts the labels would turn an enrolled label into a stranger, or the other way
+    /// round.
     pub(super) fn refuse_contradictions(
         &self,
         mut enrolled: BTreeSet<String>,
@@ -166,7 +167,7 @@ impl ExternalVectors {
         self.table.dimension
     }
 
-    /// Every item to enrol, or why it cannot be.
+    /// Every item, or why it has none.
     pub(super) fn items(&self) -> impl Iterator<Item = Result<Item, RefusedItem>> {
         self.chosen.iter().map(|&row| self.item(row))
     }
@@ -186,7 +187,7 @@ impl ExternalVectors {
         Ok(Item {
             id,
             label: at(&self.rows.label),
-            // An empty field says nothing.
+            // An empty field is no metadata.
             metadata: metadata
                 .filter(|(_, value)| !value.is_empty())
                 .collect::<BTreeMap<_, _>>(),
@@ -196,7 +197,7 @@ impl ExternalVectors {
         })
     }
 
-    /// The id that was given, or the number of the row.
+    /// The given id, or the number of the row.
     fn id(&self, row: usize) -> String {
         let given = self.rows.id.as_ref().and_then(|ids| ids.get(row));
         given.cloned().unwrap_or_else(|| format!("{row:08}"))

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use serde::de::{IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-/// Where an image of a list is, and its path as an id: relative to the list, `~` for the own folder,
-/// and with the separators of Windows where no file is called like that.
+/// Where an image of a list is, and its path as an id: relative to the list, `~` for the home folder, and
+/// with the separators of Windows unless a file has such a name.
 pub(super) fn resolved(folder: &Path, path: String) -> Result<(PathBuf, String), (String, String)> {
     let drive = match path.as_bytes() {
         [letter, b':', b'\\' | b'/', ..] => letter.is_ascii_alphabetic(),
@@ -28,16 +28,16 @@ pub(super) fn resolved(folder: &Path, path: String) -> Result<(PathBuf, String),
     Ok((found, turned))
 }
 
-/// From here on, a number that is none of 64 bits has lost digits: 2^53.
+/// A larger number that is not a 64-bit integer has lost digits: 2^53.
 const WHOLE_MAX: f64 = 9_007_199_254_740_992.0;
 
-/// The fields of an object, each named once: of two labels, neither can be believed.
+/// The fields of an object, each once: of two labels, neither can be trusted.
 pub(super) struct ObjectFields(Vec<(String, FieldValue)>);
 
 /// What a field holds.
 enum FieldValue {
     Nothing,
-    /// Text, or what a number or a boolean is as text.
+    /// Text, also of a number or a boolean.
     Text(String),
     Object(ObjectFields),
     List,
@@ -88,7 +88,7 @@ impl<'de> serde::Deserialize<'de> for FieldValue {
             }
 
             fn visit_f64<E: serde::de::Error>(self, number: f64) -> Result<FieldValue, E> {
-                // Two identities would be one.
+                // Two identities could become one.
                 if WHOLE_MAX <= number.abs() {
                     let what = "a number is too long to be kept as it is; write it in quotes";
                     return Err(E::custom(what));
@@ -129,8 +129,8 @@ fn fields<'de, A: MapAccess<'de>>(mut map: A) -> Result<ObjectFields, A::Error> 
     Ok(ObjectFields(fields))
 }
 
-/// An object's fields as text; those of `metadata` count as its own. Those that are `known` are found whatever
-/// their case, as the columns of a table are: a `Role` that is passed over enrols strangers.
+/// An object's fields as text; those of `metadata` count as its own. `known` names are recognised in any
+/// case, as the columns of a table are: ignoring a `Role` would enrol strangers.
 pub(super) fn flatten(
     object: ObjectFields,
     known: &[&str],

@@ -7,7 +7,7 @@ use super::exit::{Exit, fail};
 use matchpoint_arrays::read_list;
 use matchpoint_calibration::held_out::{LabelSet, refuse_overlap};
 
-/// What a calibration is told of what a model was fitted to.
+/// What the user says about labels that a model was fitted to.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub(super) struct FittedFlags {
     /// A file of labels, one on each line, that the model or a head of it was fitted to; any of
@@ -19,8 +19,8 @@ pub(super) struct FittedFlags {
     pub(super) without_fitted: bool,
 }
 
-/// A threshold chosen on labels that a head was fitted to is too loose: such labels look better
-/// than any that will come.
+/// A threshold chosen on labels that a head was fitted to is too loose: such labels score better than new
+/// ones.
 pub(super) fn refuse_fitted(fitted_on: &Path, labels: &BTreeSet<&str>) -> anyhow::Result<()> {
     let list = read_list(fitted_on)?;
     let fitted = LabelSet {

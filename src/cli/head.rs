@@ -1,4 +1,4 @@
-//! A head as it is stored: its record, and its weights beside that.
+//! A head on the disk: its record, and its weights beside it.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use matchpoint_vector::Embedding;
 
 /// The record of a head, in its folder or in that of its model.
 pub(super) const RECORD_NAME: &str = "head.json";
-/// Its weights, there too.
+/// Its weights, in the same folder.
 pub(super) const WEIGHTS_NAME: &str = "head.f32";
 
 /// A head with its record.
@@ -37,7 +37,8 @@ impl StoredHead {
         Ok(Self { record, head })
     }
 
-    /// The vectors of a file behind the head. What it was fitted to is taken out of `rows`, or refused.
+    /// The vectors of a file behind the head. Rows that it was fitted to are removed from `rows`, or
+    /// refused.
     pub(super) fn behind(
         &self,
         data: &VectorTable,
@@ -70,7 +71,7 @@ impl StoredHead {
         let mut next = behind.vectors().chunks(behind.dimension());
         let mut vectors = Vec::with_capacity(units.len() * behind.dimension());
         for unit in &units {
-            // A row that is no embedding stays none, and is refused by its number if it is used.
+            // A row that is not an embedding is kept, and refused by its number if it is used.
             match unit.as_ref().and_then(|_| next.next()) {
                 Some(row) => vectors.extend_from_slice(row),
                 None => vectors.resize(vectors.len() + behind.dimension(), 0.0),
@@ -101,7 +102,7 @@ impl StoredHead {
         })
     }
 
-    /// Rows of the gallery may be, as long as they are not searched for too.
+    /// Rows of the gallery may be, if they are not searched for too.
     fn was_fitted_to(&self, unit: &[f32], row: usize, rows: &LabelTable) -> bool {
         let role = rows.role.as_ref().and_then(|roles| roles.get(row));
         let label = rows.label.get(row).map_or("", String::as_str);

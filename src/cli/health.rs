@@ -40,7 +40,7 @@ pub(super) struct Health {
 #[derive(Serialize)]
 struct ServerHealth {
     serving: bool,
-    /// Why it is not known to be serving.
+    /// Why it is unknown whether it serves.
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
 }
@@ -59,7 +59,7 @@ impl Health {
                         error: Some(error.to_string()),
                     }
                 }
-                // What was written is wrong, whatever the server is.
+                // A mistake in the arguments, whatever the server's state.
                 Some(ClientError::Address { .. } | ClientError::Credentials { .. }) | None => {
                     return Err(error);
                 }

@@ -27,11 +27,11 @@ pub(super) struct ImageSource {
     pub(super) label: String,
     pub(super) path: PathBuf,
     pub(super) metadata: BTreeMap<String, String>,
-    /// What a list says that it is for.
+    /// Its role in the list, if it has one.
     pub(super) role: Option<Role>,
 }
 
-/// What images are read for: a list may say of each row which of the two it is for.
+/// What images are read for: the role of a row may restrict it to one purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Purpose {
     /// Rows of the role gallery.
@@ -58,10 +58,10 @@ impl Purpose {
 /// The fields of a row of a list.
 type ListRow = BTreeMap<String, String>;
 
-/// Where a row of a list stands, and what is read from it.
+/// The place of a row in a list, and what it is read for.
 struct RowPlace<'a> {
     file: &'a Path,
-    /// From 1.
+    /// Counted from 1.
     line: u64,
     purpose: Purpose,
 }
@@ -101,14 +101,14 @@ fn source(
     })
 }
 
-/// All that a source holds, sorted by id.
+/// Everything in a source, sorted by id.
 #[derive(Debug, Default)]
 pub(super) struct ImageSources {
     pub(super) items: Vec<ImageSource>,
     pub(super) refused: Vec<RefusedItem>,
-    /// What is there and not used, but is no mistake.
+    /// What is not used, but is not a mistake.
     pub(super) left_out: LeftOut,
-    /// Rows of a list that are searched for, where those of the gallery are enrolled.
+    /// Rows that are searched for, in a list whose gallery rows are enrolled.
     searched: Vec<ImageSource>,
 }
 
@@ -262,7 +262,7 @@ impl ImageSources {
         Ok(())
     }
 
-    /// Takes one row of a list: `path` and `label`, perhaps `id` and `role`, and metadata.
+    /// Reads one row of a list: `path` and `label`, perhaps `id` and `role`, and metadata.
     fn take(&mut self, place: &RowPlace<'_>, mut fields: ListRow) -> anyhow::Result<()> {
         let role = fields.remove("role").as_deref().map(Role::parse);
         let role = role.transpose().map_err(|problem| {
@@ -271,7 +271,7 @@ impl ImageSources {
         })?;
         match (source(place, fields, role), role) {
             (Ok(source), _) => self.items.push(source),
-            // What is wrong with a row that is for something else is nothing here.
+            // Mistakes in rows for another purpose do not matter here.
             (Err(_), Some(role)) if !place.purpose.takes(role) => self.left_out.pass(role.as_str()),
             (Err(refused), _) => self.refused.push(refused),
         }
@@ -285,7 +285,7 @@ impl ImageSources {
         });
     }
 
-    /// Objects of a list may each have other fields, and what a row without a role is for would be a
+    /// Objects of a list may have different fields, so the purpose of a row without a role would be a
     /// guess.
     fn refuse_rows_without_role(&self, file: &Path) -> anyhow::Result<()> {
         let without: Vec<&ImageSource> = self
@@ -305,7 +305,7 @@ impl ImageSources {
         Err(fail(Exit::BadData, message))
     }
 
-    /// Keeps the rows that are for this, and counts the others.
+    /// Keeps the rows for this purpose, and counts the others.
     fn sort_by_role(&mut self, purpose: Purpose) {
         let takes = |item: &mut ImageSource| item.role.is_none_or(|role| purpose.takes(role));
         let items = std::mem::take(&mut self.items);
@@ -323,7 +323,8 @@ impl ImageSources {
         }
     }
 
-    /// A role that the labels deny would make a stranger of an enrolled label, or the other way round.
+    /// A role that contradicts the labels would turn an enrolled label into a stranger, or the other way
+    /// round.
     pub(super) fn refuse_contradictions(
         &self,
         is_enrolled: impl Fn(&str) -> bool,
@@ -370,9 +371,9 @@ impl ImageSources {
     }
 }
 
-/// Rows by id and label; of many, the first.
+/// Rows by id and label; only the first of many.
 fn named(rows: &[&ImageSource]) -> String {
-    /// More help nobody.
+    /// More names help nobody.
     const SHOWN: usize = 5;
     let row = |row: &&ImageSource| format!("{} (label {})", escaped(&row.id), escaped(&row.label));
     let shown: Vec<String> = rows.iter().take(SHOWN).map(row).collect();

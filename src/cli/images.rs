@@ -14,7 +14,7 @@ use matchpoint_embed::embedder::Embedded;
 use matchpoint_embed::job::{JobKind, PoolWorker};
 use matchpoint_embed::pixels::ImageLimits;
 
-/// Each path that is a file, and the images below each that is a folder, sorted by path.
+/// Each path that is a file, and the images below each folder, sorted by path.
 pub(super) fn listed(paths: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for path in paths {
@@ -52,7 +52,7 @@ pub(super) fn embedded(
             progress.step();
         }
     };
-    // As many hands as there are workers, each of whom waits for its own image.
+    // As many threads as workers, each of which waits for its own image.
     let hands = std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|scope| {
         for _ in 0..hands {
@@ -74,7 +74,7 @@ fn embed(file: &Path, loaded: &LoadedModel, limits: ImageLimits) -> Result<Embed
         read_image_at(file).map_err(|cause| cause.to_string())?
     } else {
         read_image(file, &limits).map_err(|error| {
-            // Its path is said with it.
+            // Its path is shown anyway.
             if let DeploymentError::Io { cause, .. } = error {
                 cause
             } else {

@@ -1,4 +1,4 @@
-//! Rates in words, for whoever has to defend them: how many of a round number.
+//! Rates in words, for people who have to explain them: how many of a round number.
 
 use super::output::percent;
 use matchpoint_client::proto::MeasuredRate;
@@ -8,7 +8,7 @@ use matchpoint_client::proto::MeasuredRate;
 pub(super) struct OfMany(u32);
 
 impl OfMany {
-    /// A thousand, or as many more as it takes for `asked` to be a whole number of them.
+    /// A thousand, or more if `asked` is only then a whole number of them.
     pub(super) fn that_shows(asked: f64) -> Self {
         let whole = |many: &u32| {
             let part = asked * f64::from(*many);
@@ -24,7 +24,8 @@ impl OfMany {
         )
     }
 
-    /// So many of them, with commas between thousands; what would round to none is said to be fewer than one.
+    /// How many of them, with commas between thousands; a rate that would round to none is `fewer than
+    /// one`.
     pub(super) fn part(self, rate: f64) -> String {
         let part = (rate * f64::from(self.0)).round();
         if part == 0.0 && 0.0 < rate {

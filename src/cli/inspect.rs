@@ -53,7 +53,7 @@ pub(super) struct Inspect {
     engine: EngineFlags,
 }
 
-/// A deployment and a model, as far as they were asked for.
+/// A deployment and a model, as requested.
 #[derive(Serialize)]
 struct InspectReport {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -70,7 +70,7 @@ struct DeploymentReport {
     labels: usize,
     dimension: usize,
     gallery_digest: String,
-    /// What a server of it answers as `state`.
+    /// The `state` in the answers of a server.
     state: String,
     index: String,
     bytes_on_disk: u64,
@@ -82,18 +82,18 @@ struct DeploymentReport {
 struct PointReport {
     id: String,
     active: bool,
-    /// Why it would decide nothing; absent where it is valid.
+    /// Why it would decide nothing; absent if it is valid.
     mismatch: Option<String>,
     within_calibrated_size: bool,
     /// Whether its target FAR is promised for the gallery as it is.
     certified: bool,
-    /// Share of the gallery that its calibration saw; absent where that is not known.
+    /// Share of the gallery that its calibration saw; absent if that is unknown.
     gallery_coverage: Option<f64>,
     items_added: Option<u64>,
     items_removed: Option<u64>,
     far_bound: Option<f64>,
     frr_bound: Option<f64>,
-    /// Why the share is not known.
+    /// Why the share is unknown.
     coverage_problem: Option<String>,
     content: Content,
 }
@@ -180,7 +180,7 @@ fn inspect(path: &Path, graph_from_items: usize) -> anyhow::Result<DeploymentRep
         index: index_binding(params),
         metric: Metric::Cosine,
     };
-    // The active one has to be there; the list would not miss it.
+    // The active one has to exist; the list would not show that it is missing.
     folder.active_operating_point()?;
     let points = folder.operating_points()?;
     let operating_points = points.iter().map(|point| {
@@ -227,7 +227,7 @@ fn inspect(path: &Path, graph_from_items: usize) -> anyhow::Result<DeploymentRep
     })
 }
 
-/// Whether a server would decide by an operating point.
+/// Whether a server would use an operating point.
 fn decides(folder: &Folder, point: &OperatingPoint, binding: &Binding) -> bool {
     point.check_binding(binding).is_ok() && folder.adjuster(point).is_ok()
 }
@@ -317,7 +317,7 @@ fn deployment_text(report: &DeploymentReport) -> String {
     text
 }
 
-/// What the calibration covers of the gallery as it is, where that is not all of it.
+/// What the calibration covers of the gallery as it is, if that is not all of it.
 fn covered_text(point: &PointReport) -> String {
     let Some((share, added)) = point.gallery_coverage.zip(point.items_added) else {
         let problem = point.coverage_problem.as_deref().unwrap_or("not known");

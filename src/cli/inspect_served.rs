@@ -10,7 +10,7 @@ use super::served_point::{created, describe};
 use super::server_address::ServerAddress;
 use matchpoint_client::proto::DeploymentInfo;
 
-/// A deployment as its server tells of it.
+/// A deployment as its server describes it.
 #[derive(Serialize)]
 struct InspectedService {
     #[serde(flatten)]

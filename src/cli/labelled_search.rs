@@ -35,7 +35,7 @@ fn window(engine: &EngineConfig) -> usize {
     engine.workers.count(engine.compute.joined_max()) * 4
 }
 
-/// Whether embeddings of queries are kept.
+/// Whether embeddings of queries are cached.
 #[derive(Clone, Copy, Debug, clap::Args)]
 pub(super) struct CacheFlags {
     /// Embed every query again, and keep none of their embeddings: else a picture is embedded once, and a second run takes
@@ -49,14 +49,14 @@ pub(super) struct Probes {
     pub(super) gathered: Gathered,
     /// Queries that could not be used.
     pub(super) failed: Vec<RefusedItem>,
-    /// Where the time of each query went.
+    /// The time of each query by stage.
     pub(super) timings: Vec<Timings>,
     /// How long all of it took.
     pub(super) took: Duration,
 }
 
 impl Probes {
-    /// Leaves out what the model's head was fitted to, or refuses it.
+    /// Leaves out queries that the model's head was fitted to, or refuses them.
     pub(super) fn but_fitted(mut self, without_fitted: bool) -> anyhow::Result<Self> {
         if without_fitted {
             self.gathered = self.gathered.without_fitted();
@@ -82,7 +82,7 @@ pub(super) fn run(
         took: Duration::ZERO,
     };
     let labels = probes.gathered.labels();
-    // An empty gallery is refused for what it is.
+    // An empty gallery has an error of its own.
     if !labels.is_empty() {
         sources.refuse_contradictions(|label| labels.contains(label))?;
     }

@@ -1,28 +1,28 @@
-//! What a source holds that a command does not use, counted and named.
+//! What a command does not use of a source, counted and named.
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-/// What a command left out of a source, none of it in error.
+/// What a command left out of a source; none of it is a mistake.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub(super) struct LeftOut {
-    /// Rows of a list, by the role that gives them to something else.
+    /// Rows of a list, by the role for which they are not used here.
     pub(super) by_role: BTreeMap<String, usize>,
-    /// Files of a folder that are no images by their names and bytes, by kind.
+    /// Files of a folder that are not images by name and content, by kind.
     pub(super) ignored: BTreeMap<String, usize>,
     /// Files and folders of the system, by name.
     pub(super) system: BTreeMap<String, usize>,
     /// Files and folders that `--exclude` names.
     pub(super) excluded: usize,
-    /// Labels with files of which none is an image.
+    /// Labels that have files, but no image.
     pub(super) labels_without_images: Vec<String>,
 }
 
 impl LeftOut {
-    /// One more file of a kind.
+    /// Counts a file of a kind.
     pub(super) fn ignore(&mut self, kind: String) {
-        /// More kinds than this are no help to anybody.
+        /// More kinds help nobody.
         const KINDS_MAX: usize = 32;
         let full = KINDS_MAX <= self.ignored.len() && !self.ignored.contains_key(&kind);
         let kind = if full {
@@ -33,12 +33,12 @@ impl LeftOut {
         *self.ignored.entry(kind).or_default() += 1;
     }
 
-    /// One more file or folder of the system.
+    /// Counts a file or folder of the system.
     pub(super) fn skip(&mut self, name: &str) {
         *self.system.entry(name.to_owned()).or_default() += 1;
     }
 
-    /// One more row of a role.
+    /// Counts a row of a role.
     pub(super) fn pass(&mut self, role: &str) {
         *self.by_role.entry(role.to_owned()).or_default() += 1;
     }
@@ -48,9 +48,9 @@ impl LeftOut {
         self.ignored.values().sum()
     }
 
-    /// For a table of names and values; empty where nothing was left out.
+    /// Rows of names and values; empty if nothing was left out.
     pub(super) fn rows(&self) -> Vec<(&'static str, String)> {
-        /// Of many labels, only so many are shown.
+        /// Of many labels only this many are shown.
         const SHOWN: usize = 10;
         let mut rows = Vec::new();
         for (name, counts) in [

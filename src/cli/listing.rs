@@ -12,13 +12,13 @@ use super::left_out::LeftOut;
 use crate::deployment::RefusedItem;
 use matchpoint_embed::pixels::{SNIFF_BYTES, sniff};
 
-/// Names that images go by, supported or not: what is not supported is refused by name.
+/// Name extensions of images, supported or not: an unsupported format is refused by its name.
 const IMAGE_EXTENSIONS: [&str; 13] = [
     "jpg", "jpeg", "jpe", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "heic", "heif", "jxl",
 ];
 
-/// What file systems, servers and archivers leave among the files of people, whatever the case.
-/// Thumbnails that a network drive makes would else be images of their own.
+/// What file systems, servers and archivers leave between people's files, in any case. Thumbnails of a
+/// network drive would otherwise become images of their own.
 const SYSTEM_NAMES: [&str; 9] = [
     "@eadir",
     "thumbs.db",
@@ -31,10 +31,10 @@ const SYSTEM_NAMES: [&str; 9] = [
     "system volume information",
 ];
 
-/// Folders within folders; deeper than this it is a loop of links.
+/// Folders within folders; anything deeper is a loop of links.
 const DEPTH_MAX: usize = 16;
 
-/// Which files of a folder to leave out.
+/// Which files of a folder are left out.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub(super) struct ExcludeFlags {
     /// Leave out what matches, below a folder of images: a name ('*_thumb.jpg', 'rejected'), or with
@@ -93,10 +93,10 @@ pub(super) struct Listing {
     pub(super) left_out: LeftOut,
 }
 
-/// What a file turned out to be.
+/// The kind of a file.
 enum FileKind {
     Image,
-    /// Of so many kinds that only these words are kept.
+    /// One of so many kinds that only its description is kept.
     Other(String),
 }
 
@@ -202,7 +202,7 @@ impl<'a> Walk<'a> {
             } else if !path.is_dir() {
                 self.files.push(path);
             } else if path.is_symlink() || depth == 0 {
-                // A link to a folder could lead round in a circle.
+                // Links to folders could form a loop.
                 let why = "a link to a folder, or one too deep, is not followed";
                 self.listing.refuse(below, why);
             } else {
@@ -213,14 +213,14 @@ impl<'a> Walk<'a> {
     }
 }
 
-/// What a name is counted under that no label or image of people's goes by.
+/// The system name that a file is counted under; no label or image of people has one.
 fn system_name(name: &str) -> Option<&'static str> {
     let mut known = SYSTEM_NAMES.iter().copied();
     let known = known.find(|known| known.eq_ignore_ascii_case(name));
     known.or_else(|| name.starts_with('.').then_some("hidden"))
 }
 
-/// By its name where that is an image's, and else by its first bytes.
+/// By the extension if it is an image's, and otherwise by the first bytes.
 fn kind(path: &Path) -> FileKind {
     let extension = path.extension().and_then(|extension| extension.to_str());
     let known = |known: &str| extension.is_some_and(|is| is.eq_ignore_ascii_case(known));
@@ -248,9 +248,9 @@ fn kind(path: &Path) -> FileKind {
     }
 }
 
-/// The ending of a name says more than `plain text` does.
+/// The extension says more than `plain text`.
 fn by_extension(extension: Option<&str>, detected: &str) -> String {
-    /// Longer than endings are.
+    /// No real extension is longer.
     const CHARS_MAX: usize = 12;
     match extension {
         Some(end) if end.len() <= CHARS_MAX && end.chars().all(char::is_alphanumeric) => {

@@ -1,4 +1,4 @@
-//! `matchpoint calibrate` without a target: what there is to choose from, and what to type next.
+//! `matchpoint calibrate` without a target: the possible targets, and the next command.
 
 use serde::Serialize;
 
@@ -12,7 +12,7 @@ use crate::deployment::RefusedItem;
 use matchpoint_calibration::menu::{Menu, MenuLine, MenuStanding};
 use matchpoint_report::ReportContents;
 
-/// The menu of one set of searches. Nothing is written but a report, where one is asked for.
+/// The menu of one set of searches. Nothing is written but a report, if one is requested.
 #[derive(Serialize)]
 pub(super) struct MenuReport<'a> {
     /// `menu`: no threshold was chosen.
@@ -20,11 +20,11 @@ pub(super) struct MenuReport<'a> {
     /// What there is to choose from.
     #[serde(flatten)]
     pub(super) menu: Menu,
-    /// The command that chooses, but for the target.
+    /// The next command, without its target.
     pub(super) next: String,
     /// Queries that could not be used.
     pub(super) failed: Vec<RefusedItem>,
-    /// What makes the trials less than they seem.
+    /// What makes the trials count for less than they seem.
     #[serde(flatten)]
     pub(super) doubts: Doubts<'a>,
 }

@@ -45,7 +45,7 @@ pub(super) struct Merge {
     json: bool,
 }
 
-/// What is printed of a merge.
+/// The result of a merge, as printed.
 #[derive(Serialize)]
 struct MergeOutcome {
     #[serde(flatten)]
@@ -75,7 +75,7 @@ impl Merge {
         };
         let merged = merge(settings, &mut |done, all| progress.at(done, all));
         let seconds = started.elapsed().as_secs_f64();
-        // A signal that comes after the last row changes nothing.
+        // A signal after the last row changes nothing.
         if let (Some(exit), Err(_)) = (progress.finish(), &merged) {
             return Ok(exit.for_retries());
         }

@@ -175,7 +175,7 @@ pub fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {
-            // Help and version are no mistakes, and clap knows where each is printed.
+            // Help and version are not errors, and clap knows where to print each.
             drop(error.print());
             return if error.use_stderr() {
                 Exit::Usage.into()

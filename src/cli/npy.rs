@@ -1,4 +1,4 @@
-//! Vectors as a `.npy` file, to be read by numpy and by `--embeddings`.
+//! Writes vectors as a `.npy` file, for numpy and for `--embeddings`.
 
 use std::io::{self, Write};
 
@@ -13,7 +13,7 @@ pub(super) fn write(
 ) -> io::Result<()> {
     let shape = format!("({}, {dimension})", rows.len());
     let mut header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}");
-    // What is before the numbers ends with a line feed, and is a multiple of 64 bytes.
+    // The header ends with a line feed, and its length is a multiple of 64 bytes.
     while !(BEFORE + header.len() + 1).is_multiple_of(64) {
         header.push(' ');
     }

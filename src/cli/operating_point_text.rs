@@ -1,4 +1,4 @@
-//! An operating point, or the refusal of one, for a person to read.
+//! An operating point, or a refusal, for a person to read.
 
 use serde::Serialize;
 
@@ -14,11 +14,11 @@ use matchpoint_calibration::worst_group::WorstGroup;
 /// Why a target is not supported.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Refusal {
-    /// `CALIBRATION_UNDERPOWERED`, or `CALIBRATION_UNATTAINABLE` where more labels would not help.
+    /// `CALIBRATION_UNDERPOWERED`, or `CALIBRATION_UNATTAINABLE` if more labels would not help.
     pub(super) reason: &'static str,
     /// Labels that count as independent trials.
     pub(super) independent_trials: Option<u64>,
-    /// How many it takes; `None` where that cannot be said.
+    /// How many are necessary; `None` if that is unknown.
     pub(super) needed: Option<u64>,
     /// The lowest rate of the kind asked for that these data can support.
     pub(super) best_supported: Option<f64>,
@@ -27,7 +27,7 @@ pub(super) struct Refusal {
 }
 
 impl Refusal {
-    /// `None` where the error is no refusal of the target.
+    /// `None` if the error is not a refusal of the target.
     pub(super) fn of(error: &CalibrationError) -> Option<Self> {
         let reason = error.refusal()?;
         let trials = error.trials_needed();
@@ -98,7 +98,7 @@ pub(super) fn describe(content: &Content) -> String {
     text
 }
 
-/// What each group of strangers certifies by itself, and what it costs that all of them do.
+/// What each group of strangers certifies by itself, and what it costs that all of them have to.
 fn groups(worst: &WorstGroup) -> Vec<(&'static str, String)> {
     let each = worst.groups.iter().map(|group| {
         let what = format!(
@@ -118,7 +118,7 @@ fn groups(worst: &WorstGroup) -> Vec<(&'static str, String)> {
     each.chain(price).collect()
 }
 
-/// What is held against the threshold.
+/// The score that is compared with the threshold.
 pub(super) fn held(content: &Content) -> String {
     let adjustment = content.adjustment.as_ref();
     adjustment.map_or_else(
@@ -196,7 +196,7 @@ fn grounds(content: &Content) -> Vec<(&'static str, String)> {
     }
 }
 
-/// What held on labels that had no part in choosing.
+/// What was measured on labels that had no part in choosing.
 fn held_out(content: &Content) -> Vec<(&'static str, String)> {
     let Some(held_out) = &content.held_out else {
         return Vec::new();
@@ -219,7 +219,7 @@ fn held_out(content: &Content) -> Vec<(&'static str, String)> {
     ]
 }
 
-/// What a proof costs, in words.
+/// What the proof costs, in words.
 pub(super) fn price_text(price: &PriceOfProof) -> String {
     let at_target = percent(price.frr_at_target);
     let halves = match price.labels_to_halve {

@@ -18,7 +18,7 @@ use matchpoint_client::proto::MeasuredRate;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Output {
     json: bool,
-    /// Whether something else is on standard output, and results go to standard error.
+    /// Whether something else is on standard output, so that results go to standard error.
     aside: bool,
 }
 
@@ -27,20 +27,20 @@ impl Output {
         Self::beside(json, None)
     }
 
-    /// The same beside a file that is written, which may be standard output.
+    /// The same if a file is written too, which may be standard output.
     pub(super) fn beside(json: bool, file: Option<&Path>) -> Self {
         let aside = file.is_some_and(is_standard);
         Self { json, aside }
     }
 
-    /// Prints a result: as JSON where that was asked for, else as text.
+    /// Prints a result: as JSON if requested, else as text.
     pub(super) fn result<T: Serialize>(
         self,
         value: &T,
         text: impl FnOnce(&T) -> String,
     ) -> anyhow::Result<()> {
         let end = |text: &str| if text.ends_with('\n') { "" } else { "\n" };
-        // Names of files and labels are others' text.
+        // Names of files and labels are untrusted text.
         if self.json {
             let printed = serde_json::to_string_pretty(value)?;
             let printed = format!("{}\n", escaped_json(&printed));
@@ -59,12 +59,12 @@ impl Output {
         })
     }
 
-    /// Prints what a person wants to know on the way.
+    /// Prints a remark for a person.
     pub(super) fn note(self, text: &str) {
         if self.json || self.aside {
             error(text);
         } else {
-            // A reader who has seen enough is no error.
+            // A reader that closes the pipe is not an error.
             let printed = coloured(&escaped_lines(text)) + "\n";
             drop(anstream::stdout().lock().write_all(printed.as_bytes()));
         }
@@ -86,9 +86,9 @@ pub(super) struct ShownFlags {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Shown {
     pub(super) json: bool,
-    /// Every figure, not only what there is to decide by.
+    /// Every figure, not only those needed to decide.
     pub(super) verbose: bool,
-    /// Whether it is all in a report, too.
+    /// Whether a report has everything, too.
     pub(super) has_report: bool,
 }
 
@@ -100,7 +100,7 @@ impl Shown {
     }
 }
 
-/// Names what could not be used; all of it, or the first of it.
+/// Lists what could not be used; all of it, or the first few.
 pub(super) fn failed(items: &[RefusedItem], all: bool) -> String {
     /// More would hide the result.
     const SHOWN: usize = 5;
@@ -119,7 +119,7 @@ pub(super) fn failed(items: &[RefusedItem], all: bool) -> String {
     text
 }
 
-/// Prints what is no text for a person, byte by byte.
+/// Prints raw bytes.
 pub(super) fn raw(bytes: &[u8]) -> anyhow::Result<()> {
     line(io::stdout().lock().write_all(bytes))
 }
@@ -130,7 +130,7 @@ pub(super) fn error(text: &str) {
     drop(anstream::stderr().lock().write_all(printed.as_bytes()));
 }
 
-/// A closed pipe on the other side is how `head` ends, not a failure.
+/// A closed pipe is how `head` ends, not a failure.
 pub(super) fn line(result: io::Result<()>) -> anyhow::Result<()> {
     match result {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
@@ -174,7 +174,7 @@ pub(super) fn measured(rate: Option<&MeasuredRate>) -> String {
     )
 }
 
-/// What is to be said of a FAR beside a target that it is above.
+/// A remark on a FAR that is above the target.
 pub(super) fn above_target(far: Option<&Rate>, target: Option<f64>) -> Option<String> {
     let (far, target) = (far?, target?);
     if far.estimate <= target {

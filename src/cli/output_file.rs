@@ -1,4 +1,4 @@
-//! Files that a command makes: whether they can be written is found out before the work.
+//! Files that a command writes; whether that is possible is checked before the work.
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
@@ -33,7 +33,7 @@ impl OutputFile {
         if !folder.unwrap_or(Path::new(".")).is_dir() {
             return wrong("its folder does not exist");
         }
-        // A pipe in its place would be waited for, without end.
+        // Opening a pipe could wait for ever.
         if path.exists() && !path.is_file() {
             return wrong("it is there, and is no regular file");
         }
@@ -45,7 +45,7 @@ impl OutputFile {
         Output::beside(json, file.map(|file| file.0.as_path()))
     }
 
-    /// Writes it beside its place first, so that a broken one never stands there.
+    /// Writes a temporary file first, so that an incomplete one never has the name.
     pub(super) fn write(
         &self,
         content: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>,
@@ -83,7 +83,7 @@ impl OutputFile {
     }
 }
 
-/// Writes a file of a folder that is there whole in the end, or not at all.
+/// Writes a file in a folder: complete, or not at all.
 pub(super) fn write_within(
     folder: &TemporaryFolder,
     path: &Path,

@@ -12,14 +12,14 @@ use matchpoint_report::Picture;
 /// The longer side of a picture.
 const SIDE: u32 = 128;
 
-/// Where the images are. Those that cannot be read are left out: a report is no place to fail.
+/// Where the images are. Unreadable ones are left out: a report should not fail for them.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Pictures {
     paths: BTreeMap<String, PathBuf>,
 }
 
 impl Pictures {
-    /// Takes the images of a source, by id. What was taken before goes first.
+    /// Adds the images of a source, by id. Images that were added earlier have priority.
     pub(super) fn add(&mut self, sources: &ImageSources) {
         for item in &sources.items {
             self.paths

@@ -1,4 +1,4 @@
-//! What the commands on operating points say, of those in a folder and of those on a server.
+//! The output of commands on operating points, in a folder or on a server.
 
 use serde::Serialize;
 
@@ -7,10 +7,10 @@ use matchpoint_client::proto::OperatingPoint;
 
 /// How many flips are shown as text; `--json` has all.
 const FLIPS_SHOWN: usize = 40;
-/// What is said if an operating point is asked for, and there is none.
+/// Shown if an operating point is requested, and there is none.
 pub(super) const NONE_ACTIVE: &str =
     "no operating point is active; name one, or run `matchpoint calibrate`";
-/// What is said of an empty list.
+/// Shown for an empty list.
 const NO_POINTS: &str = "no operating points yet: run `matchpoint calibrate`\n";
 
 /// What a list of operating points shows.
@@ -44,7 +44,7 @@ pub(super) struct Activated {
 }
 
 impl Activated {
-    /// As a server tells of it.
+    /// As a server describes it.
     pub(super) fn served(now: Option<OperatingPoint>, previous: String, etag: String) -> Self {
         Self {
             active: now.unwrap_or_default().id,
@@ -59,7 +59,7 @@ impl Activated {
     }
 }
 
-/// A comparison, for a person to read; `flip` is what there is to say of one search.
+/// A comparison, for a person to read; `flip` describes one search.
 pub(super) fn comparison_text<F>(
     compared: &ComparedPoints<F>,
     flip: impl Fn(&F) -> String,

@@ -1,4 +1,4 @@
-//! An operating point in few words, for whoever has to defend it.
+//! An operating point in a few words, for people who have to explain it.
 
 use super::in_words::{OfMany, rests_on};
 use super::output::{Shown, percent, wrapped};
@@ -7,15 +7,15 @@ use crate::server::{measured_rate, review_band};
 use matchpoint_calibration::operating_point::Content;
 use matchpoint_client::proto::{MeasuredRate, OperatingPoint};
 
-/// What there is to say of an operating point at first, of this program's or of a server's.
+/// The most important facts of an operating point, local or on a server.
 pub(super) struct PointInWords {
-    /// Its id, and whether it decides.
+    /// Its id, and whether it is active.
     pub(super) heading: String,
     accepts_from: Option<f32>,
     goal: String,
-    /// What goes to a person, if anything does.
+    /// What a person reviews, if anything.
     review: Option<String>,
-    /// The FAR that is promised, and at which confidence; `None` if none is.
+    /// The promised FAR, and its confidence; `None` if none is promised.
     promised_far: Option<[f64; 2]>,
     far: Option<MeasuredRate>,
     frr: Option<MeasuredRate>,
@@ -29,7 +29,7 @@ impl PointInWords {
     pub(super) fn of(heading: String, content: &Content) -> Self {
         let promised = content.promise.filter(|_| content.policy.certifies());
         let (held_out, band) = (content.held_out.as_ref(), content.review.as_ref());
-        // What is promised of groups takes the words of the goal.
+        // A promise for groups needs the words of the goal.
         let plain = content.worst_group.is_none();
         let accepts = (!content.threshold.accepts_nothing()).then(|| content.threshold.get());
         Self {
@@ -39,7 +39,7 @@ impl PointInWords {
             review: band
                 .map(|band| served_point::review(&review_band(band), content.threshold.get())),
             promised_far: promised.filter(|_| plain).map(|promise| {
-                // With growth, what was asked for holds at the larger size, and a lower one today.
+                // With growth, the requested FAR holds at the larger size, and a lower one today.
                 let grown = content.growth.as_ref().map(|growth| growth.target_far);
                 let far = grown.unwrap_or(promise.target.far());
                 [far, promise.target.confidence().get()]
@@ -146,7 +146,7 @@ impl PointInWords {
     }
 }
 
-/// Names an operating point that was just made, and says whether it decides.
+/// Names a new operating point, and whether it is active.
 pub(super) fn heading(id: &str, active: bool) -> String {
     if active {
         format!("{id} decides now")
@@ -155,7 +155,7 @@ pub(super) fn heading(id: &str, active: bool) -> String {
     }
 }
 
-/// What to do once there is one, and where the other figures are.
+/// What to do next, and where the other figures are.
 pub(super) fn next(active: bool, then: &str, shown: Shown) -> String {
     let next = if active {
         format!("next: {then}")

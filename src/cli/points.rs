@@ -206,7 +206,7 @@ fn show(one: &PointArgs) -> anyhow::Result<()> {
     })
 }
 
-/// The whole id that the beginning of one means here.
+/// The whole id for the beginning of one.
 fn whole_id_in(folder: &Folder, begins: &str) -> anyhow::Result<String> {
     let points = folder.operating_points()?;
     whole_id(begins, points.iter().map(OperatingPoint::id))

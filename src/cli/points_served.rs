@@ -20,7 +20,7 @@ pub(super) struct ServedPoints {
 }
 
 impl ServedPoints {
-    /// Asks for all.
+    /// Requests all of them.
     pub(super) async fn of(client: &Client, deployment: &str) -> anyhow::Result<Self> {
         let ListOperatingPointsResponse {
             operating_points,
@@ -44,7 +44,7 @@ impl ServedPoints {
     }
 }
 
-/// Connects, and asks what is there already.
+/// Connects, and requests the existing ones.
 async fn known(which: &Which, server: &ServerAddress) -> anyhow::Result<(Client, ServedPoints)> {
     let client = server.connect().await?;
     let known = ServedPoints::of(&client, name_of(&which.deployment)?).await?;
@@ -83,7 +83,7 @@ pub(super) fn compare(
     server: &ServerAddress,
     [from, to]: [&str; 2],
 ) -> anyhow::Result<()> {
-    /// As many as the server tells of.
+    /// As many as the server lists.
     const LIMIT: u32 = 1000;
     let compared = single_threaded()?.block_on(async {
         let (client, found) = known(which, server).await?;

@@ -1,4 +1,4 @@
-//! Progress of long work: a bar with rate and time left on a terminal, plain lines elsewhere.
+//! Progress of long work: a bar with rate and remaining time on a terminal, plain lines elsewhere.
 
 use std::io::IsTerminal;
 use std::sync::{Mutex, PoisonError};
@@ -42,7 +42,7 @@ impl ItemProgress {
         }
     }
 
-    /// One more is done.
+    /// Counts one more.
     pub(super) fn step(&mut self) {
         self.done += 1;
         if let Some(bar) = &self.bar {
@@ -53,7 +53,7 @@ impl ItemProgress {
         }
     }
 
-    /// So many are done.
+    /// Sets how many are done.
     fn at(&mut self, done: u64) {
         self.done = done.saturating_sub(1);
         self.step();
@@ -72,7 +72,7 @@ impl ItemProgress {
         )
     }
 
-    /// Takes the bar away and says how long it took.
+    /// Removes the bar and returns the time taken.
     pub(super) fn finish(self) -> Duration {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
@@ -81,7 +81,7 @@ impl ItemProgress {
     }
 }
 
-/// Progress that several threads tell of, by numbers that may overtake each other.
+/// Progress reported by several threads, whose numbers may come out of order.
 #[derive(Debug)]
 pub(super) struct SharedProgress {
     what: &'static str,
@@ -96,18 +96,18 @@ impl SharedProgress {
         }
     }
 
-    /// So many of so many are done; goes on, always.
+    /// Sets how many of the total are done; always continues.
     pub(super) fn at(&self, done: u64, total: u64) -> bool {
         self.at_stage(self.what, done, total)
     }
 
-    /// The same for one of several stages, which follow each other.
+    /// The same for one of several consecutive stages.
     pub(super) fn at_stage(&self, what: &'static str, done: u64, total: u64) -> bool {
         let mut slot = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, before)) = slot.take_if(|(_, progress)| progress.what != what) {
             before.finish();
         }
-        // Another total is another pass.
+        // Another total means another pass.
         let begins =
             |(of, progress): &(u64, ItemProgress)| *of != total || done < progress.done / 2;
         if slot.as_ref().is_none_or(begins) {
@@ -120,7 +120,7 @@ impl SharedProgress {
         true
     }
 
-    /// Takes the bar away.
+    /// Removes the bar.
     pub(super) fn finish(self) {
         let slot = self.progress.into_inner();
         if let Some((_, progress)) = slot.unwrap_or_else(PoisonError::into_inner) {

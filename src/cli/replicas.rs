@@ -14,10 +14,10 @@ use matchpoint_client::{Client, ClientError, Fault};
 const BATCH: usize = 10_000;
 /// Characters of the whole id of a decision.
 const DECISION_ID_LENGTH: usize = 36;
-/// How many decisions are looked through for the beginning of an id.
+/// How many decisions are searched for the beginning of an id.
 const LOOKED_THROUGH_MAX: u32 = 100_000;
 
-/// Which servers are asked, if not one alone.
+/// The servers, if there are several.
 #[derive(Debug, clap::Args)]
 pub(super) struct ReplicaFlags {
     /// Several servers of the deployment, with commas between them: each is asked for the decisions that it recorded
@@ -25,10 +25,10 @@ pub(super) struct ReplicaFlags {
     servers: Vec<String>,
 }
 
-/// A server, and the journal that its decisions are in.
+/// A server, and the journal with its decisions.
 struct RecordingServer {
     client: Client,
-    /// As the last digits of their ids name it; empty if it was not asked for.
+    /// Its name, as the last digits of ids show it; empty if it was not requested.
     journal: String,
 }
 
@@ -74,7 +74,7 @@ impl Replicas {
         })
     }
 
-    /// What waits for an annotation at any of them, newest first.
+    /// The queue of annotations at all of them, newest first.
     pub(super) async fn audit_queue(
         &self,
         stratum: Option<u32>,
@@ -91,7 +91,7 @@ impl Replicas {
         Ok(waiting)
     }
 
-    /// The whole id that the beginning of one means among decisions that wait for an annotation.
+    /// The whole id for the beginning of one, among decisions in the queue.
     pub(super) async fn whole_id(&self, begins: &str) -> anyhow::Result<String> {
         if DECISION_ID_LENGTH <= begins.len() {
             return Ok(begins.to_owned());
@@ -100,7 +100,7 @@ impl Replicas {
         whole_id(begins, waiting.iter().map(|one| one.decision_id.as_str()))
     }
 
-    /// A decision, from whoever recorded it.
+    /// A decision, from the server that recorded it.
     pub(super) async fn decision(
         &self,
         id: &str,
@@ -126,7 +126,8 @@ impl Replicas {
         Err(missing.map_or_else(|| fail(Exit::NoInput, message), Into::into))
     }
 
-    /// Sends annotations to those that recorded the decisions. The answers are in the order of the annotations.
+    /// Sends annotations to the servers that recorded the decisions. The answers are in the order of the
+    /// annotations.
     pub(super) async fn annotate(
         &self,
         annotations: &[Annotation],
@@ -150,7 +151,7 @@ impl Replicas {
         Ok(outcomes)
     }
 
-    /// The servers by number, the one first that the id of a decision names.
+    /// The servers by number; first the one that the id of a decision names.
     fn recorder_first(&self, id: &str) -> impl Iterator<Item = usize> {
         let names = |one: &RecordingServer| !one.journal.is_empty() && id.ends_with(&one.journal);
         let recorder = self.servers.iter().position(names).unwrap_or(0);

@@ -36,9 +36,9 @@ pub(super) struct Outline<'a> {
     pub(super) settings: &'a ThresholdSettings,
 }
 
-/// Everything that a report of a success is made of.
+/// Everything for the report of a successful calibration.
 pub(super) struct Findings<'a> {
-    /// Id of the operating point; `None` where it was not recorded.
+    /// Id of the operating point; `None` if it was not recorded.
     pub(super) id: Option<&'a str>,
     pub(super) content: &'a Content,
     pub(super) recording: &'a Recording,
@@ -51,7 +51,7 @@ pub(super) struct Findings<'a> {
 }
 
 impl Outline<'_> {
-    /// The report of a calibration that made no threshold.
+    /// The report of a refused calibration.
     pub(super) fn refused(&self, refusal: &Refusal) -> ReportContents {
         let mut needed = Vec::new();
         if let (Some(count), Some(present)) = (refusal.needed, refusal.independent_trials) {
@@ -83,7 +83,7 @@ impl Outline<'_> {
         }
     }
 
-    /// The report of a calibration that made a threshold.
+    /// The report of a successful calibration.
     pub(super) fn page(&self, findings: &Findings<'_>) -> ReportContents {
         let (content, analysis) = (findings.content, findings.analysis);
         let pairwise = analysis.pairwise.as_ref();
@@ -125,7 +125,7 @@ impl Outline<'_> {
     }
 }
 
-/// The page of a calibration that was asked for no target.
+/// The page of a calibration without a target.
 pub(super) fn menu_page(title: &str, menu: &Menu, next: &str) -> ReportContents {
     let verdict = ReportVerdict {
         standing: ClaimKind::Refused,
@@ -146,7 +146,7 @@ pub(super) fn menu_page(title: &str, menu: &Menu, next: &str) -> ReportContents 
     }
 }
 
-/// What else could have been asked for.
+/// Which other targets were possible.
 fn menu_of(findings: &Findings<'_>) -> Option<matchpoint_report::MenuTable> {
     let content = findings.content;
     let confidence = content.confidence().unwrap_or(0.95);
@@ -261,7 +261,7 @@ fn verdict(asked: CalibrationTarget, content: &Content) -> ReportVerdict {
 
 fn operating_point(findings: &Findings<'_>) -> matchpoint_report::PointSummary {
     let content = findings.content;
-    // Those of the rule, by cross-fitting, stand in the table: they belong to other thresholds.
+    // The rates of the rule, by cross-fitting, are in the table: they belong to other thresholds.
     let measured = &content.measured;
     matchpoint_report::PointSummary {
         id: findings.id.map(str::to_owned),
@@ -334,11 +334,11 @@ fn figures(content: &Content, pairwise: Option<&PairsView>) -> Vec<Figure> {
     figures
 }
 
-/// What cross-fitting measures: the way to choose, not the one threshold.
+/// Cross-fitting measures the rule for choosing, not the one threshold.
 const RULE_FAR: &str = "FPIR by cross-fitting: each part of the labels judged by the threshold that the other parts chose.";
 const RULE_FRR: &str = "FNIR by cross-fitting: each part of the labels judged by the threshold that the other parts chose.";
 
-/// With a target FAR the mated searches have no part in choosing.
+/// With a target FAR, mated searches have no part in choosing.
 fn frr_basis(content: &Content) -> MeasuredOn {
     match content.evidence {
         _ if 0 < content.trials.left_out.searches => MeasuredOn::ChoseThreshold,
@@ -591,7 +591,7 @@ fn growth(sizes: &FarBySize, content: &Content) -> GrowthCurve {
             exact: point.exact,
         }
     });
-    // Where nothing was accepted, the upper end is all that can be said.
+    // If nothing was accepted, only the upper end is known.
     let predicted = if sizes.predicted_at_most.is_empty() {
         &sizes.predicted
     } else {

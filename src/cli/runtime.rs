@@ -1,4 +1,4 @@
-//! What awaits answers on the thread of a command.
+//! The async runtime of commands.
 
 /// A runtime for commands that await one batch: the work itself is on the model's own threads.
 pub(super) fn single_threaded() -> anyhow::Result<tokio::runtime::Runtime> {

@@ -69,7 +69,7 @@ fn condition(text: &str) -> Result<(String, String), String> {
     Ok((name.trim().to_owned(), value.trim().to_owned()))
 }
 
-/// One image's answer, or what was wrong with it.
+/// One image's answer, or its error.
 #[derive(Serialize)]
 struct Answer {
     image: PathBuf,
@@ -149,7 +149,7 @@ fn text(answer: &Answer, verbose: bool) -> String {
     }
 }
 
-/// What has become of the gallery since the calibration, and what it costs the promise.
+/// How the gallery has changed since the calibration, and what it costs the promise.
 fn outgrown(basis: &DecisionBasis) -> String {
     let seen = match (basis.gallery_coverage, basis.items_added) {
         (Some(share), Some(added)) => format!(
@@ -166,7 +166,7 @@ fn outgrown(basis: &DecisionBasis) -> String {
     format!("  note: the gallery has outgrown this operating point: {seen}{bound}; recalibrate\n")
 }
 
-/// What the operating point stands for, in words.
+/// What the operating point promises, in words.
 fn promise(basis: &DecisionBasis) -> String {
     let confidence = percent(basis.confidence.unwrap_or_default());
     match (basis.target_far, basis.target_frr) {
@@ -237,7 +237,7 @@ pub(super) fn describe(found: &SearchResponse) -> String {
     text
 }
 
-/// Every figure beside what was found.
+/// Every figure besides what was found.
 fn figures(found: &SearchResponse) -> String {
     let timings = found.timings.unwrap_or_default();
     format!(

@@ -38,7 +38,7 @@ impl Serve {
             .build()
             .context("cannot start the server's threads")?;
         let served = runtime.block_on(serve(config));
-        // Ends what is left of connections that only watched.
+        // Ends remaining connections that only watched.
         runtime.shutdown_background();
         served
     }

@@ -1,4 +1,4 @@
-//! Operating points of a running server, as its messages tell of them.
+//! Operating points of a running server, from its messages.
 
 use serde::Serialize;
 
@@ -8,10 +8,10 @@ use crate::clock::rfc_3339;
 use matchpoint_calibration::growth::items_within;
 use matchpoint_client::proto::{MeasuredRate, OperatingPoint, ReviewBand};
 
-/// Ids that are named where several would do.
+/// Ids that are named if several match.
 const IDS_NAMED_MAX: usize = 10;
 
-/// An operating point, and whether it decides.
+/// An operating point, and whether it is active.
 #[derive(Serialize)]
 pub(super) struct ServedPoint {
     pub(super) active: bool,
@@ -32,7 +32,7 @@ pub(super) fn covered_items(point: &OperatingPoint) -> u64 {
 }
 
 impl ServedPoint {
-    /// As it stands in a list of all.
+    /// As a line of a list.
     pub(super) fn line(&self) -> String {
         format!(
             "{} {}  {}  accept from {:.4}  {}\n",
@@ -50,7 +50,7 @@ pub(super) fn created(point: &OperatingPoint) -> String {
     rfc_3339(u64::try_from(point.created_unix_seconds.saturating_mul(1000)).unwrap_or(0))
 }
 
-/// What its threshold is for, in words.
+/// The goal of its threshold, in words.
 pub(super) fn goal(point: &OperatingPoint) -> String {
     let target = match (
         point.growth_target_far.or(point.target_far),
@@ -76,14 +76,14 @@ pub(super) fn goal(point: &OperatingPoint) -> String {
     format!("{verb} {target}{confidence}{no_far}")
 }
 
-/// What goes to a person, and what is promised of the rest.
+/// What a person reviews, and what is promised for the rest.
 pub(super) fn review(band: &ReviewBand, accept: f32) -> String {
     let promised = format!(
         "at most {} of mated searches are rejected unseen or accepted with a wrong label, at {} confidence",
         percent(band.unseen_frr),
         percent(band.confidence)
     );
-    // Both ends are one if the mates do without a band.
+    // Both ends are equal if no band is necessary.
     if accept <= band.threshold {
         return format!("not needed: without one, {promised}");
     }
@@ -166,8 +166,8 @@ pub(super) fn describe(point: &OperatingPoint) -> String {
     text
 }
 
-/// The whole id that the beginning of one means, with or without `op-`. What none begins with is left as it is,
-/// for whoever looks it up to say so.
+/// The whole id for the beginning of one, with or without `op-`. An unknown one is returned unchanged, for
+/// an error when it is looked up.
 pub(super) fn whole_id<'a>(
     begins: &str,
     known: impl IntoIterator<Item = &'a str>,
@@ -178,7 +178,7 @@ pub(super) fn whole_id<'a>(
         let of = known.iter().copied();
         of.filter(|id| id.starts_with(begins) || bare(id).starts_with(begins))
     };
-    // An id is also the beginning of itself.
+    // A whole id also matches.
     if known.contains(&begins) || begins.is_empty() {
         return Ok(begins.to_owned());
     }

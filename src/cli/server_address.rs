@@ -1,4 +1,4 @@
-//! Which server a command asks, and what it shows it.
+//! Which server a command calls, and with which credentials.
 
 use std::path::{Path, PathBuf};
 
@@ -9,7 +9,7 @@ use crate::config::{API_KEY_VARIABLE, EngineFlags, Environment, ProcessEnvironme
 use crate::files::read_file;
 use matchpoint_client::{Client, ClientCertificate, Credentials};
 
-/// The server that is asked.
+/// The server to call.
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct ServerAddress {
     /// Address of the server: http://HOST:PORT, https://HOST:PORT if it has a certificate, or `unix:/PATH`
@@ -24,7 +24,7 @@ pub(super) struct ServerAddress {
     shown: CredentialFlags,
 }
 
-/// A server that is asked in place of a folder that is opened here.
+/// A server to call instead of opening a folder here.
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct ServerChoice {
     /// Ask the running server at this address, http://HOST:PORT, https://HOST:PORT or `unix:/PATH`, instead of
@@ -37,7 +37,8 @@ pub(super) struct ServerChoice {
 }
 
 impl ServerChoice {
-    /// The server, if one was named. It has its own settings, so those of the command line are refused then.
+    /// The server, if one was named. It has its own settings, so those on the command line are then
+    /// refused.
     pub(super) fn instead_of(&self, engine: &EngineFlags) -> anyhow::Result<Option<ServerAddress>> {
         let given = engine.arguments().into_iter().next();
         if let Some(flag) = given.filter(|_| self.server.is_some()) {
@@ -60,7 +61,7 @@ impl ServerChoice {
     }
 }
 
-/// The name that a command took for a folder, where a server is asked instead.
+/// The name of a deployment, given where a command expects a folder.
 pub(super) fn name_of(deployment: &Path) -> anyhow::Result<&str> {
     let name = deployment.to_str();
     name.ok_or_else(|| fail(Exit::Usage, "the name of a deployment is UTF-8"))
@@ -78,7 +79,7 @@ pub(super) struct Which {
     pub(super) json: bool,
 }
 
-/// What a server is shown, and what it is known by.
+/// The credentials for a server, and the authorities that it is verified by.
 #[derive(Clone, Debug, clap::Args)]
 struct CredentialFlags {
     /// PEM file with the authorities that the server's certificate may come from; without, those of the
@@ -124,7 +125,7 @@ struct CredentialFlags {
 }
 
 impl ServerAddress {
-    /// Another server, which is shown the same.
+    /// Another server with the same credentials.
     pub(super) fn of_another(&self, server: &str) -> Self {
         Self {
             server: server.to_owned(),

@@ -1,4 +1,4 @@
-//! How far a snapshot is.
+//! Progress of a snapshot.
 
 use std::ops::ControlFlow;
 
@@ -6,7 +6,7 @@ use super::exit::Exit;
 use super::progress::SharedProgress;
 use super::signal::Signal;
 
-/// Shows how far it is, and stops at a signal.
+/// Shows progress, and stops at a signal.
 pub(super) struct StepsShown {
     shown: SharedProgress,
     signal: Signal,
@@ -36,7 +36,7 @@ impl StepsShown {
         ControlFlow::Continue(())
     }
 
-    /// The exit code where a signal has stopped it.
+    /// The exit code if a signal has stopped it.
     pub(super) fn finish(self) -> Option<Exit> {
         self.shown.finish();
         self.signal.received()

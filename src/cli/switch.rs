@@ -1,4 +1,4 @@
-//! `matchpoint switch`: another deployment in place of the one that is served, and back.
+//! `matchpoint switch`: replaces a served deployment by another one, and back.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -69,11 +69,11 @@ struct Switched {
     to: PathBuf,
     before: DeploymentInfo,
     now: DeploymentInfo,
-    /// Items that are served no more.
+    /// Items that are not served any more.
     items_left_behind: usize,
 }
 
-/// A link, and where it is to lead in place of where it does.
+/// A link, its new target and its old one.
 struct LinkChange {
     link: PathBuf,
     from: PathBuf,
@@ -90,7 +90,7 @@ impl LinkChange {
         lead(&self.link, &self.from)
     }
 
-    /// Keeps the way back.
+    /// Records the way back.
     fn remember(&self) -> anyhow::Result<()> {
         lead(&previous(&self.link), &self.from)
     }
@@ -108,9 +108,9 @@ impl Switch {
         }
     }
 
-    /// Finds out whether the link may lead elsewhere; changes nothing yet.
+    /// Checks whether the link may be changed; changes nothing yet.
     fn change(&self, link: &Path) -> anyhow::Result<LinkChange> {
-        // With a slash at its end, as shells complete it, a link would be the folder that it leads to.
+        // With a trailing slash, as shells complete it, a link would mean its target.
         let link: PathBuf = link.components().collect();
         let from = leads_to(&link)?;
         let to = match (&self.to, self.back) {
@@ -127,7 +127,7 @@ impl Switch {
         };
         // Refuses a folder that is no deployment, before anything changes.
         let items_left_behind = left_behind(&from, &to)?;
-        // Whoever returns is in haste, and is told.
+        // Going back is urgent, so it is only reported.
         if 0 < items_left_behind && !self.anyway && !self.back {
             let message = format!(
                 "{items_left_behind} items that are served are not in {}; enrol them there, as `matchpoint build {} --images-of {}` does, or give --anyway",
@@ -150,7 +150,7 @@ impl Switch {
         let runtime = super::runtime::single_threaded()?;
         let client = runtime.block_on(self.server.connect())?;
         change.make()?;
-        // Whoever returns is in haste here, too.
+        // Going back is urgent here, too.
         let undecided_allowed = self.anyway || self.back;
         let switched = runtime.block_on(client.reload(&self.deployment, undecided_allowed));
         let [before, now] = match switched {
@@ -185,7 +185,7 @@ impl Switch {
                 return Err(refused).context("nothing was changed");
             }
         };
-        // From here on the link leads there, whoever of them restarts.
+        // From now on the link leads there, even if one of them restarts.
         change.map_or(Ok(()), LinkChange::remember)?;
         let switched = runtime.block_on(fleet.serve(state))?;
         Output::new(self.json).result(&switched, FleetSwitched::text)?;
@@ -195,7 +195,7 @@ impl Switch {
 
 /// How many items of one deployment are not in another.
 fn left_behind(from: &Path, to: &Path) -> anyhow::Result<usize> {
-    // Not the same file twice, and none of the searches that it would take an index for.
+    // A file is not opened twice, and no index is needed.
     if from == to {
         return Ok(0);
     }
@@ -215,7 +215,7 @@ fn left_behind(from: &Path, to: &Path) -> anyhow::Result<usize> {
     Ok(gone.count())
 }
 
-/// Where the link of what was served before is kept.
+/// Where the previous target of a link is recorded.
 fn previous(link: &Path) -> PathBuf {
     let mut name = link.as_os_str().to_owned();
     name.push(".previous");
@@ -234,11 +234,11 @@ fn leads_to(link: &Path) -> anyhow::Result<PathBuf> {
     fs::canonicalize(link).map_err(|cause| fail(Exit::NoInput, format!("{shown}: {cause}")))
 }
 
-/// Lets a link lead to a folder, at once.
+/// Points a link to a folder, atomically.
 pub(super) fn lead(link: &Path, to: &Path) -> anyhow::Result<()> {
     let failed = || format!("cannot change the link {}", link.display());
     check_free(link)?;
-    // A name that nothing has: what somebody keeps beside the link is not ours to remove.
+    // An unused name: files that somebody keeps beside the link are not ours to remove.
     let beside = link.with_file_name(format!(".matchpoint-{}", uuid::Uuid::now_v7()));
     symlink(to, &beside).with_context(failed)?;
     fs::rename(&beside, link)
@@ -246,7 +246,7 @@ pub(super) fn lead(link: &Path, to: &Path) -> anyhow::Result<()> {
         .with_context(failed)
 }
 
-/// Refuses a path that something else than a link has, before anything is changed.
+/// Refuses a path that is not a link, before anything is changed.
 fn check_free(link: &Path) -> anyhow::Result<()> {
     let taken = fs::symlink_metadata(link).is_ok_and(|found| !found.is_symlink());
     if !taken {

@@ -1,4 +1,5 @@
-//! `matchpoint switch --servers`: another deployment at several servers, served at none before all have prepared it.
+//! `matchpoint switch --servers`: switches several servers; none serves the new deployment before all have
+//! prepared it.
 
 use std::collections::BTreeSet;
 use std::time::Instant;
@@ -27,7 +28,8 @@ struct FleetServer {
 #[derive(Serialize)]
 pub(super) struct FleetSwitched {
     state: String,
-    /// From the first server's answer that it serves it to the last one's, in seconds: so long, two states answered.
+    /// Time from the first server's answer to the last one's, in seconds: while it lasted, two states
+    /// answered.
     seconds_of_two_states: f64,
     servers: Vec<SwitchedServer>,
 }
@@ -39,7 +41,7 @@ struct SwitchedServer {
     now: DeploymentInfo,
 }
 
-/// What a server said, and when.
+/// The answer of a server, and when it came.
 struct StepAnswer {
     number: usize,
     said: Result<[DeploymentInfo; 2], ClientError>,
@@ -66,10 +68,10 @@ impl Fleet {
         })
     }
 
-    /// Has all of them open and verify what the path of the deployment leads to; gives the state that all came to.
+    /// Has all of them open and verify what the path of the deployment leads to; returns the common state.
     ///
     /// # Errors
-    /// One cannot, or they came to different states: then all have given it up.
+    /// One cannot, or their states differ: then all of them discard it.
     pub(super) async fn prepare(&self, allow_undecided: bool) -> anyhow::Result<String> {
         let request = ReloadDeploymentRequest {
             allow_undecided,
@@ -98,7 +100,7 @@ impl Fleet {
                 fail(Exit::Mismatch, message)
             }
         };
-        // Who cannot be reached gives it up by itself, after a while.
+        // A server that cannot be reached discards it by itself, after a while.
         drop(self.at_all(&self.step(ReloadStep::Discard)).await);
         Err(error)
     }
@@ -106,7 +108,7 @@ impl Fleet {
     /// Has all of them serve what they prepared.
     ///
     /// # Errors
-    /// Some do not; which.
+    /// Some do not; the error names them.
     pub(super) async fn serve(&self, state: String) -> anyhow::Result<FleetSwitched> {
         let request = ReloadDeploymentRequest {
             prepared_state: state.clone(),
@@ -157,7 +159,7 @@ impl Fleet {
         server.map_or_else(String::new, |server| server.address.clone())
     }
 
-    /// Asks all of them at once; the answers are in their order.
+    /// Calls all of them at once; the answers are in their order.
     async fn at_all(&self, request: &ReloadDeploymentRequest) -> Vec<StepAnswer> {
         let mut asked = JoinSet::new();
         for (number, server) in self.servers.iter().enumerate() {

@@ -1,4 +1,4 @@
-//! What a threshold is to achieve, as flags.
+//! The target of a threshold, as flags.
 
 use super::exit::{Exit, fail};
 use matchpoint_calibration::CalibrationError;
@@ -8,7 +8,7 @@ use matchpoint_calibration::cost::{CostModel, Costs};
 use matchpoint_calibration::evidence::Prior;
 use matchpoint_calibration::policy::CalibrationTarget;
 
-/// One of the four, or none, and what belongs to it.
+/// One of the four, or none, and its parameters.
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 #[command(group(
@@ -53,7 +53,7 @@ pub(super) struct TargetFlags {
 }
 
 impl TargetFlags {
-    /// What is asked for; `None` where no target is named.
+    /// The target; `None` if none is named.
     pub(super) fn target(&self) -> anyhow::Result<Option<CalibrationTarget>> {
         if self.target_far.is_none()
             && self.target_frr.is_none()
@@ -68,7 +68,7 @@ impl TargetFlags {
             .map_err(|cause| fail(Exit::Usage, cause.to_string()))
     }
 
-    /// What is asked of a review band; `None` if none is.
+    /// The target of a review band; `None` if none is named.
     pub(super) fn review(&self) -> anyhow::Result<Option<TargetFrr>> {
         let review = self
             .review_frr

@@ -1,4 +1,4 @@
-//! `matchpoint verify`: all checksums, what the index misses, and what belongs to nothing.
+//! `matchpoint verify`: all checksums, what the index misses, and superfluous files.
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -58,7 +58,7 @@ struct VerifyReport {
     /// Whether the index was taken from its file; otherwise it was built for this check.
     index_file_used: bool,
     index_bytes: usize,
-    /// `None` where every search compares with every item.
+    /// `None` if every search compares with every item.
     recall: Option<Recall>,
     /// Files that belong to nothing, and can be removed while no process writes.
     orphans: Vec<String>,
@@ -116,7 +116,7 @@ fn verify(
     let points = folder.operating_points()?;
     for point in &points {
         folder.adjuster(point)?;
-        // Those from before recordings were kept have none.
+        // Operating points from before recordings were kept have none.
         folder.recording(point.id())?;
         if folder.keeps_calibrated_items(point) {
             folder.calibrated_items(point)?;

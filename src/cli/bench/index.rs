@@ -143,10 +143,10 @@ struct WhileEnrolling {
     enrolled_per_second: f64,
     at_rest: Speed,
     meanwhile: Speed,
-    /// Once nothing is enrolled any more, and all is linked that will be.
+    /// After nothing more is enrolled, and linking is done.
     grown: Speed,
     settled_recall: f64,
-    /// After the last was enrolled.
+    /// After the last item was enrolled.
     grown_recall: f64,
 }
 
@@ -320,7 +320,7 @@ impl BenchIndexArgs {
     }
 }
 
-/// Enrols rows at a rate, and gives the seconds that it took. What is due together shares a
+/// Enrols rows at a rate, and returns the seconds that it took. Rows that are due together share a
 /// transaction, as in the server.
 fn enrol_at(
     gallery: &Gallery,
@@ -344,7 +344,7 @@ fn enrol_at(
     Ok(started.elapsed().as_secs_f64())
 }
 
-/// A folder with the gallery, gone when this is.
+/// A folder with the gallery, removed when this is dropped.
 struct WorkFolder(PathBuf);
 
 impl WorkFolder {
@@ -387,8 +387,8 @@ impl WorkFolder {
         Ok(enrolled)
     }
 
-    /// Builds the index, reads the files, and opens the gallery once more; gives also what that added
-    /// to the memory of this process.
+    /// Builds the index, reads the files, and opens the gallery once more; also returns how much memory of
+    /// this process that added.
     fn reopen(&self) -> anyhow::Result<(Gallery, OpeningCost, usize)> {
         let build = Instant::now();
         drop(open(&self.0)?);
@@ -396,7 +396,7 @@ impl WorkFolder {
         let read = Instant::now();
         let bytes_on_disk = self.read()?;
         let read_seconds = read.elapsed().as_secs_f64();
-        // In a process of its own, whose memory holds nothing else.
+        // In a new process, whose memory holds nothing else.
         let child = Command::new(std::env::current_exe()?)
             .args(["bench", "open"])
             .arg(&self.0)
@@ -413,7 +413,7 @@ impl WorkFolder {
         Ok((gallery, open, resident))
     }
 
-    /// Reads the files, and gives their length.
+    /// Reads the files; returns their length.
     fn read(&self) -> anyhow::Result<u64> {
         let (mut bytes, mut piece) = (0, vec![0; 1 << 20]);
         for name in ["items.db", "items.graph"] {
@@ -439,7 +439,7 @@ impl Drop for WorkFolder {
 fn open(work: &Path) -> anyhow::Result<Gallery> {
     let params = IndexParams {
         graph_from_items: 1,
-        // The least: each search says how far it looks.
+        // The least: each search sets its own.
         ef_search: 1,
         ..IndexParams::default()
     };
@@ -454,7 +454,7 @@ fn open(work: &Path) -> anyhow::Result<Gallery> {
 fn items(base: &VectorTable, from: usize, to: usize) -> anyhow::Result<Vec<Item>> {
     let rows = vectors(base, from, to)?.into_iter().zip(from..);
     let items = rows.map(|(embedding, row)| {
-        // Spread over the rows without any order that the vectors may have.
+        // Spread over the rows, whatever order the vectors have.
         let place = row.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 20;
         let shares = SHARES.iter().filter(|share| place % 1000 < **share);
         Item {
@@ -519,7 +519,7 @@ fn nearest_of(
     })
 }
 
-/// The share of the true nearest that searches find; what is as near as the last of them counts.
+/// The share of the true nearest that searches find; an item as near as the last of them counts.
 fn recall(
     view: &GalleryView,
     queries: &[Embedding],
@@ -541,7 +541,7 @@ fn recall(
     Ok(share(found, wanted))
 }
 
-/// Searches for as long on so many threads at once.
+/// Searches for a while on this many threads at once.
 fn speed(
     view: &GalleryView,
     queries: &[Embedding],
@@ -616,7 +616,7 @@ fn share(part: usize, of: usize) -> f64 {
     part as f64 / of.max(1) as f64
 }
 
-/// Bytes of this process in memory that are no file's; 0 where the system does not say.
+/// Bytes of this process in memory that belong to no file; 0 if the system does not report it.
 fn resident() -> usize {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status

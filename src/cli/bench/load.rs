@@ -102,7 +102,7 @@ struct Run {
     failed: BTreeMap<String, usize>,
 }
 
-/// What became of one search.
+/// The outcome of one search.
 struct OfferedSearch {
     due: Instant,
     took: Duration,
@@ -146,7 +146,7 @@ impl BenchLoadArgs {
             timeout: Duration::from_millis(self.deadline_ms),
         };
         let target = Arc::new(target);
-        // Whatever is wrong with all of them is said once, before anything is measured.
+        // An error that all searches would have is reported once, before anything is measured.
         target.search(0).await?;
         let output = Output::new(self.json);
         let lasting = Duration::from_secs_f64(self.seconds.min(86_400.0));
@@ -207,7 +207,7 @@ impl LoadTarget {
     }
 }
 
-/// Answers a second to so many clients that wait for each.
+/// Answers a second to this many clients that each wait for their answer.
 async fn capacity(
     target: &Arc<LoadTarget>,
     clients: usize,

@@ -13,7 +13,7 @@ pub(super) struct Speed {
 }
 
 impl Speed {
-    /// Of the seconds that each took, and the seconds that all took.
+    /// From the seconds of each, and of all together.
     #[expect(
         clippy::cast_precision_loss,
         clippy::cast_possible_truncation,
@@ -34,7 +34,7 @@ impl Speed {
     }
 }
 
-/// The processor, as far as it tells what a figure was measured on.
+/// The processor: what a figure was measured on.
 pub(super) fn machine() -> String {
     let about = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let line = |name: &str| {

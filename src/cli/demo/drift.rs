@@ -24,13 +24,13 @@ use matchpoint_client::proto::{
 
 /// Searches of a chapter.
 const SEARCHES: usize = 240;
-/// What comes in during a chapter.
+/// The traffic of a chapter.
 struct Traffic {
     title: &'static str,
     says: &'static str,
-    /// Strangers, of ten searches.
+    /// Strangers in ten searches.
     strangers: u64,
-    /// Look-alikes, of ten strangers.
+    /// Look-alikes in ten strangers.
     look_alikes: u64,
     /// Kinds of pictures that the camera takes.
     kinds: &'static [&'static str],
@@ -71,7 +71,7 @@ const CHAPTERS: [Traffic; 4] = [
     },
 ];
 
-/// What a chapter came to.
+/// The result of a chapter.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Chapter {
     title: &'static str,
@@ -80,7 +80,7 @@ pub(super) struct Chapter {
     drift: GetDriftResponse,
 }
 
-/// The pictures that searches are drawn from.
+/// The pictures that searches are sampled from.
 struct PicturePool {
     known: Vec<ImageSource>,
     strangers: Vec<ImageSource>,
@@ -89,10 +89,10 @@ struct PicturePool {
 }
 
 impl Story<'_> {
-    /// Serves, lets the traffic change, labels what is drawn, and says what is known then.
+    /// Serves, lets the traffic change, annotates the sampled decisions, and reports what is then known.
     pub(super) async fn drift(&self) -> anyhow::Result<Vec<Chapter>> {
         let mut config = self.server_config()?;
-        // Every decision is drawn: the story has a thousand searches, not a million.
+        // Every decision is sampled: the story has a thousand searches, not a million.
         let every = Strata::usual();
         let rates = vec![Inclusion::ALWAYS; every.count()];
         config.monitoring.strata = Strata::new(every.edges().to_vec(), rates)?;
@@ -144,10 +144,10 @@ impl Story<'_> {
         Ok((client, stop))
     }
 
-    /// All pictures whose labels are known. Which strangers are look-alikes, a search tells.
+    /// All pictures whose labels are known. A search shows which strangers are look-alikes.
     async fn pool(&self, client: &Client) -> anyhow::Result<PicturePool> {
         let gallery = ImageSources::read(&self.examples.join("gallery.csv"), Purpose::Enrol)?;
-        // Under a filter, which here lets everything pass: such searches are in no rate.
+        // With a filter that accepts everything: filtered searches count in no rate.
         let apart = |image| SearchRequest {
             filter: "label != nothing".to_owned(),
             ..request(image)
@@ -217,7 +217,7 @@ impl Story<'_> {
         Ok(chapter)
     }
 
-    /// With queries of today: those of the calibration, and the look-alikes among the strangers.
+    /// With current queries: those of the calibration, and the look-alikes among the strangers.
     async fn recalibrate(&self, client: &Client, pool: &PicturePool) -> anyhow::Result<()> {
         self.say(
             "4. Recalibrate, with the look-alikes among the strangers, for the same target.\n",

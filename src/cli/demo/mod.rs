@@ -80,7 +80,7 @@ pub(super) struct Demo {
     engine: EngineFlags,
 }
 
-/// What these data cannot support, and what they can.
+/// A target that these data cannot support, and one that they can.
 const TOO_MUCH: [&str; 2] = ["0.001", "0.95"];
 const SUPPORTED: [&str; 2] = ["0.1", "0.9"];
 
@@ -196,7 +196,7 @@ struct Story<'a> {
     demo: &'a Demo,
     output: Output,
     examples: PathBuf,
-    /// What the log of each command shows.
+    /// The log level of each command.
     log: String,
     engine: &'a crate::config::EngineConfig,
 }
@@ -215,8 +215,8 @@ impl Story<'_> {
         self.output.note(text);
     }
 
-    /// Runs a command of this very program, as a person would type it, and shows what it prints: as text,
-    /// or parsed if JSON was asked for.
+    /// Runs a command of this program, as a person would type it, and shows its output: as text, or parsed
+    /// if it is JSON.
     fn command(&self, arguments: &[&dyn AsRef<OsStr>], ends_with: Exit) -> anyhow::Result<Value> {
         let shown: Vec<_> = arguments
             .iter()
@@ -346,14 +346,14 @@ impl Story<'_> {
     }
 
     fn server_config(&self) -> anyhow::Result<ServerConfig> {
-        // Of this machine alone, whatever a container's environment says.
+        // Only on this machine, whatever a container's environment sets.
         let port = if self.demo.serve { 50_051 } else { 0 };
         let usual = SocketAddr::from(([127, 0, 0, 1], port));
         let listen = self.demo.listen.unwrap_or(usual);
         let flags = ServerFlags::default().listening_on(listen);
         let mut config = flags.resolve_for(&ProcessEnvironment, &self.demo.deployment)?;
         config.engine = self.engine.clone();
-        // The sample is no secret, and the story is told without a key.
+        // The sample is not secret, and the demo uses no key.
         if config.access.tls.is_some() || config.access.asks() {
             if !listen.ip().is_loopback() {
                 let problem = "the demo asks nobody who they are; let it listen on 127.0.0.1, or unset MATCHPOINT_KEYS_FILE and MATCHPOINT_TLS_*";
@@ -364,7 +364,7 @@ impl Story<'_> {
         Ok(config)
     }
 
-    /// Port 0 is resolved here, since the endpoint does not say which it took.
+    /// Port 0 is resolved here, since the endpoint does not report its port.
     fn start_metrics(&self) -> anyhow::Result<SocketAddr> {
         let port = if self.demo.serve { 9464 } else { 0 };
         let wanted = self
@@ -438,7 +438,7 @@ impl Story<'_> {
     }
 }
 
-/// A file that says: this folder was made by the demo, and may be made anew.
+/// A file that marks this folder as made by the demo, which may replace it.
 const MARKER: &str = "made-by-matchpoint-demo";
 
 /// Removes what an earlier demo made, and nothing else.
@@ -469,18 +469,18 @@ fn remove_own_deployment(folder: &Path) -> anyhow::Result<()> {
     Ok(std::fs::remove_dir_all(folder)?)
 }
 
-/// What came back for every query.
+/// The answers to all queries.
 #[derive(Default)]
 struct AskedQueries {
     counts: DecisionCounts,
-    /// What decided, as the answers say.
+    /// What the decisions rest on, by the answers.
     basis: DecisionBasis,
     mated: Vec<MatedSearch>,
     non_mated: Vec<NonMatedSearch>,
 }
 
 impl AskedQueries {
-    /// Counts an answer, and says in words what became of the query.
+    /// Counts an answer, and returns in words what happened to the query.
     fn count(&mut self, source: &ImageSource, known: bool, found: &SearchResponse) -> &'static str {
         self.basis = found.basis.clone().unwrap_or_default();
         let best = found.matches.first();

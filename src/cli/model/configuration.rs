@@ -1,7 +1,7 @@
 //! The preprocessing that a model's own configuration states, as keys of a manifest.
 //!
-//! Read are transformers' `preprocessor_config.json`, timm's `config.json` and `open_clip`'s
-//! `open_clip_config.json`. What is not understood is refused: a guess would be another model.
+//! Supported are transformers' `preprocessor_config.json`, timm's `config.json` and `open_clip`'s
+//! `open_clip_config.json`. Anything that is not understood is refused: a guess would make another model.
 
 use serde_json::Value;
 
@@ -29,7 +29,7 @@ impl Library {
 /// Sets the keys that a configuration states.
 ///
 /// # Errors
-/// What cannot be read as one of the three, or asks for what no key has.
+/// It is none of the three, or asks for something that no key expresses.
 pub(super) fn read(json: &[u8], keys: &mut Keys) -> Result<Library, String> {
     let json = json.strip_prefix(b"\xef\xbb\xbf").unwrap_or(json);
     let json: Value =
@@ -124,9 +124,9 @@ fn of_open_clip(json: &Value, keys: &mut Keys) -> Result<(), String> {
     Ok(())
 }
 
-/// Processors of transformers whose steps are those that are read here, and whether each cuts out the
-/// centre if its configuration does not say. Others have steps of their own, often without a key that shows it:
-/// Levit enlarges the short side, Perceiver cuts before it resizes.
+/// Processors of transformers whose steps are supported here, and whether each crops the centre if its
+/// configuration does not say. Others have steps of their own, often without a key for it: Levit enlarges
+/// the short side, Perceiver crops before it resizes.
 const PROCESSORS: [(&str, bool); 11] = [
     ("Beit", true),
     ("Bit", true),
@@ -141,7 +141,7 @@ const PROCESSORS: [(&str, bool); 11] = [
     ("ViT", false),
 ];
 
-/// Keys of theirs that are read, or that change no pixel.
+/// Their keys that are read, or do not affect pixels.
 const UNDERSTOOD: [&str; 22] = [
     "_valid_processor_keys",
     "crop_size",
@@ -167,8 +167,7 @@ const UNDERSTOOD: [&str; 22] = [
     "size",
 ];
 
-/// The processor's name without what is the same for all, and whether it cuts out the centre unless
-/// told.
+/// The processor's name without the common part, and whether it crops the centre by default.
 fn processor(json: &Value) -> Result<(&str, bool), String> {
     let kind = kind(json)?;
     let base = kind.strip_suffix("Fast").unwrap_or(kind);
@@ -218,7 +217,7 @@ fn of_transformers(json: &Value, keys: &mut Keys) -> Result<(), String> {
         return Err("do_resize = false: images of any size are not taken".to_owned());
     }
     scale_of_transformers(json, keys)?;
-    // Numbers of Pillow's filters.
+    // Pillow's numbers of filters.
     let resample = read_as(json, "resample", "the number of a filter", Value::as_u64)?;
     let name = match resample {
         Some(1) => "lanczos",
@@ -256,7 +255,7 @@ fn of_transformers(json: &Value, keys: &mut Keys) -> Result<(), String> {
         margin(kind, keys);
         return Ok(());
     }
-    // A bare number is a square for some processors and a short side for others.
+    // A plain number means a square for some processors and a short side for others.
     if target.is_number() && !["ViT", "DeiT", "Beit"].contains(&base) {
         return Err(format!(
             "size = {target} means a square for some processors and a short side for others; write \
@@ -278,7 +277,7 @@ fn of_transformers(json: &Value, keys: &mut Keys) -> Result<(), String> {
     Ok(())
 }
 
-/// `ConvNext` resizes small sizes to a short side that a share of is cut out.
+/// `ConvNext` resizes to a larger short side if the size is small, and crops the centre.
 fn convnext(json: &Value, side: u32, keys: &mut Keys) -> Result<(), String> {
     size(keys, side, side);
     if 384 <= side {
@@ -293,7 +292,7 @@ fn convnext(json: &Value, side: u32, keys: &mut Keys) -> Result<(), String> {
     Ok(())
 }
 
-/// The processors themselves cut at the pixel before a half one; those on torchvision as that does.
+/// The processors themselves round half a pixel at the crop down; those on torchvision round as it does.
 fn margin(kind: &str, keys: &mut Keys) {
     if !kind.ends_with("Fast") {
         keys.set_text("resize.margin", "down");
@@ -343,7 +342,7 @@ fn filter(keys: &mut Keys, name: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Numbers for 0..1 as grey levels.
+/// Mean and std for 0..1, converted to grey levels.
 fn mean_and_std(keys: &mut Keys, mean: &[f64], std: &[f64]) -> Result<(), String> {
     if mean.len() != 3 || std.len() != 3 {
         return Err("mean and std are no three numbers each".to_owned());
@@ -369,8 +368,8 @@ fn levels(shares: &[f64]) -> String {
     format!("[{}]", texts.join(", "))
 }
 
-/// A key's value; `None` where it is missing or null. One of another type is no default: it was meant to
-/// say something.
+/// A key's value; `None` if it is missing or null. A value of another type is an error, not the default: it
+/// was meant to say something.
 fn read_as<'a, T>(
     json: &'a Value,
     key: &str,
@@ -391,14 +390,14 @@ fn text<'a>(json: &'a Value, key: &str) -> Result<Option<&'a str>, String> {
 fn flag(json: &Value, key: &str, usual: bool) -> Result<bool, String> {
     match json.get(key) {
         None => Ok(usual),
-        // What null means differs between versions of a processor.
+        // The meaning of null differs between versions of a processor.
         Some(said) => said
             .as_bool()
             .ok_or_else(|| format!("{key} = {} is not true or false", brief(&said.to_string()))),
     }
 }
 
-/// The share of a side that is cut out.
+/// The share of a side that is kept by the crop.
 fn share(json: &Value, key: &str) -> Result<Option<f64>, String> {
     read_as(json, key, "a share from 0.01 to 1", |value| {
         value.as_f64().filter(|share| (0.01..=1.0).contains(share))
@@ -411,7 +410,7 @@ fn list(json: &Value, key: &str) -> Result<Vec<f64>, String> {
     list.ok_or_else(|| format!("{key} is missing"))
 }
 
-/// What a message shows of a text that may be of any length.
+/// A text of any length, shortened for a message.
 fn brief(text: &str) -> String {
     const SHOWN: usize = 60;
     match text.char_indices().nth(SHOWN) {
@@ -420,7 +419,7 @@ fn brief(text: &str) -> String {
     }
 }
 
-/// Width and height of `[channels, height, width]`, as all that is read here has three channels.
+/// Width and height of `[channels, height, width]`; everything supported here has three channels.
 fn rgb_sides(sides: &[f64]) -> Result<(u32, u32), String> {
     match sides {
         [3.0, height, width] => Ok((whole(*width)?, whole(*height)?)),

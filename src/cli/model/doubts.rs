@@ -1,19 +1,19 @@
-//! What makes a model's output look like no embedding.
+//! Signs that a model's output is not an embedding.
 
 use matchpoint_embed::embedder::Embedded;
 use matchpoint_vector::Similarity;
 
-/// Fewer components than this hardly tell labels apart.
+/// With fewer components, labels can hardly be distinguished.
 const DIMENSION_MIN: usize = 16;
-/// Pictures that have nothing in common are not as near as this.
+/// Unrelated pictures are never this similar.
 const ALIKE: f32 = 0.99;
-/// The sides of the drawn pictures.
+/// The sides of the generated pictures.
 const SIDE: u16 = 96;
 
-/// How a picture is drawn: the colour at a place.
+/// A generated picture: the colour at a place.
 type Drawing = fn(u16, u16) -> [u8; 3];
 
-/// Eight pictures that have nothing in common, as BMP files.
+/// Eight unrelated pictures, as BMP files.
 pub(super) fn unlike_pictures() -> Vec<Vec<u8>> {
     let drawings: [Drawing; 8] = [
         |x, _| [byte(x * 2), 40, 60],
@@ -89,7 +89,7 @@ fn bmp(drawing: Drawing) -> Vec<u8> {
     file
 }
 
-/// What is doubtful about the embeddings of pictures that have nothing in common.
+/// What is doubtful about the embeddings of unrelated pictures.
 pub(super) fn of(dimension: usize, embedded: &[Embedded]) -> Vec<String> {
     let mut doubts = Vec::new();
     if dimension < DIMENSION_MIN {

@@ -14,9 +14,9 @@ use matchpoint_embed::draft::ModelDraft;
 use matchpoint_embed::pixels::ImageLimits;
 use matchpoint_vector::{Embedding, Similarity};
 
-/// Decoders and processors differ a little: never ask for more than this.
+/// Decoders and processors differ a little: a higher limit would fail.
 const COSINE_MIN_MAX: f32 = 0.9995;
-/// A manifest takes no less.
+/// The lowest that a manifest allows.
 const COSINE_MIN_MIN: f32 = 0.9;
 const FILTERS: [&str; 9] = [
     "box",
@@ -49,7 +49,7 @@ pub(super) struct Golden {
     pub(super) report: GoldenReport,
 }
 
-/// Makes the golden pair, and names it in the manifest.
+/// Makes the golden pair, and records it in the manifest.
 pub(super) fn make(
     image: &Path,
     reference: Option<&Path>,
@@ -128,7 +128,7 @@ pub(super) fn make(
     })
 }
 
-/// The manifest, with a golden pair that is still to be made.
+/// The manifest, with a golden pair that is made later.
 pub(super) fn with_golden(keys: &Keys) -> String {
     let mut keys = keys.clone();
     keys.propose("golden.image", "\"golden.jpg\"");
@@ -160,7 +160,7 @@ fn cosine(a: &Embedding, b: &Embedding) -> f32 {
 }
 
 impl GoldenReport {
-    /// What the check will not find.
+    /// What the golden check would not notice.
     pub(super) fn doubt(&self) -> Option<String> {
         let passing = |(_, cosine): &&(&str, f32)| self.cosine_min <= *cosine;
         let passing = self.other_filters.iter().filter(passing);

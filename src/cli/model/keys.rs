@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 /// The tables of a manifest, in its order; the first has no name.
 const TABLES: [&str; 6] = ["", "file", "input", "resize", "output", "golden"];
 
-/// Those that no manifest does without, and that are written by hand.
+/// Tables that every manifest needs, and that are written by hand.
 const REQUIRED: [&str; 3] = ["input", "resize", "output"];
 
 /// Keys such as `input.width`, each with its value as TOML and who named it.
@@ -13,7 +13,7 @@ const REQUIRED: [&str; 3] = ["input", "resize", "output"];
 pub(super) struct Keys(Vec<(String, String)>);
 
 impl Keys {
-    /// Sets a key to a value that is TOML already; one that is there is replaced.
+    /// Sets a key to a TOML value; an existing value is replaced.
     pub(super) fn set(&mut self, key: &str, value: impl Into<String>) {
         let value = value.into();
         match self.0.iter_mut().find(|(known, _)| known == key) {
@@ -27,14 +27,14 @@ impl Keys {
         self.set(key, quoted(text));
     }
 
-    /// Sets a key, unless it is set.
+    /// Sets a key if it is not set.
     pub(super) fn propose(&mut self, key: &str, value: impl Into<String>) {
         if self.get(key).is_none() {
             self.set(key, value);
         }
     }
 
-    /// Takes a key away.
+    /// Removes a key.
     pub(super) fn remove(&mut self, key: &str) {
         self.0.retain(|(known, _)| known != key);
     }
@@ -45,8 +45,8 @@ impl Keys {
         found.map(|(_, value)| value.as_str())
     }
 
-    /// Sets a key as `KEY=VALUE` has it on the command line: numbers, lists, truths and what is in
-    /// quotation marks as they are, all else as text.
+    /// Sets a key from `KEY=VALUE` on the command line: numbers, lists, booleans and quoted texts as they
+    /// are, everything else as text.
     pub(super) fn set_said(&mut self, said: &str) -> Result<(), String> {
         let Some((key, value)) = said.split_once('=') else {
             return Err(format!(
@@ -88,7 +88,7 @@ impl Keys {
                 .iter()
                 .filter(|(key, _)| table_of(key) == table)
                 .peekable();
-            // An empty table is better than none: its missing keys are named one by one.
+            // An empty table is better than none: the error then names each missing key.
             let due = REQUIRED.contains(&table) || keys.peek().is_some();
             if due && !table.is_empty() {
                 text.push_str(&format!("\n[{table}]\n"));

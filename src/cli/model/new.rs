@@ -25,7 +25,7 @@ use matchpoint_embed::embedder::Embedded;
 use matchpoint_embed::pixels::ImageLimits;
 use matchpoint_embed::runtime::Runtime;
 
-/// How many of a model's own tensors are named where one is not found.
+/// How many of a model's own tensors are named if one is not found.
 const TENSORS_SHOWN: usize = 12;
 /// Write a model folder for an ONNX file
 ///
@@ -76,12 +76,12 @@ pub(super) struct New {
 struct ModelNewReport {
     folder: PathBuf,
     manifest: String,
-    /// Whose configuration was read.
+    /// The library whose configuration was read.
     configuration: Option<&'static str>,
     /// The tensor that was made an output.
     cut_at: Option<String>,
     golden: Option<GoldenReport>,
-    /// Of the model as it was opened at the end.
+    /// Of the model as opened at the end.
     fingerprint: Option<String>,
     warnings: Vec<String>,
 }
@@ -129,7 +129,7 @@ impl New {
         Ok(Exit::Done)
     }
 
-    /// Where the model goes: where nothing is yet, but perhaps an empty folder.
+    /// The model's folder, which must not exist yet, or be empty.
     fn folder(&self) -> anyhow::Result<PathBuf> {
         let folder = match &self.out {
             Some(out) => out.clone(),
@@ -147,7 +147,7 @@ impl New {
         Ok(folder)
     }
 
-    /// The model with the tensor that was asked for among its outputs.
+    /// The model with the requested tensor as an output.
     fn cut(
         &self,
         onnx: OnnxFile,
@@ -178,7 +178,7 @@ impl New {
         Ok((cut, interface, Some(tensor.clone())))
     }
 
-    /// What is said by the configuration and the command line. Returns whose configuration it was.
+    /// Reads the configuration and the command line. Returns the library of the configuration.
     fn gather(
         &self,
         keys: &mut Keys,
@@ -209,7 +209,7 @@ impl New {
         Ok(configuration)
     }
 
-    /// What the ONNX file says, where nothing else does.
+    /// Adds what the ONNX file states, unless it is set.
     fn describe(&self, keys: &mut Keys, interface: &ModelInterface) -> anyhow::Result<()> {
         let [input] = interface.inputs.as_slice() else {
             let names: Vec<String> = interface.inputs.iter().map(Port::to_string).collect();
@@ -280,7 +280,7 @@ impl New {
         }
     }
 
-    /// What is doubtful about the model's embeddings of drawn pictures.
+    /// What is doubtful about the model's embeddings of generated pictures.
     fn warnings(&self, draft: &mut ModelDraft, limits: ImageLimits) -> anyhow::Result<Vec<String>> {
         let unusable = |why: &dyn Display| {
             let message = format!("{} cannot be used: {why}", self.onnx.display());
@@ -294,7 +294,7 @@ impl New {
                 .embed(&picture, &limits, &Cancellation::never());
             match one {
                 Ok(one) => embedded.push(one),
-                // It would fail again, or take as long.
+                // Others would fail too, or take as long.
                 Err(EmbedError::Model { reason }) => return Err(unusable(&reason)),
                 Err(EmbedError::NoEmbedding { cause }) => reason = Some(cause.to_string()),
                 Err(refused) => reason = Some(refused.to_string()),
@@ -315,7 +315,7 @@ impl New {
         Ok(warnings)
     }
 
-    /// A manifest that lacks keys is no fault of the model.
+    /// Missing keys are not the model's fault.
     fn incomplete(&self, error: DeploymentError) -> anyhow::Error {
         let text = error.to_string();
         if self.from.is_none() && text.contains(" is missing: ") {
@@ -361,7 +361,7 @@ fn describe_input(keys: &mut Keys, input: &Port) {
     }
 }
 
-/// Reads a configuration, which is no pipe, and not endless.
+/// Reads a configuration, within a limit, and not from a pipe.
 fn configuration_file(path: &Path) -> anyhow::Result<Vec<u8>> {
     // Real ones have a kilobyte or two.
     const BYTES_MAX: u64 = 1 << 20;
@@ -379,8 +379,8 @@ fn configuration_file(path: &Path) -> anyhow::Result<Vec<u8>> {
     }
 }
 
-/// Writes the folder beside its place, opens the model if it has a golden pair, and puts the folder in its
-/// place then: there is a whole one or none.
+/// Writes the folder under a temporary name, opens the model if it has a golden pair, and then renames the
+/// folder: it is complete or absent.
 fn write(
     folder: &Path,
     onnx: &OnnxFile,
