@@ -414,7 +414,7 @@ impl Annotate {
             );
             return Err(fail(Exit::Usage, message));
         }
-        let told = match (self.label, self.not_enrolled) {
+        let truth = match (self.label, self.not_enrolled) {
             (Some(label), _) => GroundTruth::label(label),
             (None, true) => GroundTruth::stranger(self.stranger.unwrap_or_default()),
             (None, false) => GroundTruth::unusable(),
@@ -422,7 +422,7 @@ impl Annotate {
         let replicas = self.at.replicas(&self.replicas).await?;
         let report = Annotation {
             decision_id: replicas.whole_id(&self.decision_id).await?,
-            ground_truth: Some(told),
+            ground_truth: Some(truth),
             annotator: self.annotator,
             kind: kind(self.feedback).into(),
             unix_milliseconds: 0,
@@ -444,7 +444,7 @@ impl Import {
                 let at = format!("{shown}, line {}: decision {id}", row.line);
                 fail(Exit::BadData, format!("{at}: {problem}; nothing was sent"))
             };
-            let Some(truth) = told(&line).map_err(refused)? else {
+            let Some(truth) = truth_of(&line).map_err(refused)? else {
                 skipped += 1;
                 continue;
             };
@@ -479,7 +479,7 @@ fn kind(feedback: bool) -> AnnotationKind {
     }
 }
 
-fn told(line: &AnnotationLine) -> Result<Option<GroundTruth>, String> {
+fn truth_of(line: &AnnotationLine) -> Result<Option<GroundTruth>, String> {
     if !line.stranger.is_empty() {
         return match (line.truth.as_str(), line.label.as_str()) {
             ("" | "not-enrolled", "") => Ok(Some(GroundTruth::stranger(line.stranger.clone()))),

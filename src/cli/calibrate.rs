@@ -597,7 +597,7 @@ fn calibrate(
         request.cache,
     )?
     .but_fitted(request.without_fitted)?;
-    let mut report = begun(request.sources, &probes.gathered, probes.failed);
+    let mut report = refused_report(request.sources, &probes.gathered, probes.failed);
     let mut query_pictures = Pictures::default();
     match request.sources {
         Some(sources) => query_pictures.add(sources),
@@ -649,8 +649,8 @@ fn calibrate(
     }
 }
 
-/// What is known before a threshold is chosen.
-fn begun(
+/// The report as long as no threshold is chosen.
+fn refused_report(
     sources: Option<&ImageSources>,
     gathered: &Gathered,
     failed: Vec<RefusedItem>,

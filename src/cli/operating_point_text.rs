@@ -59,7 +59,7 @@ pub(super) fn describe(content: &Content) -> String {
     let mut rows = vec![
         ("goal", content.goal()),
         ("threshold", threshold),
-        ("score", held(content)),
+        ("score", compared_score(content)),
     ];
     rows.extend(grounds(content));
     let band = content.review.as_ref();
@@ -119,7 +119,7 @@ fn groups(worst: &WorstGroup) -> Vec<(&'static str, String)> {
 }
 
 /// The score that is compared with the threshold.
-pub(super) fn held(content: &Content) -> String {
+pub(super) fn compared_score(content: &Content) -> String {
     let adjustment = content.adjustment.as_ref();
     adjustment.map_or_else(
         || "cosine similarity of the best match".to_owned(),

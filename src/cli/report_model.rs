@@ -683,7 +683,7 @@ fn made_with(content: &Content) -> Vec<Fact> {
         ("Policy", Some(content.goal())),
         (
             "Compared with the threshold",
-            Some(super::operating_point_text::held(content)),
+            Some(super::operating_point_text::compared_score(content)),
         ),
         ("Model", Some(binding.model_name.clone())),
         ("Model fingerprint", Some(binding.model_fingerprint.clone())),

@@ -154,7 +154,7 @@ impl<'a> Vectors<'a> {
         adjuster: &Adjuster,
     ) -> Result<Vec<RecordedSearch>, DeploymentError> {
         for search in &mut searches {
-            let held = match self.compared(search)? {
+            let score = match self.compared(search)? {
                 // A threshold that was set without a score would admit whoever gets a score later.
                 Some(compared) => Some(adjuster.decision_score(&compared)?.ok_or_else(|| {
                     CalibrationError::NoOtherLabel {
@@ -164,7 +164,7 @@ impl<'a> Vectors<'a> {
                 None => None,
             };
             if let Some(found) = &mut search.found {
-                found.adjusted = held;
+                found.adjusted = score;
             }
         }
         Ok(searches)
@@ -265,7 +265,7 @@ impl RemedyBench<'_> {
                 format!(
                     "On {labels} labels kept apart for that choice, no remedy had a lower FRR by more \
                      than chance without a higher rate elsewhere: the similarity decides. {}",
-                    told(&compared.remedies)
+                    outcomes_text(&compared.remedies)
                 ),
             ),
         };
@@ -291,7 +291,7 @@ fn chosen(
 }
 
 /// What was measured for the remedies, in words.
-fn told(remedies: &[remedy_comparison::RemedyOutcome]) -> String {
+fn outcomes_text(remedies: &[remedy_comparison::RemedyOutcome]) -> String {
     let sentences = remedies.iter().map(|one| format!("{}.", one.sentence));
     sentences.collect::<Vec<String>>().join(" ")
 }

@@ -164,7 +164,7 @@ impl Deployment {
         let (view, active, state) = (at.view, at.active, at.id);
         let reference = match reference {
             VerifyReference::Query(reference) => {
-                kind = kind.dearer(self.precheck(&reference)?);
+                kind = kind.longer(self.precheck(&reference)?);
                 Known::Query(reference)
             }
             VerifyReference::Item(id) => {

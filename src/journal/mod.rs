@@ -114,7 +114,7 @@ impl Journal {
             cursor: RetentionCursor::default(),
             failing: is_full,
             crowded_out: 0,
-            crowded_told: None,
+            crowded_logged: None,
         };
         let thread = thread::Builder::new()
             .name("journal-writer".to_owned())

@@ -160,7 +160,7 @@ impl JournalStore {
 
     /// Sets a damaged journal aside while it is in use, and starts one that continues its totals: they were
     /// read at opening, and updated with each commit.
-    fn begin_anew(&mut self) -> Result<(), JournalError> {
+    fn replace_damaged(&mut self) -> Result<(), JournalError> {
         // Closed before another file gets its name.
         let unused =
             Connection::open_in_memory().map_err(|error| failed(&self.path, "begin", error))?;
@@ -217,7 +217,7 @@ impl JournalStore {
                 written => return written,
             }
         }
-        self.begin_anew()?;
+        self.replace_damaged()?;
         self.write_once(batch, lost)
     }
 

@@ -104,7 +104,7 @@ pub(super) struct JournalWorker {
     pub(super) failing: bool,
     /// Sampled decisions that were removed for space, and when the log last said so.
     pub(super) crowded_out: u64,
-    pub(super) crowded_told: Option<Instant>,
+    pub(super) crowded_logged: Option<Instant>,
 }
 
 impl JournalWorker {
@@ -259,9 +259,9 @@ impl JournalWorker {
                 }
             }
         }
-        let told = self.crowded_told;
-        if 0 < self.crowded_out && told.is_none_or(|told| RETENTION_EVERY < told.elapsed()) {
-            self.crowded_told = Some(Instant::now());
+        let logged = self.crowded_logged;
+        if 0 < self.crowded_out && logged.is_none_or(|logged| RETENTION_EVERY < logged.elapsed()) {
+            self.crowded_logged = Some(Instant::now());
             tracing::warn!(
                 "decisions that were sampled for the audit were removed for space before anybody annotated them; raise journal_bytes_max"
             );

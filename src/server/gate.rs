@@ -11,10 +11,10 @@ use tower::{Layer, Service};
 
 use super::connections::Peer;
 use super::denied::{no_longer_known, scope_missing, token_refused, unauthenticated, unknown_key};
+use super::log_throttle::LogThrottle;
 use super::registry::code_name;
 use super::rules::{CallRule, rule};
 use super::status::status;
-use super::told::Told;
 use crate::console::SignedIn;
 use crate::identity::{CallerAccess, Identity, Unknown};
 use crate::telemetry;
@@ -29,7 +29,7 @@ const SCHEME: &str = "bearer";
 #[derive(Clone, Debug)]
 pub(super) struct Gate {
     access: CallerAccess,
-    refusals: Arc<Mutex<Told>>,
+    refusals: Arc<Mutex<LogThrottle>>,
 }
 
 impl Gate {

@@ -14,6 +14,7 @@ mod gate;
 mod health;
 mod items;
 mod listeners;
+mod log_throttle;
 mod monitoring;
 mod operating_points;
 mod operations;
@@ -30,7 +31,6 @@ mod snapshots;
 mod status;
 mod stream;
 mod switching;
-mod told;
 mod transport;
 
 use std::collections::BTreeMap;

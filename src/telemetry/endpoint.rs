@@ -136,18 +136,18 @@ fn answer(
     async move {
         if !here {
             let text = "not found; the metrics are at /metrics\n";
-            return said(StatusCode::NOT_FOUND, WORDS, text.into());
+            return response(StatusCode::NOT_FOUND, WORDS, text.into());
         }
         if !reads {
             let text = "this is read, by GET or HEAD\n";
-            let mut response = said(StatusCode::METHOD_NOT_ALLOWED, WORDS, text.into());
+            let mut response = response(StatusCode::METHOD_NOT_ALLOWED, WORDS, text.into());
             let allowed = HeaderValue::from_static("GET, HEAD");
             response.headers_mut().insert(ALLOW, allowed);
             return response;
         }
         match probed {
-            Some(true) => return said(StatusCode::OK, WORDS, "yes\n".into()),
-            Some(false) => return said(StatusCode::SERVICE_UNAVAILABLE, WORDS, "no\n".into()),
+            Some(true) => return response(StatusCode::OK, WORDS, "yes\n".into()),
+            Some(false) => return response(StatusCode::SERVICE_UNAVAILABLE, WORDS, "no\n".into()),
             None => {}
         }
         // Tens of thousands of series take some time.
@@ -163,17 +163,17 @@ fn answer(
             }
         });
         match rendered.await {
-            Ok((format, text)) => said(StatusCode::OK, format, text.into()),
+            Ok((format, text)) => response(StatusCode::OK, format, text.into()),
             Err(cause) => {
                 tracing::error!(%cause, "the metrics could not be written");
                 let text = "the metrics could not be written; the log has the cause\n";
-                said(StatusCode::INTERNAL_SERVER_ERROR, WORDS, text.into())
+                response(StatusCode::INTERNAL_SERVER_ERROR, WORDS, text.into())
             }
         }
     }
 }
 
-fn said(status: StatusCode, format: &'static str, body: Bytes) -> Response<Full<Bytes>> {
+fn response(status: StatusCode, format: &'static str, body: Bytes) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(body));
     *response.status_mut() = status;
     let format = HeaderValue::from_static(format);

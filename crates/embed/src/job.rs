@@ -26,7 +26,7 @@ pub enum JobKind {
 impl JobKind {
     /// The one of two that takes longer.
     #[must_use]
-    pub fn dearer(self, other: Self) -> Self {
+    pub fn longer(self, other: Self) -> Self {
         match (self, other) {
             (Self::LargeImage, _) | (_, Self::LargeImage) => Self::LargeImage,
             (Self::Image, _) | (_, Self::Image) => Self::Image,
@@ -94,7 +94,7 @@ impl Queued for PoolJob {
         micros(self.cost)
     }
 
-    fn is_dear(&self) -> bool {
+    fn is_expensive(&self) -> bool {
         self.kind == JobKind::LargeImage
     }
 }

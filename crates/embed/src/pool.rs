@@ -18,7 +18,7 @@ use super::error::ModelError;
 use super::job::{JobKind, JobResult, PoolError, PoolJob, PoolWorker, micros};
 use super::job_duration::JobDurations;
 use super::queue::{ClientId, Pushed, Queue};
-use super::seat::{BegunJob, Seat};
+use super::seat::{RunningJob, Seat};
 
 /// The pool. Dropping it finishes the queued jobs, as [`WorkerPool::shutdown`] does.
 #[derive(Debug)]
@@ -328,13 +328,13 @@ impl PoolTally {
 
 impl Crew {
     /// Counts and logs a job whose worker was given up.
-    fn note_stuck(&self, job: &BegunJob) {
+    fn note_stuck(&self, job: &RunningJob) {
         self.tally.stuck.fetch_add(1, Ordering::Relaxed);
         let stuck = 1 + self.tally.stuck_now.fetch_add(1, Ordering::AcqRel);
         if job.kind == JobKind::LargeImage {
-            self.queue.dear_done();
+            self.queue.expensive_done();
         }
-        let seconds = job.begun.elapsed().as_secs();
+        let seconds = job.started.elapsed().as_secs();
         job.span.in_scope(|| {
             tracing::error!(seconds, kind = ?job.kind, client = job.client, stuck,
                 "a worker does not come back from its job, and is given up");
@@ -369,7 +369,7 @@ impl Crew {
         while let Some(job) = queue.pop() {
             if !tally.is_worth(&job) {
                 if job.kind == JobKind::LargeImage {
-                    queue.dear_done();
+                    queue.expensive_done();
                 }
                 tally.drop_unused(job);
                 continue;
@@ -383,7 +383,7 @@ impl Crew {
                 return;
             }
             if kind == JobKind::LargeImage {
-                queue.dear_done();
+                queue.expensive_done();
             }
             match result {
                 JobResult::GivenUp => {}

@@ -23,7 +23,7 @@ pub(super) trait Queued {
     fn cost(&self) -> u64;
 
     /// Whether it takes so long that others must not wait for it.
-    fn is_dear(&self) -> bool;
+    fn is_expensive(&self) -> bool;
 }
 
 /// The client of background work: it has a turn if nobody else waits, or after [`PASSED_MAX`] turns of
@@ -49,8 +49,8 @@ struct QueueState<T> {
     /// Virtual time: the `due` of the last turn, where a new lane begins.
     now: u64,
     /// Expensive jobs that are running, and how many may.
-    dear: usize,
-    dear_max: usize,
+    expensive: usize,
+    expensive_max: usize,
     /// Turns of others while the background waited.
     passed: u32,
     len: usize,
@@ -69,8 +69,8 @@ impl<T: Queued> Lane<T> {
         self.waiting.front().map_or(0, Queued::cost)
     }
 
-    fn is_dear(&self) -> bool {
-        self.waiting.front().is_some_and(Queued::is_dear)
+    fn is_expensive(&self) -> bool {
+        self.waiting.front().is_some_and(Queued::is_expensive)
     }
 
     fn in_use(&self) -> impl Iterator<Item = &T> {
@@ -123,7 +123,7 @@ impl<T: Queued> QueueState<T> {
             lane.due = lane.due.saturating_add(lane.cost());
             self.lanes.push_back(lane);
         }
-        self.dear += usize::from(job.is_dear());
+        self.expensive += usize::from(job.is_expensive());
         Some(job)
     }
 
@@ -133,7 +133,7 @@ impl<T: Queued> QueueState<T> {
     }
 
     fn may_run(&self, lane: &Lane<T>) -> bool {
-        self.dear < self.dear_max || !lane.is_dear()
+        self.expensive < self.expensive_max || !lane.is_expensive()
     }
 
     /// Removes the jobs that have become useless.
@@ -188,13 +188,14 @@ impl<T: Queued> QueueState<T> {
     }
 
     /// Removes the newest expensive job, to make room for one that is not.
-    fn displace_dear(&mut self) -> Option<T> {
-        let is_last_dear = |lane: &Lane<T>| lane.waiting.back().is_some_and(Queued::is_dear);
+    fn displace_expensive(&mut self) -> Option<T> {
+        let is_last_expensive =
+            |lane: &Lane<T>| lane.waiting.back().is_some_and(Queued::is_expensive);
         let lane = self
             .lanes
             .iter_mut()
             .rev()
-            .find(|lane| is_last_dear(lane))?;
+            .find(|lane| is_last_expensive(lane))?;
         let job = lane.waiting.pop_back()?;
         self.len -= 1;
         self.lanes.retain(|lane| !lane.waiting.is_empty());
@@ -209,8 +210,8 @@ impl<T: Queued> Queue<T> {
             state: Mutex::new(QueueState {
                 lanes: VecDeque::new(),
                 now: 0,
-                dear: 0,
-                dear_max: workers.saturating_sub(1).max(1),
+                expensive: 0,
+                expensive_max: workers.saturating_sub(1).max(1),
                 passed: 0,
                 len: 0,
                 open: true,
@@ -267,8 +268,8 @@ impl<T: Queued> Queue<T> {
             None
         } else {
             let mut displaced = state.displace(client);
-            if displaced.is_none() && client != BACKGROUND && !job.is_dear() {
-                displaced = state.displace_dear();
+            if displaced.is_none() && client != BACKGROUND && !job.is_expensive() {
+                displaced = state.displace_expensive();
             }
             let Some(displaced) = displaced else {
                 return Pushed::Full(job);
@@ -301,9 +302,9 @@ impl<T: Queued> Queue<T> {
     }
 
     /// An expensive job that was handed out is done.
-    pub(super) fn dear_done(&self) {
+    pub(super) fn expensive_done(&self) {
         let mut state = self.state();
-        state.dear = state.dear.saturating_sub(1);
+        state.expensive = state.expensive.saturating_sub(1);
         drop(state);
         self.arrived.notify_one();
     }
@@ -344,10 +345,10 @@ mod tests {
         }
 
         fn cost(&self) -> u64 {
-            if self.is_dear() { 100_000 } else { 1_000 }
+            if self.is_expensive() { 100_000 } else { 1_000 }
         }
 
-        fn is_dear(&self) -> bool {
+        fn is_expensive(&self) -> bool {
             (DEAR..2 * DEAR).contains(&self.1)
         }
     }
@@ -402,7 +403,7 @@ mod tests {
     }
 
     #[test]
-    fn dear_jobs_never_have_all_workers() {
+    fn expensive_jobs_never_have_all_workers() {
         let queue = Queue::new(100, 2);
         assert_eq!(push(&queue, 1, DEAR), Pushed::Waits);
         assert_eq!(push(&queue, 2, DEAR), Pushed::Waits);
@@ -411,7 +412,7 @@ mod tests {
         assert_eq!(queue.pop(), Some((3, 7)));
         std::thread::scope(|scope| {
             let waits = scope.spawn(|| queue.pop());
-            queue.dear_done();
+            queue.expensive_done();
             assert_eq!(waits.join().unwrap(), Some((2, DEAR)));
         });
         // A lone worker does everything.
@@ -421,7 +422,7 @@ mod tests {
     }
 
     #[test]
-    fn dear_jobs_of_many_clients_leave_a_full_queue_to_a_cheap_one() {
+    fn expensive_jobs_of_many_clients_leave_a_full_queue_to_a_cheap_one() {
         let queue = Queue::new(4, 2);
         for client in 1..=4 {
             assert_eq!(push(&queue, client, DEAR), Pushed::Waits);
@@ -430,7 +431,7 @@ mod tests {
         assert_eq!(push(&queue, 6, 0), Pushed::InsteadOf((4, DEAR)));
         let mut ahead = 0;
         queue.ahead(7, 1_000, |_| ahead += 1);
-        assert_eq!(ahead, 1, "what is dear is due later");
+        assert_eq!(ahead, 1, "what is expensive is due later");
         assert_eq!(queue.pop(), Some((6, 0)));
     }
 

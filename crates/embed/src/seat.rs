@@ -17,14 +17,14 @@ pub(super) struct Seat(Mutex<AtWork>);
 enum AtWork {
     #[default]
     Idle,
-    Busy(BegunJob),
+    Busy(RunningJob),
     GivenUp,
 }
 
 /// A job that is running.
 #[derive(Debug)]
-pub(super) struct BegunJob {
-    pub(super) begun: Instant,
+pub(super) struct RunningJob {
+    pub(super) started: Instant,
     pub(super) kind: JobKind,
     pub(super) client: ClientId,
     /// The span of the call, which names the caller in the log.
@@ -34,14 +34,14 @@ pub(super) struct BegunJob {
 impl Seat {
     /// Records a job that begins now.
     pub(super) fn begin(&self, job: &PoolJob) -> Instant {
-        let begun = Instant::now();
-        *self.state() = AtWork::Busy(BegunJob {
-            begun,
+        let started = Instant::now();
+        *self.state() = AtWork::Busy(RunningJob {
+            started,
             kind: job.kind,
             client: job.client,
             span: job.span.clone(),
         });
-        begun
+        started
     }
 
     /// Records its end; false if the worker was given up meanwhile.
@@ -55,10 +55,10 @@ impl Seat {
     }
 
     /// Gives the worker up if it has been busy with its job for at least this long; returns that job.
-    pub(super) fn give_up_after(&self, longest: Duration) -> Option<BegunJob> {
+    pub(super) fn give_up_after(&self, longest: Duration) -> Option<RunningJob> {
         let mut state = self.state();
         match &*state {
-            AtWork::Busy(job) if longest <= job.begun.elapsed() => {}
+            AtWork::Busy(job) if longest <= job.started.elapsed() => {}
             AtWork::Busy(_) | AtWork::Idle | AtWork::GivenUp => return None,
         }
         match std::mem::replace(&mut *state, AtWork::GivenUp) {

@@ -87,7 +87,7 @@ pub(super) fn load(
         Err(problem) if otherwise == WithoutIndexFile::Refuse => return Err(refused(problem)),
         Err(problem) => {
             if file.exists() {
-                built_anew(&file, &problem);
+                warn_rebuilt(&file, &problem);
             }
             let file = writable.then_some(&*file);
             let base = BaseSegment::build(&items.base_items(), params, file)?;
@@ -151,7 +151,7 @@ fn put_in_memory(item_table: &mut ItemTable, row: StoredRow) {
 }
 
 /// The index is derived data: without its file, opening takes longer, but nothing is lost.
-fn built_anew(file: &Path, problem: &str) {
+fn warn_rebuilt(file: &Path, problem: &str) {
     tracing::warn!(file = %file.display(), problem, "the index is rebuilt");
 }
 

@@ -47,7 +47,7 @@ impl Keys {
 
     /// Sets a key from `KEY=VALUE` on the command line: numbers, lists, booleans and quoted texts as they
     /// are, everything else as text.
-    pub(super) fn set_said(&mut self, said: &str) -> Result<(), String> {
+    pub(super) fn set_from_flag(&mut self, said: &str) -> Result<(), String> {
         let Some((key, value)) = said.split_once('=') else {
             return Err(format!(
                 "--set {said}: write KEY=VALUE, such as resize.fit=crop"
@@ -132,9 +132,9 @@ mod tests {
         keys.set("format", "1");
         keys.set("input.width", "224");
         keys.set_text("name", "a \"b\"");
-        keys.set_said("input.mean=[1, 2, 3]").unwrap();
-        keys.set_said("resize.fit = crop").unwrap();
-        keys.set_said("input.width=96").unwrap();
+        keys.set_from_flag("input.mean=[1, 2, 3]").unwrap();
+        keys.set_from_flag("resize.fit = crop").unwrap();
+        keys.set_from_flag("input.width=96").unwrap();
         keys.propose("input.width", "1");
         assert_eq!(
             keys.text(),
@@ -153,7 +153,7 @@ mod tests {
             "in put=2",
             "x=[1\n]",
         ] {
-            assert!(Keys::default().set_said(said).is_err(), "{said}");
+            assert!(Keys::default().set_from_flag(said).is_err(), "{said}");
         }
     }
 }

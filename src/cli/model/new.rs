@@ -204,7 +204,8 @@ impl New {
             keys.set_text("input.scale", "none");
         }
         for said in &self.set {
-            keys.set_said(said).map_err(|why| fail(Exit::Usage, why))?;
+            keys.set_from_flag(said)
+                .map_err(|why| fail(Exit::Usage, why))?;
         }
         Ok(configuration)
     }

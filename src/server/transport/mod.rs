@@ -26,7 +26,7 @@ pub(super) use quota::QuotaShare;
 
 use super::connections::begin;
 use super::listeners::{Carries, Listeners, NewConnection};
-use super::told::Told;
+use super::log_throttle::LogThrottle;
 use crate::config::ServerConfig;
 use crate::console::Console;
 use crate::identity::CallerAccess;
@@ -86,7 +86,7 @@ pub(super) async fn serve<S: Stack>(
         shared,
         closing,
     };
-    let (mut refused, mut failed) = (Told::default(), Told::default());
+    let (mut refused, mut failed) = (LogThrottle::default(), LogThrottle::default());
     tokio::pin!(stop);
     loop {
         tokio::select! {

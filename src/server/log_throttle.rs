@@ -7,12 +7,12 @@ const SAY_AGAIN: Duration = Duration::from_secs(10);
 
 /// An event, counted between two log lines.
 #[derive(Debug, Default)]
-pub(super) struct Told {
+pub(super) struct LogThrottle {
     last: Option<Instant>,
     since: u64,
 }
 
-impl Told {
+impl LogThrottle {
     /// It happened again: returns how often since the last log line, if one is due now.
     pub(super) fn again(&mut self) -> Option<u64> {
         self.since += 1;
