@@ -13,9 +13,8 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::archive::{self, ArchiveDigest, ArchiveError};
-use super::folder::{
-    CALIBRATED_ITEMS, CALIBRATED_TRAFFIC, COHORTS, OPERATING_POINTS, RECORD_FILE, RECORDINGS,
-};
+use super::folder::{OPERATING_POINTS, RECORD_FILE};
+use super::point_files::{CALIBRATED_ITEMS, CALIBRATED_TRAFFIC, COHORTS, RECORDINGS};
 use super::temporary::{TemporaryFolder, publish};
 use super::{DeploymentError, Folder, ModelReference};
 use matchpoint_calibration::adjustment::Adjustment;

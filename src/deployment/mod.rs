@@ -25,6 +25,7 @@ mod models;
 mod observed;
 mod open;
 mod open_shadow;
+mod point_files;
 mod points;
 mod promise_today;
 mod records_folder;
