@@ -1,18 +1,16 @@
-//! The searches of a calibration: by labelled queries, or by the gallery's own items.
+//! The searches of a calibration, and what they found.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use base16ct::lower::encode_string;
 use sha2::{Digest, Sha256};
 
 use super::answer::Probed;
-use super::deciding::PROBE_HITS;
 use super::embedding_cache::EmbeddingCache;
 use super::request::ProbeRequest;
 use super::traffic_sample::TrafficSample;
-use super::worker::{OTHERS_HITS, index_misses, left_out, picture_facts};
+use super::worker::{OTHERS_HITS, picture_facts};
 use super::{Deployment, DeploymentError, Hit, ProbeSource};
 use matchpoint_adapt::HeadRecord;
 use matchpoint_calibration::analysis::CandidateList;
@@ -25,8 +23,8 @@ use matchpoint_calibration::monitoring::traffic::TrafficQuery;
 use matchpoint_calibration::procedure::{Copied, NearCopied};
 use matchpoint_calibration::recording::{QueryTrials, RecordedMatch, RecordedSearch, TrialKind};
 use matchpoint_gallery::item::ItemHead;
-use matchpoint_gallery::view::{GalleryView, Probe};
-use matchpoint_vector::{Embedding, Similarity};
+use matchpoint_gallery::view::GalleryView;
+use matchpoint_vector::Similarity;
 
 /// Items that take part in the check of the index against exact search, at most.
 const INDEX_CHECKS_MAX: usize = 500;
@@ -460,7 +458,7 @@ impl Gathered {
     }
 
     /// Adds what one query found; `alone` if it is an item, and the only one of its label.
-    fn add_trials(&mut self, query: LabelledQuery, probed: Probed, alone: bool) {
+    pub(super) fn add_trials(&mut self, query: LabelledQuery, probed: Probed, alone: bool) {
         let enrolled = self.labels.contains(&query.label);
         if self.is_fitted(&query, &probed, enrolled) {
             self.fitted.push(query.id);
@@ -534,7 +532,7 @@ impl Gathered {
 }
 
 /// Whether the query with this number takes part in the check of the index.
-fn checks_index(number: usize) -> bool {
+pub(super) fn checks_index(number: usize) -> bool {
     number < INDEX_CHECKS_MAX
 }
 
@@ -555,140 +553,4 @@ fn found_in(hit: &Hit, other: Option<Similarity>) -> RecordedMatch {
         adjusted: None,
         other,
     }
-}
-
-impl Deployment {
-    /// Searches for each item of the gallery as if it were a query: among the other items (mated, if its
-    /// label has more than one), and among other labels (left out). On all cores; `progress` gets how many
-    /// are done and how many there are, and ends the work by returning `false`.
-    /// # Errors
-    /// The work was ended, or a stored item cannot be searched for.
-    pub fn gather_from_gallery(
-        &self,
-        progress: &(dyn Fn(usize, usize) -> bool + Sync),
-    ) -> Result<Gathered, DeploymentError> {
-        let mut gathered = Gathered::of(self)?;
-        let view = gathered.view();
-        let mut of_label: BTreeMap<&str, usize> = BTreeMap::new();
-        for (head, _) in view.items() {
-            *of_label.entry(&head.label).or_default() += 1;
-        }
-        let mut items: Vec<(&ItemHead, &[f32])> = view
-            .items()
-            .map(|(head, vector)| (&**head, vector))
-            .collect();
-        items.sort_unstable_by_key(|(head, _)| &head.id);
-
-        let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
-        let found = Mutex::new(Vec::with_capacity(items.len()));
-        let failed = Mutex::new(None);
-        let work = || {
-            while !stop.load(Ordering::Relaxed) {
-                let number = next.fetch_add(1, Ordering::Relaxed);
-                let Some((head, vector)) = items.get(number) else {
-                    return;
-                };
-                let mates = of_label.get(head.label.as_str()).copied().unwrap_or(0);
-                match as_query(&view, head, vector, checks_index(number)) {
-                    Ok(probed) => {
-                        let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
-                        found.push((number, 1 < mates, probed));
-                        if !progress(found.len(), items.len()) {
-                            stop.store(true, Ordering::Relaxed);
-                        }
-                    }
-                    Err(error) => {
-                        *failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
-                        stop.store(true, Ordering::Relaxed);
-                    }
-                }
-            }
-        };
-        let workers = std::thread::available_parallelism().map_or(1, usize::from);
-        std::thread::scope(|scope| {
-            for _ in 0..workers {
-                scope.spawn(work);
-            }
-        });
-        if let Some(error) = failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
-            return Err(error);
-        }
-        if stop.into_inner() {
-            return Err(DeploymentError::Cancelled);
-        }
-        let mut found = found.into_inner().unwrap_or_else(PoisonError::into_inner);
-        found.sort_unstable_by_key(|(number, _, _)| *number);
-        add_items(&mut gathered, &items, found);
-        gathered.settle()?;
-        Ok(gathered)
-    }
-}
-
-fn add_items(
-    gathered: &mut Gathered,
-    items: &[(&ItemHead, &[f32])],
-    found: Vec<(usize, bool, Probed)>,
-) {
-    for ((head, _), (_, mated, probed)) in items.iter().zip(found) {
-        let query = LabelledQuery {
-            id: head.id.clone(),
-            label: head.label.clone(),
-            conditions: head.metadata.clone(),
-        };
-        gathered.add_trials(query, probed, !mated);
-    }
-}
-
-/// The best item of another label than the first hit's, except the item itself.
-fn best_of_others_but(
-    view: &GalleryView,
-    embedding: &Embedding,
-    itself: &ItemHead,
-    hits: &[Hit],
-) -> Result<Option<Similarity>, DeploymentError> {
-    let Some(best) = hits.first() else {
-        return Ok(None);
-    };
-    if let Some(other) = hits.iter().find(|hit| hit.item.label != best.item.label) {
-        return Ok(Some(other.score));
-    }
-    let others = Probe {
-        without_label: Some(&best.item.label),
-        ..Probe::nearest(2)
-    };
-    let others = view.nearest(embedding, &others)?;
-    let other = others.iter().find(|hit| hit.item.id != itself.id);
-    Ok(other.map(|other| other.score))
-}
-
-/// An item as a query: what it finds among all others.
-fn as_query(
-    view: &GalleryView,
-    head: &ItemHead,
-    vector: &[f32],
-    check_index: bool,
-) -> Result<Probed, DeploymentError> {
-    let embedding = Embedding::normalise(vector.to_vec())?;
-    let probe = Probe::nearest(PROBE_HITS + 1);
-    let mut hits = view.nearest(&embedding, &probe)?;
-    let index_missed = if check_index {
-        index_misses(view, &embedding, &hits)?
-    } else {
-        None
-    };
-    hits.retain(|hit| hit.item.id != head.id);
-    hits.truncate(PROBE_HITS);
-    let other = best_of_others_but(view, &embedding, head, &hits)?;
-    Ok(Probed {
-        hits,
-        other,
-        others: Some(left_out(view, &embedding, &head.label)?),
-        index_missed,
-        source_sha256: head.source_sha256,
-        // It is in the gallery, which is analysed as a whole.
-        vector: None,
-        measures: None,
-        feature_length: None,
-        timings: super::Timings::default(),
-    })
 }

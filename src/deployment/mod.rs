@@ -15,6 +15,7 @@ mod enrolment_check;
 mod error;
 mod evaluation;
 mod folder;
+mod gallery_searches;
 mod in_order;
 mod items;
 mod labelled_queries;
