@@ -1,49 +1,35 @@
 //! `matchpoint calibrate`: a threshold that keeps what it promises, or a refusal.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use serde::Serialize;
-
 use super::alike::{self, AssuredFlags};
-use super::analysis_text;
 use super::calibrate_served::{self, ServedCalibration};
 use super::calibrate_vectors::{MenuSettings, VECTORS_PAIRS_MAX, VectorFlags, VectorSettings};
+use super::calibration_run::{CalibrationRequest, Strangers, calibrate, searched, text};
 use super::doubts::Doubts;
 use super::exit::{Exit, fail};
 use super::fitted_labels::{FittedFlags, refuse_fitted};
 use super::image_sources::{ImageSources, Purpose};
 use super::labelled_search::{self, CacheFlags, Probes};
-use super::left_out::LeftOut;
 use super::listing::ExcludeFlags;
 use super::menu::{self, MenuReport};
-use super::operating_point_text::{Refusal, describe, refusal_text};
-use super::output::{self, Shown, ShownFlags, table};
+use super::output::{Shown, ShownFlags};
 use super::output_file::OutputFile;
 use super::pictures::Pictures;
-use super::point_summary::{self, PointInWords};
-use super::progress::ItemProgress;
 use super::server_address::{ServerChoice, name_of};
 use super::target_flags::TargetFlags;
 use crate::config::{EngineConfig, EngineFlags, ProcessEnvironment};
-use crate::deployment::{
-    Calibrated, CalibrationSettings, Deployment, DeploymentError, Gathered, MaskedSearches,
-    RefusedItem, RemedyChoice, Repeated,
-};
+use crate::deployment::{CalibrationSettings, Deployment, DeploymentError, RemedyChoice};
 use crate::telemetry;
 use matchpoint_calibration::analysis::consistency::Band;
-use matchpoint_calibration::analysis::crowded::CrowdedStrangers;
 use matchpoint_calibration::analysis::remedy::Remedy;
-use matchpoint_calibration::analysis::strangers::UnnamedStrangers;
-use matchpoint_calibration::analysis::{Analysis, AnalysisScope, BAND_POINTS};
-use matchpoint_calibration::certify::TargetFar;
+use matchpoint_calibration::analysis::{AnalysisScope, BAND_POINTS};
 use matchpoint_calibration::certify_frr::TargetFrr;
-use matchpoint_calibration::likeness::Alike;
 use matchpoint_calibration::margin::MarginFactor;
 use matchpoint_calibration::menu::Menu;
-use matchpoint_calibration::operating_point::Content;
 use matchpoint_calibration::policy::CalibrationTarget;
-use matchpoint_calibration::procedure::{Copied, NearCopied, ThresholdSettings};
+use matchpoint_calibration::procedure::ThresholdSettings;
 use matchpoint_calibration::recording::Recording;
 use matchpoint_client::proto;
 use matchpoint_gallery::Access;
@@ -190,15 +176,6 @@ pub(super) struct Calibrate {
 /// Pairs that are looked at beside the searches of a deployment: some seconds of work.
 const DEPLOYMENT_PAIRS_MAX: u64 = 200_000_000;
 
-/// Which queries stand for strangers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum Strangers {
-    /// Labels that are not enrolled: what the promise is made on
-    NeverEnrolled,
-    /// These, and enrolled ones with their own items left out: aimed at, not certified
-    All,
-}
-
 /// What is held against the threshold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum RemedyFlag {
@@ -219,61 +196,6 @@ enum RemedyFlag {
     /// What half of the labels shows to have a lower FRR by more than chance (as-norm, margin or
     /// both), or nothing; the other half sets the threshold
     Measured,
-}
-
-/// What a calibration came to.
-#[derive(Clone, Debug, Serialize)]
-struct CalibrationReport {
-    /// Whether the target is supported.
-    outcome: &'static str,
-    /// Id of the operating point.
-    operating_point: Option<String>,
-    /// Whether it decides now.
-    active: bool,
-    /// The operating point.
-    content: Option<Content>,
-    /// Why the target is not supported, and what it would take.
-    refusal: Option<Refusal>,
-    /// Queries that could not be used.
-    failed: Vec<RefusedItem>,
-    /// Queries that the model's head was fitted to, left out.
-    fitted: usize,
-    /// Queries whose embedding was kept from before.
-    embedded_before: u64,
-    /// What else the source of the queries holds.
-    left_out: LeftOut,
-    /// Labels of strangers that are suspiciously like another.
-    alike: Vec<Alike>,
-    /// Queries that are pictures in the gallery themselves, or nearly: of their own label not
-    /// counted.
-    copies: Vec<Copied>,
-    /// Queries with the very image of another query: counted once.
-    repeated: Vec<Repeated>,
-    /// Strangers' queries that are nearly one vector with another stranger's: counted once.
-    near_copies: Vec<NearCopied>,
-    /// What pictures of strangers are worth whom nobody named; `None` where there are none.
-    unnamed: Option<UnnamedStrangers>,
-    /// Labels of strangers that may be fewer things than they are; `None` if there are none.
-    crowded: Option<CrowdedStrangers>,
-    /// Strangers' queries that were not held against the others for that: there are too many.
-    not_compared: u64,
-    /// What else the searches say about the threshold.
-    analysis: Option<Analysis>,
-}
-
-impl CalibrationReport {
-    /// What makes the trials count for less than they seem.
-    fn doubts(&self) -> Doubts<'_> {
-        Doubts {
-            alike: &self.alike,
-            copies: &self.copies,
-            repeated: &self.repeated,
-            near_copies: &self.near_copies,
-            unnamed: self.unnamed.as_ref(),
-            crowded: self.crowded.as_ref(),
-            not_compared: self.not_compared,
-        }
-    }
 }
 
 impl Calibrate {
@@ -568,193 +490,4 @@ impl Calibrate {
             band_points: self.opis_points,
         }
     }
-}
-
-/// A calibration to be run.
-struct CalibrationRequest<'a> {
-    deployment: &'a Arc<Deployment>,
-    /// Labelled queries; `None` for the gallery's own items.
-    sources: Option<&'a ImageSources>,
-    settings: CalibrationSettings,
-    strangers: Strangers,
-    /// Whether queries that the model's head was fitted to are left out.
-    without_fitted: bool,
-    dry_run: bool,
-    pictures: &'a Pictures,
-    scope: AnalysisScope,
-    engine: &'a EngineConfig,
-    cache: CacheFlags,
-}
-
-fn calibrate(
-    request: &CalibrationRequest<'_>,
-) -> anyhow::Result<(CalibrationReport, matchpoint_report::ReportContents)> {
-    let probes = searched(
-        request.deployment,
-        request.sources,
-        request.strangers,
-        request.engine,
-        request.cache,
-    )?
-    .but_fitted(request.without_fitted)?;
-    let mut report = refused_report(request.sources, &probes.gathered, probes.failed);
-    let mut query_pictures = Pictures::default();
-    match request.sources {
-        Some(sources) => query_pictures.add(sources),
-        // The items are the queries.
-        None => query_pictures.clone_from(request.pictures),
-    }
-    let subject = analysis_text::AnalysisSubject {
-        deployment: request.deployment,
-        gathered: &probes.gathered,
-        settings: &request.settings.threshold,
-        pictures: request.pictures,
-        query_pictures: &query_pictures,
-        scope: request.scope,
-    };
-    match request
-        .deployment
-        .calibrate(&probes.gathered, &request.settings)
-    {
-        Ok(calibrated) => {
-            if !request.dry_run {
-                request.deployment.keep(&calibrated)?;
-                request.deployment.activate(calibrated.point.id(), None)?;
-            }
-            let Calibrated {
-                point, recording, ..
-            } = calibrated;
-            let content = point.content();
-            report.outcome = if content.policy.certifies() {
-                "certified"
-            } else {
-                "aimed at, not certified"
-            };
-            report.operating_point = Some(point.id().to_owned());
-            report.active = !request.dry_run;
-            report.content = Some(content.clone());
-            let (analysis, page) = subject.analyse(&point, &recording)?;
-            report.analysis = Some(analysis);
-            Ok((report, page))
-        }
-        Err(DeploymentError::Calibration(error)) => {
-            let Some(refusal) = Refusal::of(&error) else {
-                return Err(error.into());
-            };
-            let page = subject.refused(&refusal);
-            report.refusal = Some(refusal);
-            Ok((report, page))
-        }
-        Err(error) => Err(error.into()),
-    }
-}
-
-/// The report as long as no threshold is chosen.
-fn refused_report(
-    sources: Option<&ImageSources>,
-    gathered: &Gathered,
-    failed: Vec<RefusedItem>,
-) -> CalibrationReport {
-    CalibrationReport {
-        outcome: "refused",
-        operating_point: None,
-        active: false,
-        content: None,
-        refusal: None,
-        failed,
-        fitted: gathered.fitted.len(),
-        embedded_before: gathered.embedded_before(),
-        left_out: sources
-            .map(|sources| sources.left_out.clone())
-            .unwrap_or_default(),
-        alike: gathered.alike(),
-        copies: gathered.copies.clone(),
-        repeated: gathered.repeated.clone(),
-        near_copies: gathered.near_copies.clone(),
-        unnamed: gathered.unnamed.clone(),
-        crowded: gathered.crowded.clone(),
-        not_compared: gathered.not_compared,
-        analysis: None,
-    }
-}
-
-fn searched(
-    deployment: &Arc<Deployment>,
-    sources: Option<&ImageSources>,
-    strangers: Strangers,
-    engine: &EngineConfig,
-    cache: CacheFlags,
-) -> anyhow::Result<Probes> {
-    let Some(sources) = sources else {
-        let total = deployment.view().len();
-        let progress = std::sync::Mutex::new(ItemProgress::new("search", total));
-        let step = |_done: usize, _total: usize| {
-            progress
-                .lock()
-                .unwrap_or_else(std::sync::PoisonError::into_inner)
-                .step();
-            true
-        };
-        let gathered = deployment.gather_from_gallery(&step)?;
-        return Ok(Probes {
-            gathered,
-            failed: Vec::new(),
-            timings: Vec::new(),
-            took: std::time::Duration::ZERO,
-        });
-    };
-    let masked = match strangers {
-        Strangers::NeverEnrolled => MaskedSearches::OfStrangers,
-        Strangers::All => MaskedSearches::OfAll,
-    };
-    labelled_search::run(deployment, sources, masked, engine, cache)
-}
-
-fn text(report: &CalibrationReport, folder: &Path, shown: Shown) -> String {
-    let mut text = String::new();
-    if let Some(refusal) = &report.refusal {
-        text.push_str(&refusal_text(refusal));
-    }
-    if let (Some(id), Some(content)) = (&report.operating_point, &report.content) {
-        let heading = point_summary::heading(id, report.active);
-        text.push_str(&PointInWords::of(heading, content).text());
-    }
-    text.push_str(&output::failed(&report.failed, shown.verbose));
-    text.push_str(&report.doubts().text());
-    if shown.verbose {
-        text.push_str(&details(report));
-    }
-    if report.refusal.is_none() {
-        let evaluate = format!(
-            "matchpoint evaluate {} --queries SOURCE   # of other labels",
-            folder.display()
-        );
-        text.push_str(&point_summary::next(report.active, &evaluate, shown));
-    }
-    text
-}
-
-/// Every figure.
-fn details(report: &CalibrationReport) -> String {
-    let mut rows = report.left_out.rows();
-    if 0 < report.fitted {
-        let fitted = format!(
-            "{} queries that the head was fitted to, left out",
-            report.fitted
-        );
-        rows.push(("fitted", fitted));
-    }
-    if 0 < report.embedded_before {
-        let kept = format!("{} queries were embedded before", report.embedded_before);
-        rows.push(("kept", kept));
-    }
-    let mut text = table(&rows);
-    if let Some(content) = &report.content {
-        text.push_str(&describe(content));
-    }
-    if let Some(found) = &report.analysis {
-        let target = report.content.as_ref().and_then(Content::target_far);
-        text.push_str(&analysis_text::text(found, target.map(TargetFar::far)));
-    }
-    text
 }

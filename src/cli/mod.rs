@@ -16,6 +16,7 @@ mod build_shard;
 mod calibrate;
 mod calibrate_served;
 mod calibrate_vectors;
+mod calibration_run;
 mod canaries;
 mod colours;
 mod compact;
