@@ -9,6 +9,7 @@ use prost_types::Any;
 use tokio_stream::StreamExt;
 use tonic::{Code, Request, Response, Status, Streaming};
 
+use super::calibration_settings::{calibration_settings, labelled_query};
 use super::changes::changed;
 use super::convert::{self, invalid};
 use super::doubts;
@@ -94,7 +95,7 @@ impl CalibrationService for CalibrationHandler {
             .check_writable()
             .map_err(|error| from_error(&error))?;
         // Before any work: the target may be impossible.
-        let chosen = convert::calibration_settings(&settings)?;
+        let chosen = calibration_settings(&settings)?;
         let metadata = CalibrateMetadata {
             deployment: deployment.name().to_owned(),
             stage: CalibrationStage::Searching.into(),
@@ -320,7 +321,7 @@ fn query_to_search(
             "query {number}: metadata may have {METADATA_ENTRIES_MAX} entries and {METADATA_BYTES_MAX} bytes"
         )));
     }
-    let source = convert::labelled_query(message.query).map(ProbeSource::Query);
+    let source = labelled_query(message.query).map(ProbeSource::Query);
     Ok(QueryToSearch {
         query: LabelledQuery {
             id: message.id,

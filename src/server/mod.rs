@@ -1,6 +1,7 @@
 //! The gRPC edge: the contract's messages to the domain and back, status codes, limits, health.
 
 mod calibration;
+mod calibration_settings;
 mod changes;
 mod connections;
 mod convert;
