@@ -259,6 +259,10 @@ const OWNED: &[(&str, &[&str])] = &[
 const CIRCLES_MAX: usize = 0;
 /// Parameters that are tuples: names would say more.
 const TUPLE_PARAMETERS_MAX: usize = 29;
+/// Files of more than [`FILE_LINES_MAX`] lines: most of them answer two questions.
+const LONG_FILES_MAX: usize = 30;
+/// Lines of a file, without comments, blank lines and unit tests.
+const FILE_LINES_MAX: usize = 400;
 /// Definitions of types whose name another type has too.
 const SHARED_TYPE_NAMES_MAX: usize = 0;
 
@@ -323,6 +327,19 @@ fn no_more_circles_between_files_than_there_were() {
 fn no_more_tuples_as_parameters_than_there_were() {
     let found = house::tuple_parameters(&house::sources());
     holds("tuple parameters", &found, TUPLE_PARAMETERS_MAX);
+}
+
+#[test]
+fn no_more_files_are_long_than_were() {
+    let mut found = Vec::new();
+    for file in house::sources() {
+        let lines = file.code.lines().filter(|line| !line.trim().is_empty());
+        let count = lines.count();
+        if FILE_LINES_MAX < count {
+            found.push(format!("{count} lines: {}", file.path));
+        }
+    }
+    holds("long files", &found, LONG_FILES_MAX);
 }
 
 #[test]
