@@ -1,18 +1,18 @@
-//! Settings that say who reaches the server, and how.
+//! Settings for who may reach the server, and how.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use super::{ListenAddress, SettingReader};
 
-/// Who may call, and over what.
+/// Who may call, and over which connections.
 #[derive(Clone, Debug, Default)]
 pub struct AccessConfig {
     /// The certificates; `None` for a connection that is not encrypted.
     pub tls: Option<TlsFiles>,
-    /// The file of keys; `None` where nobody is asked for one.
+    /// The file of keys; `None` if none is required.
     pub keys_file: Option<PathBuf>,
-    /// Whose tokens are taken; `None` for nobody's.
+    /// The issuer whose tokens are accepted; `None` for none.
     pub tokens: Option<TokensConfig>,
 }
 
@@ -24,7 +24,7 @@ impl AccessConfig {
     }
 }
 
-/// Whose signed tokens (JWT) are taken as those of callers.
+/// The issuer whose signed tokens (JWT) identify callers.
 #[derive(Clone, Debug)]
 pub struct TokensConfig {
     /// The issuer's public keys, as a JWKS.
@@ -38,11 +38,11 @@ pub struct TokensConfig {
 /// Files in PEM.
 #[derive(Clone, Debug)]
 pub struct TlsFiles {
-    /// The server's certificate, and what leads from it to an authority.
+    /// The server's certificate, and its chain.
     pub certificate: PathBuf,
     /// Its private key.
     pub key: PathBuf,
-    /// The authority that every client's certificate has to come from; `None` where they need none.
+    /// The authority that has to have issued every client's certificate; `None` if they need none.
     pub client_ca: Option<PathBuf>,
 }
 
@@ -71,7 +71,7 @@ impl SettingReader {
         }
         let listen = match listen {
             Some(ListenAddress::Network(address)) => Some(*address),
-            // Reached from this machine alone, and by whom the file's permissions let.
+            // Only reachable from this machine, by whom the file's permissions allow.
             Some(unix @ ListenAddress::Unix(_)) if client_ca.is_some() => {
                 self.mistakes.push(format!(
                     "listen = {unix} carries no TLS, and so no certificates of clients: set keys_file in place of tls_client_ca"
@@ -109,7 +109,7 @@ impl SettingReader {
         })
     }
 
-    /// A token is of no use without all three: one for another service would be one for this.
+    /// All three are necessary: otherwise a token for another service would be accepted here.
     fn tokens(&mut self) -> Option<TokensConfig> {
         const SETTINGS: [(&str, &str); 3] = [
             ("tokens_jwks", "the file of the issuer's public keys"),

@@ -42,7 +42,7 @@ pub(super) struct Flags {
 }
 
 const HEADING: &str = "Settings (also MATCHPOINT_* and the config file)";
-/// Settings that nobody can do without; all others are in the long help.
+/// The most important settings; all others are in the long help.
 const IN_SHORT_HELP: [&str; 2] = ["deployments", "listen"];
 
 impl Flags {

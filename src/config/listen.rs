@@ -23,7 +23,7 @@ impl FromStr for ListenAddress {
         let Some(path) = text.strip_prefix("unix:") else {
             return port_address(text).map(Self::Network).ok_or(());
         };
-        // As gRPC has it, with and without the slashes of an empty host.
+        // As in gRPC, with and without the slashes of an empty host.
         let path = Path::new(path.strip_prefix("//").unwrap_or(path));
         let is_file = path.is_absolute() && path.file_name().is_some();
         is_file.then(|| Self::Unix(path.to_owned())).ok_or(())

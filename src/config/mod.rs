@@ -49,15 +49,15 @@ pub struct EngineConfig {
 /// How many worker threads each model has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Workers {
-    /// So many.
+    /// This many.
     Count(usize),
-    /// One for each CPU, and one for each image of a batch where they wait for a shared session.
+    /// One for each CPU, and one for each image of a batch if they share a session.
     PerCpu(usize),
 }
 
 impl Workers {
-    /// Their number, for a model that runs so many images at once. Each waits for one of them, while
-    /// others have to be decoded for the next run.
+    /// Their number, for a model that runs up to this many images at once. Each waits for one of them,
+    /// while others have to be decoded for the next run.
     #[must_use]
     pub fn count(self, joined_max: usize) -> usize {
         match self {
@@ -67,7 +67,7 @@ impl Workers {
     }
 }
 
-/// What the CPUs are used for first.
+/// What the CPUs are used for.
 #[derive(Clone, Copy, PartialEq)]
 enum Profile {
     /// Many requests at once: a session with one thread for each CPU.
@@ -81,23 +81,24 @@ enum Profile {
 pub struct ServerConfig {
     /// The part shared with the other commands.
     pub engine: EngineConfig,
-    /// The deployments to serve: a name where it differs from the recorded one, and a folder, or the address of a snapshot.
+    /// The deployments to serve: a name, if not the recorded one, and a folder or the address of a
+    /// snapshot.
     pub deployments: Vec<(Option<String>, PathBuf)>,
     /// Model folder in place of the recorded ones.
     pub model: Option<PathBuf>,
-    /// Where the snapshots among them are restored.
+    /// The folder where snapshots among them are restored.
     pub restore_dir: Option<PathBuf>,
-    /// Whether nothing of the deployments may change.
+    /// Whether the deployments are read-only.
     pub read_only: bool,
-    /// Whether no other copy of what was restored takes writes.
+    /// Whether no other copy of a restored deployment takes writes.
     pub only_copy: bool,
     /// Address of the gRPC service.
     pub listen: ListenAddress,
-    /// From when on connections are taken.
+    /// When connections are accepted.
     pub listen_when: ListenWhen,
-    /// Address of the console; `None` where there is none.
+    /// Address of the console; `None` if there is none.
     pub console_listen: Option<SocketAddr>,
-    /// Who may call, and over what.
+    /// Who may call, and over which connections.
     pub access: AccessConfig,
     /// Address of the Prometheus endpoint.
     pub metrics_listen: Option<SocketAddr>,
@@ -117,39 +118,39 @@ pub struct ServerConfig {
     pub reflection: bool,
     /// Where snapshots, and deployments restored from them, are kept.
     pub data_dir: Option<PathBuf>,
-    /// What clients may take, all together.
+    /// What clients may use, all together.
     pub limits: LimitsConfig,
-    /// How decisions are watched.
+    /// How decisions are monitored.
     pub monitoring: MonitoringConfig,
-    /// How often canaries are searched for; `None` for never.
+    /// How often canaries are replayed; `None` for never.
     pub canaries_every: Option<Duration>,
 }
 
-/// From when on a server takes connections.
+/// When a server accepts connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ListenWhen {
-    /// Before it has loaded anything: calls are answered that it loads.
+    /// Before it loads: calls are answered that it is loading.
     Start,
     /// Once everything is loaded.
     Ready,
 }
 
-/// What clients may take, all together, and for how long.
+/// What clients may use, all together, and for how long.
 #[derive(Clone, Copy, Debug)]
 pub struct LimitsConfig {
     /// Connections at once.
     pub connections: u64,
     /// Longest time that a connection may be open without a call.
     pub idle: Duration,
-    /// Longest time in which a connection has to begin with HTTP/2.
+    /// The longest time until a connection has to speak HTTP/2.
     pub handshake: Duration,
     /// Calls at once.
     pub calls: u64,
-    /// Bytes of messages that come or are worked on, at once.
+    /// Bytes of messages that arrive or are processed, at once.
     pub receive_bytes: u64,
     /// Bytes of answers that wait to be read, at once.
     pub answer_bytes: u64,
-    /// Longest pause of a client within a message, and in taking an answer.
+    /// Longest pause of a client within a message, and in reading an answer.
     pub stall: Duration,
     /// Share of these that one address may take, in (0, 1].
     pub address_share: f64,
@@ -158,9 +159,9 @@ pub struct LimitsConfig {
 /// How decisions are recorded and audited.
 #[derive(Clone, Debug)]
 pub struct MonitoringConfig {
-    /// Whether they are.
+    /// Whether they are recorded.
     pub journal: bool,
-    /// Where, for deployments that may not be written; in their folders otherwise.
+    /// Where, for deployments that are read-only; otherwise in their folders.
     pub journal_dir: Option<PathBuf>,
     /// How long decisions are kept that were not sampled, and images.
     pub kept: Duration,
@@ -170,17 +171,17 @@ pub struct MonitoringConfig {
     pub bytes_max: u64,
     /// Which decisions are sampled for the audit.
     pub strata: Strata,
-    /// How many of them a day; `None` for as many as the strata give.
+    /// How many of them a day; `None` for as many as the strata's rates give.
     pub labels_per_day: Option<u32>,
     /// Whether the images of sampled decisions are kept.
     pub images: bool,
     /// Probability of ever raising a false alarm, for each rate of an operating point.
     pub alarm_delta: f64,
-    /// Share of live queries that a shadow deployment is asked too, in [0, 1]; 0 for none.
+    /// Share of live queries that a shadow deployment gets too, in [0, 1]; 0 for none.
     pub shadow_share: f64,
 }
 
-/// All that is wrong with a configuration, one line each.
+/// All mistakes in a configuration, one line each.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the configuration has {} mistake{}:\n{}", .0.len(), if .0.len() == 1 { "" } else { "s" },
     .0.iter().map(|line| format!("  - {line}")).collect::<Vec<_>>().join("\n"))]
@@ -199,21 +200,20 @@ impl EngineFlags {
 }
 
 impl ServerFlags {
-    /// What flags, environment, file and defaults say, unchecked: for `config show`.
+    /// The values of flags, environment, file and defaults, unchecked: for `config show`.
     #[must_use]
     pub fn gather(&self, environment: &dyn Environment) -> RawSettings {
         RawSettings::new(&self.0, environment)
     }
 
-    /// The same, listening on an address whatever is said of it elsewhere.
+    /// The same, but listening on this address.
     #[must_use]
     pub fn listening_on(mut self, address: SocketAddr) -> Self {
         self.0.values.insert("listen", address.to_string());
         self
     }
 
-    /// Resolves everything that the server needs, to serve one deployment whatever is said of it
-    /// elsewhere.
+    /// Resolves everything that the server needs to serve this one deployment, whatever is configured.
     ///
     /// # Errors
     /// All mistakes, in flags, environment and file, at once.
@@ -245,7 +245,7 @@ fn cpus() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// Turns text into values, and collects what cannot be.
+/// Turns text into values, and collects the mistakes.
 struct SettingReader {
     gathered: RawSettings,
     mistakes: Vec<String>,
@@ -304,7 +304,7 @@ impl SettingReader {
                 device: device?,
                 threads: match (threads?, profile?) {
                     (Some(count), _) => count,
-                    // Where images are joined, all workers share one session.
+                    // If images are batched, all workers share one session.
                     (None, Profile::Throughput) if batch_max?.is_none_or(|images| images <= 1) => 1,
                     (None, Profile::Throughput | Profile::Latency) => cpus(),
                 },
@@ -445,7 +445,7 @@ impl SettingReader {
         }
         let strata = self.strata();
         Some(MonitoringConfig {
-            // Nothing is written where nothing may be.
+            // Nothing is written to a read-only deployment.
             journal: journal? && (!read_only? || journal_dir.is_some()),
             journal_dir,
             kept: kept.map(days)?,
@@ -544,7 +544,7 @@ impl SettingReader {
         found.map(|(_, value)| *value)
     }
 
-    /// A number from 1 on, or `auto`: `None` within.
+    /// A number from 1 on, or `auto`: the inner `None`.
     fn auto(&mut self, key: &str, most: usize) -> Option<Option<usize>> {
         let text = self.text(key);
         if text.as_deref() == Some("auto") {
@@ -560,7 +560,7 @@ impl SettingReader {
 
     fn deployments(&mut self) -> Option<Vec<(Option<String>, PathBuf)>> {
         let split = |entry: &str| match entry.split_once('=') {
-            // An address may have the sign in it.
+            // An address may contain the equals sign.
             Some((name, folder)) if !name.contains("://") => {
                 (Some(name.trim().to_owned()), PathBuf::from(folder.trim()))
             }

@@ -1,4 +1,4 @@
-//! What flags, environment, file and defaults say of each setting, as text.
+//! The values of flags, environment, file and defaults for each setting, as text.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -31,12 +31,12 @@ impl fmt::Display for SettingSource {
     }
 }
 
-/// A value as it was written, and by whom.
+/// A value as it was written, and where.
 #[derive(Clone, Debug)]
 pub struct SettingValue {
-    /// The text; `None` where the setting has no default and was not set.
+    /// The text; `None` if the setting has no default and was not set.
     pub text: Option<String>,
-    /// Who said so.
+    /// Where it was set.
     pub source: SettingSource,
 }
 
@@ -78,7 +78,7 @@ impl Environment for BTreeMap<&str, &str> {
     }
 }
 
-/// Every setting as it was written, with its source, and what was wrong on the way.
+/// Every setting as it was written, with its source, and the mistakes found on the way.
 #[derive(Clone, Debug)]
 pub struct RawSettings {
     pub(super) values: BTreeMap<&'static str, SettingValue>,
@@ -87,7 +87,7 @@ pub struct RawSettings {
 }
 
 impl RawSettings {
-    /// Asks the flags, the environment and the file for each setting, in that order.
+    /// Looks up each setting in the flags, the environment and the file, in that order.
     #[must_use]
     pub(super) fn new(flags: &Flags, environment: &dyn Environment) -> Self {
         let mut mistakes = Vec::new();
@@ -143,7 +143,7 @@ impl RawSettings {
     }
 }
 
-/// Variables that are not settings: the file's path, and what commands ask a server with.
+/// Variables that are not settings: the path of the file, and those of commands that call a server.
 const OTHER_VARIABLES: [&str; 7] = [
     "MATCHPOINT_CONFIG",
     "MATCHPOINT_SERVER",
@@ -235,7 +235,8 @@ fn nearest(written: &str, name: impl Fn(&Setting) -> String) -> String {
     SETTINGS
         .iter()
         .map(name)
-        // Of several that begin alike, the one that is as long: `listenn` is `listen`, not `listen_when`.
+        // Of several with the same beginning, the one with the same length: `listenn` is `listen`, not
+        // `listen_when`.
         .max_by_key(|candidate| {
             let longer = candidate.len().abs_diff(written.len());
             (shared(candidate), std::cmp::Reverse(longer))

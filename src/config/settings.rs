@@ -8,11 +8,11 @@
 pub struct Setting {
     /// The key in the file; the flag is the same with `-` for `_`.
     pub key: &'static str,
-    /// The value where nobody says otherwise; `None` where there is none.
+    /// The default value; `None` if there is none.
     pub default: Option<&'static str>,
     /// What it means, with units and range.
     pub help: &'static str,
-    /// Whether only the server takes it, or every command that embeds images too.
+    /// Whether only the server uses it, or every command that embeds images.
     pub(super) scope: SettingScope,
 }
 

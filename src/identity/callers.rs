@@ -1,4 +1,4 @@
-//! The callers that are known now, and what each may do.
+//! The callers that are known at present, and what each may do.
 
 use std::fmt;
 use std::path::Path;
@@ -17,23 +17,23 @@ pub struct KnownCaller {
     record: KeyRecord,
     /// Of its key.
     digest: Option<KeyDigest>,
-    /// Whether the file has it no longer, or otherwise.
+    /// Whether the file no longer has it, or has changed it.
     revoked: AtomicBool,
 }
 
 /// Who calls.
 #[derive(Clone, Debug, Default)]
 pub enum Identity {
-    /// Nobody who was let in: may do nothing.
+    /// Nobody: may do nothing.
     #[default]
     Nobody,
-    /// Whoever reaches the server, where it asks nobody who they are.
+    /// Anyone who reaches the server, if it does not ask for identities.
     Anyone,
-    /// Whoever has a certificate of the client authority, where there is no file of keys.
+    /// Anyone with a certificate from the client authority, if there is no file of keys.
     Certified(Arc<str>),
     /// A caller of the file of keys.
     Known(Arc<KnownCaller>),
-    /// Whoever has a token of the issuer.
+    /// Anyone with a token from the issuer.
     Token(Arc<TokenCaller>),
 }
 
@@ -66,7 +66,7 @@ impl Identity {
         }
     }
 
-    /// Whether this caller may use all deployments, those to come too.
+    /// Whether this caller may use all deployments, also future ones.
     #[must_use]
     pub fn may_use_all(&self) -> bool {
         match self {
@@ -77,7 +77,7 @@ impl Identity {
         }
     }
 
-    /// What the file of keys, or the issuer of its token, calls this caller.
+    /// The caller's name in the file of keys, or in its token.
     #[must_use]
     pub fn name(&self) -> Option<&str> {
         match self {
@@ -87,7 +87,7 @@ impl Identity {
         }
     }
 
-    /// Whether the file of keys has dropped this caller since the call began, or its token is over.
+    /// Whether the file of keys has dropped this caller since the call began, or its token has expired.
     #[must_use]
     pub fn is_revoked(&self) -> bool {
         match self {
@@ -115,7 +115,7 @@ impl fmt::Display for Identity {
 pub(super) struct Callers(Vec<Arc<KnownCaller>>);
 
 impl Callers {
-    /// Reads the file. Callers that were there before and are not now, or are otherwise, are revoked.
+    /// Reads the file. Callers that were there before and are missing or changed now are revoked.
     pub(super) fn read(path: &Path, before: Option<&Self>) -> Result<Self, IdentityError> {
         let records = read(path)?;
         let before = before.map_or(&[][..], |before| &before.0);
@@ -136,7 +136,7 @@ impl Callers {
         Ok(Self(known.collect()))
     }
 
-    /// Whose key this is. All are compared, so that the time says nothing.
+    /// The caller with this key. All keys are compared, so that the time reveals nothing.
     pub(super) fn with_key(&self, key: &[u8]) -> Option<Arc<KnownCaller>> {
         let digest = KeyDigest::of(key);
         let mut found = None;
@@ -148,7 +148,7 @@ impl Callers {
         found
     }
 
-    /// Whose certificate has one of these names.
+    /// The caller whose certificate has one of these names.
     pub(super) fn with_certificate(&self, names: &[String]) -> Option<Arc<KnownCaller>> {
         let has = |known: &&Arc<KnownCaller>| {
             let certificate = known.record.certificate.as_ref();

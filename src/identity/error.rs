@@ -1,4 +1,4 @@
-//! Why callers cannot be told apart.
+//! Why callers cannot be identified.
 
 use std::path::PathBuf;
 
@@ -21,7 +21,7 @@ pub enum IdentityError {
         /// What is wrong with it.
         problem: String,
     },
-    /// What was asked of the file of keys cannot be done.
+    /// A change of the file of keys is not possible.
     #[error("{problem}")]
     Argument {
         /// What is wrong.
@@ -30,7 +30,7 @@ pub enum IdentityError {
     /// The system gives no random bytes.
     #[error("the system gives no random bytes: {0}")]
     Random(getrandom::Error),
-    /// The thread that looks at the files cannot be started.
+    /// The thread that checks the files cannot be started.
     #[error("cannot start a thread: {0}")]
     Thread(std::io::Error),
 }

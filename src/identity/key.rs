@@ -1,19 +1,19 @@
-//! Keys: what a client sends, and what is kept of it.
+//! Keys: what a client sends, and what is stored of it.
 
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 use super::error::IdentityError;
 
-/// What every key begins with, so that tools which look for leaked secrets find it.
+/// The prefix of every key, by which tools that search for leaked secrets find it.
 pub const KEY_PREFIX: &str = "mp_";
 /// Random bytes of a key.
 const KEY_BYTES: usize = 32;
 
-/// SHA-256 of a key, which is all that is kept.
+/// SHA-256 of a key; only this is stored.
 ///
-/// One round of a fast hash does: a key is 256 random bits, so there is no list of likely ones to try,
-/// which is all that a slow hash with a salt would make harder, at each call.
+/// One round of a fast hash is enough: a key is 256 random bits, so it cannot be found by trying likely
+/// ones, which is all that a slow, salted hash would prevent, at a cost for each call.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct KeyDigest([u8; 32]);
 
@@ -43,14 +43,14 @@ pub(super) fn new_key() -> Result<String, IdentityError> {
     Ok(format!("{KEY_PREFIX}{}", random_hex()?))
 }
 
-/// What nobody guesses, as hexadecimal digits.
+/// A random number that nobody can guess, as hexadecimal digits.
 pub(super) fn random_hex() -> Result<String, IdentityError> {
     let mut random = [0; KEY_BYTES];
     getrandom::fill(&mut random).map_err(IdentityError::Random)?;
     Ok(base16ct::lower::encode_string(&random))
 }
 
-/// Whether what came is meant for the file of keys, and not a token.
+/// Whether this is meant to be a key, and not a token.
 pub(super) fn is_key_of_ours(key: &[u8]) -> bool {
     key.starts_with(KEY_PREFIX.as_bytes())
 }

@@ -16,7 +16,7 @@ use crate::files::open_file;
 
 /// The format of the file.
 const FORMAT: u32 = 1;
-/// Far more than anybody rolls by hand.
+/// Far more than anybody manages by hand.
 const KEYS_MAX: usize = 10_000;
 const FILE_BYTES_MAX: u64 = 16 << 20;
 const NAME_BYTES_MAX: usize = 64;
@@ -28,7 +28,7 @@ const ID_DIGITS: usize = 12;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KeyRecord {
-    /// What it is revoked by, and named by in logs.
+    /// By which it is revoked and logged.
     pub id: String,
     /// Who it is for.
     pub name: String,
@@ -40,7 +40,7 @@ pub struct KeyRecord {
     pub certificate: Option<String>,
     /// What it may do.
     pub scopes: Vec<Scope>,
-    /// The deployments that it may do so in; all where this is missing.
+    /// The deployments that it may use; all if this is missing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub deployments: Option<Vec<String>>,
     /// When it was made.
@@ -54,7 +54,7 @@ struct KeysRecord {
     keys: Vec<KeyRecord>,
 }
 
-/// How a new caller is told.
+/// How a new caller is identified.
 #[derive(Clone, Debug)]
 pub enum Presents {
     /// By a key, which is made.
@@ -63,7 +63,7 @@ pub enum Presents {
     Certificate(String),
 }
 
-/// The file, held against other commands that change it.
+/// The file, locked against other commands that change it.
 #[derive(Debug)]
 pub struct KeysFile {
     path: PathBuf,
@@ -85,7 +85,7 @@ impl KeysFile {
         })
     }
 
-    /// Reads the file to change it, or begins a new one.
+    /// Reads the file to change it, or creates a new one.
     ///
     /// # Errors
     /// It holds something else, or its folder cannot be written to.
@@ -110,10 +110,10 @@ impl KeysFile {
         &self.keys
     }
 
-    /// Adds a caller, and gives the record and the key, which is nowhere else from then on.
+    /// Adds a caller; returns the record and the key, which is stored nowhere.
     ///
     /// # Errors
-    /// A name, scope or deployment that cannot be, or the disk; nothing has changed then.
+    /// An impossible name, scope or deployment, or the disk failed; nothing has changed then.
     pub fn add(
         &mut self,
         name: &str,
@@ -148,7 +148,7 @@ impl KeysFile {
     /// Removes the caller with this id, or else all with this name.
     ///
     /// # Errors
-    /// There is none, or the disk; nothing has changed then.
+    /// There is none, or the disk failed; nothing has changed then.
     pub fn revoke(&mut self, id_or_name: &str) -> Result<Vec<KeyRecord>, IdentityError> {
         let by_id = self.keys.iter().any(|key| key.id == id_or_name);
         let (gone, kept): (Vec<KeyRecord>, _) = self.keys.iter().cloned().partition(|key| {
@@ -196,7 +196,7 @@ fn replace(path: &Path, beside: &Path, content: &[u8]) -> io::Result<()> {
         .mode(0o600)
         .open(beside)?;
     file.write_all(content)?;
-    // Whoever reads it now reads it on, where a server has a user of its own.
+    // Keeps the owner, for a server that runs as another user.
     let made = file.metadata()?;
     if let Ok(before) = fs::metadata(path)
         && (before.uid(), before.gid()) != (made.uid(), made.gid())
@@ -237,7 +237,7 @@ pub(super) fn read(path: &Path) -> Result<Vec<KeyRecord>, IdentityError> {
     if FILE_BYTES_MAX < bytes.len() as u64 {
         return Err(wrong(format!("it has more than {FILE_BYTES_MAX} bytes")));
     }
-    // The position alone: what stands there may be somebody's key.
+    // Only the position: the text there may be somebody's key.
     let record: KeysRecord = serde_json::from_slice(&bytes).map_err(|cause| {
         let (line, column) = (cause.line(), cause.column());
         wrong(format!(
@@ -254,7 +254,7 @@ pub(super) fn read(path: &Path) -> Result<Vec<KeyRecord>, IdentityError> {
     Ok(record.keys)
 }
 
-/// Says what is wrong with a list of callers.
+/// What is wrong with a list of callers.
 fn check(keys: &[KeyRecord]) -> Result<(), String> {
     if KEYS_MAX < keys.len() {
         return Err(format!("there may be {KEYS_MAX} keys"));

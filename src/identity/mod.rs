@@ -32,10 +32,10 @@ use key::is_key_of_ours;
 use tokens::TokenKeys;
 use watched::Watched;
 
-/// How often files are looked at: a key that was revoked serves no longer than that.
+/// How often files are checked: a revoked key stops working within that time.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// What the files say of callers, kept up to date. Cloning shares it.
+/// The state of the files, kept up to date. Clones share it.
 #[derive(Clone, Debug)]
 pub struct CallerAccess(Arc<AccessFiles>);
 
@@ -44,12 +44,12 @@ struct AccessFiles {
     callers: Option<Watched<Callers>>,
     tokens: Option<Watched<TokenKeys>>,
     tls: Option<Watched<TlsAcceptor>>,
-    /// Whether every connection comes with a certificate.
+    /// Whether every connection has a certificate.
     certified: bool,
 }
 
 impl CallerAccess {
-    /// Reads the files that a configuration names, and looks at them every second from then on.
+    /// Reads the files of a configuration, and checks them every second from then on.
     ///
     /// # Errors
     /// A file that cannot be read, or holds something else.
@@ -92,7 +92,7 @@ impl CallerAccess {
         Ok(Self(files))
     }
 
-    /// What begins TLS on a new connection, with the certificates of now; `None` where there is none.
+    /// Accepts TLS on a new connection, with the present certificates; `None` if there are none.
     #[must_use]
     pub fn tls(&self) -> Option<Arc<TlsAcceptor>> {
         self.0.tls.as_ref().map(Watched::now)
@@ -104,10 +104,10 @@ impl CallerAccess {
         self.tls().map(|tls| Arc::new(tls::of_pages(&tls)))
     }
 
-    /// Who calls with this key or token, over a connection whose certificate has these names.
+    /// The caller with this key or token, on a connection whose certificate has these names.
     ///
     /// # Errors
-    /// Nobody who may call.
+    /// The caller is unknown.
     pub fn identify(
         &self,
         key: Option<&[u8]>,
@@ -155,15 +155,15 @@ impl AccessFiles {
     }
 }
 
-/// Why a caller is nobody.
+/// Why a caller is unknown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unknown {
-    /// Neither a key nor a certificate came.
+    /// There was neither a key nor a certificate.
     Missing,
     /// The key is not in the file, or not any more.
     Key,
     /// The certificate's names are not in the file.
     Certificate,
-    /// The token is not taken, for this reason.
+    /// The token is refused, for this reason.
     Token(&'static str),
 }

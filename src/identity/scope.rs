@@ -6,15 +6,15 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Scope {
-    /// Ask: search, verify, embed.
+    /// Search, verify, embed.
     Search,
     /// Read and change the gallery.
     Enrol,
-    /// See sampled decisions, and say what their queries showed.
+    /// See and annotate sampled decisions.
     Label,
-    /// Calibrate, and choose what decides.
+    /// Calibrate, and choose the active operating point.
     Calibrate,
-    /// Snapshots, what is served, and evidence reset.
+    /// Snapshots, switching deployments, and resetting evidence.
     Admin,
 }
 

@@ -1,4 +1,4 @@
-//! Sessions of people: a key is shown once, and a random token in a cookie stands for it from then on.
+//! Sessions of people: a key is sent once, and then a random token in a cookie stands for it.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,16 +11,16 @@ use super::key::{KeyDigest, random_hex};
 
 /// How long a session lasts, in use or not: a day's work.
 pub const SESSION: Duration = Duration::from_secs(12 * 60 * 60);
-/// Sessions of one caller at once; the oldest goes. Bounds memory, also where nobody is asked for a key.
+/// Sessions of one caller at once; then the oldest ends. Bounds memory, even if no keys are required.
 const EACH_MAX: usize = 64;
 
-/// The sessions that are open. In memory alone: a restart ends them. Cloning shares them.
+/// The open sessions. Only in memory: a restart ends them. Clones share them.
 #[derive(Clone, Debug, Default)]
 pub struct Sessions(Arc<SessionTable>);
 
 #[derive(Debug, Default)]
 struct SessionTable {
-    /// By the digest of the token: what is kept lets nobody in.
+    /// By the digest of the token: what is stored opens nothing.
     by_digest: Mutex<HashMap<String, Arc<BrowserSession>>>,
     opened: AtomicU64,
 }
@@ -47,13 +47,13 @@ impl BrowserSession {
         &self.identity
     }
 
-    /// What every form of this session carries, and no page of another site knows.
+    /// A token in every form of this session, which no page of another site knows.
     #[must_use]
     pub fn form_token(&self) -> &str {
         &self.form_token
     }
 
-    /// Whether a form is of this session, in a time that does not depend on where it differs.
+    /// Whether a form belongs to this session, in a time that does not depend on where it differs.
     #[must_use]
     pub fn is_form_token(&self, sent: &str) -> bool {
         let digest = |text: &str| KeyDigest::of(text.as_bytes());
@@ -66,7 +66,7 @@ impl BrowserSession {
 }
 
 impl Sessions {
-    /// Opens a session, and gives the token that its cookie carries.
+    /// Opens a session; returns the token for its cookie.
     ///
     /// # Errors
     /// The system gives no random numbers.
@@ -99,7 +99,7 @@ impl Sessions {
         Ok((token, session))
     }
 
-    /// The session of a token, as long as it lasts and its key is not revoked.
+    /// The session of a token, while it lasts and its key is not revoked.
     #[must_use]
     pub fn find(&self, token: &str) -> Option<Arc<BrowserSession>> {
         let session = self.table().get(&digest_of(token)).cloned()?;

@@ -1,5 +1,5 @@
-//! Signatures of tokens, checked by ring, which TLS is made of too: `jsonwebtoken` has other implementations of the
-//! same, and none of them.
+//! Signatures of tokens, checked by ring, which TLS uses too: `jsonwebtoken` offers other implementations,
+//! none of which is used.
 
 #![expect(
     clippy::wildcard_enum_match_arm,
@@ -23,14 +23,14 @@ static RING: CryptoProvider = CryptoProvider {
             key: key.clone(),
         }))
     },
-    // Needed where keys are made or printed, which is nowhere.
+    // Only needed to make or print keys, which never happens.
     key_utils: KeyUtils::new_unimplemented(),
 };
 
-/// Has `jsonwebtoken` check signatures by ring, from the first call on.
+/// Makes `jsonwebtoken` check signatures by ring, from the first call on.
 pub(super) fn install() {
     static ONCE: Once = Once::new();
-    // Fails only if it is done already.
+    // Fails only if it is already done.
     ONCE.call_once(|| RING.install_default().unwrap_or_default());
 }
 

@@ -14,7 +14,7 @@ use super::error::IdentityError;
 use crate::config::TlsFiles;
 use crate::files::read_file;
 
-/// What begins TLS with what the files hold.
+/// Accepts TLS with the certificates in the files.
 pub(super) fn acceptor(files: &TlsFiles) -> Result<TlsAcceptor, IdentityError> {
     let (chain, key) = (certificates(&files.certificate)?, private_key(&files.key)?);
     let provider = Arc::new(ring::default_provider());
@@ -59,7 +59,7 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, IdentityErr
 }
 
 fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, IdentityError> {
-    // The cause quotes nothing of the file.
+    // The cause does not quote the file.
     PrivateKeyDer::from_pem_slice(&read(path)?).map_err(|cause| wrong(path, &cause))
 }
 
@@ -77,8 +77,8 @@ fn wrong(path: &Path, cause: &dyn std::fmt::Display) -> IdentityError {
     }
 }
 
-/// The names that a client's certificate is known by: its URIs and DNS names, and `sha256:` with the
-/// digest of all of it.
+/// The names of a client's certificate: its URIs and DNS names, and `sha256:` with the digest of the whole
+/// certificate.
 #[must_use]
 pub fn names_of(certificate: &CertificateDer<'_>) -> Vec<String> {
     let parsed = webpki::EndEntityCert::try_from(certificate);

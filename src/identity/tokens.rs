@@ -1,4 +1,4 @@
-//! Signed tokens (JWT) of an issuer that the operator trusts: who they are of, and what they allow.
+//! Signed tokens (JWT) from an issuer that the operator trusts: whose they are, and what they allow.
 
 #![expect(
     clippy::wildcard_enum_match_arm,
@@ -27,15 +27,15 @@ use crate::files::open_file;
 const FILE_BYTES_MAX: u64 = 1 << 20;
 /// Issuers publish two or three.
 const KEYS_MAX: usize = 100;
-/// Shorter ones check no signature.
+/// Shorter keys are not secure.
 const RSA_BYTES_MIN: usize = 2048 / 8;
 const TOKEN_BYTES_MAX: usize = 8192;
 const SUBJECT_BYTES_MAX: usize = 256;
 const DEPLOYMENTS_MAX: usize = 100;
-/// How far the clocks of issuer and server may be apart, in seconds.
+/// How much the clocks of issuer and server may differ, in seconds.
 const LEEWAY_SECONDS: u64 = 60;
 
-/// The keys of an issuer's file, and what a token must say beside being signed by one of them.
+/// The keys of an issuer's file, and what a token must contain besides a signature by one of them.
 #[derive(Debug)]
 pub(super) struct TokenKeys {
     keys: Vec<Arc<TokenKey>>,
@@ -47,13 +47,13 @@ pub(super) struct TokenKeys {
 struct TokenKey {
     jwk: Jwk,
     key: DecodingKey,
-    /// By the key's own type: a token does not choose.
+    /// By the key's own type: a token cannot choose.
     algorithms: Vec<Algorithm>,
-    /// Whether the file has it no longer.
+    /// Whether the file no longer has it.
     gone: AtomicBool,
 }
 
-/// Who a token is of.
+/// The caller that a token identifies.
 #[derive(Debug)]
 pub struct TokenCaller {
     subject: String,
@@ -64,7 +64,7 @@ pub struct TokenCaller {
     key: Arc<TokenKey>,
 }
 
-/// What is read of a token. A value of another type than these is no token of ours.
+/// The claims that are read. A token with a value of another type is refused.
 #[derive(Deserialize)]
 struct TokenClaims {
     sub: String,
@@ -75,13 +75,14 @@ struct TokenClaims {
     matchpoint_deployments: Option<Vec<String>>,
 }
 
-/// A list that is there has to be one: null, of somebody who has no deployment, say, is not all of them.
+/// A present list has to be one: null, for example for a caller without any deployment, must not mean all
+/// of them.
 fn some<'de, D: Deserializer<'de>>(names: D) -> Result<Option<Vec<String>>, D::Error> {
     Vec::deserialize(names).map(Some)
 }
 
 impl TokenKeys {
-    /// Reads the file. What was signed by a key that it has no longer is not taken any more.
+    /// Reads the file. Tokens signed by a key that it no longer has are refused.
     pub(super) fn read(
         config: &TokensConfig,
         before: Option<&Self>,
@@ -93,7 +94,7 @@ impl TokenKeys {
             problem: format!("is no JWKS of public keys: {problem}"),
         };
         let set: JwkSet = serde_json::from_slice(&read(path)?).map_err(|cause| {
-            // The position alone: what stands there may be a private key.
+            // Only the position: the text there may be a private key.
             wrong(format!("line {}, column {}", cause.line(), cause.column()))
         })?;
         if KEYS_MAX < set.keys.len() {
@@ -112,7 +113,7 @@ impl TokenKeys {
             }
             match TokenKey::of(jwk) {
                 Ok(key) => keys.push(Arc::new(key)),
-                // An issuer has keys for others too (RFC 7517, section 5), and takes its own back beside them.
+                // An issuer has keys for other purposes too (RFC 7517, section 5), and may withdraw ours.
                 Err(problem) => {
                     let file = path.display();
                     tracing::warn!(%file, key = number, problem, "a key of the issuer is left out");
@@ -124,7 +125,7 @@ impl TokenKeys {
             let first = first.unwrap_or_default();
             return Err(wrong(format!("it has no key for signatures{first}")));
         }
-        // Those that stay are the same, so that tokens which came before go on.
+        // Unchanged keys are kept, so that earlier tokens stay valid.
         for old in before.map_or(&[][..], |before| &before.keys) {
             match keys.iter_mut().find(|key| key.jwk == old.jwk) {
                 Some(same) => *same = Arc::clone(old),
@@ -138,7 +139,7 @@ impl TokenKeys {
         })
     }
 
-    /// Whose token this is, or why it is not taken.
+    /// Whose token this is, or why it is refused.
     pub(super) fn caller(&self, token: &[u8]) -> Result<TokenCaller, &'static str> {
         if TOKEN_BYTES_MAX < token.len() {
             return Err("it is longer than 8192 bytes");
@@ -218,7 +219,7 @@ impl TokenClaims {
         if !deployments.as_ref().is_none_or(is_right) {
             return Err("its matchpoint_deployments must be up to 100 names");
         }
-        // Issuers put words of their own beside ours.
+        // Issuers add scopes of their own.
         let words: BTreeSet<&str> = self.scope.split(' ').collect();
         let scopes = Scope::ALL.into_iter();
         let scopes = scopes.filter(|scope| words.contains(scope.as_str()));
@@ -233,7 +234,7 @@ impl TokenClaims {
 }
 
 impl TokenCaller {
-    /// What its issuer calls the caller.
+    /// The issuer's name for the caller.
     #[must_use]
     pub fn subject(&self) -> &str {
         &self.subject
@@ -255,7 +256,7 @@ impl TokenCaller {
     }
 }
 
-/// What is said of a token that is not taken: nothing of what it says.
+/// Why a token is refused, without quoting it.
 fn why(refused: &ErrorKind) -> &'static str {
     match refused {
         ErrorKind::ExpiredSignature => "it has expired",

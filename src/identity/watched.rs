@@ -11,12 +11,11 @@ use super::error::IdentityError;
 
 type ReadAgain<T> = Box<dyn Fn(Option<&T>) -> Result<T, IdentityError> + Send + Sync>;
 
-/// What tells one content of a file from another: device, inode, length, and time of change to the
-/// nanosecond. `None` for a file that is not there.
+/// What distinguishes versions of a file: device, inode, length, and time of change to the nanosecond.
+/// `None` if the file does not exist.
 type FileStamp = Option<(u64, u64, u64, i64, i64)>;
 
-/// A value that is read from files. Content that cannot be used is named in the log, and the value
-/// stays.
+/// A value that is read from files. If the content is unusable, that is logged, and the value stays.
 pub(super) struct Watched<T> {
     files: Vec<PathBuf>,
     read: ReadAgain<T>,
@@ -26,7 +25,7 @@ pub(super) struct Watched<T> {
 
 struct SeenStamps {
     used: Vec<FileStamp>,
-    /// Those that could not be used, which is said once.
+    /// The version that could not be used; that is logged once.
     refused: Option<Vec<FileStamp>>,
 }
 
@@ -39,12 +38,12 @@ impl<T> std::fmt::Debug for Watched<T> {
 }
 
 impl<T> Watched<T> {
-    /// Reads the files, which have to be right at first.
+    /// Reads the files, which have to be valid at first.
     pub(super) fn open(
         files: Vec<PathBuf>,
         read: impl Fn(Option<&T>) -> Result<T, IdentityError> + Send + Sync + 'static,
     ) -> Result<Self, IdentityError> {
-        // Before they are read: what changes meanwhile is seen the next time.
+        // Before they are read: a change meanwhile is noticed the next time.
         let used = stamps(&files);
         let now = read(None)?;
         Ok(Self {
@@ -58,7 +57,7 @@ impl<T> Watched<T> {
         })
     }
 
-    /// The value of now.
+    /// The present value.
     pub(super) fn now(&self) -> Arc<T> {
         self.now.load_full()
     }
@@ -86,7 +85,7 @@ impl<T> Watched<T> {
                 tracing::error!(%error, files, "what changed cannot be used; what was read before stays");
                 seen.refused = Some(found);
             }
-            // Said already. It may be used yet: the disk or the system had no room, say.
+            // Logged already. It may become usable: perhaps the disk or the system had no space.
             Err(_) => {}
         }
     }

@@ -17,21 +17,21 @@ use super::proto::{
 /// Items of one page.
 const PAGE: u32 = 1000;
 
-/// How a calibration on a server ended.
+/// The result of a calibration on a server.
 #[derive(Debug)]
 pub struct CalibrationEnd {
-    /// What became of its queries, and what is doubtful about them.
+    /// The outcome for its queries, and what is doubtful about them.
     pub queries: CalibrateMetadata,
-    /// The operating point, or why there is none: also data that cannot support the target.
+    /// The operating point, or why there is none, for example because the data cannot support the target.
     pub result: Result<CalibrateResponse, ClientError>,
 }
 
 impl Client {
-    /// Sends labelled queries as the server takes them, has it choose a threshold on them, and waits for
+    /// Sends labelled queries as the server accepts them, has it choose a threshold on them, and waits for
     /// that. If this is dropped before its end, nothing changes.
     ///
     /// # Errors
-    /// Whatever the server refuses before the first query, or fails at.
+    /// Whatever the server refuses or fails at.
     pub async fn calibrate(
         &self,
         settings: CalibrationSettings,
@@ -40,11 +40,11 @@ impl Client {
         let settings = tokio_stream::once(Part::Settings(settings));
         let parts = settings.chain(queries.map(Part::Query));
         let requests = parts.map(|part| CalibrateRequest { part: Some(part) });
-        // Without this, an image that is larger than the default could not be sent.
+        // Without this, an image larger than the default limit could not be sent.
         let mut calibration =
             CalibrationServiceClient::new(self.channel()).max_encoding_message_size(usize::MAX);
         let answer = calibration.calibrate(requests).await;
-        // The server answers when all is done.
+        // The server answers when everything is done.
         let operation = answer.map_err(|status| refused(&status))?.into_inner();
         let metadata = operation.metadata.as_ref().map(unpacked).transpose()?;
         Ok(CalibrationEnd {

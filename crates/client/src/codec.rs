@@ -1,7 +1,7 @@
-//! How messages are read: what a request is made of is counted in its bytes, before it is built.
+//! Decodes messages; what a request would take in memory is counted from its bytes, before it is built.
 //!
-//! A message of many small parts takes many times its bytes once it is built: 16 MiB of empty items took 1.2 GB
-//! before the server could say that a batch has 1,000 at most.
+//! A message of many small parts takes many times its bytes in memory: 16 MiB of empty items took 1.2 GB
+//! before the server could report that a batch has 1,000 at most.
 
 use std::collections::HashMap;
 use std::marker::PhantomData;
@@ -18,24 +18,24 @@ use tonic_types::{ErrorDetails, StatusExt};
 
 use crate::proto;
 
-/// Parts of one list or map: what calls for many items take, and those that take more.
+/// Parts of one list or map: the limit of most lists, and of those that may be longer.
 const LIST_MAX: usize = 1000;
 const LONGER_LISTS: &[(&str, &str, usize)] = &[(
     "matchpoint.v1.AnnotateDecisionsRequest",
     "annotations",
     10_000,
 )];
-/// Bytes of one text. What a field may hold is less, and said by who reads it.
+/// Bytes of one text. Smaller limits of fields are checked later.
 const TEXT_BYTES_MAX: usize = 64 << 10;
-/// What a built message may take: so much, and so many times its bytes.
+/// What a built message may take: a fixed amount, and a multiple of its bytes.
 const BUILT_BYTES: u64 = 256 << 10;
 const BUILT_TIMES: u64 = 8;
-/// What a part takes beside its content: of a message, of a map's entry, and of a text.
+/// What a part takes besides its content: a message, a map's entry, and a text.
 const MESSAGE_BYTES: u64 = 192;
 const ENTRY_BYTES: u64 = 64;
 const TEXT_BYTES: u64 = 32;
 
-/// As [`ProstCodec`], but that requests are counted.
+/// Like [`ProstCodec`], but requests are counted.
 #[derive(Clone, Copy, Debug)]
 pub struct CountingCodec<T, U>(PhantomData<(T, U)>);
 
@@ -73,11 +73,11 @@ impl<U: Message + Name + Default> Decoder for CountingDecoder<U> {
     type Error = Status;
 
     fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<U>, Status> {
-        // Answers are the words of the server that one asked.
+        // Answers come from the server that was chosen.
         if !U::NAME.ends_with("Request") {
             return self.0.decode(buffer);
         }
-        // It is one piece; were it not, the rest would be uncounted.
+        // It is in one piece; otherwise the rest would be uncounted.
         if buffer.chunk().len() != buffer.remaining() {
             return Err(Status::internal("internal error"));
         }
@@ -97,12 +97,12 @@ fn refusal(problem: &str) -> Status {
 /// Messages of the contract, by their names.
 struct Contract(HashMap<String, MessagePlan>);
 
-/// The fields of a message that have a length of their own, by their numbers.
+/// The fields of a message that are length-delimited, by number.
 type MessagePlan = HashMap<u32, FieldPlan>;
 
 struct FieldPlan {
     name: String,
-    /// How many there may be, of a list.
+    /// How many there may be, in a list.
     list_max: Option<usize>,
     part: PartKind,
 }
@@ -112,9 +112,9 @@ enum PartKind {
     Text,
     Bytes,
     Message(String),
-    /// Of a map.
+    /// An entry of a map.
     Entry(String),
-    /// Numbers of a list in one piece.
+    /// Packed numbers of a list.
     Numbers,
 }
 
@@ -122,7 +122,7 @@ impl Contract {
     fn get() -> &'static Self {
         static CONTRACT: OnceLock<Contract> = OnceLock::new();
         CONTRACT.get_or_init(|| {
-            // Compiled in; a test reads it.
+            // Compiled in; a test checks it.
             let files = FileDescriptorSet::decode(proto::DESCRIPTORS).unwrap_or_default();
             let mut plans = HashMap::new();
             for file in &files.file {
@@ -178,7 +178,7 @@ fn add(plans: &mut HashMap<String, MessagePlan>, within: &str, message: &Descrip
     plans.insert(name, fields);
 }
 
-/// A message, or an entry of a map, which is declared within the message that has the map.
+/// A message, or an entry of a map, which is declared within the message with the map.
 fn part_of(name: &str, message: &DescriptorProto, part: &str) -> PartKind {
     let part = part.trim_start_matches('.').to_owned();
     let is_map = |nested: &&DescriptorProto| {
@@ -193,8 +193,8 @@ fn part_of(name: &str, message: &DescriptorProto, part: &str) -> PartKind {
     }
 }
 
-/// Refuses a message that would take far more memory than its bytes, or that has a list or a text longer than
-/// any that is taken. What is malformed is left to who decodes it, which comes no further than this does.
+/// Refuses a message that would take far more memory than its bytes, or that has too long a list or text. A
+/// malformed message is left to the decoder, which gets no further than this.
 fn count(name: &str, bytes: &[u8]) -> Result<(), String> {
     let built_max = BUILT_BYTES + BUILT_TIMES * bytes.len() as u64;
     let mut counted = Counted {
@@ -270,8 +270,8 @@ impl Counted {
     }
 }
 
-/// The next part that has a length, with its field's number; passes over all others, and groups. `None` at the
-/// end, and at what is no message.
+/// The next length-delimited part with its field's number; skips all others, and groups. `None` at the end,
+/// and for malformed bytes.
 fn next_part<'a>(bytes: &mut &'a [u8]) -> Option<(u32, &'a [u8])> {
     let mut groups = 0_u32;
     loop {

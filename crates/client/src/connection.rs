@@ -1,4 +1,4 @@
-//! A connection to a server: searches, and what became of them.
+//! A connection to a server.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -45,7 +45,7 @@ pub enum ClientError {
         /// What was written.
         address: String,
     },
-    /// What the client shows cannot be sent.
+    /// The credentials cannot be sent.
     #[error("{problem}")]
     Credentials {
         /// What is wrong with it.
@@ -72,7 +72,7 @@ pub enum ClientError {
         fault: Fault,
         /// The machine-readable reason.
         reason: Option<String>,
-        /// What belongs to the reason, such as `trials_needed`.
+        /// Values that belong to the reason, such as `trials_needed`.
         details: HashMap<String, String>,
         /// What happened.
         message: String,
@@ -82,9 +82,9 @@ pub enum ClientError {
 /// Whose fault it is that a server refuses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// What was asked is wrong, or not to be had in the present state.
+    /// The request is wrong, or impossible in the present state.
     Request,
-    /// What was asked for is not there.
+    /// What was requested does not exist.
     Missing,
     /// What the server stores is damaged.
     Data,
@@ -92,12 +92,12 @@ pub enum Fault {
     Server,
     /// The server does not know this caller, or does not let it do this.
     Caller,
-    /// The server is not to be had now.
+    /// The server is not available now.
     Moment,
 }
 
 impl Client {
-    /// Connects to a server that asks for nothing.
+    /// Connects to a server that requires no credentials.
     ///
     /// # Errors
     /// Not an address, or nobody answers there.
@@ -105,10 +105,10 @@ impl Client {
         Self::connect_as(address, &Credentials::default()).await
     }
 
-    /// Connects to a server: encrypted where the address begins with `https://`.
+    /// Connects to a server: encrypted if the address begins with `https://`.
     ///
     /// # Errors
-    /// Not an address, nobody answers there or not one whom the authorities vouch for, or a key that would
+    /// Not an address, nobody answers there, or the server's certificate is not trusted, or a key would
     /// leave this machine unencrypted.
     pub async fn connect_as(address: &str, credentials: &Credentials) -> Result<Self, ClientError> {
         let is_file = address.starts_with("unix:");
@@ -149,7 +149,7 @@ impl Client {
         Ok(Self::with(channel, header))
     }
 
-    /// Uses a connection that is there already.
+    /// Uses an existing connection.
     #[must_use]
     pub fn over(channel: Channel) -> Self {
         Self::with(channel, KeyHeader::none())
@@ -169,7 +169,7 @@ impl Client {
     /// Waits until the server answers requests.
     ///
     /// # Errors
-    /// It cannot be asked, or ends before.
+    /// It cannot be reached, or ends before.
     pub async fn wait_until_ready(&self) -> Result<(), ClientError> {
         let request = HealthCheckRequest {
             service: String::new(),
@@ -220,7 +220,8 @@ impl Client {
         Ok(answer.map_err(|status| refused(&status))?.into_inner())
     }
 
-    /// Has the server open what a deployment's path leads to now; gives the deployment before and after.
+    /// Makes the server open what a deployment's path leads to now; returns the deployment before and
+    /// after.
     ///
     /// # Errors
     /// Whatever the server refuses or fails at; nothing has changed then.
@@ -237,7 +238,7 @@ impl Client {
         .await
     }
 
-    /// Has the server do a part of that; gives the deployment before and after, or that was prepared.
+    /// Makes the server do one step of that; returns the deployment before and after, or the prepared one.
     ///
     /// # Errors
     /// Whatever the server refuses or fails at; nothing has changed then.
@@ -251,7 +252,7 @@ impl Client {
         Ok([answer.previous, answer.deployment].map(Option::unwrap_or_default))
     }
 
-    /// Has the server open the shadow deployment that the link beside a deployment's path leads to now;
+    /// Makes the server open the shadow deployment that the link beside a deployment's path leads to now;
     /// `None` if nothing is compared.
     ///
     /// # Errors
@@ -268,7 +269,7 @@ impl Client {
             .shadow)
     }
 
-    /// Searches. The server is told how long the answer may take, if there is a `timeout`.
+    /// Searches. With a `timeout`, the server gets it as the deadline.
     ///
     /// # Errors
     /// Whatever the server refuses or fails at.
@@ -277,7 +278,7 @@ impl Client {
         request: SearchRequest,
         timeout: Option<Duration>,
     ) -> Result<SearchResponse, ClientError> {
-        // Without this, an image that is larger than the default could not be sent.
+        // Without this, an image larger than the default limit could not be sent.
         let mut retrieval = self.retrieval.clone().max_encoding_message_size(usize::MAX);
         let mut request = tonic::Request::new(request);
         if let Some(timeout) = timeout {
@@ -320,7 +321,7 @@ pub(super) fn refused(status: &tonic::Status) -> ClientError {
     }
 }
 
-/// Whether a host is this machine under any circumstances.
+/// Whether a host is certainly this machine.
 fn is_this_machine(host: &str) -> bool {
     let address = host.trim_start_matches('[').trim_end_matches(']');
     host == "localhost"

@@ -1,4 +1,4 @@
-//! What a client shows a server, and what it asks of it.
+//! A client's credentials, and the authorities that it trusts.
 
 use std::fmt;
 
@@ -7,10 +7,10 @@ use tonic::service::Interceptor;
 use tonic::transport::{Certificate, ClientTlsConfig, Identity};
 use tonic::{Request, Status};
 
-/// What a client shows a server, and whom it takes for one. Nothing of it is shown by `Debug`.
+/// A client's credentials, and the servers that it trusts. `Debug` shows none of them.
 #[derive(Clone, Default)]
 pub struct Credentials {
-    /// The authorities that the server's certificate may come from, in PEM; without, those of the
+    /// The authorities that may have issued the server's certificate, in PEM; `None` for those of the
     /// system.
     pub server_ca: Option<Vec<u8>>,
     /// The client's own certificate.
@@ -22,7 +22,7 @@ pub struct Credentials {
 /// A client's certificate and its private key, in PEM.
 #[derive(Clone)]
 pub struct ClientCertificate {
-    /// The certificate, and what leads from it to an authority.
+    /// The certificate, and its chain.
     pub certificate: Vec<u8>,
     /// The private key.
     pub key: Vec<u8>,
@@ -35,7 +35,7 @@ impl fmt::Debug for Credentials {
 }
 
 impl Credentials {
-    /// Whether there is something that others must not see.
+    /// Whether there is a secret in it.
     pub(super) fn is_secret(&self) -> bool {
         self.key.is_some()
     }
@@ -51,7 +51,7 @@ impl Credentials {
         }
     }
 
-    /// What sends the key; `None` for one that no header can carry.
+    /// What adds the key to calls; `None` if the key cannot be in a header.
     pub(super) fn header(&self) -> Option<KeyHeader> {
         let Some(key) = &self.key else {
             return Some(KeyHeader(None));

@@ -1,4 +1,4 @@
-//! The names of enum values without their enum's prefix, as text and JSON have them.
+//! The names of enum values without the prefix of their enum, as in text and JSON.
 
 use serde::Serializer;
 
@@ -7,7 +7,7 @@ use super::proto::{
     Verdict,
 };
 
-/// Gives an enum `name()`, and a function that serialises its number as that name.
+/// Gives an enum `name()`, and a function that serialises a number as the name.
 macro_rules! named {
     ($($enum:ident $function:ident $prefix:literal $meaning:literal;)*) => { $(
         impl $enum {

@@ -1,4 +1,4 @@
-//! What a query really showed: how it is made, and how it reads.
+//! What a query really showed: constructors, and text.
 
 use std::fmt;
 

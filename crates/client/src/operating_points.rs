@@ -1,4 +1,4 @@
-//! What decides: operating points listed, compared and chosen.
+//! Operating points: listed, compared and activated.
 
 use super::connection::{Client, ClientError, KeyedChannel, refused};
 use super::proto::operating_point_service_client::OperatingPointServiceClient;
@@ -14,7 +14,7 @@ impl Client {
         OperatingPointServiceClient::new(self.channel())
     }
 
-    /// All operating points of a deployment, oldest first, and which of them decides.
+    /// All operating points of a deployment, oldest first, and which is active.
     ///
     /// # Errors
     /// Whatever the server refuses or fails at.
@@ -47,7 +47,7 @@ impl Client {
         Ok(answer.operating_point.unwrap_or_default())
     }
 
-    /// Has an operating point decide from the next request on.
+    /// Activates an operating point; it is used from the next request on.
     ///
     /// # Errors
     /// Whatever the server refuses or fails at; nothing has changed then.
@@ -66,7 +66,7 @@ impl Client {
         Ok(answer.map_err(|status| refused(&status))?.into_inner())
     }
 
-    /// Has the operating point decide that did before the present one.
+    /// Activates the operating point that was active before the present one.
     ///
     /// # Errors
     /// Whatever the server refuses or fails at; nothing has changed then.
@@ -83,7 +83,7 @@ impl Client {
         Ok(answer.map_err(|status| refused(&status))?.into_inner())
     }
 
-    /// Which recorded searches one operating point would decide otherwise than another.
+    /// The recorded searches that two operating points decide differently.
     ///
     /// # Errors
     /// Whatever the server refuses or fails at.

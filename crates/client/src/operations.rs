@@ -1,4 +1,4 @@
-//! Work that outlives the call that began it: followed to its end, or stopped.
+//! Work that outlives the call that started it: followed to its end, or cancelled.
 
 use std::ops::ControlFlow;
 
@@ -11,15 +11,15 @@ use super::proto::longrunning::operation::Result as Outcome;
 use super::proto::longrunning::operations_client::OperationsClient;
 use super::proto::longrunning::{CancelOperationRequest, Operation, WaitOperationRequest};
 
-/// How long the server waits before it says how far the work is.
+/// How long the server waits before it reports progress.
 const STEP: Duration = Duration {
     seconds: 0,
     nanos: 200_000_000,
 };
 
 impl Client {
-    /// Waits until an operation has ended, and gives what it came to. `step` is shown its metadata on the
-    /// way; once that breaks, the operation is asked to stop.
+    /// Waits until an operation has ended, and returns its result. `step` gets its metadata meanwhile; if
+    /// it breaks, the operation is cancelled.
     pub(super) async fn finished<M: Message + Default, R: Message + Default>(
         &self,
         mut operation: Operation,
@@ -47,7 +47,7 @@ impl Client {
     }
 }
 
-/// What an operation that has ended came to.
+/// The result of an operation that has ended.
 pub(super) fn result<R: Message + Default>(ended: Option<Outcome>) -> Result<R, ClientError> {
     match ended {
         Some(Outcome::Response(response)) => unpacked(&response),

@@ -19,7 +19,7 @@ pub mod longrunning {
     include!("../generated/google.longrunning.rs");
 }
 
-/// The protocol by which load balancers and probes ask whether a server answers, `grpc.health.v1`.
+/// The protocol for health checks by load balancers and probes, `grpc.health.v1`.
 #[expect(missing_docs, reason = "generated code of a protocol that says less")]
 pub mod health {
     include!("../generated/grpc.health.v1.rs");

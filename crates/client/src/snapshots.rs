@@ -1,4 +1,4 @@
-//! Backups of deployments: taken by a server, and moved from and to it.
+//! Snapshots of deployments: taken by a server, and copied from and to it.
 
 use std::ops::ControlFlow;
 
@@ -13,12 +13,12 @@ use super::proto::{
     WriteSnapshotRequest,
 };
 
-/// A snapshot on its way from a server.
+/// A snapshot that is being read from a server.
 #[derive(Debug)]
 pub struct SnapshotPieces(Streaming<ReadSnapshotResponse>);
 
 impl SnapshotPieces {
-    /// The bytes that follow; `None` at its end.
+    /// The next bytes; `None` at its end.
     ///
     /// # Errors
     /// The server failed, or has gone.
@@ -33,8 +33,8 @@ impl Client {
         SnapshotServiceClient::new(self.channel())
     }
 
-    /// Has the server take a snapshot and keep it. `step` is told how many bytes are done, and of how many;
-    /// if it breaks, the server is asked to stop.
+    /// Makes the server take a snapshot and store it. `step` gets the bytes done and all bytes; if it
+    /// breaks, the server is told to stop.
     ///
     /// # Errors
     /// Whatever the server refuses or fails at; also that it was stopped.
@@ -69,7 +69,7 @@ impl Client {
         ))
     }
 
-    /// Sends a snapshot to the server, which verifies it, and keeps it whole or not at all.
+    /// Sends a snapshot to the server, which verifies it, and stores it whole or not at all.
     ///
     /// # Errors
     /// Whatever the server refuses or fails at.
@@ -100,7 +100,7 @@ impl Client {
         answer.map(drop).map_err(|status| refused(&status))
     }
 
-    /// Has the server make a new deployment of a snapshot that it keeps, and serve it. `step` as in
+    /// Makes the server restore a stored snapshot as a new deployment, and serve it. `step` as in
     /// [`Client::create_snapshot`].
     ///
     /// # Errors

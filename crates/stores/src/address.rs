@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 /// Longest address: S3 takes keys of 1,024 bytes, in a bucket of 63.
 const ADDRESS_BYTES_MAX: usize = 1200;
 
-/// Which protocol a store speaks.
+/// The protocol of a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum StoreKind {
-    /// Amazon S3, and whatever speaks as it does.
+    /// Amazon S3, and compatible stores.
     S3,
     /// Google Cloud Storage.
     Google,
@@ -16,7 +16,7 @@ pub(crate) enum StoreKind {
     Azure,
 }
 
-/// What was written is no address.
+/// The text is not an address.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("an address that begins with {scheme}:// {problem}")]
 pub struct AddressError {
@@ -26,7 +26,7 @@ pub struct AddressError {
     pub problem: &'static str,
 }
 
-/// The address of an object, without anything secret in it.
+/// The address of an object; it contains no secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ObjectAddress {
     text: String,
@@ -45,10 +45,11 @@ pub enum FilePlace {
 }
 
 impl FilePlace {
-    /// Reads a path, or an address: what has `://` in it.
+    /// Reads a path, or an address, which contains `://`.
     ///
     /// # Errors
-    /// Another scheme than `file`, `s3`, `gs` and `az`, no bucket or no key, or what belongs into the environment.
+    /// Another scheme than `file`, `s3`, `gs` and `az`, no bucket or no key, or credentials, which belong
+    /// into the environment.
     pub fn parse(text: &Path) -> Result<Self, AddressError> {
         let Some((scheme, rest)) = text.to_str().and_then(|text| text.split_once("://")) else {
             return Ok(Self::File(text.to_owned()));

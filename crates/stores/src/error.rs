@@ -7,7 +7,7 @@ use crate::{AddressError, ObjectAddress};
 /// Every way in which an object can fail to come or to go.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// What was written is no address.
+    /// The text is not an address.
     #[error(transparent)]
     Address(#[from] AddressError),
     /// The program was built without stores.
@@ -16,15 +16,15 @@ pub enum StoreError {
          `--features object-stores`, as the images and wheels are, or copy the file by the store's own tool"
     )]
     NotBuilt(ObjectAddress),
-    /// There is none.
+    /// It does not exist.
     #[error(
         "there is no object {0}, or no such bucket; look for another name with the store's own tool"
     )]
     NotFound(ObjectAddress),
-    /// Nothing is replaced.
+    /// It exists, and objects are never replaced.
     #[error("there is an object {0} already, and none is replaced: choose another name")]
     Exists(ObjectAddress),
-    /// Its name is claimed, and the file is not there.
+    /// Its name is claimed, but the file is missing.
     #[error(
         "{address} is not whole: it was begun at {since} and has not ended. Wait for it; if nobody writes it any more, \
          remove it and take the snapshot once more"
@@ -35,7 +35,7 @@ pub enum StoreError {
         /// When, by the store's clock.
         since: String,
     },
-    /// Not with these credentials.
+    /// The credentials do not allow it.
     #[error(
         "the store does not let us {doing} {address} ({why}): set the credentials in the environment, as the store's own \
          tools take them (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, GOOGLE_APPLICATION_CREDENTIALS, AZURE_STORAGE_ACCOUNT_NAME \
@@ -49,10 +49,10 @@ pub enum StoreError {
         /// The store's words, without its answer's body.
         why: String,
     },
-    /// Another took its place meanwhile.
+    /// It was replaced meanwhile.
     #[error("{0} was replaced while it was read; try again")]
     Changed(ObjectAddress),
-    /// The store, or the way to it, failed for longer than it is tried.
+    /// The store, or the network, failed for longer than the retries.
     #[error("cannot {doing} {address}: {why}")]
     Failed {
         /// The object.
@@ -72,7 +72,7 @@ pub enum StoreError {
         /// The system's words.
         source: io::Error,
     },
-    /// It was told to.
+    /// The caller stopped it.
     #[error("stopped; nothing is left of it")]
     Stopped,
 }

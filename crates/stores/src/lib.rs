@@ -1,12 +1,12 @@
-//! Files in object stores: written once, under a name that nothing has, and read whole.
+//! Files in object stores: written once, under a free name, and read whole.
 //!
 //! An object is named by the address of its store, `s3://bucket/key`, `gs://bucket/key` or `az://container/key`; who
 //! may read and write is known from the environment, as the stores' own tools know it, and never from the address. `file://`
 //! names a file of this machine, which needs nothing of this.
 //!
-//! Stores take the parts of a large object one by one, and only small ones on the condition that there is none of the
-//! name. So a name is claimed first, by a small object on that condition, and the file takes its place whole: whoever reads finds
-//! the claim, which says since when, or all of the file.
+//! Stores accept the parts of a large object one by one, but only small objects on the condition that the
+//! name is free. So a name is first claimed by a small object on that condition, which the complete file
+//! then replaces: a reader finds either the claim, which shows since when, or the whole file.
 //!
 //! Without the feature `object-stores` every object is refused by the name of the feature.
 
@@ -22,7 +22,7 @@ use std::ops::ControlFlow;
 pub use address::{AddressError, FilePlace, ObjectAddress};
 pub use error::StoreError;
 
-/// Is called with the bytes done and of all, and says whether to go on.
+/// Called with the bytes done and all bytes; returns whether to continue.
 pub type TransferProgress<'a> = &'a mut dyn FnMut(u64, u64) -> ControlFlow<()>;
 
 #[cfg(feature = "object-stores")]
@@ -54,7 +54,7 @@ mod absent {
         Err(StoreError::NotBuilt(address.clone()))
     }
 
-    /// Makes an object of a file.
+    /// Uploads a file as an object.
     ///
     /// # Errors
     /// This build reaches no object store.

@@ -1,4 +1,4 @@
-//! What is asked of a store.
+//! Requests to a store.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -20,35 +20,37 @@ use tokio_rustls::rustls::crypto::ring as provider;
 use crate::address::StoreKind;
 use crate::{ObjectAddress, StoreError, TransferProgress};
 
-/// How long a connection and a request may take. Requests are of one part at most: slower than 140 kB/s is no use.
+/// Time limits of a connection and a request. A request transfers one part at most: slower than 140 kB/s is
+/// useless.
 const CONNECT_SECONDS: &str = "10 seconds";
 const REQUEST_SECONDS: &str = "60 seconds";
-/// How often, and for how long, a request is tried again that failed by no fault of ours.
+/// How often, and for how long, a failed request is repeated.
 const RETRIES_MAX: usize = 5;
 const RETRY_WAIT: Duration = Duration::from_secs(60);
-/// Bytes of a part, and parts under way at once: 32 MiB of memory. S3 takes no smaller ones but for the last.
+/// Bytes of a part, and parts in transit at once: 32 MiB of memory. S3 accepts no smaller parts but the
+/// last one.
 const PART_BYTES: u64 = 8 * 1024 * 1024;
 const PARTS_AT_ONCE: usize = 4;
-/// Parts of one object, below the 10,000 that S3 takes: larger files have larger parts.
+/// Parts of one object, below the 10,000 that S3 accepts: larger files have larger parts.
 const PARTS_MAX: u64 = 9000;
-/// What a claim holds. No snapshot does: a tar begins with a name.
+/// The content of a claim. A snapshot never has it: a tar begins with a name.
 const CLAIM: &str = "matchpoint: this object is being written";
-/// Under which name a store keeps the version that is said of a file.
+/// The metadata key for a file's version.
 const VERSION: &str = "matchpoint_version";
 const VERSION_BYTES_MAX: usize = 64;
 
-/// An object, with the store that it is in.
+/// An object, with its store.
 struct StoreObject {
     address: ObjectAddress,
     store: Arc<dyn ObjectStore>,
     path: ObjectPath,
 }
 
-/// The version of an object: what was said of it when it was published, or what the store says of its content; 1 to 64
+/// The version of an object: the one it was published with, or the store's own for its content; 1 to 64
 /// characters, letters and digits.
 ///
 /// # Errors
-/// There is none, it is not whole, or the store refuses or cannot be reached.
+/// It does not exist, is not complete, or the store refuses or cannot be reached.
 pub fn version(address: &ObjectAddress) -> Result<String, StoreError> {
     run(address, async |object| {
         let (meta, version) = object.head().await?;
@@ -62,7 +64,7 @@ pub fn version(address: &ObjectAddress) -> Result<String, StoreError> {
     })
 }
 
-/// Writes an object into an empty file. Its checksums are the reader's to verify.
+/// Writes an object into an empty file. The reader has to verify its checksums.
 ///
 /// # Errors
 /// As [`version`], it is replaced meanwhile, the disk, or it was stopped.

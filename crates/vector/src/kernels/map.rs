@@ -1,4 +1,4 @@
-//! A file as memory: its pages come from the disk where they are used, and may leave again.
+//! A memory-mapped file: its pages are read from the disk on use, and may be dropped again.
 //!
 //! What is mapped must not be written in place: files here are only ever replaced by renaming, which
 //! leaves a map of the old one as it was. If something else cuts a mapped file short, reading
@@ -8,7 +8,7 @@ use std::io;
 
 use memmap2::{Advice, Mmap, MmapAsRawDesc};
 
-/// Numbers are taken as they are stored.
+/// Numbers are used as they are stored.
 const _: () = assert!(
     cfg!(target_endian = "little"),
     "files are mapped as little-endian numbers"
@@ -32,9 +32,9 @@ impl Map {
         Ok(Self(map))
     }
 
-    /// Says that what is read next lies anywhere, so that nothing around it need be read too.
+    /// Tells the system that reads will be in any order, so that it need not read ahead.
     pub fn expect_any_order(&self) {
-        // A hint: without it, reading is slower and as right.
+        // A hint: without it, reading is only slower.
         drop(self.0.advise(Advice::Random));
     }
 
