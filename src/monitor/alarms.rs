@@ -1,5 +1,5 @@
-//! When alarms were raised: an alarm stays for as long as its operating point decides, also when the
-//! decisions that it rests on are no longer kept.
+//! When alarms were raised: an alarm lasts as long as its operating point is active, even after the
+//! decisions behind it were removed.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use crate::files::{FileError, read_list, write_json};
 
 /// Within the deployment's folder.
 const FILE: &str = "alarms.json";
-/// Operating points whose alarms are kept, the latest.
+/// Operating points whose alarms are stored, the latest.
 const POINTS_MAX: usize = 100;
 
 /// An alarm of one rate.
@@ -17,19 +17,19 @@ const POINTS_MAX: usize = 100;
 #[serde(deny_unknown_fields)]
 struct Alarm {
     raised_unix_ms: u64,
-    /// When the earliest decision was made that was sampled and kept at that time.
+    /// When the earliest of the decisions was made that were sampled and still stored at that time.
     earliest_unix_ms: u64,
 }
 
 impl Alarm {
-    /// Whether decisions that it may rest on are gone: what is left cannot take it back. As long as
-    /// all are there, labels that were corrected can.
+    /// Whether decisions that it may rest on were removed: the remaining ones cannot withdraw it. As long
+    /// as all are there, corrected annotations can.
     fn stands(&self, earliest_ms: Option<u64>) -> bool {
         earliest_ms.is_none_or(|earliest| self.earliest_unix_ms < earliest)
     }
 }
 
-/// The alarms of an operating point under one design of the audit.
+/// The alarms of an operating point under one sampling design.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Alarms {
@@ -40,7 +40,7 @@ pub(super) struct Alarms {
 }
 
 impl Alarms {
-    /// Those of an operating point, as they were written last.
+    /// Those of an operating point, as last written.
     pub(super) fn of(folder: &Path, point: &str, design_since_ms: u64) -> Self {
         let is_it = |alarms: &Self| {
             alarms.operating_point == point && alarms.design_since_unix_ms == design_since_ms
@@ -52,13 +52,13 @@ impl Alarms {
         })
     }
 
-    /// Which of FAR and FRR have one that stands where the earliest decision that is sampled and kept
-    /// was made at `earliest_ms`.
+    /// Which of FAR and FRR have an alarm that lasts, if the earliest sampled decision that is stored was
+    /// made at `earliest_ms`.
     pub(super) fn raised(&self, earliest_ms: Option<u64>) -> [bool; 2] {
         [self.far, self.frr].map(|alarm| alarm.is_some_and(|alarm| alarm.stands(earliest_ms)))
     }
 
-    /// As they are where `raised` says which there are now.
+    /// The alarms after an evaluation that found `raised`.
     pub(super) fn seen(&self, raised: [bool; 2], earliest_ms: Option<u64>, now_ms: u64) -> Self {
         let new = Alarm {
             raised_unix_ms: now_ms,
@@ -73,7 +73,7 @@ impl Alarms {
         }
     }
 
-    /// Writes them beside those of other operating points.
+    /// Writes them next to those of other operating points.
     ///
     /// # Errors
     /// The disk.

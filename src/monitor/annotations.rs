@@ -1,4 +1,4 @@
-//! Which decisions are to be annotated, and what people say that their queries showed.
+//! The queue of decisions to annotate, and what people say that their queries showed.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,64 +16,64 @@ use crate::journal::read::QueueRequest;
 use matchpoint_calibration::likeness::{Alike, Likeness, alike};
 use matchpoint_calibration::strangers::is_unnamed;
 
-/// What somebody says that a decision's query showed.
+/// What a person says that a decision's query showed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ReportedTruth {
     /// This enrolled label.
     Label(String),
     /// Something that is not enrolled.
     NotEnrolled,
-    /// Something that is not enrolled, by a name: the same name for the same one.
+    /// Something that is not enrolled, with a name: always the same name for the same thing.
     Stranger(String),
     /// Nobody can tell.
     Unusable,
 }
 
-/// A truth to be reported.
+/// A truth to be recorded.
 #[derive(Clone, Debug)]
 pub struct AnnotationReport {
     /// Id of the decision.
     pub decision_id: String,
     /// What the query showed.
     pub truth: ReportedTruth,
-    /// Who says so; empty for `unnamed`.
+    /// The annotator; empty for `unnamed`.
     pub annotator: String,
-    /// Whether they were asked, because the decision was sampled, or speak by themselves.
+    /// Whether they were asked, because the decision was sampled, or reported it unasked.
     pub kind: AnnotationKind,
 }
 
 /// A decision with its annotation and all annotations before it.
 #[derive(Clone, Debug)]
 pub struct AnnotatedDecision {
-    /// The decision, with the annotation that holds.
+    /// The decision, with the annotation that counts.
     pub row: DecisionRow,
-    /// Everything that was said of it, the latest last.
+    /// All its annotations, the latest last.
     pub history: Vec<Annotation>,
-    /// The image, where it is kept and was asked for.
+    /// The image, if it is kept and was requested.
     pub image: Option<Vec<u8>>,
 }
 
-/// Why one report is not taken.
+/// Why one report is refused.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum RefusedReport {
-    /// What it says cannot be.
+    /// Its content is impossible.
     #[error("{0}")]
     Content(String),
-    /// The journal has no place for it.
+    /// The journal refuses it.
     #[error(transparent)]
     Journal(AnnotationRefusal),
 }
 
 impl Monitor {
-    /// Sampled decisions that wait for an annotation, newest first: of the active operating point, if none
-    /// is asked for. Blocks.
+    /// Sampled decisions that wait for an annotation, newest first; of the active operating point unless
+    /// another is requested. Blocks.
     ///
     /// # Errors
     /// Decisions are not recorded, the journal is damaged, or the disk.
     pub fn audit_queue(&self, request: &QueueRequest) -> Result<Vec<DecisionRow>, MonitorError> {
         let recorder = self.recorder()?;
         let reader = recorder.reader()?;
-        // What was sampled by another design, or before a reset, is in no rate any more.
+        // Decisions sampled by another design, or before a reset, no longer count in any rate.
         let deciding = || Some(self.observed().active_point()?.id().to_owned());
         let Some(point) = request.operating_point.clone().or_else(deciding) else {
             return Ok(Vec::new());
@@ -87,7 +87,7 @@ impl Monitor {
         Ok(reader.queue(&request)?)
     }
 
-    /// One decision with its annotations, and its image if that is kept and asked for. Blocks.
+    /// One decision with its annotations, and its image if that is kept and requested. Blocks.
     ///
     /// # Errors
     /// There is none of this id, decisions are not recorded, or the disk.
@@ -117,7 +117,7 @@ impl Monitor {
         })
     }
 
-    /// Adds what queries showed, if decisions are recorded and somebody has said so.
+    /// Adds what queries showed, if decisions are recorded and annotated.
     ///
     /// # Errors
     /// The journal is damaged, or the disk.
@@ -136,11 +136,11 @@ impl Monitor {
         Ok(())
     }
 
-    /// Takes down what queries really showed. Each report is answered in its place: what became of
-    /// it, or why it is not taken. Blocks until they are on the disk.
+    /// Records what queries really showed. Each report is answered at its place: its outcome, or why it is
+    /// refused. Blocks until they are on the disk.
     ///
     /// # Errors
-    /// Too many at once, decisions are not recorded, or the disk; nothing is written then.
+    /// Too many at once, decisions are not recorded, or the disk failed; nothing is written then.
     pub fn report_truths(
         &self,
         reports: Vec<AnnotationReport>,
@@ -167,12 +167,12 @@ impl Monitor {
         Ok(answers.collect())
     }
 
-    /// Also one that has been removed since.
+    /// Also a label that was removed since.
     fn was_enrolled(&self, recorder: &Recorder, label: &str) -> bool {
         self.observed().gallery().has_label(label) || recorder.label_history.at(label, 0).is_some()
     }
 
-    /// For labels that are not enrolled, and are suspiciously like one that is: which, in words.
+    /// For labels that are not enrolled, but suspiciously like one that is: which one, in words.
     fn meant(&self, recorder: &Recorder, reports: &[AnnotationReport]) -> BTreeMap<String, Alike> {
         let unknown: BTreeSet<&str> = reports
             .iter()
@@ -199,7 +199,7 @@ impl Monitor {
         meant
     }
 
-    /// A name of a stranger is no label, and says more than that nobody knows who it is.
+    /// A name of a stranger is not a label; it says more than that nobody knows who it is.
     fn check_stranger(&self, name: &str, meant: &BTreeMap<String, Alike>) -> Result<(), String> {
         if self.observed().gallery().has_label(name) {
             return Err(format!(
@@ -212,7 +212,7 @@ impl Monitor {
             ));
         }
         match meant.get(name) {
-            // A near miss may well be somebody else.
+            // A near miss may be somebody else.
             Some(pair) if pair.likeness == Likeness::Spelling => Err(format!(
                 "stranger {} is an enrolled label but for spelling; say that one, or give the stranger another name",
                 pair.describe()

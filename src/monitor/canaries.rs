@@ -23,15 +23,15 @@ use matchpoint_calibration::decision::Decision;
 use matchpoint_calibration::monitoring::canaries::{CanaryCounts, CanaryRate, CanaryRates};
 use matchpoint_calibration::monitoring::drift::PromisedLimits;
 
-/// What the first round under an operating point came to.
+/// The outcomes of the first round under an operating point.
 const OUTCOMES: &str = "outcomes.json";
 
-/// The probability that an alarm may be false, where nothing else is watched.
+/// The probability of a false alarm if nothing else is monitored.
 const ALARM_DELTA: f64 = 0.05;
 
-/// What a search for a canary came to: the decision, and the label of the best match. Empty where
-/// nothing was found, and where nothing was accepted among other labels: which of them is nearest
-/// changes with every other enrolment.
+/// The outcome of a search for a canary: the decision, and the label of the best match. Empty if nothing
+/// was found, and if nothing was accepted among other labels: which of them is nearest changes with each
+/// enrolment.
 type CanaryOutcome = (String, String);
 
 /// Outcomes by [`Canary::key`].
@@ -42,20 +42,20 @@ type CanaryOutcomes = BTreeMap<String, CanaryOutcome>;
 #[serde(deny_unknown_fields)]
 struct CanaryBaseline {
     operating_point: String,
-    /// SHA-256 of the list: a round that began before the canaries were replaced is none of theirs.
+    /// SHA-256 of the list: a round that began before the canaries were replaced does not count for them.
     #[serde(default)]
     list: String,
     outcomes: CanaryOutcomes,
 }
 
-/// A search for a canary, as a caller would make it, for the deployment to do.
+/// A search for a canary, as a caller would make it, to be run by the deployment.
 #[derive(Clone, Debug)]
 pub struct CanarySearch {
     /// The picture's file.
     pub picture: PathBuf,
     /// A label whose items are not found.
     pub without_label: Option<String>,
-    /// What the journal records of where it came from.
+    /// What the journal records as its source.
     pub source: SearchSource,
 }
 
@@ -85,12 +85,12 @@ impl Monitor {
         self.canaries.load_full()
     }
 
-    /// Has `search` look for every canary, one after another, as callers do, and giving way to all of
-    /// them. `None` if there are no canaries, or no valid operating point to judge by.
+    /// Lets `search` run for every canary, one after another, as callers do, with the lowest priority.
+    /// `None` if there are no canaries, or no valid operating point to judge by.
     ///
     /// # Errors
-    /// A round is under way already, the list is damaged, or the disk. A canary that fails is named
-    /// in the round.
+    /// A round is already running, the list is damaged, or the disk failed. A canary that fails is named in
+    /// the round.
     pub async fn replay_canaries<E, F>(
         &self,
         search: impl Fn(CanarySearch) -> F,
@@ -212,7 +212,7 @@ impl Monitor {
     }
 }
 
-/// The right to replay, given back when this is dropped.
+/// The right to replay, released when this is dropped.
 struct ReplayRight<'a>(&'a AtomicBool);
 
 impl<'a> ReplayRight<'a> {
@@ -227,8 +227,8 @@ impl Drop for ReplayRight<'_> {
     }
 }
 
-/// Names of those whose outcome is not that of the first round under the operating point, whose
-/// outcomes this round's become where it is the first.
+/// Names of those whose outcome differs from the first round under the operating point; this round becomes
+/// the first if there was none.
 fn changed(
     folder: &Path,
     operating_point: &str,
@@ -244,7 +244,7 @@ fn changed(
             list: listed,
             outcomes,
         };
-        // Beside the list there is a folder; elsewhere there may be none yet.
+        // The folder of the list exists; other places may not have one yet.
         fs::create_dir_all(folder).map_err(|cause| FileError::io(folder, &cause))?;
         write_json(&path, &first)?;
         return Ok(Vec::new());
@@ -256,7 +256,7 @@ fn changed(
     };
     let changed = list.iter().filter(differs);
     let changed = changed.map(|canary| canary.name.clone()).collect();
-    // Those that failed before are held against what they come to now.
+    // For those that failed before, this outcome becomes the first.
     let before = known.outcomes.len();
     for (key, outcome) in outcomes {
         known.outcomes.entry(key).or_insert(outcome);

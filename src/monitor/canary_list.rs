@@ -1,4 +1,4 @@
-//! The pictures that are canaries, and their list: given ones, and some made of enrolled items.
+//! The pictures that are canaries, and their list: given ones, and some made from enrolled items.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -18,14 +18,13 @@ use matchpoint_gallery::{KeptImages, KeptItem};
 /// The pictures and their list, within the deployment's folder.
 pub(super) const FOLDER: &str = "canaries";
 pub(super) const LIST: &str = "canaries.json";
-/// More take longer than a round should.
+/// More would take too long for a round.
 pub const CANARIES_MAX: usize = 2000;
-/// Canaries that are made of one enrolled item: one of each change of its image, and the image
-/// itself.
+/// Canaries made from one enrolled item: one for each augmentation of its image, and the image itself.
 pub const CANARIES_PER_ITEM: usize = Augmentation::ALL.len() + 1;
-/// Hashed before each id: another would choose other items.
+/// Hashed before each id: another seed would choose other items.
 const SEED: &[u8] = b"matchpoint canaries 1";
-/// What is kept was within the limits when it was enrolled, and is compared with its hash.
+/// A stored image was within the limits when it was enrolled, and is compared with its hash.
 const KEPT: ImageLimits = ImageLimits {
     bytes_max: usize::MAX,
     decode_bytes_max: u64::MAX,
@@ -37,7 +36,7 @@ const KEPT: ImageLimits = ImageLimits {
 pub(super) struct Canary {
     /// Its file, in the folder of canaries.
     pub(super) file: String,
-    /// What the caller calls it.
+    /// The caller's name for it.
     pub(super) name: String,
     /// What it shows.
     pub(super) label: String,
@@ -68,8 +67,8 @@ impl Among {
 }
 
 impl Canary {
-    /// What tells its outcome from those of others: one picture may be searched for among all
-    /// items, and without this label or that.
+    /// The key of its outcome: one picture may be searched for among all items, and without one label or
+    /// another.
     pub(super) fn key(&self) -> String {
         match self.among {
             Among::All => self.file.clone(),
@@ -78,31 +77,31 @@ impl Canary {
     }
 }
 
-/// A picture that is to become a canary.
+/// A picture that will become a canary.
 #[derive(Clone, Debug)]
 pub struct NewCanary {
-    /// What the caller calls it.
+    /// The caller's name for it.
     pub name: String,
-    /// What it shows. Whether that is enrolled is looked at in each round.
+    /// What it shows. Each round checks whether that is enrolled.
     pub label: String,
     /// The picture's file.
     pub path: PathBuf,
 }
 
-/// What there is after canaries were set.
+/// The canaries after they were set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CanariesSet {
     /// All of them.
     pub canaries: usize,
     /// Their labels.
     pub labels: usize,
-    /// Enrolled items that [`CANARIES_PER_ITEM`] of them each were made of.
+    /// Enrolled items from which [`CANARIES_PER_ITEM`] canaries each were made.
     pub items: usize,
-    /// Ids of items whose images cannot be used, and why. Others were taken in their place.
+    /// Ids of items whose images cannot be used, and why. Others were used instead.
     pub skipped: Vec<(String, String)>,
 }
 
-/// The gallery whose images canaries are made of.
+/// The gallery from whose images canaries are made.
 #[derive(Clone, Debug)]
 pub struct KeptGallery {
     /// Its file.
@@ -111,7 +110,7 @@ pub struct KeptGallery {
     pub id: String,
 }
 
-/// Pictures that are to take the place of the canaries that there are.
+/// Pictures that will replace the existing canaries.
 #[derive(Clone, Copy, Debug)]
 pub struct CanarySelection<'a> {
     given: &'a [NewCanary],
@@ -119,7 +118,7 @@ pub struct CanarySelection<'a> {
 }
 
 impl<'a> CanarySelection<'a> {
-    /// These pictures, and [`CANARIES_PER_ITEM`] of each of `from_gallery` enrolled items.
+    /// These pictures, and [`CANARIES_PER_ITEM`] for each of `from_gallery` enrolled items.
     ///
     /// # Errors
     /// They are more than [`CANARIES_MAX`].
@@ -152,13 +151,13 @@ impl<'a> CanarySelection<'a> {
         })
     }
 
-    /// Copies the pictures into the deployment's folder, in place of the canaries that were there. Takes
-    /// items whose images are kept, or all of them if there are fewer. Which items is up to a hash of
-    /// their ids, at most one for each label until all labels have one. Also while it is served: the next
-    /// round has them.
+    /// Copies the pictures into the deployment's folder, in place of the existing canaries. Takes items
+    /// whose images are kept, or all of them if there are fewer. A hash of their ids chooses the items, at
+    /// most one for each label until all labels have one. Works while the deployment is served: the next
+    /// round uses them.
     ///
     /// # Errors
-    /// No item whose image is kept and can be used, or the disk. The canaries that were there stay then.
+    /// No item whose image is kept and usable, or the disk failed. The existing canaries then stay.
     pub fn put_into(
         &self,
         folder: &Path,
@@ -186,7 +185,7 @@ impl<'a> CanarySelection<'a> {
     }
 }
 
-/// Canaries that are being gathered beside those that there are.
+/// Canaries that are gathered next to the existing ones.
 struct Staged {
     folder: PathBuf,
     list: Vec<Canary>,
@@ -222,7 +221,7 @@ impl Staged {
         Ok(())
     }
 
-    /// Adds canaries of so many items. Returns of how many there are, and those that cannot be used.
+    /// Adds canaries of this many items. Returns how many items were used, and those that cannot be.
     fn add_from_gallery(
         &mut self,
         folder: &Path,
@@ -268,7 +267,7 @@ impl Staged {
         ))
     }
 
-    /// Whether the item's image is still there.
+    /// Adds one item; returns whether its image is still there.
     fn add_item(&mut self, images: &KeptImages, item: &KeptItem) -> Result<bool, MonitorError> {
         let Some(kept) = images.read(item)? else {
             return Ok(false);
@@ -302,13 +301,13 @@ impl Staged {
 
 impl Drop for Staged {
     fn drop(&mut self) {
-        // Where they were not put in place, they are of no use, and may be pictures of people.
+        // If they were not put in place, they are useless, and may be pictures of people.
         drop(remove(&self.folder));
     }
 }
 
-/// The items in the order in which they are chosen: by a hash of their ids, one of each label before
-/// a second of any.
+/// The items in the order in which they are chosen: by a hash of their ids, one of each label before a
+/// second of any.
 fn in_turn(mut items: Vec<KeptItem>) -> Vec<KeptItem> {
     items.sort_by_cached_key(|item| -> [u8; 32] {
         let seeded = Sha256::new().chain_update(SEED);
@@ -321,12 +320,12 @@ fn in_turn(mut items: Vec<KeptItem>) -> Vec<KeptItem> {
         counted.push((*before, item));
         *before += 1;
     }
-    // Stable: among those with as many of their label before them, the hash decides.
+    // Stable: among those with equally many of their label before them, the hash decides.
     counted.sort_by_key(|(before, _)| *before);
     counted.into_iter().map(|(_, item)| item).collect()
 }
 
-/// Whether an error is of this one image, so that another item can be taken.
+/// Whether an error concerns only this image, so that another item can be used.
 fn is_the_images_fault(error: &MonitorError) -> bool {
     matches!(
         error,

@@ -1,4 +1,4 @@
-//! What one round of canaries came to.
+//! The result of one round of canaries.
 
 use matchpoint_calibration::monitoring::canaries::{CanaryCounts, CanaryRates};
 
@@ -11,9 +11,9 @@ pub struct CanaryRound {
     pub unix_ms: u64,
     /// Searches and errors of each kind.
     pub counts: CanaryCounts,
-    /// What follows for the rates.
+    /// The resulting rates.
     pub rates: CanaryRates,
-    /// Names of those that came out otherwise than in the first round under this operating point.
+    /// Names of those with another outcome than in the first round under this operating point.
     pub changed: Vec<String>,
     /// Names of those that could not be searched for, and why.
     pub failed: Vec<(String, String)>,

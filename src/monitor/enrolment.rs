@@ -1,4 +1,4 @@
-//! What is enrolled although the gallery accepts it as something else.
+//! Items that are enrolled although the gallery accepts them as something else.
 
 use super::lookalikes::{Lookalike, OtherItem};
 use super::watch::Monitor;
@@ -7,8 +7,8 @@ use crate::telemetry;
 use matchpoint_calibration::operating_point::OperatingPoint;
 
 impl Monitor {
-    /// Takes down what an enrolled item is accepted as; `others` are the nearest first, and `None` if that was
-    /// not looked for.
+    /// Records as what an enrolled item is accepted; `others` are the nearest first, and `None` if that was
+    /// not checked.
     pub fn enrolled(&self, item: &str, label: &str, others: Option<&[OtherItem]>) {
         let deployment = self.observed().name();
         let Some(others) = others else {
@@ -28,7 +28,7 @@ impl Monitor {
             others: others.len(),
             nearest: nearest.clone(),
         };
-        // Once: a bad import has thousands.
+        // Logged once: a bad import has thousands.
         if self.lookalikes.take(point.id(), found) {
             tracing::warn!(
                 deployment,
@@ -41,8 +41,8 @@ impl Monitor {
         }
     }
 
-    /// Items that were accepted as others when they were enrolled under the active operating point, and are
-    /// still there as those others are; the latest first.
+    /// Items that were accepted as others when they were enrolled under the active operating point, and
+    /// that are still present like those others; the latest first.
     #[must_use]
     pub fn enrolled_lookalikes(&self) -> Vec<Lookalike> {
         let active = self.observed().active_point();

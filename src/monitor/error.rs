@@ -27,7 +27,7 @@ pub enum MonitorError {
     /// A picture that a canary is made of cannot be decoded.
     #[error(transparent)]
     Image(#[from] PixelsError),
-    /// An argument that cannot be.
+    /// An impossible argument.
     #[error("{argument} {problem}")]
     Argument {
         /// Its name.
@@ -54,7 +54,7 @@ pub enum MonitorError {
         /// Id in the file.
         found: String,
     },
-    /// The system gives no more threads.
+    /// The system cannot start more threads.
     #[error("{reason}")]
     Thread {
         /// What happened.
@@ -63,10 +63,10 @@ pub enum MonitorError {
     /// Decisions are not recorded.
     #[error("decisions are not recorded here; set journal to on")]
     JournalOff,
-    /// There is no promise to look at.
+    /// There is no promise to monitor.
     #[error("no operating point decides here; choose one first")]
     NoActivePoint,
-    /// Evidence that is reset for ever says nothing.
+    /// Evidence that is reset too often shows nothing.
     #[error(
         "the evidence of this operating point was reset {limit} times, which is the most; calibrate, which starts over by itself"
     )]

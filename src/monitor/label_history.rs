@@ -1,5 +1,5 @@
 //! Since when labels are enrolled: what a query showed is judged by the gallery that was searched, not by
-//! that of today.
+//! today's.
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
@@ -13,7 +13,7 @@ use crate::files::{FileError, read_file, replace_file};
 
 /// Within the deployment's folder: a line of JSON for each change.
 const FILE: &str = "labels.log";
-/// Changes that are kept, the latest, when it is opened.
+/// Changes that are kept when it is opened, the latest.
 const CHANGES_MAX: usize = 1_000_000;
 
 /// A label came into the gallery with its first item, or left it with its last.
@@ -21,13 +21,13 @@ const CHANGES_MAX: usize = 1_000_000;
 #[serde(deny_unknown_fields)]
 struct LabelChange {
     label: String,
-    /// Number of the gallery's state that has it so.
+    /// The generation of the gallery that has the change.
     generation: u64,
     enrolled: bool,
 }
 
-/// Which labels came and left while the deployment was served. What `build` changes while it is not
-/// is not in it: such labels count as enrolled, or not, before as well.
+/// Which labels were added and removed while the deployment was served. Changes by `build` while it is not
+/// served are missing: such labels count as enrolled, or not, before as well.
 #[derive(Debug)]
 pub(super) struct LabelHistory {
     path: PathBuf,
@@ -48,7 +48,7 @@ impl LabelHistory {
         let mut known: HashMap<String, Vec<(u64, bool)>> = HashMap::new();
         let mut whole = String::new();
         for line in text.lines().skip(surplus) {
-            // A line that a crash cut short says nothing.
+            // A line that a crash cut short is ignored.
             if let Ok(change) = serde_json::from_str::<LabelChange>(line) {
                 let of_label = known.entry(change.label).or_default();
                 of_label.push((change.generation, change.enrolled));
@@ -67,8 +67,8 @@ impl LabelHistory {
         })
     }
 
-    /// Takes down a change. It survives the process; what a power cut takes is judged as if it had been
-    /// so before. Never fails a write that is done.
+    /// Records a change. It survives the process; a change lost in a power cut counts as older. Never fails
+    /// a write that is done.
     pub(super) fn note(&self, label: &str, generation: u64, enrolled: bool) {
         let change = LabelChange {
             label: label.to_owned(),
@@ -78,7 +78,7 @@ impl LabelHistory {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let of_label = known.entry(change.label.clone()).or_default();
         of_label.push((generation, enrolled));
-        // Writes that were acknowledged together may be told in any order.
+        // Writes that were acknowledged together may be reported in any order.
         of_label.sort_unstable();
         drop(known);
         let written = serde_json::to_vec(&change).map_err(std::io::Error::other);
@@ -92,12 +92,12 @@ impl LabelHistory {
         }
     }
 
-    /// Whether a label was enrolled in a state of the gallery; `None` where it never came or left.
+    /// Whether a label was enrolled in a state of the gallery; `None` if it was never added or removed.
     pub(super) fn at(&self, label: &str, generation: u64) -> Option<bool> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let changes = known.get(label)?;
         let before = changes.iter().rev().find(|(from, _)| *from <= generation);
-        // Before its first change it was the other way round.
+        // Before its first change it was the opposite.
         let first = || Some(!changes.first()?.1);
         before.map(|(_, enrolled)| *enrolled).or_else(first)
     }

@@ -14,14 +14,14 @@ use matchpoint_calibration::decision::Decision;
 use matchpoint_calibration::monitoring::audit::SearchTruth;
 use matchpoint_calibration::monitoring::plain_sample::{SampledRow, plain_sample};
 
-/// What a decision's query showed, as somebody said.
+/// What a decision's query showed, by its annotation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum QueryContent {
     /// A label, enrolled now or at some time.
     Label(String),
     /// A stranger, by name.
     Named(String),
-    /// A stranger whom nobody named.
+    /// A stranger without a name.
     Unnamed,
 }
 
@@ -32,13 +32,13 @@ pub struct LabelledDecision {
     pub id: DecisionId,
     /// What its query showed.
     pub shown: QueryContent,
-    /// The picture, where it is kept.
+    /// The picture, if it is kept.
     pub image: Option<Vec<u8>>,
 }
 
-/// Gives the annotated decisions of operating point `point` which were made within these times and
-/// together are a plain sample of its searches (`plain_sample`) to `take`, until it has enough.
-/// Whether there is such a sample. Also while the deployment is served.
+/// Passes to `take` the annotated decisions of operating point `point` that were made within these times
+/// and together are a plain sample of its searches (`plain_sample`), until it has enough. Returns whether
+/// there is such a sample. Works while the deployment is served.
 ///
 /// # Errors
 /// There is no journal, it is damaged, or the disk.
@@ -72,7 +72,7 @@ pub fn labelled_sample(
         let shown = match truth {
             AnnotatedTruth::Mated { label } => QueryContent::Label(label),
             AnnotatedTruth::Stranger { name } => QueryContent::Named(name),
-            // What nobody can tell is not among them.
+            // Unusable ones are not among them.
             AnnotatedTruth::NonMated | AnnotatedTruth::Unusable => QueryContent::Unnamed,
         };
         let image = reader.image(id)?;
@@ -83,11 +83,11 @@ pub fn labelled_sample(
     Ok(true)
 }
 
-/// A row that was sampled, and what was said of it where that can be used.
+/// A row that was sampled, and its annotation if it can be used.
 fn annotated(row: &DecisionRow) -> Option<(SampledRow, Option<AnnotatedTruth>)> {
     let said = row.annotation.as_ref().map(|said| said.truth.clone());
     let said = said.filter(|truth| *truth != AnnotatedTruth::Unusable);
-    // Only whether there is one counts here: which of the labels is enrolled the calibration sees.
+    // Only whether there is one matters here: the calibration sees which of the labels is enrolled.
     let truth = said.as_ref().map(|_| SearchTruth::NonMated);
     let row_of_audit = sampled(row, row.entry.decision == Decision::Accept, truth)?;
     let drawn = SampledRow {

@@ -1,4 +1,4 @@
-//! What today's gallery accepts of its own labels, each left out of its search.
+//! What today's gallery accepts of its own labels, each left out of its own search.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,26 +15,26 @@ use crate::telemetry;
 use matchpoint_calibration::monitoring::left_out::{LeftOutRate, LeftOutSearch, LeftOutStanding};
 use matchpoint_gallery::view::GalleryView;
 
-/// Labels of a round: as many as show a FAR of 1 %, and few enough that a round takes moments.
+/// Labels of a round: enough to show a FAR of 1 %, and few enough that a round takes moments.
 const LEFT_OUT_MAX: usize = 500;
 /// Look-alikes of a round that are named.
 const NAMED_MAX: usize = 20;
-/// Hashed before ids and labels: another would choose others.
+/// Hashed before ids and labels: another seed would choose others.
 const SEED: &[u8] = b"matchpoint left out 1";
-/// What the first round under an operating point came to, within the deployment's folder.
+/// The result of the first round under an operating point, within the deployment's folder.
 const FILE: &str = "left-out.json";
 
-/// What is held against later rounds.
+/// What later rounds are compared with.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct FirstRound {
     operating_point: String,
-    /// `None` if items of the calibration were exchanged or added to by then.
+    /// `None` if items of the calibration had already been replaced, or others added.
     rate: Option<LeftOutRate>,
 }
 
-/// The items of a round, by their ids: one of each label, and of many labels a sample. Which ones is up to a
-/// hash, so that the same are looked at again and again, and what is new takes its place among them.
+/// The items of a round, by their ids: one of each label; of many labels a sample. A hash chooses them, so
+/// that the same ones are searched for again and again, and new ones take their place among them.
 #[must_use]
 pub fn left_out_sample(view: &GalleryView) -> Vec<String> {
     let mut labels: HashMap<&str, ([u8; 32], &str)> = HashMap::new();
@@ -68,7 +68,7 @@ impl Monitor {
         (round.operating_point == active.id()).then_some(round)
     }
 
-    /// Takes down what a round under an operating point came to.
+    /// Records the result of a round under an operating point.
     pub fn left_out_searched(&self, operating_point: &str, found: &[LeftOutItem]) {
         let searches: Vec<LeftOutSearch> = found
             .iter()
@@ -77,7 +77,7 @@ impl Monitor {
                 accepted_as: one.accepted_as.as_ref().map(|other| other.label.clone()),
             })
             .collect();
-        // Another one decides by now, or nothing was there to search for.
+        // Another point is active by now, or there was nothing to search for.
         let (Some(now), Some(today)) =
             (LeftOutRate::of(&searches), self.observed().promise_today())
         else {
@@ -113,7 +113,7 @@ impl Monitor {
         self.left_out.store(Some(Arc::new(round)));
     }
 
-    /// What the first round came to, which this one becomes if there was none.
+    /// The result of the first round, which this one becomes if there was none.
     fn first_round(
         &self,
         operating_point: &str,

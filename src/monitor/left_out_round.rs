@@ -1,4 +1,4 @@
-//! What one round of left-out searches came to.
+//! The result of one round of left-out searches.
 
 use std::sync::Arc;
 
@@ -13,17 +13,17 @@ pub struct LeftOutRound {
     pub operating_point: String,
     /// When it ended, in milliseconds since 1970-01-01 UTC.
     pub unix_ms: u64,
-    /// What was accepted, and what that is held against.
+    /// The rate of accepts, and its limit.
     pub standing: LeftOutStanding,
     /// Some of what was accepted.
     pub lookalikes: Vec<Lookalike>,
 }
 
-/// An item that was searched for with its label left out, and what it was accepted as.
+/// An item that was searched for with its label left out, and as what it was accepted.
 #[derive(Clone, Debug)]
 pub struct LeftOutItem {
     /// The item.
     pub head: Arc<ItemHead>,
-    /// The item of another label that it was accepted as; `None` if it was rejected.
+    /// The item of another label as which it was accepted; `None` if it was rejected.
     pub accepted_as: Option<OtherItem>,
 }

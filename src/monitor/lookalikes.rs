@@ -6,14 +6,14 @@ use std::sync::{Mutex, PoisonError};
 /// Look-alikes that are kept, the latest.
 const LOOKALIKES_MAX: usize = 100;
 
-/// An item of another label that an item is accepted as.
+/// An item of another label as which an item is accepted.
 #[derive(Clone, Debug, PartialEq)]
 pub struct OtherItem {
     /// Its id.
     pub item: String,
     /// Its label.
     pub label: String,
-    /// What is held against the threshold.
+    /// The score that is compared with the threshold.
     pub decision_score: f32,
 }
 
@@ -32,8 +32,8 @@ pub struct Lookalike {
     pub nearest: OtherItem,
 }
 
-/// Those that were found at enrolment. In memory: after a restart, what is searched for with its label left
-/// out finds them again.
+/// Those found at enrolment. In memory only: after a restart, searches with labels left out find them
+/// again.
 #[derive(Debug, Default)]
 pub(super) struct EnrolledLookalikes(Mutex<LookalikeList>);
 
@@ -46,7 +46,7 @@ struct LookalikeList {
 }
 
 impl EnrolledLookalikes {
-    /// Takes one down; returns whether it is the first under the operating point.
+    /// Adds one; returns whether it is the first under the operating point.
     pub(super) fn take(&self, operating_point: &str, found: Lookalike) -> bool {
         let mut list = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let first = list.operating_point != operating_point;
@@ -54,7 +54,7 @@ impl EnrolledLookalikes {
             operating_point.clone_into(&mut list.operating_point);
             list.latest.clear();
         }
-        // Enrolled once more, it is one all the same.
+        // Enrolled again, it still counts once.
         list.latest.retain(|known| known.item != found.item);
         list.latest.push_back(found);
         let surplus = list.latest.len().saturating_sub(LOOKALIKES_MAX);

@@ -1,7 +1,7 @@
-//! Watches whether a deployment keeps its promise in service: which decisions are sampled, what people
-//! say of them, what follows for the rates, canaries, and a second deployment in its shadow.
+//! Monitors whether a deployment keeps its promise in service: which decisions are sampled, annotations,
+//! the resulting rates, canaries, and a shadow deployment.
 //!
-//! It sees what it watches through [`Observed`], and is handed each decision; it never names a deployment.
+//! It sees the deployment through [`Observed`], and gets each decision; it never names a deployment.
 
 mod alarms;
 mod annotations;

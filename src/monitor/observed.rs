@@ -1,4 +1,4 @@
-//! What a monitor sees of the deployment that it watches, and what it is handed.
+//! What a monitor sees of its deployment, and the decisions that it gets.
 
 use std::fmt::Debug;
 use std::path::Path;
@@ -23,7 +23,7 @@ pub trait Observed: Debug + Send + Sync {
     /// Its folder.
     fn folder(&self) -> &Path;
 
-    /// Where the monitor keeps files of its own; `None` if it may not.
+    /// Where the monitor stores files of its own; `None` if it may not.
     fn records(&self) -> Option<&Path>;
 
     /// Its gallery.
@@ -32,14 +32,14 @@ pub trait Observed: Debug + Send + Sync {
     /// The active operating point; `None` if none is valid.
     fn active_point(&self) -> Option<Arc<OperatingPoint>>;
 
-    /// What the searches looked like that an operating point was made from; `None` if that was not kept, or if it is not
-    /// the active one.
+    /// What the searches looked like that an operating point was made from; `None` if that was not stored,
+    /// or if it is not the active one.
     fn traffic_reference(&self, id: &str) -> Option<Arc<TrafficReference>>;
 
-    /// What is left of its promise in today's gallery; `None` if none is valid.
+    /// What still holds of its promise in today's gallery; `None` if no point is valid.
     fn promise_today(&self) -> Option<PromiseToday>;
 
-    /// Why it is not known which items its calibration saw; `None` if it is.
+    /// Why it is unknown which items its calibration saw; `None` if it is known.
     fn coverage_problem(&self) -> Option<String>;
 }
 
@@ -50,21 +50,21 @@ pub struct DecisionRecord<'a> {
     pub id: DecisionId,
     /// What was decided.
     pub decision: Decision,
-    /// The operating point that decided; `None` when undecided.
+    /// The active operating point; `None` when undecided.
     pub point: Option<&'a OperatingPoint>,
-    /// Number of the gallery's state that was searched.
+    /// The gallery's generation that was searched.
     pub generation: u64,
     /// Items in it.
     pub gallery_items: usize,
-    /// The state that decided.
+    /// The state by which it was decided.
     pub state: StateId,
     /// The item that was decided on; `None` if nothing was found.
     pub best: Option<MatchRecord<'a>>,
     /// The score that was compared with the threshold.
     pub decision_score: Option<Similarity>,
-    /// What tells it from other searches, beside those of the calibration; `None` if that is not known.
+    /// How it differs from the searches of the calibration; `None` if unknown.
     pub signs: Option<SearchSigns>,
-    /// Whether a filter named the items that could be found.
+    /// Whether a filter restricted the items that could be found.
     pub filtered: bool,
     /// The image, if images are kept.
     pub image: Option<Bytes>,
@@ -77,6 +77,6 @@ pub struct DecisionRecord<'a> {
 pub struct MatchRecord<'a> {
     /// The item, and its similarity.
     pub found: &'a GalleryMatch,
-    /// Its similarity less that of the best item of another label; `None` if there is no other.
+    /// Its similarity minus that of the best item of another label; `None` if there is no other.
     pub margin: Option<f32>,
 }

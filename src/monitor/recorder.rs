@@ -1,4 +1,4 @@
-//! Records every decision of a deployment, a sample of them to be annotated, and keeps their evaluation.
+//! Records every decision of a deployment, samples some of them for annotation, and keeps their evaluation.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -35,7 +35,7 @@ pub(super) struct Recorder {
     pub(super) journal: Journal,
     pub(super) label_history: Arc<LabelHistory>,
     pub(super) strata: Strata,
-    /// The strata by which decisions are sampled now: others if there is a budget.
+    /// The strata by which decisions are sampled now: adjusted if there is a budget.
     sampling: Arc<ArcSwap<Strata>>,
     pub(super) since_ms: u64,
     images: bool,
@@ -44,14 +44,14 @@ pub(super) struct Recorder {
     /// Set if something was committed or annotated since the last evaluation.
     changed: Arc<AtomicBool>,
     shown: Arc<ShownPoint>,
-    /// Held while evidence is reset.
+    /// Locked while evidence is reset.
     resetting: Mutex<()>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Recorder {
-    /// Opens the journal of a deployment, or begins one, and evaluates it from now on.
+    /// Opens the journal of a deployment, or creates one, and evaluates it from now on.
     pub(super) fn start(
         observed: &Arc<dyn Observed>,
         settings: &MonitoringConfig,
@@ -115,13 +115,13 @@ impl Recorder {
         })
     }
 
-    /// Takes its gauges away, and shows nothing any more: another is served in its place. What is
-    /// under way is recorded all the same.
+    /// Removes its gauges, and shows nothing any more: another deployment is served in its place. Requests
+    /// that are still running are recorded.
     pub(super) fn end(&self) {
         self.shown.end(&self.deployment);
     }
 
-    /// Evaluates and shows what it knows once more, soon.
+    /// Evaluates and shows everything once more, soon.
     pub(super) fn evaluate_soon(&self) {
         self.changed.store(true, Ordering::Relaxed);
         if let Some(thread) = &self.thread {
@@ -129,7 +129,7 @@ impl Recorder {
         }
     }
 
-    /// Notes that annotations came, so that they are evaluated.
+    /// Makes sure that new annotations are evaluated.
     pub(super) fn note_annotations(&self) {
         self.changed.store(true, Ordering::Relaxed);
     }
@@ -141,18 +141,18 @@ impl Recorder {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The journal, to be read up to what was recorded until now.
+    /// The journal, for reading everything that was recorded until now.
     pub(super) fn reader(&self) -> Result<JournalReader, MonitorError> {
         self.journal.flush()?;
         Ok(self.journal.reader()?)
     }
 
-    /// Takes down that a label came or left with a state of the gallery.
+    /// Records that a label was added or removed in a state of the gallery.
     pub(super) fn label_changed(&self, label: &str, generation: u64, enrolled: bool) {
         self.label_history.note(label, generation, enrolled);
     }
 
-    /// Whether images are kept for those who annotate.
+    /// Whether images are kept for the annotators.
     pub(super) fn keeps_images(&self) -> bool {
         self.images
     }
@@ -167,7 +167,7 @@ impl Recorder {
             | SearchSource::NonMatedCanary { .. } => point,
         };
         let sampling = searched.and_then(|point| self.sampling(&record, point));
-        // Under a filter, and of canaries, it is another population.
+        // Filtered searches and canaries are another population.
         if let (Some(point), Some(signs), SearchSource::Live, false) =
             (point, record.signs, &record.source, record.filtered)
         {

@@ -1,5 +1,5 @@
-//! When the evidence against an operating point was reset, after a cause was mended that was none of its
-//! own.
+//! When the evidence against an operating point was reset, after another cause than the operating point was
+//! removed.
 
 use std::path::Path;
 
@@ -9,14 +9,15 @@ use crate::files::{FileError, read_list, write_json};
 
 /// Within the deployment's folder.
 const FILE: &str = "resets.json";
-/// Resets of one operating point: after these an alarm has a millionth of `alarm_delta`, and takes too long.
+/// Resets of one operating point: after this many, an alarm has a millionth of `alarm_delta`, and takes too
+/// long.
 pub(super) const RESETS_MAX: usize = 20;
-/// Resets of all operating points that are kept, the latest.
+/// Resets of all operating points that are stored, the latest.
 const KEPT_MAX: usize = 1_000;
-/// The least that evidence takes.
+/// The least that evidence can use.
 const DELTA_MIN: f64 = 1e-9;
 
-/// The evidence against an operating point is reset.
+/// A reset of the evidence against an operating point.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DriftReset {
@@ -24,14 +25,14 @@ pub struct DriftReset {
     pub(super) operating_point: String,
     /// From when on decisions count, in milliseconds since 1970-01-01 UTC.
     pub unix_ms: u64,
-    /// What was mended.
+    /// What was removed or repaired.
     pub why: String,
-    /// Who says so.
+    /// Who requested it.
     #[serde(rename = "said_by")]
     pub annotator: String,
 }
 
-/// Those of one operating point under one design of the audit, the earliest first.
+/// Those of one operating point under one sampling design, the earliest first.
 pub(super) struct Resets {
     design_since_ms: u64,
     all: Vec<DriftReset>,
@@ -63,7 +64,7 @@ impl Resets {
         latest.map_or(self.design_since_ms, |reset| reset.unix_ms)
     }
 
-    /// The probability that an alarm may ever be false, where that would be `delta` without a reset.
+    /// The probability that an alarm may ever be false, if it would be `delta` without a reset.
     ///
     /// Each reset is another chance to be wrong. After k of them evidence has delta / 2^k, so that an
     /// operating point that is never reset has all of it, and one that is has less than 2 delta in all.
@@ -78,7 +79,7 @@ fn read(folder: &Path) -> Vec<DriftReset> {
     read_list(&folder.join(FILE), damaged)
 }
 
-/// Adds a reset, in the place of the latest of its operating point with `instead`.
+/// Adds a reset; with `instead`, in place of the latest of its operating point.
 pub(super) fn keep(folder: &Path, reset: &DriftReset, instead: bool) -> Result<(), FileError> {
     let mut all = read(folder);
     let of_point = |known: &DriftReset| known.operating_point == reset.operating_point;

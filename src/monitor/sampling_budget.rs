@@ -1,4 +1,4 @@
-//! How much is sampled to be labelled, where there is a budget: by the traffic of the latest day.
+//! How much is sampled for annotation if there is a budget: by the traffic of the latest day.
 
 use std::ops::ControlFlow;
 use std::time::Duration;
@@ -8,14 +8,15 @@ use crate::journal::read::{DecisionSelection, JournalReader};
 use matchpoint_calibration::monitoring::strata::Strata;
 
 const DAY_MS: u64 = 86_400_000;
-/// How soon the traffic is looked at again: after a tenth of the time it was seen for, within these.
+/// How soon the traffic is counted again: after a tenth of the time it was observed for, within these
+/// limits.
 const AGAIN_MIN: Duration = Duration::from_secs(60);
 const AGAIN_MAX: Duration = Duration::from_secs(3600);
 
-/// The strata with probabilities that are expected to draw `labels` decisions a day of those that
-/// operating point `point` makes, and when to look again.
+/// The strata with probabilities that are expected to sample `labels` decisions a day of those that
+/// operating point `point` makes, and when to count again.
 ///
-/// What is sampled so depends on decisions before it alone, so that rates and evidence stay valid.
+/// The sampling then depends on earlier decisions alone, so that rates and evidence stay valid.
 pub(super) fn fitted(
     reader: &JournalReader,
     strata: &Strata,
@@ -45,8 +46,8 @@ pub(super) fn fitted(
     Ok((strata.for_budget(&decisions, f64::from(labels))?, again))
 }
 
-/// For how long of a day the operating point has decided, as far as the journal goes back: at least
-/// a minute.
+/// For how much of a day the operating point has been active, as far as the journal goes back: at least a
+/// minute.
 fn seen_for(reader: &JournalReader, day: &DecisionSelection) -> Result<u64, MonitorError> {
     let first = |unix_ms| {
         let selection = DecisionSelection {

@@ -1,4 +1,4 @@
-//! By which design decisions are sampled for annotation: strata, since when, and a hash of their ids.
+//! The design by which decisions are sampled for annotation: strata, since when, and a hash of their ids.
 
 use std::path::Path;
 
@@ -13,7 +13,7 @@ use matchpoint_calibration::monitoring::strata::Strata;
 /// The design of the audit and when it began.
 const DESIGN_FILE: &str = "audit.json";
 
-/// The design of the audit, and since when decisions are sampled by it: rates and evidence are of one
+/// The design of the audit, and since when decisions are sampled by it: rates and evidence belong to one
 /// design.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -22,8 +22,8 @@ pub(super) struct SamplingDesign {
     pub(super) since_unix_ms: u64,
 }
 
-/// Sixty-four uniform bits that do not depend on score or truth: which decisions are sampled can
-/// be computed again from their ids.
+/// Sixty-four uniform bits that do not depend on score or truth: which decisions are sampled can be
+/// recomputed from their ids.
 pub(super) fn sampling_hash(id: &DecisionId) -> u64 {
     let digest: [u8; 32] = Sha256::digest(id.as_bytes()).into();
     digest
@@ -31,8 +31,8 @@ pub(super) fn sampling_hash(id: &DecisionId) -> u64 {
         .map_or(u64::MAX, |bytes| u64::from_be_bytes(*bytes))
 }
 
-/// The design by which decisions of the deployment in `folder` are sampled; `None` if none are yet, or
-/// it is damaged.
+/// The design by which decisions of the deployment in `folder` are sampled; `None` if none are yet, or it
+/// is damaged.
 pub(super) fn design_of(folder: &Path) -> Result<Option<SamplingDesign>, FileError> {
     let path = folder.join(DESIGN_FILE);
     match read_file(&path) {

@@ -1,4 +1,4 @@
-//! What a shadow of what is served comes to: its decisions against the live ones.
+//! The report on a shadow: its decisions compared with the live ones.
 
 use std::path::PathBuf;
 
@@ -6,15 +6,15 @@ use crate::journal::entry::{AnnotatedTruth, DecisionId};
 use matchpoint_calibration::decision::Decision;
 use matchpoint_calibration::monitoring::shadow::{ShadowCounts, ShadowMatch};
 
-/// The latest disagreements that are kept to be looked at.
+/// Disagreements that are kept, the latest.
 pub const SHADOW_LATEST_MAX: usize = 200;
 
-/// What one side made of a query.
+/// The answer of one side to a query.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ShadowDecision {
     /// The decision.
     pub decision: Decision,
-    /// Label of the best match; empty where nothing was found.
+    /// Label of the best match; empty if nothing was found.
     pub label: String,
     /// Its id.
     pub item: String,
@@ -50,7 +50,7 @@ pub struct ShadowAbout {
     pub precision: String,
     /// The execution provider really in use.
     pub execution_provider: String,
-    /// What decides in it; `None` where nothing does, and every decision is UNDECIDED.
+    /// Its active operating point; `None` if none is valid, and every decision is UNDECIDED.
     pub operating_point: Option<String>,
     /// Items in its gallery.
     pub gallery_items: usize,
@@ -60,16 +60,15 @@ pub struct ShadowAbout {
     pub share: f64,
 }
 
-/// How the shadow compares with what is served. Since it was opened: nothing is kept on disk.
+/// How the shadow compares with the served deployment, since it was opened: nothing is stored on disk.
 #[derive(Clone, Debug)]
 pub struct ShadowReport {
     /// The shadow.
     pub about: ShadowAbout,
-    /// What came of the queries that both answered.
+    /// The outcomes of the queries that both answered.
     pub counts: ShadowCounts,
-    /// Drawn queries that were not compared, by reason.
+    /// Sampled queries that were not compared, by reason.
     pub skipped: Vec<(&'static str, u64)>,
-    /// The latest that the two answer differently, newest first, with what they showed where
-    /// somebody has said so.
+    /// The latest that the two answer differently, newest first, with what they showed if annotated.
     pub latest: Vec<(ShadowDisagreement, Option<AnnotatedTruth>)>,
 }

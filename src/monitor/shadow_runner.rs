@@ -1,8 +1,8 @@
-//! How a live query comes to the shadow of a deployment, and what is counted of it.
+//! How a live query gets to the shadow of a deployment, and what is counted.
 //!
-//! Callers come first. A query is passed on only where none waits for the live model, and at most
-//! two at a time; what cannot be is counted, and nobody waits for it. What a query is, the deployment
-//! and its shadow know.
+//! Callers come first. A query is passed on only if none waits for the live model, and at most two at a
+//! time; others are counted as skipped, and nobody waits. Only the deployment and its shadow know what a
+//! query is.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -21,20 +21,20 @@ use crate::journal::entry::DecisionId;
 use crate::telemetry;
 use matchpoint_calibration::monitoring::shadow::{Pair, ShadowCounts, ShadowMatch, is_sampled};
 
-/// Queries that are under way to the shadow: one that it works on, and one that waits, so that
-/// the memory for their images is bounded.
+/// Queries in progress for the shadow: one being processed, and one waiting, so that the memory for their
+/// images is bounded.
 const SLOTS: usize = 2;
-/// How often the thread looks whether it is to end.
+/// How often the thread checks whether it should end.
 const TICK: Duration = Duration::from_millis(100);
 
-/// Why a query that was sampled is not compared.
+/// Why a sampled query is not compared.
 #[derive(Clone, Copy)]
 enum Skip {
-    /// It came as a vector, which is of the live model's space.
+    /// It came as a vector of the live model's space.
     Embedding,
     /// Requests waited for the live model.
     Busy,
-    /// The shadow had not finished with earlier ones.
+    /// The shadow had not finished earlier ones.
     Behind,
     /// The shadow failed on it.
     Failed,
@@ -43,10 +43,10 @@ enum Skip {
 /// Their names in metrics and reports, in their order.
 const SKIPS: [&str; 4] = ["embedding", "busy", "behind", "failed"];
 
-/// A deployment that is compared with the live one, and answers nobody.
+/// A deployment that is compared with the live one, and never answers a caller.
 pub trait ShadowDeployment<Q>: Send {
-    /// Lets its work yield to everybody else's. Whether the system does that: on a GPU there is no
-    /// priority, and the runner rests between queries instead.
+    /// Lowers the priority of its work. Returns whether that works: on a GPU there is no priority, and the
+    /// runner rests between queries instead.
     fn yields(&self) -> bool;
 
     /// Whether its gallery has this label.
@@ -63,8 +63,8 @@ pub trait ShadowDeployment<Q>: Send {
 #[derive(Debug)]
 pub struct ShadowRunner<Q> {
     shadow: ArcSwapOption<ShadowIntake<Q>>,
-    /// The thread that has it, and those of earlier ones that have not ended yet. Held while a
-    /// shadow is opened, so that the latest wins.
+    /// The thread of the shadow, and those of earlier ones that have not ended yet. Locked while a shadow
+    /// is opened, so that the latest wins.
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -75,8 +75,7 @@ pub struct ShadowOpening<'a, Q> {
     threads: MutexGuard<'a, Vec<JoinHandle<()>>>,
 }
 
-/// What live requests see of a shadow: they never wait for a lock of its threads, nor do they
-/// ever have to close it.
+/// What live requests see of a shadow: they never wait for a lock of its threads, nor have to close it.
 #[derive(Debug)]
 struct ShadowIntake<Q> {
     about: ShadowAbout,
@@ -88,7 +87,7 @@ struct ShadowIntake<Q> {
     stop: Arc<AtomicBool>,
 }
 
-/// What came of it so far.
+/// The results so far.
 #[derive(Debug)]
 struct ShadowTally {
     deployment: String,
@@ -162,8 +161,8 @@ fn labels(pair: Pair) -> [&'static str; 3] {
 }
 
 impl<Q> ShadowIntake<Q> {
-    /// Takes a place for a query with the shadow, before the live model works on it; `None` if it is
-    /// not sampled, or is skipped. `waiting` requests wait for the live model.
+    /// Takes a place for a query with the shadow, before the live model works on it; `None` if it is not
+    /// sampled, or is skipped. `waiting` is how many requests wait for the live model.
     fn ticket(&self, image: Option<impl FnOnce() -> Q>, waiting: usize) -> Option<ShadowTicket<Q>> {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         if !is_sampled(turn, self.about.share) {
@@ -219,8 +218,8 @@ impl<Q> Default for ShadowRunner<Q> {
 
 impl<Q> ShadowRunner<Q> {
     /// Takes a place for a live query; `None` if there is no shadow, or the query is not sampled or is
-    /// skipped. `image` gives the query if it is an image: a vector is of the live model's space.
-    /// `waiting` requests wait for the live model.
+    /// skipped. `image` gives the query if it is an image: a vector belongs to the live model's space.
+    /// `waiting` is how many requests wait for the live model.
     pub fn ticket(
         &self,
         image: Option<impl FnOnce() -> Q>,
@@ -238,7 +237,7 @@ impl<Q> ShadowRunner<Q> {
         }
     }
 
-    /// What came of it so far, but for what the queries showed; `None` without a shadow.
+    /// The results so far, without what the queries showed; `None` without a shadow.
     #[must_use]
     pub fn report(&self, limit: usize) -> Option<ShadowReport> {
         let shadow = self.shadow.load_full()?;
@@ -264,8 +263,8 @@ impl<Q> ShadowOpening<'_, Q> {
         self.shadow.load().is_some()
     }
 
-    /// Ends the comparison. The shadow closes as soon as its worker is done, which nobody waits
-    /// for: at its priority that can take seconds where others have all of the processors.
+    /// Ends the comparison. The shadow closes when its worker is done, which nobody waits for: at its
+    /// priority that can take seconds on a busy machine.
     pub fn end(&mut self) {
         if let Some(shadow) = self.shadow.swap(None) {
             shadow.stop.store(true, Ordering::Relaxed);
@@ -276,8 +275,8 @@ impl<Q> ShadowOpening<'_, Q> {
 }
 
 impl<Q: Send + Sync + 'static> ShadowOpening<'_, Q> {
-    /// Compares the answers of the deployment `name` with those of this shadow from now on. `waiting`
-    /// says how many requests wait for the live model.
+    /// From now on compares the answers of the deployment `name` with those of this shadow. `waiting`
+    /// returns how many requests wait for the live model.
     ///
     /// # Errors
     /// Its thread cannot be started.
@@ -326,7 +325,7 @@ impl<Q> Drop for ShadowRunner<Q> {
     fn drop(&mut self) {
         let mut opening = self.opening();
         opening.end();
-        // So that nothing runs any more when the process ends.
+        // Nothing may still be running when the process ends.
         for thread in opening.threads.drain(..) {
             if thread.join().is_err() {
                 tracing::error!("the thread of a candidate panicked");
@@ -347,7 +346,7 @@ fn metric_labels<Q>(shadow: &ShadowIntake<Q>) -> telemetry::ShadowLabels<'_> {
     }
 }
 
-/// The thread that has the shadow.
+/// The thread of the shadow.
 struct ShadowComparer<Q> {
     candidate: Box<dyn ShadowDeployment<Q>>,
     /// How many requests wait for the live model.
@@ -376,7 +375,7 @@ impl<Q> ShadowComparer<Q> {
         }
     }
 
-    /// Gives the place of the query back when it returns.
+    /// The query's place is free again when it returns.
     fn compare(&mut self, sample: ShadowSample<Q>) {
         if 0 < (self.waiting)() {
             return self.tally.skip(Skip::Busy);
@@ -387,7 +386,7 @@ impl<Q> ShadowComparer<Q> {
             live,
             _slot,
         } = sample;
-        // Freed here, and not by a thread that may be held up for long.
+        // Freed here, and not on a thread that may be blocked for long.
         let shadow = match self.candidate.decide(Arc::clone(&query)) {
             Ok(shadow) => shadow,
             Err(error) => {

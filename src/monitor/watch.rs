@@ -1,4 +1,4 @@
-//! A monitor, and what it is asked on the path of callers.
+//! A monitor, and its calls for requests.
 
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
@@ -14,24 +14,24 @@ use super::recorder::Recorder;
 use crate::config::MonitoringConfig;
 use crate::journal::entry::{DecisionId, JournalId};
 
-/// What watches whether a deployment keeps its promise. Cheap to ask: every call takes `&self`.
+/// Monitors whether a deployment keeps its promise. Calls take `&self`.
 #[derive(Debug)]
 pub struct Monitor {
     observed: Arc<dyn Observed>,
-    /// Not there before [`Monitor::start`], nor if decisions are not recorded.
+    /// Absent before [`Monitor::start`], and if decisions are not recorded.
     recorder: OnceLock<Recorder>,
     /// The latest round of canaries.
     pub(super) canaries: ArcSwapOption<CanaryRound>,
-    /// Whether a round of them is under way.
+    /// Whether a round of them is running.
     pub(super) replaying: AtomicBool,
     /// The latest round of left-out searches.
     pub(super) left_out: ArcSwapOption<LeftOutRound>,
-    /// What was enrolled although it is accepted as something else.
+    /// Items that were enrolled although they are accepted as something else.
     pub(super) lookalikes: EnrolledLookalikes,
 }
 
 impl Monitor {
-    /// One that watches nothing yet but canaries, when it is asked to.
+    /// A monitor that does nothing yet but canaries, on request.
     #[must_use]
     pub fn new(observed: Arc<dyn Observed>) -> Self {
         Self {
@@ -58,7 +58,7 @@ impl Monitor {
         Ok(())
     }
 
-    /// Whether images of sampled decisions are kept for those who annotate.
+    /// Whether images of sampled decisions are kept for the annotators.
     #[must_use]
     pub fn keeps_images(&self) -> bool {
         self.recorder.get().is_some_and(Recorder::keeps_images)
@@ -84,15 +84,15 @@ impl Monitor {
         }
     }
 
-    /// Notes that a label came or left with a state of the gallery.
+    /// Records that a label was added or removed in a state of the gallery.
     pub fn label_changed(&self, label: &str, generation: u64, enrolled: bool) {
         if let Some(recorder) = self.recorder.get() {
             recorder.label_changed(label, generation, enrolled);
         }
     }
 
-    /// Takes its gauges away, and shows nothing from now on: another deployment is served in the place
-    /// of its own. What is under way is recorded all the same.
+    /// Removes its gauges, and shows nothing from now on: another deployment is served in place of its own.
+    /// Requests that are still running are recorded.
     pub fn end(&self) {
         if let Some(recorder) = self.recorder.get() {
             recorder.end();
@@ -107,7 +107,7 @@ impl Monitor {
         self.recorder.get()?.traffic.alarm(point.id())
     }
 
-    /// Evaluates and shows what it knows once more, soon.
+    /// Evaluates and shows everything once more, soon.
     pub fn evaluate_soon(&self) {
         if let Some(recorder) = self.recorder.get() {
             recorder.evaluate_soon();

@@ -25,14 +25,14 @@ use matchpoint_calibration::monitoring::drift::DriftAssessment;
 use matchpoint_calibration::monitoring::strata::Strata;
 use matchpoint_calibration::operating_point::OperatingPoint;
 
-/// How often it is looked whether something has changed.
+/// How often it checks whether something has changed.
 const TICK: Duration = Duration::from_millis(250);
-/// When the traffic is counted again after that failed.
+/// When the traffic is counted again after a failure.
 const FIT_AGAIN: Duration = Duration::from_secs(60);
-/// Evaluating takes one part in so many of one core's time.
+/// Evaluating uses at most one part in this many of one core's time.
 const EVALUATION_SHARE: u32 = 50;
 
-/// What the thread has.
+/// The state of the thread.
 pub(super) struct Watcher {
     pub(super) observed: Arc<dyn Observed>,
     /// Where its files are.
@@ -44,14 +44,14 @@ pub(super) struct Watcher {
     pub(super) changed: Arc<AtomicBool>,
     pub(super) stop: Arc<AtomicBool>,
     pub(super) shown: Arc<ShownPoint>,
-    /// The operating point that was evaluated last.
+    /// The operating point that was last evaluated.
     pub(super) evaluated: Option<String>,
     pub(super) label_history: Arc<LabelHistory>,
-    /// Labels a day, and when the traffic is looked at again for them.
+    /// Annotations a day, and when the traffic is counted again for them.
     pub(super) budget: Option<(u32, Instant)>,
     pub(super) sampling: Arc<ArcSwap<Strata>>,
     pub(super) losses: Losses,
-    /// What was published of them last.
+    /// What was last published of them.
     pub(super) lost: Option<LostDecisions>,
     pub(super) traffic: Arc<TrafficComparison>,
     pub(super) counted: CountedStrata,
@@ -98,7 +98,7 @@ impl Watcher {
         }
     }
 
-    /// Also while nothing can be written, and after the journal's writer has ended.
+    /// Even if nothing can be written, and after the journal's writer has ended.
     fn publish_lost(&mut self) {
         let lost = self.losses.ever();
         if self.lost != Some(lost) {
