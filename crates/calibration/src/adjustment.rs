@@ -1,9 +1,9 @@
-//! What is held against the threshold, if that is not the plain similarity of the best match.
+//! The score that is compared with the threshold, if it is not the plain similarity of the best match.
 //!
-//! Labels differ in how their scores lie, which one threshold on the similarity cannot follow. An
-//! adjustment changes the score that decides, and nothing else: which item is the best match,
-//! and the similarity that is reported, stay what they are. Calibration and serving call the same
-//! function, so that a threshold is chosen on exactly the scores that it will decide.
+//! The scores of labels differ in ways that one threshold on the similarity cannot follow. An adjustment
+//! changes only the score that is compared: the best match and the reported similarity stay the same.
+//! Calibration and serving call the same function, so a threshold is chosen on exactly the scores that it
+//! will be compared with.
 
 use serde::{Deserialize, Serialize};
 
@@ -37,7 +37,7 @@ pub enum Adjustment {
 }
 
 impl Adjustment {
-    /// What is held against the threshold, in words.
+    /// The compared score, in words.
     #[must_use]
     pub fn describe(&self) -> String {
         match self {
@@ -62,7 +62,7 @@ impl Adjustment {
         }
     }
 
-    /// How much of the best of another label is taken off; `None` where none is looked at.
+    /// How much of the best of another label is subtracted; `None` if it is not used.
     #[must_use]
     pub fn margin(&self) -> Option<MarginFactor> {
         match self {
@@ -89,7 +89,7 @@ impl Adjustment {
     }
 }
 
-/// A comparison of a probe with an item, with all that an adjustment may look at.
+/// A comparison of a probe with an item, with everything that an adjustment may use.
 #[derive(Clone, Copy, Debug)]
 pub struct ComparedPair<'a> {
     /// Their similarity.
@@ -98,8 +98,8 @@ pub struct ComparedPair<'a> {
     pub probe: &'a [f32],
     /// The item's vector, of unit length.
     pub item: &'a [f32],
-    /// The best similarity of the probe to an item of another label than the item's and the one that
-    /// was left out; `None` if there is none, or nobody looked.
+    /// The best similarity of the probe to an item of another label than the item's and the one that was
+    /// left out; `None` if there is none, or it was not searched for.
     pub other: Option<Similarity>,
     /// The item's label; `None` for an image that is not enrolled.
     pub label: Option<&'a str>,
@@ -107,7 +107,7 @@ pub struct ComparedPair<'a> {
     pub left_out: Option<&'a str>,
 }
 
-/// An adjustment with what it takes to carry it out.
+/// An adjustment with what is needed to apply it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Adjuster {
     adjustment: Adjustment,
@@ -131,7 +131,7 @@ impl Adjuster {
         })
     }
 
-    /// Takes a part of the best of another label off the similarity.
+    /// Subtracts a part of the best of another label from the similarity.
     #[must_use]
     pub fn margin(factor: MarginFactor) -> Self {
         Self {
@@ -172,8 +172,8 @@ impl Adjuster {
         self.cohort.as_ref()
     }
 
-    /// What is held against the threshold, in [-1, 1]; `None` if it takes the best of another label and
-    /// there is none, and then nothing may be accepted.
+    /// The score to compare, in [-1, 1]; `None` if it needs the best of another label and there is none:
+    /// then nothing may be accepted.
     ///
     /// # Errors
     /// Refuses vectors of another dimension than the cohort's, and if no member is left.

@@ -13,7 +13,7 @@ use matchpoint_vector::{Embedding, Similarity};
 /// The format of the bytes that are written.
 const FORMAT: u64 = 1;
 
-/// Items of a gallery, drawn once and then kept, so that a score depends on no later enrolment.
+/// Items of a gallery, sampled once and then stored, so that a score does not depend on later enrolments.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Cohort {
     labels: Vec<String>,
@@ -32,8 +32,8 @@ impl Cohort {
     /// Members at most: more cost time in every search, and say little more.
     pub const MEMBERS_MAX: usize = 1_000;
 
-    /// Draws blindly from items, each an id, a label and a vector of unit length. The draw
-    /// depends on the seed and on the ids alone, not on their order.
+    /// Samples blindly from items, each an id, a label and a vector of unit length. The sample depends on
+    /// the seed and on the ids alone, not on their order.
     ///
     /// # Errors
     /// Refuses items of fewer than two labels: an item is not compared with its own.

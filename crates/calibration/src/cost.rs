@@ -76,8 +76,8 @@ impl CostModel {
         self.of_missing_all() * rates.frr + self.of_accepting_all() * rates.far
     }
 
-    /// The mean cost as a multiple of that of the better of two blind rules, to accept nothing and
-    /// to accept everything. One or more: the scores are of no use at these costs.
+    /// The mean cost as a multiple of that of the better of two blind rules: accept nothing, or accept
+    /// everything. One or more: the scores are useless at these costs.
     #[must_use]
     pub fn dcf(self, rates: ErrorRates) -> f64 {
         let (reject, accept) = (self.of_missing_all(), self.of_accepting_all());

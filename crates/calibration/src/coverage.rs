@@ -23,19 +23,19 @@ pub struct Coverage {
 }
 
 impl Coverage {
-    /// Items that the calibration did not see: enrolled since, or changed.
+    /// Items that the calibration did not have: enrolled since, or changed.
     #[must_use]
     pub fn added(self) -> u64 {
         self.items.saturating_sub(self.kept)
     }
 
-    /// Items of the calibration that are gone: removed since, or changed.
+    /// Items of the calibration that are missing: removed since, or changed.
     #[must_use]
     pub fn removed(self) -> u64 {
         self.calibrated.saturating_sub(self.kept)
     }
 
-    /// Share of today's gallery that the calibration has seen, in [0, 1]; 1 for an empty one.
+    /// Share of today's gallery that was in the calibration's, in [0, 1]; 1 for an empty one.
     #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "a share, to be read")]
     pub fn share(self) -> f64 {
@@ -51,8 +51,8 @@ impl Coverage {
         self.calibrated.saturating_add(self.added())
     }
 
-    /// Whether no more was added than ordinary use of a gallery adds: a tenth of the items of the
-    /// calibration, and one at least.
+    /// Whether no more was added than in ordinary use: a tenth of the items of the calibration, and at
+    /// least one.
     #[must_use]
     pub fn is_ordinary(self) -> bool {
         self.added() <= (self.calibrated / 10).max(1)

@@ -113,7 +113,7 @@ impl TryFrom<f64> for Threshold {
     }
 }
 
-/// What a search comes to.
+/// The outcome of a search.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Decision {
     /// The best score is at or above the threshold.

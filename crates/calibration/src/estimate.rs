@@ -23,7 +23,7 @@ use matchpoint_vector::Similarity;
 pub struct FarEstimate {
     /// Accept at or above this score.
     pub threshold: Threshold,
-    /// What is aimed at.
+    /// The target.
     pub target: TargetFar,
     /// FAR over all non-mated searches at the threshold, on the trials that chose it.
     pub far: Rate,

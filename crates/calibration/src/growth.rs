@@ -11,7 +11,7 @@ use super::decision::{Decision, Threshold};
 use super::rates::recorded;
 use matchpoint_vector::Similarity;
 
-/// What a prediction over sizes takes for granted, in words for a report.
+/// The assumption of a prediction over sizes, in words for a report.
 pub const GROWTH_ASSUMPTION: &str = "items added later attract strangers as often as those \
      enrolled now, and independently of them; where strangers differ in how often they are \
      accepted, the gallery grows more harmlessly than predicted, and where later items resemble \
@@ -139,7 +139,7 @@ pub struct DeepSearches<'a> {
     pub labels: u64,
 }
 
-/// What a part of a gallery is drawn by.
+/// How a part of a gallery is sampled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Unit {
@@ -154,7 +154,7 @@ pub enum Unit {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FpirBySize {
-    /// How the part is drawn.
+    /// How the part is sampled.
     pub unit: Unit,
     /// Items or labels in the part.
     pub size: u64,

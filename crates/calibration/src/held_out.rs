@@ -69,7 +69,7 @@ impl Folds {
 
     fn fold_hash(self, label: &str) -> [u8; 32] {
         let mut hash = Sha256::new();
-        // Apart from the draw of one probe for each label, which hashes the same seed.
+        // Independent of the choice of one probe for each label, which hashes the same seed.
         hash.update(b"fold");
         hash.update(self.seed.to_le_bytes());
         hash.update(label);
@@ -77,7 +77,7 @@ impl Folds {
     }
 }
 
-/// What a rule achieves on labels that it has not seen.
+/// The rates of a rule on labels that it has not seen.
 ///
 /// The rates pool all parts, each judged by the threshold that the other parts chose. They
 /// describe the rule on somewhat fewer labels, not the one threshold that all labels choose. Which
@@ -247,10 +247,10 @@ impl Judged {
     }
 }
 
-/// Labels that were used for one thing.
+/// Labels that were used for one purpose.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LabelSet<'a> {
-    /// For what, to complete "those that ...": such as `chose the threshold`.
+    /// The purpose, to complete "those that ...": such as `chose the threshold`.
     pub used_to: &'a str,
     /// The labels.
     pub labels: BTreeSet<&'a str>,

@@ -13,8 +13,7 @@ use unicode_normalization::char::is_combining_mark;
 const LETTERS_FOR_ONE: usize = 5;
 /// The same, for two edits.
 const LETTERS_FOR_TWO: usize = 10;
-/// Words with more letters than this are compared for one edit only: what two edits can make of
-/// them is too much.
+/// Words with more letters than this are compared for one edit only: two edits could change them too much.
 const LETTERS_FOR_TWO_MAX: usize = 32;
 /// Words with more letters than this are the same or are not: no label is as long, and what reads one
 /// before that is found out would take the square of its length.
@@ -30,7 +29,7 @@ const FORMS_MAX: usize = 8 << 20;
 /// Pairs that a refusal names.
 const EXAMPLES_MAX: usize = 5;
 
-/// How two labels are alike.
+/// The kind of similarity between two labels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Likeness {
@@ -46,18 +45,18 @@ pub enum Likeness {
 pub struct Alike {
     /// How.
     pub likeness: Likeness,
-    /// The label that was looked at.
+    /// The label that was checked.
     pub label: String,
     /// The one that it is like.
     pub other: String,
-    /// Whether the other one is enrolled; else it is among those that were looked at.
+    /// Whether the other one is enrolled; otherwise it is among those that were checked.
     pub enrolled: bool,
     /// Where they differ, in words.
     pub differ_by: Vec<&'static str>,
 }
 
 impl Alike {
-    /// Both, with what cannot be seen written out.
+    /// Both, with invisible characters written out.
     #[must_use]
     pub fn describe(&self) -> String {
         let other = if self.enrolled {
@@ -308,8 +307,8 @@ impl Form {
         1 + self.spoken().map(of_word).sum::<usize>()
     }
 
-    /// A number for every form with one word shortened by as many letters as may differ, and for the
-    /// one without anything between words.
+    /// A number for every form with one word shortened by as many letters as may differ, and for the one
+    /// without separators.
     fn shortened(&self, edits: Edits, hasher: &RandomState, take: &mut dyn FnMut(u64)) {
         take(hasher.hash_one(self.joined()));
         let words = self.words.iter().enumerate();
@@ -340,7 +339,7 @@ enum Edits {
 }
 
 impl Edits {
-    /// As many as there is room for; `None` if there is none.
+    /// As many as memory allows; `None` if not even one.
     fn affordable(all: &[Labelled<'_>]) -> Option<Self> {
         let fits = |edits: &Self| {
             let forms = all.iter().map(|one| one.form.forms(*edits));
@@ -380,7 +379,7 @@ fn is_code(word: &str) -> bool {
     word.chars().any(char::is_numeric)
 }
 
-/// What spelling alone can change.
+/// A difference in spelling only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Spelling {
     Ends,
@@ -430,7 +429,7 @@ fn differ_by(a: &str, b: &str) -> Vec<&'static str> {
     vec![first.map_or("spelling", Spelling::as_str)]
 }
 
-/// A label without those things that spelling alone can change.
+/// A label without differences of spelling.
 fn key(label: &str, changes: impl Fn(Spelling) -> bool) -> String {
     let mut text = label.to_owned();
     if changes(Spelling::Invisible) {

@@ -1,4 +1,4 @@
-//! The margin score: how far the best match stands out before the best of another label.
+//! The margin score: how much better the best match is than the best of another label.
 //!
 //! A stranger who resembles one enrolled thing often resembles its neighbours as well, and a mate is far
 //! nearer to its own than to any other. So a part of the similarity to the best item of another label is
@@ -10,7 +10,7 @@ use super::CalibrationError;
 use super::rates::recorded;
 use matchpoint_vector::Similarity;
 
-/// How much of the best similarity to another label is taken off: above 0, at most 1.
+/// How much of the best similarity to another label is subtracted: above 0, at most 1.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "f64", into = "f64")]
 pub struct MarginFactor(f64);

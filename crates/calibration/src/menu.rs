@@ -1,5 +1,5 @@
-//! What there is to choose from before a target is named: for each FAR the threshold that these trials
-//! give, what it costs in false rejects, how many labels prove it, and what the proof itself costs.
+//! The possible targets, before one is named: for each FAR the threshold on these trials, its false
+//! rejects, how many labels certify it, and what the certificate costs.
 
 use serde::Serialize;
 
@@ -25,7 +25,7 @@ const LABELS_MAX: u64 = 10_000_000;
 pub enum MenuStanding {
     /// The FAR is certified.
     Certified,
-    /// As if certified, but some strangers are enrolled labels, left out: aimed at.
+    /// As if certified, but some strangers are enrolled labels, left out: an aim.
     AimedAt,
     /// Too few labels to certify it; the threshold is that of the estimated bound.
     Estimated,
@@ -36,7 +36,7 @@ pub enum MenuStanding {
 /// One FAR to choose.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct MenuLine {
-    /// The FAR per search that would be asked for.
+    /// The FAR per search.
     pub far: f64,
     /// How far the threshold can be relied on.
     pub standing: MenuStanding,
@@ -48,12 +48,12 @@ pub struct MenuLine {
     pub frr: Option<Rate>,
     /// Labels of strangers that certify this FAR if none of them is accepted.
     pub labels_needed: u64,
-    /// What the proof costs, where it is certified or aimed at.
+    /// What the certificate costs, if it is certified or an aim.
     pub price: Option<PriceOfProof>,
 }
 
-/// What is paid for a proof: a certified threshold lets in fewer strangers than the target allows, so that
-/// it is missed seldom, and loses mates by it.
+/// The price of a proof: a certified threshold accepts fewer strangers than the target allows, so that it
+/// is seldom exceeded, and loses mates by that.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct PriceOfProof {
     /// FRR at the certified threshold.
@@ -68,7 +68,7 @@ pub struct PriceOfProof {
     pub labels_to_halve: Option<u64>,
 }
 
-/// All there is to choose from.
+/// All possible targets.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Menu {
     /// The confidence of every line.

@@ -50,18 +50,18 @@ impl CalibrationTarget {
     }
 }
 
-/// A threshold, and what stands behind it.
+/// A threshold, and what it rests on.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Choice {
     /// Accept at or above this score.
     pub threshold: Threshold,
-    /// What was asked for.
+    /// The target.
     pub target: CalibrationTarget,
     /// Whether the target is promised.
     pub standing: Strength,
     /// The figures that the threshold rests on.
     pub basis: ChoiceBasis,
-    /// What must hold for the promise or the estimate to hold, in plain words.
+    /// What has to be true for the promise or the estimate, in plain words.
     pub assumptions: Vec<String>,
 }
 
@@ -228,7 +228,7 @@ fn standing(target: CalibrationTarget, left_out: u64) -> Strength {
     }
 }
 
-/// What each rule takes for granted, beyond what all do.
+/// The assumptions of each rule, in addition to those of all.
 fn assumptions(target: CalibrationTarget) -> Vec<String> {
     let assumed: &[&str] = match target {
         CalibrationTarget::Far(_) => &[

@@ -13,7 +13,7 @@ use super::binomial::{self, real};
 pub struct Confidence(f64);
 
 impl Confidence {
-    /// What intervals are shown at.
+    /// The confidence of displayed intervals.
     pub const DISPLAY: Self = Self(0.95);
 
     /// Takes a fraction, such as 0.95.

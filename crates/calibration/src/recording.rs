@@ -44,7 +44,7 @@ impl TrialKind {
     }
 }
 
-/// What is known of a labelled query, as far as it decides which trials the query makes.
+/// The facts about a labelled query that determine its trials.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QueryTrials {
     /// Its label is enrolled.
@@ -80,7 +80,7 @@ pub struct RecordedMatch {
     /// Its similarity to the probe.
     #[serde(with = "exact")]
     pub score: Similarity,
-    /// What is held against the threshold, if the operating point adjusts scores.
+    /// The score that is compared with the threshold, if the operating point adjusts scores.
     #[serde(
         default,
         skip_serializing_if = "Option::is_none",
@@ -114,14 +114,14 @@ impl RecordedSearch {
 }
 
 impl RecordedMatch {
-    /// What is held against the threshold: the adjusted score, or the similarity.
+    /// The compared score: the adjusted score, or the similarity.
     #[must_use]
     pub fn decision_score(&self) -> Similarity {
         self.adjusted.unwrap_or(self.score)
     }
 }
 
-/// Which of the scores of a search are held against a threshold.
+/// Which of the scores of a search are compared with a threshold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scale {
     /// The similarity.
@@ -130,7 +130,7 @@ pub enum Scale {
     Held,
 }
 
-/// A threshold with the scores that are held against it.
+/// A threshold, and the scores that are compared with it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ScaledThreshold {
     /// The threshold.
@@ -157,7 +157,7 @@ pub struct RecordedSearch {
     pub probe: String,
     /// Its label.
     pub label: String,
-    /// Whether there was anything to find.
+    /// Whether its label was in the gallery.
     pub truth: TrialKind,
     /// The best candidate; `None` if the search found nothing.
     pub found: Option<RecordedMatch>,
@@ -275,16 +275,16 @@ impl Recording {
         })
     }
 
-    /// Notes labels whose searches chose how scores are adjusted. They are kept out of the
-    /// searches that chose the threshold, and cannot judge it either.
+    /// Records labels whose searches chose how scores are adjusted. They are kept out of the searches that
+    /// chose the threshold, and cannot judge it either.
     #[must_use]
     pub fn with_set_aside(mut self, labels: BTreeSet<String>) -> Self {
         self.set_aside = labels;
         self
     }
 
-    /// Notes labels that may be one stranger: see [`Trials::with_repeats`]. It stands in the assumptions of
-    /// what is made of the recording, and is not kept with it.
+    /// Records labels that may be one stranger: see [`Trials::with_repeats`]. It becomes one of the
+    /// assumptions, and is not stored with the recording.
     #[must_use]
     pub fn with_repeats(mut self, repeats: BTreeMap<String, String>) -> Self {
         self.trials = self.trials.with_repeats(repeats);

@@ -1,4 +1,4 @@
-//! The review band: scores just below the threshold, of which a person decides.
+//! The review band: scores just below the threshold, on which a person decides.
 //!
 //! A rule with a reject option (Chow 1970) on top of the accept rule. The threshold stays the one that
 //! the strangers prove; a second, lower one is taken from the mates alone: as high as it can be while

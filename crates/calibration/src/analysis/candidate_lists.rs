@@ -1,4 +1,5 @@
-//! What non-mated searches find beyond their best candidate: it tells what smaller galleries would find.
+//! What non-mated searches find besides their best candidate: it shows what would be found in smaller
+//! galleries.
 
 use rayon::prelude::*;
 

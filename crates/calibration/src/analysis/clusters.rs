@@ -4,10 +4,10 @@
 use super::rng::SeededRng;
 use crate::binomial::real;
 
-/// Rounds at the most; it settles long before.
+/// Rounds at most; it converges long before.
 const ROUNDS_MAX: usize = 50;
 
-/// A vector of unit length, and whose.
+/// A vector of unit length, and its label.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ClusterRow<'a> {
     pub(super) label: &'a str,

@@ -1,8 +1,8 @@
-//! What two ways to decide come to on labels that neither was fitted to, and whether the
-//! difference is more than chance.
+//! Two ways to decide, compared on labels that neither was fitted to, and whether the difference is more
+//! than chance.
 //!
-//! Uncertainty is over labels: whole labels are drawn with replacement, with all of their
-//! searches, and the two ways are compared on the same draw. What both suffer alike cancels.
+//! Uncertainty is over labels: whole labels are sampled with replacement, with all of their searches, and
+//! both ways are evaluated on the same sample, so that common variation cancels.
 
 use std::collections::BTreeMap;
 
@@ -119,7 +119,7 @@ impl FigureChange {
     }
 }
 
-/// Changes of all figures, on the same draws of labels. `None` if a figure has no value.
+/// Changes of all figures, on the same samples of labels. `None` if a figure has no value.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct FigureChanges {
     /// Of the FAR per search.
@@ -134,7 +134,7 @@ pub struct FigureChanges {
 
 const FIGURES: usize = 4;
 
-/// Searches of held-out labels as one way of deciding them leaves them, by label.
+/// Searches of held-out labels, as decided in one way, by label.
 #[derive(Debug)]
 pub(super) struct ComparisonSet<'a> {
     names: Vec<&'a str>,
@@ -292,12 +292,12 @@ fn covariance(utilities: &[Option<[f64; 2]>], weights: &[u64]) -> Option<f64> {
     Some(products.sum::<f64>() / weight)
 }
 
-/// How a comparison draws labels.
+/// How a comparison samples labels.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Resampling {
-    /// What the draws are derived from.
+    /// The seed.
     pub(super) seed: u64,
-    /// How many.
+    /// The number of samples.
     pub(super) resamples: u32,
     /// Of each interval.
     pub(super) confidence: Confidence,
@@ -349,7 +349,7 @@ pub(super) fn differences(
     }
 }
 
-/// As many draws as there are labels, with replacement.
+/// As many labels as there are, sampled with replacement.
 fn draw(weights: &mut [u64], draws: &mut SeededRng) {
     weights.fill(0);
     for _ in 0..weights.len() {

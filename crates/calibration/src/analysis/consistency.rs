@@ -66,9 +66,9 @@ pub struct ConsistencyPlan {
     pub band: Band,
     /// The share of labels that counts as the worst, and as the best; in (0, 1].
     pub epsilon: f64,
-    /// Times that the labels are drawn again for the intervals.
+    /// How often the labels are sampled again for the intervals.
     pub replicates: u64,
-    /// What these draws follow from.
+    /// The seed of these samples.
     pub seed: u64,
     /// How often the intervals shall cover.
     pub confidence: Confidence,
@@ -86,8 +86,8 @@ impl Default for ConsistencyPlan {
     }
 }
 
-/// A figure with the range that it takes when labels are drawn again: the percentiles of a
-/// bootstrap over labels. Approximate below about 100 labels.
+/// A figure with the range that it takes when labels are sampled again: the percentiles of a bootstrap over
+/// labels. Approximate below about 100 labels.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Resampled {
@@ -97,7 +97,7 @@ pub struct Resampled {
     pub lower: f64,
     /// The high end.
     pub upper: f64,
-    /// The share of draws between the ends.
+    /// The share of samples between the ends.
     pub confidence: Confidence,
 }
 
@@ -115,7 +115,7 @@ pub struct Consistency {
     pub thresholds: u64,
     /// Labels with mated and with non-mated pairs.
     pub labels: u64,
-    /// Labels left out for want of either.
+    /// Labels left out because they lack one of the two.
     pub skipped: u64,
     /// Mean utility over labels and band, in [0, 1].
     pub mean_utility: f64,
@@ -224,7 +224,7 @@ impl RankedEnds {
             .zip(&all.curves)
             .map(|(&label, curve)| (mean(curve), label, curve))
             .collect();
-        // Of equal means the curves decide, so that the numbering of the labels never does.
+        // With equal means the curves decide, so that the numbering of the labels never does.
         order.sort_by(|a, b| {
             let curves = || a.2.iter().zip(b.2).map(|(a, b)| a.total_cmp(b));
             let first = a.0.total_cmp(&b.0);

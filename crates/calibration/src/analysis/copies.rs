@@ -1,5 +1,5 @@
-//! Rows that are nearly one vector: the same picture, saved once more, or with a little noise. They
-//! show what one trial shows, whatever their labels say.
+//! Rows that are nearly one vector: the same picture, saved again, or with a little noise. They count as
+//! one trial, whatever their labels.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -151,7 +151,7 @@ impl RowTile<'_> {
         links
     }
 
-    /// What the product alone does not tell, the kernel does.
+    /// If the product is not exact enough, the kernel decides.
     fn is_near(&self, row: usize, other: usize, score: f32) -> bool {
         let labels = self.rows.labels();
         if other <= row || labels.get(row) == labels.get(other) {

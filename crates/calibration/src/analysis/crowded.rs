@@ -1,8 +1,8 @@
-//! Are labels of strangers said to be several things that are one?
+//! Whether labels of strangers that are counted as several things may be one thing.
 //!
-//! What is known to differ tells how near different things come: strangers and items of the gallery. Two
-//! labels of strangers that are nearer than that may be the same stranger under two names, or look-alikes:
-//! nothing in the pictures tells which, so a promise has to hold either way
+//! Strangers and items of the gallery are known to differ; they show how near different things are. Two
+//! labels of strangers that are nearer than that may be the same stranger under two names, or look-alikes.
+//! The pictures cannot show which, so a promise has to hold either way
 //! ([`certify_either_way`](crate::certify::certify_either_way)).
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,10 +24,10 @@ use matchpoint_vector::Similarity;
 const ONE_OF: usize = 100;
 /// By chance, one label in this many is linked with another one: so few that chance makes no chains.
 const LINKED_ONE_OF: usize = 20;
-/// If fewer labels than this are linked with another, all are as they are called: a pair of twins or two is no
-/// matter to a certificate, and may be chance.
+/// If fewer labels than this are linked with another, all count as different: a pair or two of twins does
+/// not affect a certificate, and may be chance.
 const LOST_MIN: u64 = 3;
-/// Pairs of strangers' pictures that tell how alike strangers are.
+/// Pairs of strangers' pictures that show how alike strangers are.
 const PAIRS_SAMPLED: usize = 20_000;
 
 /// Labels of strangers that stand nearer to each other than different things do.

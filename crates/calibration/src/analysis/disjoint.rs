@@ -14,11 +14,11 @@ pub struct RowPair {
     pub b: usize,
 }
 
-/// Pairs of rows in which every label occurs once at most, drawn from a seed without a look at
+/// Pairs of rows in which every label occurs once at most, chosen at random from a seed, without regard to
 /// any score.
 ///
-/// Each is an independent draw of two labels and one image of either. The rate over such pairs
-/// weighs labels alike, whereas the rate over all pairs weighs a label by its images.
+/// Each is an independent sample of two labels and one image of each. The rate over such pairs weighs
+/// labels alike, whereas the rate over all pairs weighs a label by its images.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DisjointPairs(Vec<RowPair>);
 
@@ -69,7 +69,7 @@ impl DisjointPairs {
         Self(pairs.collect())
     }
 
-    /// The pairs, in no order that means anything.
+    /// The pairs, in arbitrary order.
     #[must_use]
     pub fn pairs(&self) -> &[RowPair] {
         &self.0

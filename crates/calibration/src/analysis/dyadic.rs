@@ -115,8 +115,8 @@ impl NonMatedCounts {
         Some((own + shared) / real(of.trials()).powi(2))
     }
 
-    /// How many times the variance exceeds that of as many independent pairs. `None` if every
-    /// pair went the same way, which shows no variance.
+    /// How many times larger the variance is than that of as many independent pairs. `None` if every pair
+    /// had the same outcome, which shows no variance.
     #[must_use]
     pub fn design_effect(&self) -> Option<f64> {
         let of = self.count()?;
@@ -275,8 +275,8 @@ impl MatedCounts {
     }
 }
 
-/// `independent` is how many trials share no label: what counts if the variance says nothing,
-/// because every pair went the same way or there are fewer than two of them.
+/// `independent` is how many trials share no label: used if the variance shows nothing, because every pair
+/// had the same outcome or there are fewer than two of them.
 fn rate(
     count: Proportion,
     labels: u64,

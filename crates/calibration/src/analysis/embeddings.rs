@@ -12,8 +12,8 @@ const LABELS_MAX: u32 = 1 << 24;
 
 /// Unit vectors with the index of the label of each.
 ///
-/// Held in the order of the labels, so that the mates of a row are neighbours. Every row number
-/// that is taken or returned is the caller's, in the order in which the rows were given.
+/// Stored in the order of the labels, so that the mates of a row are neighbours. All row numbers in calls
+/// and results are the caller's, in the order in which the rows were given.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Embeddings {
     dimension: usize,

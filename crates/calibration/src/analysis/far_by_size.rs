@@ -19,8 +19,8 @@ const EIGHTHS: [u64; 4] = [1, 2, 4, 6];
 /// How many times its size the gallery is predicted for.
 const TIMES: [u64; 4] = [2, 5, 10, 100];
 
-/// Labels of strangers that were accepted, from which on more can be said of a size than that it is
-/// allowed: with fewer the estimate is off by half or more.
+/// Labels of strangers that have to be accepted before more can be said of a size than that it is allowed:
+/// with fewer, the estimate is off by half or more.
 const LABELS_TO_SAY: usize = 5;
 
 /// The FAR that is predicted for a size, from both ends of the interval of today's.
@@ -52,23 +52,23 @@ pub struct FarBySize {
     pub measured: Vec<FpirBySize>,
     /// Beyond it.
     pub predicted: Vec<FpirAt>,
-    /// If no search at all was accepted: what is predicted from the upper end of the interval of the
-    /// FAR, over labels, instead of zero, which would stay zero in a gallery of any size.
+    /// If no search at all was accepted: predictions from the upper end of the interval of the FAR, over
+    /// labels, instead of zero, which would stay zero in a gallery of any size.
     pub predicted_at_most: Vec<FpirAt>,
     /// The same sizes with the interval of the prediction: that of today's FAR over labels, at 95 %, carried
     /// over. What growth itself leaves open is not in it.
     pub predicted_ranges: Vec<PredictedRange>,
-    /// What would have been predicted from half of the gallery, and was measured.
+    /// What half of the gallery would have predicted, and what was measured.
     pub check: Option<GrowthCheck>,
-    /// The searches that this rests on.
+    /// The searches behind this.
     pub searches: u64,
     /// Items in the gallery now.
     pub items_now: u64,
-    /// The size up to which the prediction from the upper end of the interval stays at or below the target
-    /// FAR: at least so far does it hold; `None` without a target, or if even today's upper end is above it.
+    /// The size up to which the prediction from the upper end of the interval is at most the target FAR: up
+    /// to here the target holds; `None` without a target, or if even today's upper end is above it.
     pub holds_until: Option<u64>,
-    /// The same from the lower end: no further does it hold. `None` where fewer than five labels of
-    /// strangers were accepted, which say nothing of that.
+    /// The same from the lower end: beyond this the target does not hold. `None` if fewer than five labels
+    /// of strangers were accepted, which is too few to tell.
     pub holds_at_most_until: Option<u64>,
     /// What the prediction assumes.
     pub assumption: &'static str,
@@ -175,7 +175,7 @@ fn today(deep: &DeepSearches<'_>, material: &AnalysisInput<'_>) -> Option<(Inter
     Some((rate.interval, accepted.len()))
 }
 
-/// Holds what half of the gallery predicts for all of it against what was measured there.
+/// Compares the prediction of half of the gallery with what was measured on all of it.
 fn checked(measured: &[FpirBySize], labels: u64) -> Option<GrowthCheck> {
     let half = measured.iter().find(|part| part.size == labels / 2)?;
     let whole = measured.last().filter(|whole| half.size < whole.size)?;

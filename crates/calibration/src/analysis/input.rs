@@ -1,4 +1,4 @@
-//! Everything that is analysed.
+//! The input of an analysis.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use crate::policy::CalibrationTarget;
 use crate::recording::Recording;
 use matchpoint_vector::Similarity;
 
-/// Thresholds of the band, if nothing else is asked for.
+/// Thresholds of the band by default.
 pub const BAND_POINTS: usize = 101;
 
 /// Embeddings with their names: a gallery, or queries.
@@ -25,10 +25,10 @@ pub struct EmbeddedSet {
     pub embeddings: Embeddings,
 }
 
-/// What a non-mated search found: its label, and the best candidates with theirs.
+/// The result of a non-mated search: its label, and the best candidates with theirs.
 pub type CandidateList = (String, Vec<(Similarity, String)>);
 
-/// Everything that is analysed.
+/// Everything that an analysis needs.
 #[derive(Debug)]
 pub struct AnalysisInput<'a> {
     /// The names of the labels, by index.
@@ -41,25 +41,25 @@ pub struct AnalysisInput<'a> {
     pub recording: &'a Recording,
     /// The non-mated searches, with more candidates than the best; may be empty.
     pub deep: &'a [CandidateList],
-    /// How many candidates these were asked for.
+    /// How many candidates were requested.
     pub depth: usize,
-    /// What the threshold was chosen for.
+    /// The goal of the threshold.
     pub target: CalibrationTarget,
     /// The threshold.
     pub threshold: Threshold,
-    /// The threshold that pairs, look-alikes and other sizes are judged at, which know similarities
-    /// only: another one if the operating point adjusts scores.
+    /// The threshold for pairs, look-alikes and other sizes, which only have similarities: a different one
+    /// if the operating point adjusts scores.
     pub on_similarity: Threshold,
     /// The seed of every random choice.
     pub seed: u64,
-    /// What pairs are looked at, and how.
+    /// Which pairs are analysed, and how.
     pub scope: AnalysisScope,
 }
 
-/// What pairs are looked at, and how.
+/// Which pairs are analysed, and how.
 #[derive(Clone, Copy, Debug)]
 pub struct AnalysisScope {
-    /// More pairs than this are not looked at.
+    /// If there are more pairs than this, they are not analysed.
     pub pairs_max: u64,
     /// The range of thresholds that consistency is measured over.
     pub band: Band,

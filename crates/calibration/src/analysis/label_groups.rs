@@ -1,4 +1,4 @@
-//! Groups of labels, by what the metadata of their items says of them.
+//! Groups of labels, by the metadata of their items.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -23,9 +23,8 @@ pub struct LabelGroup {
     pub outcome: GroupOfLabels,
 }
 
-/// One row for each value of each column that says one thing of each enrolled label. Columns that
-/// differ within a label, have one value or more than twenty, or tell every label apart are left
-/// out.
+/// One row for each value of each column that has one value for each enrolled label. Columns that differ
+/// within a label, that have one value or more than twenty, or that are unique to each label are left out.
 pub(super) fn label_groups(
     material: &AnalysisInput<'_>,
     counts: GroupCounts<'_>,
@@ -63,7 +62,7 @@ pub(super) fn label_groups(
     rows
 }
 
-/// The value of each column for each enrolled label, of columns that say one thing of each.
+/// The value of each column for each enrolled label, of columns with one value for each.
 fn columns<'a>(material: &AnalysisInput<'a>) -> BTreeMap<&'a str, BTreeMap<u32, &'a str>> {
     let gallery = material.gallery;
     let mut columns: BTreeMap<&str, BTreeMap<u32, &str>> = BTreeMap::new();

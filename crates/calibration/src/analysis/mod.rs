@@ -1,7 +1,7 @@
-//! What the data say beyond the one threshold: pairs, consistency over labels, growth, remedies.
+//! What the data show besides the one threshold: pairs, consistency over labels, growth, remedies.
 //!
-//! Nothing here decides anything. Reading order: the whole analysis (here), the embeddings it is
-//! made from, the pairs of them and their rates, consistency over labels, remedies.
+//! It changes no decision. Reading order: the whole analysis (here), the embeddings that it is made from,
+//! the pairs of them and their rates, consistency over labels, remedies.
 
 pub mod candidate_lists;
 mod clusters;
@@ -52,13 +52,13 @@ use pairwise::{PairProgress, Scan};
 use remedies::Remedies;
 use stress::Stress;
 
-/// More accepted pairs than this are counted, and not looked at.
+/// If more pairs are accepted, they are counted, but not analysed.
 const INTRUDERS_MAX: u64 = 30_000_000;
 
-/// What the data say beyond the threshold.
+/// What the data show besides the threshold.
 #[derive(Clone, Debug, Serialize)]
 pub struct Analysis {
-    /// Pairs of embeddings instead of searches; never to be mixed up with those.
+    /// Pairs of embeddings; never to be mixed with searches.
     pub pairwise: Option<PairsView>,
     /// Enrolled labels that fare worst in searches, worst first.
     pub worst_labels: Vec<LabelOutcome>,
@@ -77,9 +77,9 @@ pub struct Analysis {
     pub conditions: Vec<Condition>,
     /// FAR per search by size of the gallery.
     pub growth: Option<FarBySize>,
-    /// What could be done about labels that fare unequally.
+    /// What could be done about labels that one threshold treats unequally.
     pub remedies: Option<Remedies>,
-    /// The FAR if service brings less than the mixture that was tested.
+    /// The FAR if service has only a part of the strangers that were tested.
     pub stress: Vec<Stress>,
     /// What the proof of a target FAR costs; `None` for any other target.
     pub price: Option<PriceOfProof>,
@@ -163,7 +163,7 @@ impl AnalysisInput<'_> {
         };
         let trials = self.recording.trials();
         let proven = choose(self.target, trials, self.seed).ok()?;
-        // Of a tighter target, or of each group by itself, this would be another price.
+        // For a tighter target, or for each group by itself, the price would be another.
         if proven.threshold != self.threshold {
             return None;
         }

@@ -1,7 +1,7 @@
-//! The best candidates of many queries in a gallery: search level, exact, from plain arrays.
+//! The best candidates of many queries in a gallery: for searches, exact, from plain arrays.
 //!
-//! A blocked matrix product proposes and the fixed-order kernel of the service disposes: every row
-//! that could be the best is scored again, so the scores equal those that a search returns.
+//! A blocked matrix product proposes, and the fixed-order kernel of the service decides: every row that
+//! could be the best is scored again, so the scores equal those of a search.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,7 +20,7 @@ const QUERIES: usize = 512;
 const ROWS: usize = 512;
 /// Gallery rows that one task looks through, so that few queries keep all cores busy too.
 const ROWS_BY_TASK: usize = 1 << 16;
-/// Scores looked at together.
+/// Scores checked together.
 const CHUNK: usize = 64;
 
 /// A gallery row and its similarity to the query.

@@ -1,5 +1,5 @@
-//! Which strangers press on the threshold? A wrong label, a duplicate or a real look-alike is found by
-//! looking at these.
+//! The strangers with the highest scores: looking at them shows wrong labels, duplicates and real
+//! look-alikes.
 
 use std::collections::HashMap;
 
@@ -25,19 +25,19 @@ pub struct NearestStranger {
     pub item: String,
     /// The label of that.
     pub item_label: String,
-    /// The score that is held against the threshold.
+    /// The score that is compared with the threshold.
     pub score: f32,
     /// Whether it is accepted.
     pub accepted: bool,
     /// How the two labels are alike; `None` if they are not.
     pub labels_alike: Option<Likeness>,
-    /// How many searches its label has, if there are two or more and all of them find the same label:
-    /// that may be one thing under two names. 0 otherwise.
+    /// How many searches its label has, if there are two or more and all of them find the same label: that
+    /// may be one thing under two names. Otherwise 0.
     pub searches_agreeing: u64,
 }
 
 impl NearestStranger {
-    /// What there is to say beside the score.
+    /// A remark on the score.
     #[must_use]
     pub fn remark(&self) -> String {
         let decision = if self.accepted {

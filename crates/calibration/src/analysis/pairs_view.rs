@@ -84,10 +84,10 @@ pub struct AtThreshold {
     pub frr: Option<Rate>,
 }
 
-/// A threshold for comparing two images, proven on label-disjoint pairs, or why there is none.
+/// A threshold for comparing two images, certified on label-disjoint pairs, or why there is none.
 #[derive(Clone, Debug, Serialize)]
 pub struct Certified {
-    /// What was asked for: here per comparison, not per search.
+    /// The requested target: per comparison here, not per search.
     pub target: TargetFar,
     /// Pairs of labels, each label in one pair.
     pub trials: u64,
@@ -140,8 +140,8 @@ impl PairsView {
             notes.push("There are no pairs of two labels to compare.".to_owned());
             return Ok(None);
         }
-        // Rates by label take every accepted pair, which memory limits; and a FAR at which less than
-        // one pair is accepted has no threshold that the data know of.
+        // Rates by label need every accepted pair in memory; and a FAR at which less than one pair is
+        // accepted has no threshold in these data.
         let mut at_far = Vec::new();
         for far in FARS {
             let accepted = real(curve.non_mated_pairs()) * far;

@@ -25,7 +25,7 @@ const TILE: usize = 256;
 /// Scores kept between passes unless the caller says otherwise, in bytes.
 const KEPT_BYTES: usize = 128 << 20;
 
-/// Told how many pairs are done, of how many; answers whether to go on.
+/// Called with the pairs done and all pairs; returns whether to continue.
 ///
 /// Called from several threads, after every tile; the calls may overtake each other.
 pub type PairProgress<'a> = &'a (dyn Fn(u64, u64) -> bool + Sync);

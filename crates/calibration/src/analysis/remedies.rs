@@ -1,4 +1,4 @@
-//! What could be done about labels that fare unequally, measured on this material.
+//! What could be done about labels that one threshold treats unequally, measured on these data.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -23,10 +23,10 @@ const SEARCHES_MAX: usize = 20_000;
 const FAR_WITHOUT_TARGET: f64 = 0.05;
 /// Searches from which a label is ranked.
 const SEARCHES_MIN: u64 = 3;
-/// Draws of labels for the uncertainty of differences.
+/// Samples of labels for the uncertainty of differences.
 const RESAMPLES: u32 = 2_000;
 
-/// Each remedy beside the one threshold, on labels that it was not fitted to.
+/// Each remedy compared with the one threshold, on labels that it was not fitted to.
 #[derive(Clone, Debug, Serialize)]
 pub struct Remedies {
     /// Members of the cohort that scores were normalised against: items of other labels.
@@ -118,7 +118,7 @@ pub fn plan(
         | CalibrationTarget::EqualError
         | CalibrationTarget::Cost(_) => None,
     };
-    // A certified threshold lets in fewer than its target: so many of these strangers, and half of the
+    // A certified threshold accepts fewer than its target: this many of these strangers, and half of the
     // step to the next.
     let certified = allowed.map(|allowed| (real(allowed) + 0.5) / real(stranger_labels));
     let far = certified.map_or(asked.far(), |share| share.min(asked.far()));
@@ -132,7 +132,8 @@ pub fn plan(
     })
 }
 
-/// A search as remedies are tried on it. `compared` is the probe with the item that it found.
+/// A search in the form in which remedies are evaluated on it. `compared` is the probe with the item that
+/// it found.
 ///
 /// # Errors
 /// Vectors of another dimension than the cohort's, or no member of another label.

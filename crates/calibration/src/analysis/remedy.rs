@@ -1,8 +1,8 @@
 //! Remedies for error rates that the similarity alone leaves too high, or uneven: scores that are
-//! normalised against a cohort, or held against the best of another label.
+//! normalised against a cohort, or reduced by the best of another label.
 //!
-//! Nothing here changes how a search is decided: a remedy is fitted, measured beside the one
-//! threshold on labels that it was not fitted to, and applied by choice.
+//! A remedy does not change decisions by itself: it is fitted, measured against the one threshold on labels
+//! that it was not fitted to, and applied only by choice.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -113,8 +113,8 @@ impl Remedy {
         matches!(self, Self::Margin | Self::AsNormMargin)
     }
 
-    /// Whether the candidate has what it takes. Another label is not asked for: where there is none,
-    /// there is no score, and nothing is accepted.
+    /// Whether the candidate has what it needs. Another label is not required: if there is none, there is
+    /// no score, and nothing is accepted.
     fn is_given(self, candidate: &RemedyCandidate) -> bool {
         match self {
             Self::None | Self::Margin => true,
@@ -185,10 +185,10 @@ pub struct RemedyPlan {
 pub struct Fitted {
     /// The remedy.
     pub remedy: Remedy,
-    /// How much of the best of another label is taken off, by those that do.
+    /// How much of the best of another label is subtracted, by those that use it.
     #[serde(skip)]
     pub margin_factor: MarginFactor,
-    /// What its scores are held against, on the scale of the remedy.
+    /// The threshold for its scores, on the scale of the remedy.
     pub threshold: Threshold,
 }
 
@@ -256,7 +256,7 @@ fn strangers<'a>(trials: &[&'a RemedyTrial], rule: Rule, seed: u64) -> Vec<&'a R
     }
 }
 
-/// The most strangers among `trials` that a rule lets in.
+/// The most strangers among `trials` that a rule accepts.
 fn allowed(rule: Rule, trials: u64) -> Result<u64, AnalysisError> {
     let (target, certified) = match rule {
         Rule::Certified(target) => (target, target.accepts_allowed(trials)),

@@ -1,4 +1,4 @@
-//! What is measured of a way to decide.
+//! The measurements of a way to decide.
 
 use serde::Serialize;
 

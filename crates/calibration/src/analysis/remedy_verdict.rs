@@ -1,4 +1,4 @@
-//! What a measurement says of a remedy, as an outcome and in words.
+//! The verdict on a remedy, as an outcome and in words.
 
 use serde::Serialize;
 
@@ -6,7 +6,7 @@ use super::comparison_set::{FigureChange, FigureChanges};
 use super::remedy_measured::MeasuredRemedy;
 use crate::rates::percent;
 
-/// What the measurement says of a remedy.
+/// The verdict on a remedy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RemedyVerdict {
@@ -21,7 +21,7 @@ pub enum RemedyVerdict {
 }
 
 impl RemedyVerdict {
-    /// Whether there is ground to use the remedy.
+    /// Whether there is reason to use the remedy.
     #[must_use]
     pub fn prefers(self) -> bool {
         self == Self::Prefer
@@ -31,8 +31,7 @@ impl RemedyVerdict {
 /// With fewer enrolled labels the percentiles of a bootstrap are too narrow to conclude from.
 pub const MATED_LABELS_MIN: u64 = 20;
 
-/// A remedy is judged by what is asked for, the FRR at the FAR of the threshold, and must make no rate
-/// worse.
+/// A remedy is judged by the FRR at the FAR of the threshold, and must make no rate worse.
 pub(super) fn verdict(measured: &MeasuredRemedy, changes: &FigureChanges) -> RemedyVerdict {
     let rates = [changes.frr, changes.far, changes.worst_tenth_frr];
     let gain = changes.frr.is_some_and(FigureChange::is_fall);
@@ -50,7 +49,7 @@ fn too_few(measured: &MeasuredRemedy) -> bool {
     measured.frr.labels < MATED_LABELS_MIN
 }
 
-/// The verdict in words that its intervals bear out.
+/// The verdict in words that its intervals support.
 pub(super) fn conclusion(
     verdict: RemedyVerdict,
     measured: &MeasuredRemedy,

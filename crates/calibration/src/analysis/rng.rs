@@ -1,4 +1,4 @@
-//! Pseudo-random numbers that follow from a seed, and from nothing else.
+//! Pseudo-random numbers that depend on a seed alone.
 
 use crate::splitmix64::{mixed, next};
 

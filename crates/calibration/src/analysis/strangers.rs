@@ -1,4 +1,4 @@
-//! How many strangers do pictures show that nobody named?
+//! How many strangers are shown by pictures without a name.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,19 +10,19 @@ use super::error::AnalysisError;
 use crate::recording::{RecordedSearch, TrialKind};
 use crate::strangers::is_unnamed;
 
-/// One of this many mated searches may fail to find its label, for the level to mean anything.
+/// At most one of this many mated searches may miss its label, or the level means nothing.
 const ONE_OF: usize = 20;
 
 /// A stranger's query.
 #[derive(Clone, Copy, Debug)]
 pub struct StrangerRow<'a> {
-    /// Its label: a name, or that nobody named it.
+    /// Its label: a name, or a mark that it has none.
     pub label: &'a str,
     /// Its vector, of unit length.
     pub vector: &'a [f32],
 }
 
-/// What pictures of strangers without a name are worth.
+/// How many trials pictures of strangers without a name count as.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct UnnamedStrangers {
     /// Pictures of strangers whom nobody named.
@@ -40,9 +40,9 @@ pub struct UnnamedStrangers {
 }
 
 impl UnnamedStrangers {
-    /// Finds out how many strangers the unnamed among `searches` count as. Two pictures at the level
-    /// or above are linked, and with them whatever else each is linked to; a picture that is linked to
-    /// a named stranger counts as that one. Whatever has no vector in `rows` counts as one stranger.
+    /// Finds out how many strangers the unnamed among `searches` count as. Two pictures at the level or
+    /// above are linked, directly or in a chain; a picture that is linked to a named stranger counts as
+    /// that one. A picture without a vector in `rows` counts as one stranger.
     /// `None` if all are named.
     ///
     /// # Errors
@@ -62,7 +62,7 @@ impl UnnamedStrangers {
             return Ok(None);
         };
         let level = level(searches);
-        // All as one, unless the vectors tell.
+        // All as one, unless the vectors show a difference.
         let mut label_of: BTreeMap<String, String> = BTreeMap::new();
         for label in &labels {
             label_of.insert((*label).to_owned(), (*one).to_owned());

@@ -12,7 +12,7 @@ use super::strata::{Inclusion, Strata};
 use crate::binomial::{normal_quantile, real};
 use crate::rates::{Confidence, Interval, Proportion};
 
-/// What a labeller found out about one search.
+/// The truth of one search, by its annotation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SearchTruth {
     /// The probe's label is enrolled, and the best candidate has it.
@@ -50,7 +50,7 @@ pub struct AuditSample<'a> {
     pub strata: &'a Strata,
     /// The decisions that were sampled, labelled or not, in any order. Each stands for 1 / probability.
     pub rows: &'a [AuditRow],
-    /// All decisions that were made since one of the rows, sampled or not, where that is known.
+    /// All decisions that were made since one of the rows, sampled or not, if known.
     pub counted: Option<&'a CountedDecisions>,
 }
 
@@ -64,14 +64,14 @@ pub struct CountedDecisions {
     pub decisions: Vec<u64>,
 }
 
-/// What a stricter threshold would do, by the labels at hand.
+/// What a stricter threshold would do, by the present annotations.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Tighter {
     /// How much higher it is than the active one.
     pub by: f64,
     /// The FAR with it.
     pub far: AuditedRate,
-    /// The FRR with it; `None` if no label bears on it.
+    /// The FRR with it; `None` without an annotation for it.
     pub frr: Option<AuditedRate>,
 }
 
@@ -231,9 +231,9 @@ impl AuditSample<'_> {
     }
 }
 
-/// The rows of one stratum. A labelling budget draws them with probabilities that change: each label
-/// then weighs what its row stands for, and all of them together say as much as the number of equal
-/// ones that Kish (Survey Sampling, 1965) gives: (sum w)^2 / sum w^2.
+/// The rows of one stratum. A budget changes the sampling probabilities: each annotation then weighs what
+/// its row stands for, and all of them together are as informative as the number of equal ones that Kish
+/// (Survey Sampling, 1965) gives: (sum w)^2 / sum w^2.
 #[derive(Clone, Copy)]
 struct StratumRows {
     stratum: usize,
@@ -313,9 +313,9 @@ enum RateKind {
 enum Share {
     /// It follows from the definition of the rate.
     Certain(f64),
-    /// It was seen in labels.
+    /// It was observed in annotations.
     Seen { events: f64, trials: f64 },
-    /// No label says; another cell's share stands in.
+    /// There is no annotation; another cell's share is used.
     Assumed(f64),
 }
 
@@ -550,16 +550,16 @@ fn effective(estimate: f64, (lower, upper): (f64, f64), confidence: Confidence) 
     (trials.is_finite() && 0.0 < trials).then_some(trials)
 }
 
-/// What users said of accepted searches, without any sampling: complaints and confirmations.
+/// Users' feedback on accepted searches, without any sampling: complaints and confirmations.
 ///
 /// It has no inclusion probability, so that no rate of all searches follows from it: who is
 /// rejected is never heard (verification bias: Begg and Greenes 1983). Hence there is a precision
 /// here, and no FAR.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AcceptFeedback {
-    /// Accepts that were said to be right.
+    /// Accepts that were reported as right.
     pub right: u64,
-    /// Accepts that were said to be wrong.
+    /// Accepts that were reported as wrong.
     pub wrong: u64,
 }
 

@@ -78,7 +78,7 @@ impl Cusum {
     }
 }
 
-/// Since when a rate is above its limit, as far as labels say.
+/// Since when a rate is above its limit, according to annotations.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Onset {
     /// When the sampled decision was made at which the evidence reached its limit, in milliseconds

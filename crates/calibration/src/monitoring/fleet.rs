@@ -1,4 +1,4 @@
-//! Several servers that decide by one operating point: what their evidence and rates say together.
+//! Several servers with one operating point: their evidence and rates together.
 //!
 //! Each bets on decisions of its own, and while the promise is kept no bet is expected to grow, whatever
 //! the others have seen. So the product of their wealth is an e-process too: it reaches 1 / delta, ever,
@@ -9,7 +9,7 @@
 pub struct ReplicaEvidence {
     /// The natural logarithm of its e-process now.
     pub ln_e: f64,
-    /// What it takes for an alarm.
+    /// The limit for an alarm.
     pub ln_e_alarm: f64,
 }
 
@@ -18,7 +18,7 @@ pub struct ReplicaEvidence {
 pub struct FleetEvidence {
     /// The logarithm of the product.
     pub ln_e: f64,
-    /// What it takes for an alarm: the most that any of them asks for.
+    /// The limit for an alarm: the highest of them.
     pub ln_e_alarm: f64,
     /// Whether it is one.
     pub alarm: bool,

@@ -1,4 +1,4 @@
-//! How the rates came to what they are.
+//! How the rates developed.
 
 use super::MonitoringError;
 use super::audit::{AuditRow, AuditSample, AuditedRate};

@@ -1,9 +1,9 @@
 //! Searches of today's gallery for its own items, each with its label left out: whatever they accept is
 //! wrong.
 //!
-//! They need nobody's labels and no picture, and see what the size of the gallery does not tell: that
-//! what was added is like what there is. They are of labels like those that are enrolled, which may be
-//! more alike than strangers are, so they are held against the first time under the operating point too.
+//! They need no annotation and no picture, and show what the gallery's size does not: that added items are
+//! like existing ones. They are of enrolled labels, which may be more alike than strangers are, so they are
+//! also compared with the first round under the operating point.
 
 use std::collections::BTreeMap;
 
@@ -85,20 +85,20 @@ fn root(first: &[usize], mut place: usize) -> usize {
     place
 }
 
-/// Today's share, and what it is held against.
+/// Today's share, and its limit.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LeftOutStanding {
     /// Today.
     pub now: LeftOutRate,
-    /// The first time under the operating point, if all of its items were there then.
+    /// The first round under the operating point, if all of its items were already there.
     pub first: Option<LeftOutRate>,
     /// The FAR that it is made for, if there is one.
     pub target_far: Option<f64>,
 }
 
 impl LeftOutStanding {
-    /// What must not be exceeded: the target FAR, or what labels like these came to at first, whichever
-    /// is higher. `None` if neither is known.
+    /// The limit: the target FAR, or the share of the first round, whichever is higher. `None` if neither
+    /// is known.
     #[must_use]
     pub fn limit(&self) -> Option<f64> {
         let first = self.first.map(|first| first.interval.upper);
@@ -115,7 +115,7 @@ impl LeftOutStanding {
         self.limit().is_some_and(|limit| limit < lower)
     }
 
-    /// What it says in words.
+    /// The finding in words.
     #[must_use]
     pub fn finding(&self) -> Finding {
         let Self { now, first, .. } = self;

@@ -12,8 +12,8 @@ pub struct PredictedFar {
     pub upper: f64,
 }
 
-/// Carries the FAR that was measured at calibration over to a gallery of `items`; `None` if
-/// none was measured, or if the gallery is empty.
+/// Predicts the FAR in a gallery of `items` from what was measured at calibration; `None` if none was
+/// measured, or if the gallery is empty.
 ///
 /// Blind to everything but the number of items: strangers and pictures are taken as they were, and
 /// new items as alike to strangers as the old ones ([`predicted`]).

@@ -1,19 +1,19 @@
-//! Two models side by side: which decisions are compared, and how often they differ.
+//! Two models compared: which decisions differ, and how often.
 //!
-//! It says that they differ, and not which of the two is right: that takes labels.
+//! It shows that they differ, and not which of the two is right: that needs annotations.
 
 use crate::decision::Decision;
 use crate::rates::{Confidence, Interval, Proportion};
 use crate::splitmix64::{STEP, mixed};
 
-/// What the candidate found, beside what the live model did.
+/// What the candidate found, compared with the live model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ShadowMatch {
     /// The same label.
     Same,
     /// Another one.
     Other,
-    /// Something else, of necessity: the label is not enrolled in the candidate.
+    /// Another one necessarily: the label is not enrolled in the candidate.
     Missing,
     /// One of the two found nothing.
     Nothing,
@@ -35,7 +35,7 @@ impl ShadowMatch {
     }
 }
 
-/// What became of one query on either side.
+/// The outcome of one query on both sides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pair {
     /// What was answered.

@@ -87,11 +87,11 @@ pub struct SharedCause {
     pub p_value: f64,
 }
 
-/// Groups that are named, at most: the clearest.
+/// Groups that are named, at most: those with the least chance.
 const GROUPS_MAX: usize = 5;
-/// If errors have nothing in common, some group is named in at most this share of looks.
+/// If errors have nothing in common, some group is named in at most this share of evaluations.
 const LEVEL: f64 = 0.01;
-/// One error is a story, and no group.
+/// One error is not a group.
 const ERRORS_MIN: u64 = 2;
 
 /// The groups of labelled decisions that have more errors than chance explains, the clearest first; at

@@ -1,4 +1,4 @@
-//! Which decisions are labelled: few far from the threshold, many where errors are.
+//! Which decisions are annotated: few far from the threshold, many where errors are.
 //!
 //! Stratified sampling by score (Cochran, Sampling Techniques, chapter 5). Any design gives
 //! unbiased rates, as long as each decision's probability of being sampled is above zero, is known,
@@ -71,8 +71,8 @@ impl TryFrom<f64> for Inclusion {
     }
 }
 
-/// The design of an audit: ranges of the distance score - threshold, each with the probability of
-/// drawing a decision in it.
+/// The design of an audit: ranges of the distance score - threshold, each with the probability of sampling
+/// a decision in it.
 ///
 /// Stratum i holds distances from edge i - 1, inclusive, to edge i, exclusive; the first and last
 /// are open. One edge is 0, so that a stratum has accepts only or rejects only.
@@ -105,7 +105,7 @@ pub struct DecisionStratum {
     pub stratum: usize,
     /// Whether the decision is an ACCEPT.
     pub accepted: bool,
-    /// The probability of drawing it.
+    /// The probability of sampling it.
     pub inclusion: Inclusion,
 }
 
@@ -233,7 +233,7 @@ impl Strata {
         (stratum < self.count()).then(|| self.first_accepting() <= stratum)
     }
 
-    /// The probability of drawing a decision of a stratum.
+    /// The probability of sampling a decision of a stratum.
     #[must_use]
     pub fn inclusion(&self, stratum: usize) -> Option<Inclusion> {
         self.inclusion.get(stratum).copied()

@@ -1,4 +1,5 @@
-//! Chooses by a third of a calibration's labels what searches are told apart by, and counts it on the others.
+//! A third of a calibration's labels chooses the features by which searches are compared; the others are
+//! counted by them.
 //!
 //! What is counted had no part in the choice, and each label gives one query, so that counts are binomial.
 
@@ -41,11 +42,11 @@ impl TrafficQuery {
     }
 }
 
-/// One label of so many chooses.
+/// One in this many labels chooses.
 const CHOOSING: u64 = 3;
 /// Directions along which embeddings of the choosing labels differ most, at most.
 const LEADING_MAX: usize = 6;
-/// Directions that are drawn.
+/// Random directions.
 const DRAWN: usize = 2;
 /// Steps of the power iteration.
 const STEPS: usize = 12;

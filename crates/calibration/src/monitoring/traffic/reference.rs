@@ -1,4 +1,4 @@
-//! What the searches of a calibration looked like, as it is kept with its operating point.
+//! What the searches of a calibration looked like, as stored with its operating point.
 
 use base16ct::lower::encode_string;
 use serde::{Deserialize, Serialize};
@@ -81,7 +81,7 @@ impl TrafficReference {
         [self.mated_labels, self.stranger_labels]
     }
 
-    /// As it is kept.
+    /// The stored form.
     ///
     /// # Errors
     /// None in practice: it has a form in JSON.

@@ -1,4 +1,4 @@
-//! What searches are told apart by.
+//! The features by which searches are compared.
 
 use serde::{Deserialize, Serialize};
 
@@ -24,7 +24,7 @@ pub enum TrafficFeature {
     Embedding,
     /// Which condition of the calibration it looks like.
     Resemblance,
-    /// What the caller says of it.
+    /// A condition that the caller states.
     Condition,
 }
 
@@ -159,9 +159,9 @@ pub(super) enum ShareRule {
         key: String,
         value: String,
     },
-    /// The caller says this of it.
+    /// The caller states this condition.
     Condition { key: String, value: String },
-    /// The caller says something of it that the calibration did not have.
+    /// The caller states a value of it that the calibration did not have.
     OtherCondition { key: String, known: Vec<String> },
 }
 

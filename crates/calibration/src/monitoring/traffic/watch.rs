@@ -1,4 +1,4 @@
-//! Holds the searches of traffic against those of the calibration, one by one.
+//! Compares the searches of traffic with those of the calibration, one by one.
 
 use std::collections::VecDeque;
 
@@ -20,7 +20,7 @@ const WEALTH_MAX: f64 = 1e250;
 /// Searches that are called recent.
 const RECENT: usize = 500;
 
-/// A share of traffic, and what is bet on it.
+/// A share of traffic, and the bet on it.
 #[derive(Clone, Debug)]
 struct WatchedShare {
     feature: TrafficFeature,
@@ -38,7 +38,7 @@ struct WatchedShare {
     recent: u64,
 }
 
-/// What is kept of the evidence from one run of a server to the next.
+/// What is stored of the evidence from one run of a server to the next.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TrafficState {
@@ -103,7 +103,7 @@ impl TrafficWatch {
         watch
     }
 
-    /// Goes on from what was kept; where that is of other shares, from the beginning.
+    /// Continues from what was stored; if that has other shares, from the beginning.
     #[must_use]
     pub fn resumed(mut self, state: TrafficState) -> Self {
         let finite = |share: &ShareState| share.wealth.iter().all(|wealth| wealth.is_finite());
@@ -114,7 +114,7 @@ impl TrafficWatch {
         self
     }
 
-    /// What is to be kept.
+    /// What has to be stored.
     #[must_use]
     pub fn state(&self) -> &TrafficState {
         &self.state
@@ -251,7 +251,7 @@ fn ratio(part: u64, whole: u64) -> Option<f64> {
     (0 < whole).then(|| real(part) / real(whole))
 }
 
-/// A share of traffic beside what it was at calibration.
+/// A share of traffic compared with the calibration.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ShareInService {
     /// What it is about.
