@@ -45,7 +45,7 @@ use matchpoint_calibration::likeness::Alike;
 /// With --shard, one of N machines builds its part: those items whose id says so. DIR is then a folder of archives, and
 /// `matchpoint merge` makes a deployment of all of them. Every attempt at a shard makes the same bytes, one that was
 /// killed is gone on with, and two at once do no harm. Exit code 75 says that the same command may succeed next time
-/// (stopped, disk full, images that cannot be read), 42 that it will not until something is mended (a bad list, another
+/// (stopped, disk full, images that cannot be read), 42 that it will not until something is fixed (a bad list, another
 /// model). Images that cannot be used are listed in the archive, and `merge` names them.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:

@@ -176,7 +176,7 @@ pub(super) struct Calibrate {
 /// Pairs that are looked at beside the searches of a deployment: some seconds of work.
 const DEPLOYMENT_PAIRS_MAX: u64 = 200_000_000;
 
-/// What is held against the threshold.
+/// What is compared with the threshold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum RemedyFlag {
     /// The similarity of the best match

@@ -73,7 +73,7 @@ struct VectorsReport {
     unnamed: Option<UnnamedStrangers>,
     /// Labels of strangers that may be fewer things than they are; `None` if there are none.
     crowded: Option<CrowdedStrangers>,
-    /// Strangers' queries that were not held against the others for that: there are too many.
+    /// Strangers' queries that were not compared with the others for that: there are too many.
     not_compared: u64,
     content: Option<Content>,
     refusal: Option<Refusal>,

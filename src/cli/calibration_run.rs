@@ -71,7 +71,7 @@ pub(super) struct CalibrationReport {
     unnamed: Option<UnnamedStrangers>,
     /// Labels of strangers that may be fewer things than they are; `None` if there are none.
     crowded: Option<CrowdedStrangers>,
-    /// Strangers' queries that were not held against the others for that: there are too many.
+    /// Strangers' queries that were not compared with the others for that: there are too many.
     not_compared: u64,
     /// What else the searches say about the threshold.
     analysis: Option<Analysis>,

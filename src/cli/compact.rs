@@ -16,7 +16,7 @@ use matchpoint_gallery::{Access, Gallery};
 /// Rewrite a deployment's items and index without what was removed
 ///
 /// Removed items are never found, and the database overwrites them, but their vectors stay in the file of
-/// the index until it is built anew, which a server does once a third of them are gone. This does it
+/// the index until it is rebuilt, which a server does once a third of them are gone. This does it
 /// now, and gives the room of removed items back. Needs room for a second copy of both files, and that
 /// no server serves the deployment.
 #[derive(Debug, clap::Args)]

@@ -19,7 +19,7 @@ use matchpoint_calibration::likeness::{Alike, alike as alike_labels};
 /// all. `matchpoint build` with the same list finds everything enrolled.
 ///
 /// Exit codes are those of `build --shard`: 75 if the same command may succeed next time, 42 if it will not until
-/// something is mended, and 3 if all is merged, but some images could not be used when the shards were built.
+/// something is fixed, and 3 if all is merged, but some images could not be used when the shards were built.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   matchpoint merge shop shards/*.tar

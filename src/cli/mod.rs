@@ -168,7 +168,7 @@ Exit codes:
      or a promise has ended               78  wrong configuration
   6  the device asked for is not there   130, 143  interrupted; run again to resume
 Tasks of a scheduler (build --shard, merge) end with 75 if the same command may succeed next time,
-and with 42 if it will not until something is mended.";
+and with 42 if it will not until something is fixed.";
 
 /// Runs the command line of this process.
 #[must_use]

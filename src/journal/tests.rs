@@ -766,7 +766,7 @@ fn damage_found_while_writing_costs_rows_and_no_totals() {
     let journal = open(&place.path);
     record_all(&journal, 0..5000);
     let before = decisions(&journal.reader().unwrap().totals().unwrap().0);
-    // Behind the writer's back: its pages are read anew, since another wrote.
+    // Behind the writer's back: its pages are read again, since another wrote.
     let other = Connection::open(&place.path).unwrap();
     other
         .execute_batch(

@@ -126,7 +126,7 @@ impl Monitor {
         })
     }
 
-    /// Resets evidence, alarms and CUSUM of the active operating point: what made them rise is mended.
+    /// Resets evidence, alarms and CUSUM of the active operating point: what made them rise is fixed.
     /// What was recorded stays, and enters no rate from now on. Blocks.
     ///
     /// While no decision since the latest reset has an annotation, that one is moved to now and costs nothing,

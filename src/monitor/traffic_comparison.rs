@@ -58,7 +58,7 @@ struct WatchedPoint {
 #[serde(deny_unknown_fields)]
 struct EvidenceOf {
     operating_point: String,
-    /// What it is held against.
+    /// What it is compared with.
     reference: String,
     delta: f64,
     since_unix_ms: u64,
@@ -216,7 +216,7 @@ impl WatchedPoint {
     /// Goes on where the file is of the same evidence, else begins.
     fn open(is: EvidenceOf, file: &Path, reference: Arc<TrafficReference>, resets: usize) -> Self {
         let kept = read_json::<KeptEvidence>(file).unwrap_or_else(|error| {
-            tracing::warn!(%error, "the comparison of traffic with the calibration begins anew");
+            tracing::warn!(%error, "the comparison of traffic with the calibration starts over");
             None
         });
         let mut watch = TrafficWatch::new(&reference, is.delta, resets);

@@ -441,7 +441,7 @@ async fn evidence_is_begun_anew_at_a_price_and_repeating_that_costs_nothing() {
         .await;
     assert_eq!(waiting.unwrap().into_inner().decisions, []);
 
-    // It was not mended: the alarm comes back, and says since when; so it is after a restart.
+    // It was not fixed: the alarm comes back, and says since when; so it is after a restart.
     strangers(&running, &known, 40).await;
     let broken = drift(&running).await;
     assert_eq!(

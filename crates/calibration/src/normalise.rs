@@ -106,7 +106,7 @@ pub enum StatisticsSide {
 }
 
 impl StatisticsSide {
-    /// The score that is held against a threshold on this scale, in (-1, 1).
+    /// The score that is compared with a threshold on this scale, in (-1, 1).
     ///
     /// For one pair of statistics it never falls as the similarity rises. Across pairs the order
     /// changes, which is the purpose.
@@ -262,7 +262,7 @@ impl Normalisation {
         }
     }
 
-    /// The score that is held against a threshold on this scale.
+    /// The score that is compared with a threshold on this scale.
     #[must_use]
     pub fn normalise(self, score: Similarity, pair: PairStatistics) -> Similarity {
         self.side.normalise(score, pair)

@@ -330,7 +330,7 @@ pub struct IntruderPair {
     pub first: PicturedItem,
     /// The other.
     pub second: PicturedItem,
-    /// Their similarity, or what is held against the threshold.
+    /// Their similarity, or what is compared with the threshold.
     pub score: f64,
     /// A remark about the pair.
     pub remark: Option<String>,

@@ -62,7 +62,7 @@ pub struct PointPlan {
     pub turnover: Option<TurnoverAllowed>,
     /// The index against exact search.
     pub index_check: Option<IndexMisses>,
-    /// What is held against the threshold, if that is not the plain similarity.
+    /// What is compared with the threshold, if that is not the plain similarity.
     pub adjustment: Option<Adjustment>,
     /// The groups of strangers that each keep the target FAR.
     pub worst_group: Option<WorstGroup>,

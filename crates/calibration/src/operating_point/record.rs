@@ -60,7 +60,7 @@ pub struct Content {
     /// it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub turnover: Option<TurnoverAllowed>,
-    /// What is held against the threshold, if that is not the plain similarity.
+    /// What is compared with the threshold, if that is not the plain similarity.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub adjustment: Option<Adjustment>,
     /// The groups of strangers that each keep the target FAR, if that was asked for.
