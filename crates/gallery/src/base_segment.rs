@@ -296,9 +296,40 @@ pub(super) struct StoredBaseSegment {
     vectors: Arc<MappedVectors>,
     /// The row of each key.
     rows: HashMap<Hash, u32>,
+}
+
+/// What a file contains of an item.
+pub(super) enum StoredMatch {
+    /// The same vector, in this row.
+    Same(u32),
+    /// Another vector.
+    Other,
+}
+
+/// Where the items of a file's rows are in memory.
+pub(super) struct BaseSlots {
     slots: Vec<usize>,
     live: usize,
-    differs: bool,
+}
+
+impl BaseSlots {
+    pub(super) fn none(rows: usize) -> Self {
+        let slots = vec![GONE; rows];
+        Self { slots, live: 0 }
+    }
+
+    /// Records where the item of a row is in memory.
+    pub(super) fn set(&mut self, row: u32, slot: usize) {
+        if let Some(place) = self.slots.get_mut(row as usize) {
+            *place = slot;
+            self.live += 1;
+        }
+    }
+
+    /// Rows whose items are there.
+    pub(super) fn live(&self) -> usize {
+        self.live
+    }
 }
 
 impl StoredBaseSegment {
@@ -335,54 +366,40 @@ impl StoredBaseSegment {
             .ok()
             .and_then(|rows| MappedVectors::new(&map, ALIGNMENT, rows, dimension));
         Ok(Self {
-            slots: vec![GONE; rows],
             rows: keys.iter().copied().zip(0..).collect(),
             vectors: Arc::new(vectors.ok_or("it ends before its head says")?),
             graph,
-            live: 0,
-            differs: false,
         })
     }
 
-    /// The row of an item and its vector in the file, if that has it.
-    pub(super) fn find(&mut self, key: &Hash, vector: &[f32]) -> Option<(u32, Vector)> {
-        // Only once: no item is found twice, whatever the file contains.
-        let row = self.rows.remove(key)?;
+    /// What the file contains of an item, if anything.
+    pub(super) fn find(&self, key: &Hash, vector: &[f32]) -> Option<StoredMatch> {
+        let &row = self.rows.get(key)?;
         let kept = self.vectors.row(row).iter().map(|value| value.to_bits());
-        if !kept.eq(vector.iter().map(|value| value.to_bits())) {
-            self.differs = true;
-            return None;
-        }
-        Some((row, Vector::mapped(&self.vectors, row)))
+        let is_same = kept.eq(vector.iter().map(|value| value.to_bits()));
+        Some(if is_same {
+            StoredMatch::Same(row)
+        } else {
+            StoredMatch::Other
+        })
     }
 
-    /// Records where the item of a row is in memory.
-    pub(super) fn set_slot(&mut self, row: u32, slot: usize) {
-        if let Some(place) = self.slots.get_mut(row as usize) {
-            *place = slot;
-            self.live += 1;
-        }
+    /// The vector of a row in the file.
+    pub(super) fn vector(&self, row: u32) -> Vector {
+        Vector::mapped(&self.vectors, row)
     }
 
     /// Rows in the file.
     pub(super) fn rows(&self) -> usize {
-        self.slots.len()
+        self.graph.rows()
     }
 
-    /// Rows whose items are there.
-    pub(super) fn live(&self) -> usize {
-        self.live
-    }
-
-    /// The index, after all items were looked up; else why it cannot be used.
-    pub(super) fn finish(self) -> Result<BaseSegment, String> {
-        if self.differs {
-            return Err("a vector differs from that of its item".to_owned());
-        }
+    /// The index, after all items were looked up.
+    pub(super) fn finish(self, slots: BaseSlots) -> BaseSegment {
         self.vectors.expect_any_order();
-        let mut base = BaseSegment::of(self.graph, Some(self.vectors), self.slots);
+        let mut base = BaseSegment::of(self.graph, Some(self.vectors), slots.slots);
         base.is_stored = true;
-        Ok(base)
+        base
     }
 }
 

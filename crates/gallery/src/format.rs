@@ -67,7 +67,6 @@ pub(super) struct NewRow {
 
 /// A row that was read and agrees with its checksum.
 pub(super) struct StoredRow {
-    pub(super) number: i64,
     pub(super) head: ItemHead,
     pub(super) embedding: Embedding,
     pub(super) checksum: Hash,

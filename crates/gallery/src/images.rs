@@ -10,10 +10,10 @@ use rusqlite::{Connection, OptionalExtension};
 use sha2::{Digest, Sha256};
 
 use crate::Gallery;
+use crate::connection::connect_to_read;
 use crate::error::GalleryError;
 use crate::format::{check_kind, read_state};
 use crate::item::Hash;
-use crate::store::connect_to_read;
 
 impl Gallery {
     /// Keeps the images of items that are enrolled from now on. Earlier items stay without one.

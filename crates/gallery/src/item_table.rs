@@ -6,6 +6,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
 use std::sync::Arc;
 
+use rayon::slice::ParallelSliceMut;
+
 use crate::base_segment::BaseItem;
 use crate::blocks::{BLOCK_SLOTS, ItemSlot, SlotBlock};
 use crate::index::scan::CodedRows;
@@ -128,6 +130,20 @@ impl ItemTable {
         checksum: Hash,
     ) -> usize {
         self.remove(&head.id);
+        let (id, place) = self.take_in(head, vector, row, checksum);
+        let slot = place.slot;
+        self.places.insert(id, place);
+        slot
+    }
+
+    /// Takes an item in, but for its id.
+    fn take_in(
+        &mut self,
+        head: ItemHead,
+        vector: Vector,
+        row: i64,
+        checksum: Hash,
+    ) -> (ById, ItemLocation) {
         let head = Arc::new(head);
         let slot = self.append(ItemSlot {
             head: Arc::clone(&head),
@@ -150,8 +166,7 @@ impl ItemTable {
             row,
             checksum,
         };
-        self.places.insert(ById(head), place);
-        slot
+        (ById(head), place)
     }
 
     /// Replaces the vector of the item in a slot, if it is still there: the same values, stored elsewhere.
@@ -249,6 +264,59 @@ impl ItemTable {
                 Arc::make_mut(block).codes = None;
             }
         }
+    }
+}
+
+/// Items that are being read, and can be found by id once all of them are there: they are sorted once.
+#[derive(Default)]
+pub(super) struct ItemTableDraft {
+    table: ItemTable,
+    places: Vec<(ById, ItemLocation)>,
+}
+
+impl ItemTableDraft {
+    /// Takes an item in; returns its slot.
+    pub(super) fn put(
+        &mut self,
+        head: ItemHead,
+        vector: Vector,
+        row: i64,
+        checksum: Hash,
+    ) -> usize {
+        let placed = self.table.take_in(head, vector, row, checksum);
+        let slot = placed.1.slot;
+        self.places.push(placed);
+        slot
+    }
+
+    /// The slot that the next item gets.
+    pub(super) fn next_slot(&self) -> usize {
+        self.table.next_slot()
+    }
+
+    /// The table of all items.
+    ///
+    /// # Errors
+    /// The number of the first row whose id another row has.
+    pub(super) fn finish(self) -> Result<ItemTable, i64> {
+        let Self {
+            mut table,
+            mut places,
+        } = self;
+        if !places.is_sorted_by(|(one, _), (other, _)| one < other) {
+            places.par_sort_unstable_by(|(one, at), (other, there)| {
+                one.cmp(other).then(at.row.cmp(&there.row))
+            });
+        }
+        let repeated = places.windows(2).filter_map(|pair| match pair {
+            [(one, _), (other, place)] if one == other => Some(place.row),
+            _ => None,
+        });
+        if let Some(row) = repeated.min() {
+            return Err(row);
+        }
+        table.places = places.into_iter().collect();
+        Ok(table)
     }
 }
 

@@ -52,6 +52,7 @@ pub mod view;
 
 mod base_segment;
 mod blocks;
+mod connection;
 mod format;
 mod gallery_index;
 mod identity;
@@ -61,6 +62,7 @@ mod load;
 mod lock;
 mod maintenance;
 mod paths;
+mod rows;
 mod store;
 
 use std::collections::HashMap;

@@ -1,15 +1,14 @@
 //! Reading a gallery: every item, and the index from its file or rebuilt.
 
-use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::base_segment::{BaseSegment, StoredBaseSegment};
+use crate::base_segment::{BaseSegment, BaseSlots, StoredBaseSegment, StoredMatch};
 use crate::error::GalleryError;
 use crate::format::{GalleryState, StoredRow};
 use crate::gallery_index::GalleryIndex;
 use crate::index::bits::Bits;
-use crate::item_table::ItemTable;
+use crate::item_table::{ItemTable, ItemTableDraft};
 use crate::mapped_vectors::Vector;
 use crate::params::IndexParams;
 use crate::paths::{index_file, unfinished_index};
@@ -66,88 +65,126 @@ pub(super) fn load(
             Err(found) => problem = found,
         }
     }
-    let mut items = ItemTable::default();
-    let (state, first) = load_items(store, &mut items, stored.as_mut())?;
-    if items.len() < params.graph_from_items {
+    let mut read = load_items(store, stored.as_ref())?;
+    if read.items.len() < params.graph_from_items {
         return Ok(LoadedGallery {
-            items,
-            state,
+            items: read.items,
+            state: read.state,
             index: None,
         });
     }
     let base = match stored {
         None => Err(problem),
-        Some(stored) if is_outgrown(&stored, items.len()) => {
+        Some(stored) if is_outgrown(stored.rows(), read.slots.live(), read.items.len()) => {
             Err("too much was enrolled or removed since it was built".to_owned())
         }
-        Some(stored) => stored.finish(),
+        Some(_) if read.differs => Err("a vector differs from that of its item".to_owned()),
+        Some(stored) => Ok(stored.finish(read.slots)),
     };
     let (base, first) = match base {
-        Ok(base) => (base, first),
+        Ok(base) => (base, read.first),
         Err(problem) if otherwise == WithoutIndexFile::Refuse => return Err(refused(problem)),
         Err(problem) => {
             if file.exists() {
                 warn_rebuilt(&file, &problem);
             }
             let file = writable.then_some(&*file);
-            let base = BaseSegment::build(&items.base_items(), params, file)?;
-            (base, items.next_slot())
+            let base = BaseSegment::build(&read.items.base_items(), params, file)?;
+            (base, read.items.next_slot())
         }
     };
     let index = Arc::new(GalleryIndex::new(base, first, params));
-    let index = joined(index, &mut items, dimension);
+    let index = joined(index, &mut read.items, dimension);
     Ok(LoadedGallery {
-        items,
-        state,
+        items: read.items,
+        state: read.state,
         index: Some(index),
     })
 }
 
-/// Reads every item into `items`: first those of the base segment, then the delta. Returns the first
-/// slot of the delta.
+/// All items, and how an index that was stored fits them.
+struct LoadedItems {
+    items: ItemTable,
+    state: GalleryState,
+    /// Where the items of the index's rows are.
+    slots: BaseSlots,
+    /// The first slot of the delta.
+    first: usize,
+    /// Whether an item has another vector in the index.
+    differs: bool,
+}
+
+/// Where the vector of an item is that was read.
+enum ReadVector {
+    /// In a row of the index.
+    Stored(u32),
+    /// In memory: the index has none, or another one.
+    InMemory { vector: Vector, differs: bool },
+}
+
+/// Reads every item: first come those of the base segment, then the delta.
 fn load_items(
     store: &mut ItemStore,
-    items: &mut ItemTable,
-    mut stored: Option<&mut StoredBaseSegment>,
-) -> Result<(GalleryState, usize), GalleryError> {
-    // Kept until the end, so that the delta has all slots from one on.
-    let mut delta: Vec<StoredRow> = Vec::new();
-    let mut delta_ids = HashSet::new();
-    let state = store.load(|row| {
-        let id = &row.head.id;
-        let is_new = items.find(id).is_none() && !delta_ids.contains(id);
-        match &mut stored {
-            None => put_in_memory(items, row),
-            Some(stored) => match stored.find(&row.checksum, row.embedding.as_slice()) {
-                Some((base_row, vector)) => {
-                    let slot = items.put(row.head, vector, row.number, row.checksum);
-                    stored.set_slot(base_row, slot);
-                }
-                None => {
-                    delta_ids.insert(id.clone());
-                    delta.push(row);
-                }
+    stored: Option<&StoredBaseSegment>,
+) -> Result<LoadedItems, GalleryError> {
+    let examine = |row: StoredRow| {
+        let values = row.embedding.as_slice();
+        let found = stored.and_then(|stored| stored.find(&row.checksum, values));
+        let vector = match found {
+            Some(StoredMatch::Same(row)) => ReadVector::Stored(row),
+            other => ReadVector::InMemory {
+                vector: Vector::in_memory(values.into()),
+                differs: other.is_some(),
             },
+        };
+        (row.head, vector)
+    };
+    let mut items = ItemTableDraft::default();
+    let mut slots = BaseSlots::none(stored.map_or(0, StoredBaseSegment::rows));
+    let mut differs = false;
+    // Kept until the end, so that the delta has all slots from one on.
+    let mut delta = Vec::new();
+    let state = store.load(examine, |row| {
+        let (head, vector) = row.found;
+        match (vector, stored) {
+            (ReadVector::Stored(at), Some(stored)) => {
+                let slot = items.put(head, stored.vector(at), row.number, row.checksum);
+                slots.set(at, slot);
+            }
+            (
+                ReadVector::InMemory {
+                    vector,
+                    differs: other,
+                },
+                Some(_),
+            ) => {
+                differs |= other;
+                delta.push((head, vector, row.number, row.checksum));
+            }
+            (ReadVector::InMemory { vector, .. }, None) => {
+                items.put(head, vector, row.number, row.checksum);
+            }
+            (ReadVector::Stored(_), None) => {}
         }
-        is_new
     })?;
     let first = items.next_slot();
-    for row in delta {
-        put_in_memory(items, row);
+    for (head, vector, number, checksum) in delta {
+        items.put(head, vector, number, checksum);
     }
-    Ok((state, first))
+    let items = items.finish().map_err(|number| store.repeated(number))?;
+    Ok(LoadedItems {
+        items,
+        state,
+        slots,
+        first,
+        differs,
+    })
 }
 
 /// Whether a new base segment would take less time than linking the items that this one lacks, or too much
 /// of it was removed.
-fn is_outgrown(stored: &StoredBaseSegment, items: usize) -> bool {
-    let (rows, live) = (stored.rows(), stored.live());
+fn is_outgrown(rows: usize, live: usize, items: usize) -> bool {
     rows < (items - live.min(items)) * JOINING_COST || live * 3 < rows * 2
-}
-
-fn put_in_memory(item_table: &mut ItemTable, row: StoredRow) {
-    let vector = Vector::in_memory(row.embedding.as_slice().into());
-    item_table.put(row.head, vector, row.number, row.checksum);
 }
 
 /// The index is derived data: without its file, opening takes longer, but nothing is lost.

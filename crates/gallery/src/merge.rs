@@ -111,14 +111,23 @@ impl GalleryMerge {
         let lock = WriterLock::take(&path)?;
         let mut store = ItemStore::open(&path, true)?;
         let (mut before, mut last_row) = (HashMap::new(), 0);
-        let mut state = store.load(|row| {
-            last_row = last_row.max(row.number);
-            let at = StoredAt {
-                number: row.number,
-                checksum: row.checksum,
-            };
-            before.insert(row.head.id, at).is_none()
-        })?;
+        let mut repeated = None;
+        let mut state = store.load(
+            |row| row.head.id,
+            |row| {
+                last_row = last_row.max(row.number);
+                let at = StoredAt {
+                    number: row.number,
+                    checksum: row.checksum,
+                };
+                if before.insert(row.found, at).is_some() {
+                    repeated.get_or_insert(row.number);
+                }
+            },
+        )?;
+        if let Some(number) = repeated {
+            return Err(store.repeated(number));
+        }
         state.generation += 1;
         store.begin(is_new)?;
         Ok(Self {

@@ -3,11 +3,10 @@
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use rusqlite::config::DbConfig;
-use rusqlite::{Connection, ErrorCode, OpenFlags, params};
+use rusqlite::{Connection, OpenFlags, params};
 
+use crate::connection::{connect, connect_to_read};
 use crate::error::GalleryError;
 use crate::format::{
     self, About, GalleryState, NewRow, StoredRow, check_kind, integer, read_row, read_state,
@@ -15,11 +14,10 @@ use crate::format::{
 };
 use crate::item::{Hash, embedding_bytes};
 use crate::paths::with_suffix;
+use crate::rows::{ExaminedRow, RowSource};
 
 /// The write-ahead log is truncated to this size; a large batch makes it grow.
 const LOG_BYTES_MAX: i64 = 64 * 1024 * 1024;
-/// How long to wait for a reader that holds the file during recovery or closing.
-const BUSY_WAIT: Duration = Duration::from_secs(5);
 
 /// An open database.
 pub(super) struct ItemStore {
@@ -177,59 +175,49 @@ impl ItemStore {
         self.state.items
     }
 
-    /// Reads and verifies every item; `take` returns whether the item's id is new.
-    pub(super) fn load(
+    /// Reads and verifies every item: calls `take` with what `examine` makes of each, in order of the rows' numbers.
+    /// `examine` may be called on several threads.
+    pub(super) fn load<T: Send>(
         &mut self,
-        mut take: impl FnMut(StoredRow) -> bool,
+        examine: impl Fn(StoredRow) -> T + Sync,
+        mut take: impl FnMut(ExaminedRow<T>),
     ) -> Result<GalleryState, GalleryError> {
-        let path = &self.path;
-        let damaged = |what| GalleryError::Damaged {
-            path: path.clone(),
-            what,
+        let source = RowSource {
+            path: &self.path,
+            about: &self.about,
+            connection: &self.connection,
         };
-        let sql_error = |error| GalleryError::from_sqlite(path, "read", error);
-        // One transaction: a writer may be at work, and state and rows must belong together.
-        let transaction = self.connection.unchecked_transaction().map_err(sql_error)?;
-        let (about, state) = read_state(&transaction, path)?;
-        if about != self.about {
-            return Err(damaged(
-                "its description changed while it was being opened".to_owned(),
-            ));
-        }
+        let moment = source.moment()?;
+        let state = moment.state;
         let mut found = GalleryState {
             generation: state.generation,
             ..GalleryState::default()
         };
-        let columns = "number, id, label, metadata, source_sha256, embedding, checksum";
-        let query = format!("SELECT {columns} FROM items ORDER BY number");
-        let mut statement = transaction.prepare(&query).map_err(sql_error)?;
-        let mut rows = statement.query([]).map_err(sql_error)?;
-        while let Some(row) = rows.next().map_err(sql_error)? {
-            let number: i64 = row.get(0).map_err(sql_error)?;
-            let (head, embedding, checksum) = read_row(row, self.about.dimension)
-                .map_err(|bad| damaged(format!("row {number} of its items: {bad}")))?;
-            found.digest.add(&checksum);
+        source.each(moment, examine, |row| {
+            found.digest.add(&row.checksum);
             found.items += 1;
-            let stored = StoredRow {
-                number,
-                head,
-                embedding,
-                checksum,
-            };
-            if !take(stored) {
-                return Err(damaged(format!("row {number} of its items repeats an id")));
-            }
-        }
+            take(row);
+        })?;
         if found != state {
             let (have, had) = (found.items, state.items);
-            let what = format!(
+            return Err(self.damaged(format!(
                 "it holds {have} items with digest {}, and {had} with digest {} were acknowledged",
                 found.digest, state.digest
-            );
-            return Err(damaged(what));
+            )));
         }
         self.state = state;
         Ok(state)
+    }
+
+    pub(super) fn damaged(&self, what: String) -> GalleryError {
+        GalleryError::Damaged {
+            path: self.path.clone(),
+            what,
+        }
+    }
+
+    pub(super) fn repeated(&self, number: i64) -> GalleryError {
+        self.damaged(format!("row {number} of its items repeats an id"))
     }
 
     /// Writes rows and removes others in one transaction; durable when it returns.
@@ -382,49 +370,6 @@ fn put_image(connection: &Connection, row: &NewRow) -> Result<(), rusqlite::Erro
     Ok(())
 }
 
-fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, rusqlite::Error> {
-    let connection = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
-    connection.busy_timeout(BUSY_WAIT)?;
-    // The file is data: nothing stored in it may be executed or weaken the settings.
-    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
-    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
-    connection.pragma_update(None, "cell_size_check", true)?;
-    Ok(connection)
-}
-
-pub(super) fn connect_to_read(path: &Path) -> Result<Connection, rusqlite::Error> {
-    let readable = |connection: &Connection| {
-        connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| {
-            row.get::<_, i64>(0)
-        })
-    };
-    let connection = connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
-    let Err(error) = readable(&connection) else {
-        return Ok(connection);
-    };
-    // On a read-only medium, or in another user's folder, the log's index cannot be created. If there is no
-    // log, it is not needed.
-    let no_index = matches!(
-        error.sqlite_error_code(),
-        Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly)
-    );
-    if !no_index || with_suffix(path, "-wal").exists() {
-        return Err(error);
-    }
-    let mut uri = "file:".to_owned();
-    for byte in path.as_os_str().as_encoded_bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'.' | b'-' | b'_' => {
-                uri.push(char::from(*byte));
-            }
-            _ => uri.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    uri.push_str("?immutable=1");
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
-    connect(Path::new(&uri), flags)
-}
-
 fn prepare_to_write(connection: &Connection, path: &Path) -> Result<(), GalleryError> {
     let set = || {
         let mode = connection
@@ -512,6 +457,6 @@ mod tests {
 
         drop(store);
         let mut store = ItemStore::open(&path, true).unwrap();
-        assert_eq!(store.load(|_| true).unwrap(), state);
+        assert_eq!(store.load(|_| (), |_| ()).unwrap(), state);
     }
 }

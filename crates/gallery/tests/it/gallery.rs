@@ -806,6 +806,79 @@ fn a_new_gallery_takes_over_no_log_and_no_impossible_description() {
     );
 }
 
+#[test]
+fn a_large_gallery_is_read_by_several_threads_as_by_one_also_beside_a_writer() {
+    let scanned = IndexParams {
+        graph_from_items: usize::MAX,
+        ..IndexParams::default()
+    };
+    let place = Place::new();
+    let gallery = place.create();
+    let all = items(0, 20_000);
+    // Not in order of id, and with gaps.
+    for batch in all.chunks(5000).rev() {
+        gallery.upsert(batch.to_vec()).unwrap();
+    }
+    let gone: Vec<String> = all.iter().step_by(3).map(|item| item.id.clone()).collect();
+    for ids in gone.chunks(5000) {
+        gallery.delete(ids).unwrap();
+    }
+    gallery.upsert(items(30_000, 34_000)).unwrap();
+    let enrolled = |gallery: &Gallery| -> Vec<(Arc<ItemHead>, Vec<f32>)> {
+        let view = gallery.view();
+        let items = view.items();
+        items
+            .map(|(head, vector)| (Arc::clone(head), vector.to_vec()))
+            .collect()
+    };
+    let (digest, expected) = (gallery.digest(), enrolled(&gallery));
+    assert!(16 * 1024 < expected.len());
+    drop(gallery);
+    let again = Gallery::open(&place.path, Access::ReadWrite, scanned).unwrap();
+    assert_eq!(again.digest(), digest);
+    assert_eq!(enrolled(&again), expected);
+
+    // Whoever opens it while it changes sees one moment: the digest of its items is that of the state.
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for number in 0_u64.. {
+                again
+                    .upsert(items(40_000 + number, 40_001 + number))
+                    .unwrap();
+                if done.load(std::sync::atomic::Ordering::Relaxed) {
+                    break;
+                }
+            }
+        });
+        for _ in 0..5 {
+            let seen = Gallery::open(&place.path, Access::ReadOnly, scanned).unwrap();
+            assert!(expected.len() <= seen.len());
+        }
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+    drop(again);
+
+    // The first damaged row is named, whichever thread comes to one first.
+    let mut bytes = fs::read(&place.path).unwrap();
+    let sum = |number: u64| {
+        let wanted = format!("item {number:03}");
+        let id = wanted.as_bytes();
+        let at = bytes.windows(id.len()).position(|window| window == id);
+        at.unwrap()
+    };
+    let damaged = [sum(33_999), sum(16_001)];
+    for at in damaged {
+        bytes[at + 5] ^= 1;
+    }
+    place.write("", &bytes);
+    let refused = Gallery::open(&place.path, Access::ReadOnly, scanned).unwrap_err();
+    let named = refused.to_string();
+    assert!(matches!(refused, GalleryError::Damaged { .. }), "{named}");
+    // Written first, as the first of its batch's second row.
+    assert!(named.contains("row 1002 of its items"), "{named}");
+}
+
 const GRAPH: IndexParams = IndexParams {
     graph_from_items: 1000,
     m: 12,
