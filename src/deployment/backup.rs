@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::thread;
 
 use serde::Serialize;
 
@@ -235,7 +236,7 @@ pub fn restore(
     let digest = archive::read(archive, Some(unpacked.path()), belongs, progress)
         .map_err(|cause| ArchiveError::of(archive, "unpack", cause))?;
     let mut folder = Folder::open(unpacked.path())?;
-    let found = examine(&folder)?;
+    let found = sync_and_examine(&folder)?;
     if let PackedIndex::LeftOut(problem) = &found.index {
         let index = unpacked.path().join(INDEX);
         tracing::warn!(
@@ -255,6 +256,20 @@ pub fn restore(
     })?;
     archive::sync(parent).map_err(|cause| DeploymentError::io(parent, &cause))?;
     Ok(found.of(archive, digest))
+}
+
+/// Verifies all of a folder that was just written, while the disk takes it.
+fn sync_and_examine(folder: &Folder) -> Result<SnapshotReport, DeploymentError> {
+    let failed = |cause: io::Error| DeploymentError::io(folder.path(), &cause);
+    let written = archive::within(folder.path()).map_err(failed)?;
+    thread::scope(|scope| {
+        let synced = scope.spawn(|| archive::sync_all(&written));
+        let found = examine(folder)?;
+        let synced = synced.join();
+        let synced = synced.unwrap_or_else(|_panicked| Err(io::ErrorKind::Other.into()));
+        synced.map_err(failed)?;
+        Ok(found)
+    })
 }
 
 /// Whether a file of this name is part of a snapshot.

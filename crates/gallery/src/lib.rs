@@ -58,6 +58,7 @@ mod gallery_index;
 mod identity;
 mod images;
 mod item_table;
+mod items_before;
 mod load;
 mod lock;
 mod maintenance;

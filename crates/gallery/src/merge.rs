@@ -1,7 +1,6 @@
 //! Copies items of other galleries into one, row by row, all in one transaction, without an index; no
 //! vector stays in memory.
 
-use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::path::Path;
 
@@ -13,6 +12,7 @@ use crate::error::GalleryError;
 use crate::format::{GalleryState, read_row};
 use crate::images::check;
 use crate::item::{ContentSum, Hash, ItemHead};
+use crate::items_before::{ItemsBefore, StoredAt};
 use crate::lock::WriterLock;
 use crate::store::ItemStore;
 
@@ -20,21 +20,15 @@ use crate::store::ItemStore;
 /// visible.
 pub struct GalleryMerge {
     store: ItemStore,
-    /// Where the items that existed before are stored, by id.
-    before: HashMap<String, StoredAt>,
+    /// Where the items are that were there before; `None` if there were none.
+    before: Option<ItemsBefore>,
     state: GalleryState,
     last_row: i64,
     // After the store, so that the file is closed before another may open it.
     _lock: WriterLock,
 }
 
-/// Where an item is stored, and its checksum.
-struct StoredAt {
-    number: i64,
-    checksum: Hash,
-}
-
-/// What was taken from one gallery.
+/// What was taken of one gallery.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TakenItems {
     /// Those whose id was new.
@@ -110,24 +104,7 @@ impl GalleryMerge {
             .map_err(|source| GalleryError::not_found(path, source))?;
         let lock = WriterLock::take(&path)?;
         let mut store = ItemStore::open(&path, true)?;
-        let (mut before, mut last_row) = (HashMap::new(), 0);
-        let mut repeated = None;
-        let mut state = store.load(
-            |row| row.head.id,
-            |row| {
-                last_row = last_row.max(row.number);
-                let at = StoredAt {
-                    number: row.number,
-                    checksum: row.checksum,
-                };
-                if before.insert(row.found, at).is_some() {
-                    repeated.get_or_insert(row.number);
-                }
-            },
-        )?;
-        if let Some(number) = repeated {
-            return Err(store.repeated(number));
-        }
+        let (before, last_row, mut state) = read_before(&mut store, &path)?;
         state.generation += 1;
         store.begin(is_new)?;
         Ok(Self {
@@ -213,8 +190,9 @@ impl GalleryMerge {
                 ControlFlow::Continue(false) => {}
                 ControlFlow::Continue(true) => {
                     let image = image_of(&from, source, number, &head)?;
-                    self.put(row, &head.id, &checksum, image.as_deref())?;
-                    self.count(&head.id, &checksum, &mut taken)?;
+                    let before = self.find(&head.id)?;
+                    self.put(row, before.as_ref(), &checksum, image.as_deref())?;
+                    self.count(before.as_ref(), &checksum, &mut taken)?;
                 }
             }
             last_id = head.id;
@@ -222,22 +200,24 @@ impl GalleryMerge {
         Ok(taken)
     }
 
-    /// The row number that an item gets.
-    fn place(&self, id: &str) -> i64 {
-        let before = self.before.get(id);
-        before.map_or(self.last_row.saturating_add(1), |at| at.number)
+    /// The item that was there before under an id.
+    fn find(&self, id: &str) -> Result<Option<StoredAt>, GalleryError> {
+        let found = self
+            .before
+            .as_ref()
+            .map_or(Ok(None), |before| before.find(id));
+        found.map_err(|error| self.store.write_error(error))
     }
 
     fn put(
         &self,
         row: &Row<'_>,
-        id: &str,
+        before: Option<&StoredAt>,
         checksum: &Hash,
         image: Option<&[u8]>,
     ) -> Result<(), GalleryError> {
-        let number = self.place(id);
-        let is_there = |at: &StoredAt| at.checksum == *checksum;
-        let unchanged = self.before.get(id).is_some_and(is_there);
+        let number = before.map_or(self.last_row.saturating_add(1), |at| at.number);
+        let unchanged = before.is_some_and(|at| at.checksum == *checksum);
         let put = || -> Result<(), rusqlite::Error> {
             if !unchanged {
                 let cell = |column| row.get_ref(column).map(ToSqlOutput::Borrowed);
@@ -276,12 +256,12 @@ impl GalleryMerge {
 
     fn count(
         &mut self,
-        id: &str,
+        before: Option<&StoredAt>,
         checksum: &Hash,
         taken: &mut TakenItems,
     ) -> Result<(), GalleryError> {
         taken.sum.add(checksum);
-        match self.before.get(id) {
+        match before {
             Some(at) if at.checksum == *checksum => {
                 taken.unchanged += 1;
                 return Ok(());
@@ -329,8 +309,39 @@ pub struct MergedGallery {
     pub digest: String,
 }
 
-/// The digest of galleries together that have no item in common, from the digest of each; `None` if one is
-/// not a digest.
+/// Verifies the items that there are; where they are, the last row, and the state.
+fn read_before(
+    store: &mut ItemStore,
+    path: &Path,
+) -> Result<(Option<ItemsBefore>, i64, GalleryState), GalleryError> {
+    let failed = |error| GalleryError::from_sqlite(path, "write a temporary file beside", error);
+    if store.items() == 0 {
+        let state = store.load(|_| (), |_| ())?;
+        return Ok((None, 0, state));
+    }
+    let before = ItemsBefore::new().map_err(failed)?;
+    let (mut last_row, mut added) = (0, Ok(()));
+    let state = store.load(
+        |row| row.head.id,
+        |row| {
+            last_row = last_row.max(row.number);
+            let at = StoredAt {
+                number: row.number,
+                checksum: row.checksum,
+            };
+            if added.is_ok() {
+                added = before.add(&row.found, &at);
+            }
+        },
+    )?;
+    added.map_err(failed)?;
+    if let Some(number) = before.finish().map_err(failed)? {
+        return Err(store.repeated(number));
+    }
+    Ok((Some(before), last_row, state))
+}
+
+/// The digest of galleries together that have no item in common, of the digests of each; `None` if one is no digest.
 #[must_use]
 pub fn digest_together(digests: &[&str]) -> Option<String> {
     let mut sum = ContentSum::default();

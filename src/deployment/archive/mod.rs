@@ -14,6 +14,8 @@ use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::thread;
 
 use base16ct::lower::encode_string;
 use sha2::{Digest, Sha256};
@@ -28,7 +30,10 @@ const END: [u8; 1024] = [0; 1024];
 /// The field of a name in a header.
 const NAME_BYTES_MAX: usize = 100;
 const PIECE_BYTES: u64 = 1 << 20;
-/// Snapshots began like this before they were tars.
+/// Pieces from which on a thread is worth its start, and those that may wait for it.
+const PIECES_APART: u64 = 8;
+const PIECES_WAITING: usize = 4;
+/// Snapshots began so before they were tars.
 const EARLIER_MAGIC: &[u8] = b"MPSNAP01";
 
 /// Called with the bytes done and all bytes; returns whether to continue.
@@ -124,7 +129,7 @@ pub(super) fn pack(
         let expected = steps.done + bytes;
         let content = File::open(folder.join(name))?;
         archive.write_all(header(name, bytes).as_bytes())?;
-        let sha256 = steps.copy(&mut (&content).take(bytes), &mut archive)?;
+        let sha256 = steps.copy(&content, bytes, &mut archive)?;
         archive.write_all(fill(bytes))?;
         if (steps.done, content.metadata()?.len()) != (expected, bytes) {
             let problem =
@@ -146,7 +151,7 @@ pub(super) fn pack(
 }
 
 /// Reads all of an archive and compares it with its sums. With `into`, an empty folder that only the
-/// caller uses, its files are unpacked there, and on the disk when this returns.
+/// caller uses, its files are unpacked there; they are on the disk after [`sync_all`].
 ///
 /// # Errors
 /// As [`pack`]: what is wrong with the archive, a name that is not `known`, the disk, or cancellation. The
@@ -159,7 +164,6 @@ pub(super) fn read(
 ) -> io::Result<ArchiveDigest> {
     let mut source = Source::open(path, progress)?;
     let (sums, sha256) = source.sums()?;
-    let mut folders: BTreeSet<PathBuf> = into.map(Path::to_owned).into_iter().collect();
     let mut before = "";
     for line in sums.split_inclusive('\n') {
         let line = line.strip_suffix('\n').unwrap_or_default();
@@ -175,13 +179,8 @@ pub(super) fn read(
         let begins = source.steps.done;
         let found = if let Some(into) = into {
             let to = into.join(name);
-            let folder = to.parent().unwrap_or(into);
-            fs::create_dir_all(folder)?;
-            folders.insert(folder.to_owned());
-            let mut file = File::create_new(&to)?;
-            let found = source.content(bytes, &mut file)?;
-            file.sync_all()?;
-            found
+            fs::create_dir_all(to.parent().unwrap_or(into))?;
+            source.content(bytes, &mut File::create_new(&to)?)?
         } else {
             source.content(bytes, &mut io::sink())?
         };
@@ -191,13 +190,38 @@ pub(super) fn read(
         }
     }
     source.end()?;
-    folders.iter().try_for_each(|folder| sync(folder))?;
     let (bytes, sha256) = (source.steps.all, encode_string(&sha256));
     Ok(ArchiveDigest { bytes, sha256 })
 }
 
-/// Reads the first file of an archive, which must have this name and at most this many bytes, and compares
-/// it with its sum; reads nothing else.
+/// Waits until files and folders, of [`within`], are on the disk.
+///
+/// # Errors
+/// The disk.
+pub(super) fn sync_all(paths: &[PathBuf]) -> io::Result<()> {
+    paths.iter().try_for_each(|path| sync(path))
+}
+
+/// A folder and all that it holds, each after what is within it.
+///
+/// # Errors
+/// The disk.
+pub(super) fn within(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut all = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            all.extend(within(&path)?);
+        } else {
+            all.push(path);
+        }
+    }
+    all.push(folder.to_owned());
+    Ok(all)
+}
+
+/// Reads the first file of an archive, which has this name and at most so many bytes, and compares it with its sum;
+/// nothing of what follows.
 ///
 /// # Errors
 /// As [`read`].
@@ -273,9 +297,9 @@ impl<'a> Source<'a> {
         Ok(bytes)
     }
 
-    /// Copies the content that follows; returns its SHA-256.
-    fn content(&mut self, bytes: u64, to: &mut dyn Write) -> io::Result<[u8; 32]> {
-        let sha256 = self.steps.copy(&mut (&self.file).take(bytes), to)?;
+    /// Copies the content that follows, and gives its SHA-256.
+    fn content(&mut self, bytes: u64, to: &mut (dyn Write + Send)) -> io::Result<[u8; 32]> {
+        let sha256 = self.steps.copy(&self.file, bytes, to)?;
         let zeros = fill(bytes);
         if self.take(zeros.len() as u64)? != zeros {
             return Err(self.damaged(self.steps.done, "there is something in place of zeros"));
@@ -334,20 +358,64 @@ impl<'a> ByteSteps<'a> {
         }
     }
 
-    /// Copies to the end; returns the SHA-256 of what was copied.
-    fn copy(&mut self, from: &mut dyn Read, to: &mut dyn Write) -> io::Result<[u8; 32]> {
-        let (mut piece, mut sha256) = (Vec::new(), Sha256::new());
+    /// Copies so many bytes, or to the end, and gives the SHA-256 of what was copied. What is long is written by a
+    /// thread of its own, while the next piece is read and hashed.
+    fn copy(
+        &mut self,
+        from: &File,
+        bytes: u64,
+        to: &mut (dyn Write + Send),
+    ) -> io::Result<[u8; 32]> {
+        let mut from = from.take(bytes);
+        if bytes < PIECE_BYTES * PIECES_APART {
+            let mut piece = Vec::new();
+            return self.hash(&mut from, &mut piece, |piece| to.write_all(piece));
+        }
+        thread::scope(|scope| {
+            let (full, pieces) = mpsc::sync_channel::<Vec<u8>>(PIECES_WAITING);
+            let (used, again) = mpsc::channel();
+            let writer = scope.spawn(move || {
+                pieces.into_iter().try_for_each(|piece| {
+                    to.write_all(&piece)?;
+                    // Nobody wants it any more at the end.
+                    drop(used.send(piece));
+                    Ok(())
+                })
+            });
+            let mut piece = Vec::new();
+            let hashed = self.hash(&mut from, &mut piece, |piece| {
+                let next = again.try_recv().unwrap_or_default();
+                // Fails if writing failed, which is found below.
+                let sent = full.send(std::mem::replace(piece, next));
+                sent.map_err(|_ended| io::ErrorKind::BrokenPipe.into())
+            });
+            drop(full);
+            let written: io::Result<()> = writer
+                .join()
+                .unwrap_or_else(|_panicked| Err(io::ErrorKind::Other.into()));
+            written.and(hashed)
+        })
+    }
+
+    /// Reads to the end in pieces, and gives the SHA-256 of them.
+    fn hash(
+        &mut self,
+        from: &mut dyn Read,
+        piece: &mut Vec<u8>,
+        mut write: impl FnMut(&mut Vec<u8>) -> io::Result<()>,
+    ) -> io::Result<[u8; 32]> {
+        let mut sha256 = Sha256::new();
         loop {
             if (self.progress)(self.done, self.all).is_break() {
                 return Err(io::Error::other(ArchiveError::Cancelled));
             }
             piece.clear();
-            let read = (&mut *from).take(PIECE_BYTES).read_to_end(&mut piece)?;
+            let read = (&mut *from).take(PIECE_BYTES).read_to_end(piece)?;
             if read == 0 {
                 return Ok(sha256.finalize().into());
             }
-            sha256.update(&piece);
-            to.write_all(&piece)?;
+            sha256.update(&*piece);
+            write(piece)?;
             self.done += read as u64;
         }
     }
@@ -399,9 +467,9 @@ fn is_plain(name: &str) -> bool {
     name.len() <= NAME_BYTES_MAX && name.split('/').all(fits)
 }
 
-/// Makes the names in a folder durable.
-pub(super) fn sync(folder: &Path) -> io::Result<()> {
-    File::open(folder)?.sync_all()
+/// Makes a file, or the names in a folder, durable.
+pub(super) fn sync(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
 }
 
 #[cfg(test)]

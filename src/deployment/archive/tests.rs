@@ -461,11 +461,16 @@ fn what_is_stopped_or_changes_is_no_archive() {
 #[test]
 fn a_full_disk_is_told_apart() {
     let mut full = File::options().write(true).open("/dev/full").unwrap();
-    let mut progress = |_: u64, _: u64| ON;
-    let mut steps = ByteSteps::new(1, &mut progress);
-    let error = steps.copy(&mut &b"x"[..], &mut full).unwrap_err();
     let to = Path::new("to");
-    assert!(ArchiveError::of(to, "write", error).is_disk_full());
+    // What is long is written by another thread.
+    for bytes in [1, 20 << 20] {
+        let from = tempfile::tempfile().unwrap();
+        from.set_len(bytes).unwrap();
+        let mut progress = |_: u64, _: u64| ON;
+        let mut steps = ByteSteps::new(bytes, &mut progress);
+        let error = steps.copy(&from, bytes, &mut full).unwrap_err();
+        assert!(ArchiveError::of(to, "write", error).is_disk_full());
+    }
     let denied = io::ErrorKind::PermissionDenied.into();
     assert!(!ArchiveError::of(to, "write", denied).is_disk_full());
 }
