@@ -6,6 +6,7 @@
 //! not come back from its job is given up, and another one takes its place.
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -20,7 +21,10 @@ use super::job_duration::JobDurations;
 use super::queue::{ClientId, Pushed, Queue};
 use super::seat::{RunningJob, Seat};
 
-/// The pool. Dropping it finishes the queued jobs, as [`WorkerPool::shutdown`] does.
+/// How long the end of a pool that nobody asks any more waits for a job that is being run: nobody waits for its result.
+const ENDING_MAX: Duration = Duration::from_secs(2);
+
+/// The pool. Dropping it ends it as [`WorkerPool::shutdown`] does, but waits two seconds at most for what is being run.
 #[derive(Debug)]
 pub struct WorkerPool {
     crew: Arc<Crew>,
@@ -43,6 +47,8 @@ struct Crew {
 struct Worker {
     at: Arc<Seat>,
     thread: JoinHandle<()>,
+    /// Nothing is sent: it is closed when the thread ends.
+    ended: Receiver<()>,
 }
 
 /// What workers have found out.
@@ -284,22 +290,43 @@ impl WorkerPool {
     /// Takes no more jobs, finishes those in the queue and ends the threads. Blocks until then, but for workers that
     /// were given up.
     pub fn shutdown(&self) {
+        self.end(None);
+    }
+
+    /// Ends the threads, and waits for those that end until a time, if there is one.
+    fn end(&self, latest: Option<Instant>) {
         // The workers leave when it is empty.
         self.crew.queue.close();
         let workers = std::mem::take(&mut *self.workers());
         for worker in workers {
             // A job may own the last handle to its pool; a thread cannot wait for itself.
             let is_own = worker.thread.thread().id() == thread::current().id();
-            if !is_own && !worker.at.is_given_up() && worker.thread.join().is_err() {
+            if is_own || worker.at.is_given_up() {
+                continue;
+            }
+            if latest.is_some_and(|latest| !worker.ends_by(latest)) {
+                tracing::warn!("a worker is still at a job when its pool ends, and is left at it");
+            } else if worker.thread.join().is_err() {
                 tracing::error!("a worker thread panicked outside of a job");
             }
         }
     }
 }
 
+impl Worker {
+    /// Waits for the end of its thread, until a time; whether it has ended.
+    fn ends_by(&self, latest: Instant) -> bool {
+        let left = latest.saturating_duration_since(Instant::now());
+        !matches!(
+            self.ended.recv_timeout(left),
+            Err(RecvTimeoutError::Timeout)
+        )
+    }
+}
+
 impl Drop for WorkerPool {
     fn drop(&mut self) {
-        self.shutdown();
+        self.end(Some(Instant::now() + ENDING_MAX));
     }
 }
 
@@ -348,7 +375,10 @@ impl Crew {
     ) -> std::io::Result<Worker> {
         let (crew, at) = (Arc::clone(self), Arc::<Seat>::default());
         let seat = Arc::clone(&at);
+        let (ends, ended) = mpsc::channel();
         let work = move || {
+            // Dropped last.
+            let _ends: Sender<()> = ends;
             if let Some(embedder) = embedder(&crew.model) {
                 crew.work(embedder, &seat);
             }
@@ -357,6 +387,7 @@ impl Crew {
         Ok(Worker {
             at,
             thread: thread.spawn(work)?,
+            ended,
         })
     }
 

@@ -1450,6 +1450,19 @@ async fn a_worker_that_does_not_come_back_is_given_up_and_another_takes_its_plac
 }
 
 #[tokio::test]
+async fn the_end_of_a_pool_waits_for_a_worker_that_is_stuck_for_a_moment_only() {
+    let pool = pool(2, 4);
+    let (job, begun, end) = held();
+    let mut running = Box::pin(pool.run(Caller::default(), JobKind::Image, job));
+    assert!(begin(&mut running).await.is_pending());
+    begun.await.unwrap();
+    drop(running);
+    // Without the limit this would wait until the job is ended below, which is never.
+    drop(pool);
+    end.send(()).unwrap();
+}
+
+#[tokio::test]
 async fn workers_that_come_back_leave_as_many_as_there_were_to_be() {
     let pool = pool(1, 4);
     let (mut stuck, mut ends) = (Vec::new(), Vec::new());
