@@ -10,7 +10,7 @@ TESTED := --bins --tests
 # CMake and NASM, where the machine has none.
 export PATH := $(CURDIR)/.cache/build-tools/bin:$(PATH)
 
-.PHONY: help protocol demo test test-long test-rust test-prometheus test-proxies test-object-stores test-console test-slurm lint tools runtime bench build wheel sbom clean compare-pillow
+.PHONY: help protocol demo test test-typescript test-long test-rust test-prometheus test-proxies test-object-stores test-console test-slurm lint tools runtime bench build wheel sbom clean compare-pillow
 
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -62,6 +62,11 @@ test-object-stores: ## Snapshots in an object store that speaks as S3 does; buil
 	@cargo build --locked --quiet --features object-stores
 	@"$$(scripts/venv.sh stores scripts/stores-requirements.txt)/bin/python" scripts/test_object_stores.py \
 		--program target/debug/matchpoint
+
+test-typescript: runtime ## The client for TypeScript, generated, compiled and run against a server (needs `node`, `npm`)
+	@echo "== TypeScript client"
+	@cargo build --locked --quiet $(TESTED)
+	@python3 scripts/test_typescript.py --program target/debug/matchpoint
 
 test-console: runtime ## The console in a real Chromium: each page, keyboard, axe-core, a phone (needs `chromium`, `npm`)
 	@echo "== console"

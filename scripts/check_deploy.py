@@ -123,6 +123,9 @@ def check_versions() -> None:
     path = ROOT / "Dockerfile"
     if f"ARG VERSION={version}\n" not in read(path):
         finding(path, f"ARG VERSION is not {version}, the version of Cargo.toml")
+    package = ROOT / "clients/typescript/package.json"
+    if f'"version": "{version}"' not in read(package):
+        finding(package, f"the version is not {version}, that of Cargo.toml")
     toolchain = re.search(r'channel = "(\d+\.\d+)', read(ROOT / "rust-toolchain.toml")).group(1)
     if f"FROM rust:{toolchain}-" not in read(path):
         finding(path, f"does not build with Rust {toolchain}, as rust-toolchain.toml says")

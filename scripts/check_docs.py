@@ -20,7 +20,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = [ROOT / name for name in ("docs", "examples", "models", "crates", "clients")]
-PAGES = [*ROOT.glob("*.md"), *(page for folder in FOLDERS for page in folder.rglob("*.md"))]
+BELOW = (page for folder in FOLDERS for page in folder.rglob("*.md"))
+# What npm has fetched is not ours.
+PAGES = [*ROOT.glob("*.md"), *(page for page in BELOW if "node_modules" not in page.parts)]
 # Texts with commands in them that are no documents.
 OTHERS = [
     path for end in ("json", "yml", "yaml", "conf") for path in (ROOT / "deploy").rglob(f"*.{end}")
