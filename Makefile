@@ -10,7 +10,7 @@ TESTED := --bins --tests
 # CMake and NASM, where the machine has none.
 export PATH := $(CURDIR)/.cache/build-tools/bin:$(PATH)
 
-.PHONY: help protocol demo test test-typescript test-long test-rust test-prometheus test-proxies test-object-stores test-console test-slurm lint tools runtime bench build wheel sbom clean compare-pillow
+.PHONY: help docs protocol demo test test-typescript test-long test-rust test-prometheus test-proxies test-object-stores test-console test-slurm lint tools runtime bench build wheel sbom clean compare-pillow
 
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -101,6 +101,10 @@ compare-pillow: ## Compare the pixels of thousands of odd files with Pillow's (S
 		--seed $(or $(SEED),1) --count $(or $(COUNT),5000)
 	@cargo bench --locked --quiet --profile dev --bench pixels -- --digests .cache/odd > .cache/odd.tsv
 	@.cache/venv-pillow/bin/python scripts/make_odd_pictures.py .cache/odd --compare .cache/odd.tsv
+
+docs: ## The documentation as a site, target/docs/index.html
+	@echo "== documentation site"
+	@"$$(scripts/venv.sh docs scripts/docs-requirements.txt)/bin/mkdocs" build --strict --quiet
 
 sbom: ## Write a CycloneDX bill of materials, target/matchpoint.cdx.json
 	@mkdir -p target && python3 scripts/third_party.py sbom target/matchpoint.cdx.json

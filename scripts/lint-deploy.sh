@@ -30,6 +30,12 @@ check() {
         with_findings+=("$name")
     fi
 }
+docs_site() {
+    local site
+    site=$(mktemp -d)
+    "$(scripts/venv.sh docs scripts/docs-requirements.txt)/bin/mkdocs" build --strict --quiet --site-dir "$site" || return 1
+    rm -rf "$site"
+}
 skip() {
     printf 'skipped  %s: %s\n' "$1" "$2"
     skipped=$((skipped + 1))
@@ -50,6 +56,8 @@ check "protocol, against its baseline (buf)" buf breaking --against proto/baseli
 check "scripts (shellcheck)" shellcheck scripts/*.sh deploy/slurm/*.sbatch .ci/run
 check "Python (ruff check)" ruff check --no-cache --quiet "${python[@]}" clients/python
 check "spelling (typos)" typos --format brief
+# Pages that are in no menu, and links that lead nowhere.
+check "documentation site (mkdocs, strict)" docs_site
 check "Dockerfile (hadolint)" hadolint Dockerfile
 check "YAML (yamllint)" yamllint --strict -c deploy/.yamllint.yaml deploy
 check "Compose (schema)" check-jsonschema --builtin-schema vendor.compose-spec deploy/compose*.yaml
