@@ -53,9 +53,12 @@ fn both(output: &Output) -> String {
     text(&output.stdout) + &text(&output.stderr)
 }
 
-fn adapt_photos(out: &Path) -> Value {
-    let command = "adapt --images {} --model {} --out {} --recipe softmax-tcm";
-    done(command, &[&photos().join("labels.csv"), &model(), out])
+fn adapt_photos(out: &Path, page: &Path) -> Value {
+    let command = "adapt --images {} --model {} --out {} --recipe root-softmax-tcm --report {}";
+    done(
+        command,
+        &[&photos().join("labels.csv"), &model(), out, page],
+    )
 }
 
 /// A model adapted to the sample photographs, made once.
@@ -63,7 +66,10 @@ fn adapted() -> &'static Path {
     static ADAPTED: OnceLock<TempDir> = OnceLock::new();
     let folder = ADAPTED.get_or_init(|| {
         let folder = TempDir::new().unwrap();
-        let report = adapt_photos(&folder.path().join("model"));
+        let report = adapt_photos(
+            &folder.path().join("model"),
+            &folder.path().join("page.html"),
+        );
         assert_eq!(report["outcome"], "adapted");
         let models = report["models"].as_array().unwrap().iter();
         let precisions: Vec<&Value> = models.map(|one| &one["precision"]).collect();
@@ -118,7 +124,13 @@ fn the_network_computes_what_the_head_says_in_every_precision() {
 fn the_same_pictures_make_the_same_bytes() {
     let again = TempDir::new().unwrap();
     let folder = again.path().join("model");
-    adapt_photos(&folder);
+    let page = TempDir::new().unwrap();
+    let page = page.path().join("page.html");
+    adapt_photos(&folder, &page);
+    // Of the labels that judge, before and behind, some pictures each.
+    let drawn = fs::read_to_string(page).unwrap();
+    assert!(drawn.contains("What can be promised"));
+    assert!(100 < drawn.matches("<img").count());
     let names = |folder: &Path| {
         let entries = fs::read_dir(folder).unwrap();
         let mut names: Vec<PathBuf> = entries.map(|one| one.unwrap().file_name().into()).collect();
@@ -301,7 +313,7 @@ fn plain_vectors_get_a_head_that_a_calibration_takes_them_behind() {
     // Each of the three charts has lines and letters apart.
     assert_eq!(drawn.matches("<svg").count(), 6);
     assert!(drawn.contains("Better on labels that it had not seen"));
-    assert_eq!(report["candidates"].as_array().unwrap().len(), 3);
+    assert_eq!(report["candidates"].as_array().unwrap().len(), 5);
     assert_eq!(report["parts"][0]["labels"], 60);
     let behind = "calibrate --embeddings {} --labels {} --head {} --equal-error";
     refused(

@@ -12,6 +12,7 @@ use super::judgement::{Judgement, ROWS_MAX};
 use super::labelled_rows::LabelledRows;
 use super::parts::{Part, Parts};
 use super::recipe::{RECIPES, Recipe};
+use super::supported::SupportedTargets;
 
 /// Folds of labels that recipes are compared by.
 const FOLDS: usize = 3;
@@ -86,7 +87,7 @@ impl AdaptRequest<'_> {
         if !watch(AdaptStage::Judge, 0, 1) {
             return Err(AdaptError::Stopped);
         }
-        let before = self.rows.chosen(&self.judging());
+        let before = self.rows.chosen(&self.compared(Part::Judge));
         let behind = head.apply_to(&before)?;
         let mut judgement = Judgement::of(&before, &behind, self.seed)?;
         judgement.refused = none_is_better(recipe, &candidates).or(judgement.refused);
@@ -106,12 +107,29 @@ impl AdaptRequest<'_> {
     /// # Errors
     /// Rows that cannot be compared with each other.
     pub fn curves(&self, adapted: &AdaptedHead) -> Result<JudgedCurves, AdaptError> {
-        let judging = self.judging();
+        let judging = self.compared(Part::Judge);
         let before = self.rows.chosen(&judging);
         let behind = adapted.head.apply_to(&before)?;
-        let names = judging.iter().filter_map(|row| self.names.get(*row));
-        let names: Vec<&str> = names.map(String::as_str).collect();
-        JudgedCurves::of(&before, &behind, &names, self.seed)
+        JudgedCurves::of(&before, &behind, &self.names_of(&judging), self.seed)
+    }
+
+    /// What the labels that are left to calibrate with can promise before the head and behind it; `None` if there are too few.
+    ///
+    /// # Errors
+    /// Rows that cannot be compared with each other.
+    pub fn supported(&self, adapted: &AdaptedHead) -> Result<Option<SupportedTargets>, AdaptError> {
+        let rows = self.compared(Part::Calibrate);
+        let before = self.rows.chosen(&rows);
+        if before.is_empty() {
+            return Ok(None);
+        }
+        let behind = adapted.head.apply_to(&before)?;
+        SupportedTargets::of(&before, &behind, &self.names_of(&rows), self.seed)
+    }
+
+    fn names_of(&self, rows: &[usize]) -> Vec<&str> {
+        let names = rows.iter().filter_map(|row| self.names.get(*row));
+        names.map(String::as_str).collect()
     }
 
     /// The rows of a part.
@@ -123,13 +141,13 @@ impl AdaptRequest<'_> {
             .collect()
     }
 
-    /// The rows that judge: whole labels, as many as are judged.
-    fn judging(&self) -> Vec<usize> {
-        let rows = self.rows_of(Part::Judge);
+    /// The rows of a part that are compared with each other: whole labels, of so many rows at most.
+    fn compared(&self, part: Part) -> Vec<usize> {
+        let rows = self.rows_of(part);
         if rows.len() <= ROWS_MAX {
             return rows;
         }
-        let mut names: Vec<&str> = self.parts.labels(Part::Judge).collect();
+        let mut names: Vec<&str> = self.parts.labels(part).collect();
         let mut draws = matchpoint_calibration::analysis::rng::SeededRng::new(self.seed, u64::MAX);
         draws.shuffle(&mut names);
         let mut of_label: std::collections::BTreeMap<&str, Vec<usize>> =

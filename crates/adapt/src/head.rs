@@ -1,5 +1,7 @@
 //! The head: what is done to an embedding of unit length before it is compared.
 
+use std::borrow::Cow;
+
 use base16ct::lower::encode_string;
 use matchpoint_vector::{Embedding, NotAnEmbedding};
 use rayon::prelude::*;
@@ -7,30 +9,32 @@ use sha2::{Digest, Sha256};
 
 use super::dense::{Dense, dot};
 use super::error::AdaptError;
-use super::labelled_rows::LabelledRows;
+use super::labelled_rows::{LabelledRows, signed_roots};
 
 /// Rows that are mapped at a time: few enough to keep their products small.
 const ROWS: usize = 2_048;
 
-/// A linear map and what is added to it; the result is scaled to unit length.
+/// A linear map of the components or of their signed roots, and what is added to it; the result is scaled to unit length.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Head {
     from: usize,
+    roots: bool,
     /// `to` rows of `from` weights.
     weights: Vec<f32>,
     bias: Vec<f32>,
 }
 
 impl Head {
-    /// `matrix * (x - centre)`.
+    /// `matrix * (x - centre)`, of the signed roots of `x` if it says so.
     #[expect(
         clippy::cast_possible_truncation,
         reason = "rounded to the precision of embeddings"
     )]
-    pub(super) fn of(matrix: &Dense, centre: &[f64]) -> Option<Self> {
+    pub(super) fn of(matrix: &Dense, centre: &[f64], roots: bool) -> Option<Self> {
         let rows = matrix.values.chunks(matrix.columns);
         let head = Self {
             from: matrix.columns,
+            roots,
             weights: matrix.values.iter().map(|value| *value as f32).collect(),
             bias: rows.map(|row| -dot(row, centre) as f32).collect(),
         };
@@ -48,7 +52,12 @@ impl Head {
     ///
     /// # Errors
     /// Another number of bytes than of weights, or a number that is none.
-    pub fn from_bytes(bytes: &[u8], from: usize, to: usize) -> Result<Self, AdaptError> {
+    pub fn from_bytes(
+        bytes: &[u8],
+        from: usize,
+        to: usize,
+        roots: bool,
+    ) -> Result<Self, AdaptError> {
         let wrong = |problem: String| AdaptError::Stored { problem };
         let expected = from.checked_add(1).and_then(|row| row.checked_mul(to));
         let (values, rest) = bytes.as_chunks::<4>();
@@ -65,6 +74,7 @@ impl Head {
         let bias = weights.split_off(from * to);
         let head = Self {
             from,
+            roots,
             weights,
             bias,
         };
@@ -93,6 +103,12 @@ impl Head {
         self.bias.len()
     }
 
+    /// Whether it takes the signed square root of each component first, at unit length again.
+    #[must_use]
+    pub fn roots(&self) -> bool {
+        self.roots
+    }
+
     /// Its weights, a row for each component that it gives.
     #[must_use]
     pub fn weights(&self) -> &[f32] {
@@ -110,6 +126,11 @@ impl Head {
     /// # Errors
     /// A vector that it maps to zero, of which no direction is left.
     pub fn apply(&self, unit: &[f32]) -> Result<Embedding, NotAnEmbedding> {
+        let unit = if self.roots {
+            Cow::Owned(signed_roots(unit))
+        } else {
+            Cow::Borrowed(unit)
+        };
         let wide: Vec<f64> = unit.iter().map(|value| f64::from(*value)).collect();
         let row = |(row, bias): (&[f32], &f32)| {
             let products = row.iter().zip(&wide);
@@ -138,13 +159,18 @@ impl Head {
         if expected != found {
             return Err(AdaptError::Dimension { expected, found });
         }
+        let seen = if self.roots {
+            Cow::Owned(rows.signed_roots())
+        } else {
+            Cow::Borrowed(rows)
+        };
         let weights = Dense {
             columns: self.from,
             values: self.weights.iter().map(|value| f64::from(*value)).collect(),
         };
         let mut mapped = vec![0.0_f32; rows.len() * self.to()];
         let zero = vec![0.0; self.from];
-        let chunks = rows.vectors().chunks(ROWS * self.from).enumerate();
+        let chunks = seen.vectors().chunks(ROWS * self.from).enumerate();
         for ((chunk, vectors), into) in chunks.zip(mapped.chunks_mut(ROWS * self.to())) {
             let products = Dense::mapped(vectors, &zero, &weights);
             let rows = products

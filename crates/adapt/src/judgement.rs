@@ -13,7 +13,7 @@ use super::labelled_rows::LabelledRows;
 const REPLICATES: u64 = 600;
 /// The share of draws on each side of an interval.
 const TAIL: f64 = 0.025;
-/// Rows that are judged, at most: 200 million pairs. Of more, labels are taken until there are so many.
+/// Rows that are compared with each other, at most: 200 million pairs. Of more, labels are taken until there are so many.
 pub(super) const ROWS_MAX: usize = 20_000;
 
 /// What one figure is without the head and with it.

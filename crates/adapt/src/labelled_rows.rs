@@ -2,7 +2,9 @@
 
 use matchpoint_calibration::analysis::embeddings::Embeddings;
 use matchpoint_vector::Embedding;
+use rayon::prelude::*;
 
+use super::dense::dot;
 use super::error::AdaptError;
 
 /// Rows of unit length, each with the number of its label.
@@ -61,6 +63,12 @@ impl LabelledRows {
             }
         }
         chosen
+    }
+
+    /// Each row with the signed square roots of its components.
+    pub(super) fn signed_roots(&self) -> Self {
+        let rows = self.vectors.par_chunks(self.dimension);
+        self.with_vectors(self.dimension, rows.flat_map_iter(signed_roots).collect())
     }
 
     /// The number of rows.
@@ -137,4 +145,16 @@ impl LabelledRows {
             labels: self.labels.clone(),
         }
     }
+}
+
+/// The square root of each component under its sign, at unit length again: large components count less (power normalisation).
+pub(super) fn signed_roots(unit: &[f32]) -> Vec<f32> {
+    let root = |value: &f32| f64::from(*value).abs().sqrt().copysign(f64::from(*value));
+    let roots: Vec<f64> = unit.iter().map(root).collect();
+    let by = 1.0 / dot(&roots, &roots).sqrt().max(f64::MIN_POSITIVE);
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "rounded to the precision of embeddings"
+    )]
+    roots.iter().map(|root| (root * by) as f32).collect()
 }

@@ -53,6 +53,7 @@ mod loss;
 mod parts;
 mod recipe;
 mod record;
+mod supported;
 mod training;
 mod whitening;
 
@@ -66,3 +67,4 @@ pub use labelled_rows::LabelledRows;
 pub use parts::{Part, Parts};
 pub use recipe::{RECIPES, Recipe};
 pub use record::{HeadBase, HeadRecord};
+pub use supported::SupportedTargets;

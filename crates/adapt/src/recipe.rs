@@ -1,5 +1,7 @@
 //! The ways to fit a head, each with where it comes from.
 
+use std::borrow::Cow;
+
 use super::dense::Dense;
 use super::error::AdaptError;
 use super::head::Head;
@@ -23,6 +25,8 @@ pub struct Recipe {
     pub reference: &'static str,
     /// Whether it is tried unless another is named: it won on labels held out, on some set.
     pub by_default: bool,
+    /// Whether the signed square roots of the components are mapped, and not the components.
+    roots: bool,
     shares: Shares,
     training: Option<Training>,
 }
@@ -42,11 +46,29 @@ const SCHEDULE: Schedule = Schedule {
     rows_each: 4,
 };
 
+/// What a whitening alone is best with.
+const MIXED: Shares = Shares {
+    within: 0.5,
+    total: 0.5,
+    identity: 1.0,
+};
+
 /// Where training starts.
 const START: Shares = Shares {
     within: 0.75,
     total: 0.25,
     identity: 2.0,
+};
+
+/// Normalised softmax with threshold-consistent margins.
+const SOFTMAX_TCM: Training = Training {
+    losses: LossWeights {
+        temperature: 0.15,
+        consistency: 1.0,
+        margin_mated: 0.9,
+        margin_non_mated: 0.3,
+    },
+    schedule: SCHEDULE,
 };
 
 /// All recipes. docs/adapt.md has what each measured.
@@ -56,11 +78,17 @@ pub const RECIPES: &[Recipe] = &[
         what: "mixed whitening: the scatter within labels and of all pictures, half and half, shrunk",
         reference: "between total whitening and LDA; within-class covariance normalisation (Hatch and others 2006), shrunk (Ledoit and Wolf 2004)",
         by_default: true,
-        shares: Shares {
-            within: 0.5,
-            total: 0.5,
-            identity: 1.0,
-        },
+        roots: false,
+        shares: MIXED,
+        training: None,
+    },
+    Recipe {
+        name: "root-whitening",
+        what: "mixed whitening of the signed square roots of the components",
+        reference: "the same; power normalisation (Perronnin and others 2010; Arandjelovic and Zisserman 2012, RootSIFT)",
+        by_default: true,
+        roots: true,
+        shares: MIXED,
         training: None,
     },
     Recipe {
@@ -68,29 +96,37 @@ pub const RECIPES: &[Recipe] = &[
         what: "mixed whitening, then trained by normalised softmax and threshold-consistent margins",
         reference: "Zhai and Wu 2019 (NormSoftmax); Zhang and others, ICLR 2024 (TCM)",
         by_default: true,
+        roots: false,
         shares: START,
+        training: Some(SOFTMAX_TCM),
+    },
+    Recipe {
+        name: "root-softmax-tcm",
+        what: "mixed whitening of the signed square roots, then trained by normalised softmax and threshold-consistent margins",
+        reference: "the same; power normalisation (Perronnin and others 2010)",
+        by_default: true,
+        roots: true,
+        shares: START,
+        // Roots are more even, and bear a sharper softmax.
         training: Some(Training {
             losses: LossWeights {
-                temperature: 0.15,
-                consistency: 1.0,
-                margin_mated: 0.9,
-                margin_non_mated: 0.3,
+                temperature: 0.1,
+                ..SOFTMAX_TCM.losses
             },
             schedule: SCHEDULE,
         }),
     },
     Recipe {
         name: "softmax",
-        what: "the same without the margins: ranks as well, and one threshold fits labels less",
+        what: "without roots and margins: ranks as well, and one threshold fits labels less",
         reference: "Zhai and Wu 2019 (NormSoftmax)",
         by_default: false,
+        roots: false,
         shares: START,
         training: Some(Training {
             losses: LossWeights {
-                temperature: 0.15,
                 consistency: 0.0,
-                margin_mated: 0.9,
-                margin_non_mated: 0.3,
+                ..SOFTMAX_TCM.losses
             },
             schedule: SCHEDULE,
         }),
@@ -100,6 +136,7 @@ pub const RECIPES: &[Recipe] = &[
         what: "whitening by the scatter of all pictures alone: uses no label",
         reference: "Jegou and Chum 2012, shrunk",
         by_default: false,
+        roots: false,
         shares: Shares {
             within: 0.0,
             total: 1.0,
@@ -135,6 +172,12 @@ impl Recipe {
         seed: u64,
         watch: &dyn Fn(usize, usize) -> bool,
     ) -> Result<Head, AdaptError> {
+        let rows = if self.roots {
+            Cow::Owned(rows.signed_roots())
+        } else {
+            Cow::Borrowed(rows)
+        };
+        let rows = rows.as_ref();
         let fewer = rows.len().saturating_sub(1).clamp(1, COMPONENTS_MAX);
         let mut map = whiten(rows, self.shares, rows.dimension().min(fewer))?;
         if let Some(training) = self.training {
@@ -158,6 +201,7 @@ impl Recipe {
             })?;
             map.matrix = Dense::product(trained.view(), map.matrix.view());
         }
-        Head::of(&map.matrix, &map.centre).ok_or(AdaptError::Diverged { recipe: self.name })
+        Head::of(&map.matrix, &map.centre, self.roots)
+            .ok_or(AdaptError::Diverged { recipe: self.name })
     }
 }

@@ -12,8 +12,8 @@ use super::head::{Head, vector_sha256};
 use super::judgement::Judgement;
 use super::parts::Part;
 
-/// The only version so far.
-const FORMAT: u32 = 1;
+/// Version 1 has no roots.
+const FORMATS: std::ops::RangeInclusive<u32> = 1..=2;
 
 /// The model whose embeddings a head takes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,6 +38,9 @@ pub struct HeadRecord {
     pub from: usize,
     /// Components that it gives.
     pub to: usize,
+    /// Whether it takes the signed square root of each component first.
+    #[serde(default)]
+    pub roots: bool,
     /// SHA-256 of the head's bytes.
     pub weights_sha256: String,
     /// The model whose embeddings it takes; `None` for vectors of which no model is known.
@@ -71,11 +74,12 @@ impl HeadRecord {
             (part, labels.collect())
         });
         Self {
-            format: FORMAT,
+            format: *FORMATS.end(),
             recipe: adapted.recipe.name.to_owned(),
             seed: request.seed,
             from: adapted.head.from(),
             to: adapted.head.to(),
+            roots: adapted.head.roots(),
             weights_sha256: encode_string(&Sha256::digest(adapted.head.to_bytes())),
             base,
             data_sha256: data_sha256(request),
@@ -94,10 +98,12 @@ impl HeadRecord {
         let record: Self = serde_json::from_slice(bytes).map_err(|cause| AdaptError::Stored {
             problem: format!("its record cannot be read: {cause}"),
         })?;
-        if record.format != FORMAT {
+        if !FORMATS.contains(&record.format) {
             let problem = format!(
-                "its record has the format {}, and {FORMAT} is read",
-                record.format
+                "its record has the format {}, and {} to {} are read; take a newer Matchpoint",
+                record.format,
+                FORMATS.start(),
+                FORMATS.end()
             );
             return Err(AdaptError::Stored { problem });
         }
@@ -129,7 +135,7 @@ impl HeadRecord {
                 ),
             });
         }
-        Head::from_bytes(bytes, self.from, self.to)
+        Head::from_bytes(bytes, self.from, self.to, self.roots)
     }
 
     /// Whether the head was fitted to pictures of a label.

@@ -6,7 +6,8 @@ use matchpoint_adapt::{
 };
 use matchpoint_calibration::analysis::rng::SeededRng;
 use matchpoint_calibration::certify::{TargetFar, certify_scores};
-use matchpoint_vector::Similarity;
+use matchpoint_calibration::menu::{MenuLine, MenuStanding};
+use matchpoint_vector::{Embedding, Similarity};
 
 const DIMENSION: usize = 16;
 
@@ -74,6 +75,88 @@ fn adapt(rows: &LabelledRows, recipe: Option<&str>, seed: u64) -> (AdaptedHead, 
 }
 
 #[test]
+fn a_head_of_roots_is_kept_as_one_and_older_records_have_none() {
+    let world = World {
+        within: 0.5,
+        odd: 5.0,
+    };
+    let rows = world.rows(80, &mut SeededRng::new(2, 0));
+    let (adapted, record) = adapt(&rows, Some("root-whitening"), 3);
+    let (head, bytes) = (&adapted.head, adapted.head.to_bytes());
+    assert!(head.roots() && record.roots);
+    let text = String::from_utf8(record.to_bytes().unwrap()).unwrap();
+    let read = HeadRecord::parse(text.as_bytes()).unwrap();
+    assert_eq!(&read.head(&bytes).unwrap(), head);
+    // Signs are kept, large components count less, and one row is mapped as many are.
+    let together = head.apply_to(&rows).unwrap();
+    let one = rows.row(5).unwrap();
+    let roots: Vec<f32> = one
+        .iter()
+        .map(|value| value.abs().sqrt().copysign(*value))
+        .collect();
+    let linear = Head::from_bytes(&bytes, head.from(), head.to(), false).unwrap();
+    let roots = Embedding::normalise(roots).unwrap();
+    let expected = linear.apply(roots.as_slice()).unwrap();
+    for found in [
+        head.apply(one).unwrap().as_slice(),
+        together.row(5).unwrap(),
+    ] {
+        let cosine = Similarity::between(found, expected.as_slice()).unwrap();
+        assert!(0.999_999 < cosine.get(), "{cosine:?}");
+    }
+    // The first version knew no roots; what a later one knows is not guessed at.
+    let older = text.replace("\"format\": 2", "\"format\": 1");
+    let older = older.replace("  \"roots\": true,\n", "");
+    assert!(older.len() < text.len());
+    let older = HeadRecord::parse(older.as_bytes()).unwrap();
+    assert!(!older.roots && older.head(&bytes).unwrap() == linear);
+    let newer = text.replace("\"format\": 2", "\"format\": 3");
+    let error = HeadRecord::parse(newer.as_bytes()).unwrap_err();
+    assert!(error.to_string().contains("1 to 2 are read"), "{error}");
+}
+
+#[test]
+fn what_is_left_to_calibrate_with_promises_the_same_searches_before_and_behind() {
+    let world = World {
+        within: 0.5,
+        odd: 5.0,
+    };
+    let rows = world.rows(400, &mut SeededRng::new(3, 0));
+    let names: Vec<String> = (0..rows.len())
+        .map(|row| format!("label {}", row / 4))
+        .collect();
+    let labels: Vec<&str> = names.iter().map(String::as_str).collect();
+    let parts = Parts::deal(&labels, 0).unwrap();
+    let request = AdaptRequest {
+        rows: &rows,
+        names: &names,
+        parts: &parts,
+        recipe: Some(Recipe::named("whitening").unwrap()),
+        seed: 0,
+    };
+    let adapted = request.run(&|_, _, _| true).unwrap();
+    let supported = request.supported(&adapted).unwrap().unwrap();
+    // A hundred labels are left, half of them enrolled: 50 strangers certify 10 % at 95 %, and not 5 %.
+    assert_eq!(supported.enrolled_labels, 50);
+    assert_eq!(supported.with.stranger_labels, 50);
+    let lines = supported.without.lines.iter().zip(&supported.with.lines);
+    for (without, with) in lines {
+        let certified = 0.09 < with.far;
+        for line in [without, with] {
+            assert_eq!(
+                line.standing == MenuStanding::Certified,
+                certified,
+                "{line:?}"
+            );
+        }
+        if certified {
+            let frr = |line: &MenuLine| line.frr.as_ref().unwrap().estimate;
+            assert!(frr(with) < frr(without), "{without:?} {with:?}");
+        }
+    }
+}
+
+#[test]
 fn a_head_is_taken_where_pictures_of_one_label_differ_more_along_some_axes() {
     let world = World {
         within: 0.5,
@@ -92,7 +175,7 @@ fn a_head_is_taken_where_pictures_of_one_label_differ_more_along_some_axes() {
         rates[1].1 < 0.7 * rates[1].0 && rates[2].1 < 0.8 * rates[2].0,
         "{rates:?}"
     );
-    assert_eq!(adapted.candidates.len(), 3);
+    assert_eq!(adapted.candidates.len(), 5);
     // One that was asked for is not chosen from any.
     assert!(adapt(&rows, Some("softmax"), 3).0.candidates.is_empty());
 
@@ -114,7 +197,7 @@ fn a_head_is_taken_where_pictures_of_one_label_differ_more_along_some_axes() {
         (read.head(&bytes).unwrap(), &read),
         (adapted.head.clone(), &record)
     );
-    assert!(read.head(&bytes[1..]).is_err() && Head::from_bytes(&bytes, 15, 16).is_err());
+    assert!(read.head(&bytes[1..]).is_err() && Head::from_bytes(&bytes, 15, 16, false).is_err());
     assert_eq!(read.labels[&Part::Fit].len(), 80);
     assert_eq!(read.fitted_on.len(), 320);
     let fitted = rows

@@ -1,4 +1,4 @@
-//! A head as nodes of a network: unit length, product, sum, unit length again, behind the output that holds the embedding.
+//! A head as nodes of a network: signed roots if it takes them, unit length, product, sum, unit length again, behind the output that holds the embedding.
 
 use super::onnx::{field, number_field};
 use super::output::EmbeddingPart;
@@ -20,6 +20,8 @@ const INTS: u64 = 7;
 pub struct HeadWeights<'a> {
     /// Components that it takes.
     pub from: usize,
+    /// Whether it takes their signed square roots.
+    pub roots: bool,
     /// Its weights, row by row.
     pub weights: &'a [f32],
     /// What is added to each component that it gives.
@@ -86,6 +88,17 @@ impl Chain {
         self.node("Sqrt", &format!("{name}_lengths"), &[], &[]);
         let lengths = std::mem::replace(&mut self.tensor, rows);
         self.node("Div", result, &[&lengths], &[]);
+    }
+
+    /// The square root of each component under its sign, `x / sqrt(|x| + tiny)`: what is no number stays none, and zero zero.
+    fn signed_roots(&mut self) {
+        let values = self.tensor.clone();
+        self.node("Abs", "sizes", &[], &[]);
+        let tiny = self.floats("tiny", &[1], std::iter::once(1e-30));
+        self.node("Add", "sizes_not_zero", &[&tiny], &[]);
+        self.node("Sqrt", "roots_of_sizes", &[], &[]);
+        let roots = std::mem::replace(&mut self.tensor, values);
+        self.node("Div", "signed_roots", &[&roots], &[]);
     }
 
     /// The embedding within the output, as `[batch, components]`.
@@ -159,6 +172,10 @@ pub(super) fn with_head(
     // Does nothing if they are of that type already.
     chain.node("Cast", "floats", &[], &[integer("to", FLOAT)]);
     chain.take(part);
+    if head.roots {
+        // Their directions do not depend on the length that the components had.
+        chain.signed_roots();
+    }
     chain.unit_length("before", from, "unit");
     let column = |at: usize| head.weights.iter().skip(at).step_by(from.max(1)).copied();
     let weights = chain.floats("weights", &[from, to], (0..from).flat_map(column));
@@ -183,6 +200,7 @@ mod tests {
     fn a_head_is_one_more_graph_behind_the_file_whatever_part_it_takes() {
         let head = HeadWeights {
             from: 2,
+            roots: true,
             weights: &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0],
             bias: &[0.0, 1.0, 2.0],
         };

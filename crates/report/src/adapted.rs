@@ -1,6 +1,7 @@
 //! The page about a head: before and behind it, on labels that it had not seen.
 
 use super::axis::{AxisScale, AxisUnit, ChartAxis};
+use super::contents::Picture;
 use super::markup::Markup;
 use super::numbers::shortened;
 use super::page::document;
@@ -33,8 +34,23 @@ pub struct AdaptedReport {
     pub band: Vec<f64>,
     /// How one threshold serves each label.
     pub labels: Vec<ServedLabel>,
+    /// What labels that neither fit nor judge can promise.
+    pub supported: Option<SupportedTable>,
     /// Names and values of how it was fitted.
     pub facts: Vec<[String; 2]>,
+}
+
+/// For each FAR the threshold that is certified and its FRR, before the head and behind it.
+#[derive(Clone, Debug, Default)]
+pub struct SupportedTable {
+    /// Labels that were enrolled.
+    pub enrolled_labels: usize,
+    /// Labels of strangers.
+    pub stranger_labels: u64,
+    /// The confidence, as text.
+    pub confidence: String,
+    /// FAR, threshold before and behind, FRR before and behind; empty where nothing is certified.
+    pub rows: Vec<[String; 5]>,
 }
 
 /// How one threshold serves a label: the harmonic mean of sensitivity and specificity along the band.
@@ -55,9 +71,9 @@ impl ServedLabel {
     }
 }
 
-/// The page as one file: no script, no network.
+/// The page as one file: no script, no network. `pictures` is asked for those of the labels that fare worst.
 #[must_use]
-pub fn render(report: &AdaptedReport) -> String {
+pub fn render(report: &AdaptedReport, pictures: &dyn Fn(&str) -> Vec<Picture>) -> String {
     let page = document(&report.title, |main| {
         main.element("header", &[], |header| {
             let kicker = "Head fitted to labels: before and behind, on labels that it had not seen";
@@ -80,13 +96,22 @@ pub fn render(report: &AdaptedReport) -> String {
                 },
             );
         }
+        let supports = |table: &&SupportedTable| !table.rows.is_empty();
+        if let Some(table) = report.supported.as_ref().filter(supports) {
+            supported(main, table);
+        }
         fans(main, report);
         section(
             main,
             "worst",
             "Labels that fare worst",
             WORST_NOTE,
-            |body| body.append(worst(report)),
+            |body| {
+                for (name, of) in WORST_BY {
+                    body.line("p", "band-name", name);
+                    body.append(worst(report, of, pictures));
+                }
+            },
         );
         section(main, "fit", "How it was fitted", "", |body| {
             let columns = [("", TableColumn::Words), ("", TableColumn::Words)];
@@ -103,8 +128,14 @@ pub fn render(report: &AdaptedReport) -> String {
 const FIGURES_NOTE: &str = "Rates of pairs of pictures. Intervals are of the difference, at 95 %, over labels sampled again: a head is accepted only if EER and FRR are better by more than that.";
 const DET_NOTE: &str = "Broken line: before. Solid line: behind the head. The bands contain 95 % of the curves when labels are sampled again.";
 const FAN_NOTE: &str = "One line for each label: how well the threshold serves it at which the FAR of all pairs is this rate. The narrower the fan, the more alike one threshold serves all; OPIS is its variance.";
-const WORST_NOTE: &str =
-    "By the mean of the lines above, behind the head; 1 is a label that is never mistaken.";
+const WORST_NOTE: &str = "By the mean of the lines above; 1 is a label that is never mistaken. Labels that fare worst behind the head too have pictures that differ more than it can undo, or wrong ones among them.";
+/// What the lists of labels are ranked by.
+const WORST_BY: [(&str, UtilityOf); 2] = [
+    ("Behind the head", |label| &label.behind),
+    ("Before", |label| &label.before),
+];
+
+type UtilityOf = fn(&ServedLabel) -> &Vec<f64>;
 
 fn verdict(main: &mut Markup, report: &AdaptedReport) {
     let (class, word) = if report.taken {
@@ -189,6 +220,30 @@ fn det(report: &AdaptedReport) -> Option<Markup> {
     Some(plot.finish("plot square", axes, summary))
 }
 
+fn supported(main: &mut Markup, of: &SupportedTable) {
+    let note = format!(
+        "Searches of labels that neither fitted the head nor judged it: {} were enrolled, {} were strangers. The threshold that \
+         keeps each FAR at {} confidence, and the FRR there; none where so many strangers cannot promise it.",
+        of.enrolled_labels, of.stranger_labels, of.confidence
+    );
+    section(main, "supported", "What can be promised", &note, |body| {
+        let columns = [
+            ("FAR at most", TableColumn::Words),
+            ("Threshold before", TableColumn::Number),
+            ("Behind", TableColumn::Number),
+            ("FRR before", TableColumn::Number),
+            ("Behind", TableColumn::Number),
+        ];
+        let mut table = HtmlTable::new("", &columns);
+        for [far, figures @ ..] in &of.rows {
+            let figure = |text: &String| cell(if text.is_empty() { "none" } else { text });
+            let figures = figures.iter().map(figure);
+            table.row(std::iter::once(cell(far)).chain(figures).collect());
+        }
+        body.append(table.finish());
+    });
+}
+
 fn fans(main: &mut Markup, report: &AdaptedReport) {
     let before = fan(report, |label| &label.before);
     let behind = fan(report, |label| &label.behind);
@@ -208,7 +263,7 @@ fn fans(main: &mut Markup, report: &AdaptedReport) {
     }
 }
 
-fn fan(report: &AdaptedReport, of: fn(&ServedLabel) -> &Vec<f64>) -> Option<Markup> {
+fn fan(report: &AdaptedReport, of: UtilityOf) -> Option<Markup> {
     let (first, last) = (*report.band.first()?, *report.band.last()?);
     let x = ChartAxis::new(AxisScale::Log, AxisUnit::Share, (first, last))?;
     let y = ChartAxis::new(AxisScale::Linear, AxisUnit::Plain, (0.0, 1.0))?;
@@ -244,11 +299,11 @@ fn fan(report: &AdaptedReport, of: fn(&ServedLabel) -> &Vec<f64>) -> Option<Mark
     ))
 }
 
-fn worst(report: &AdaptedReport) -> Markup {
+fn worst(report: &AdaptedReport, of: UtilityOf, pictures: &dyn Fn(&str) -> Vec<Picture>) -> Markup {
     let mut ranked: Vec<(f64, &ServedLabel)> = report
         .labels
         .iter()
-        .map(|label| (ServedLabel::mean(&label.behind), label))
+        .map(|label| (ServedLabel::mean(of(label)), label))
         .collect();
     ranked.sort_by(|a, b| a.0.total_cmp(&b.0).then_with(|| a.1.label.cmp(&b.1.label)));
     let columns = [
@@ -257,14 +312,18 @@ fn worst(report: &AdaptedReport) -> Markup {
         ("Behind", TableColumn::Number),
     ];
     let mut table = HtmlTable::new("", &columns);
-    for (behind, label) in ranked.into_iter().take(WORST) {
-        let before = ServedLabel::mean(&label.before);
-        let name = shortened(&label.label, 60);
-        table.row(vec![
-            cell(&name),
-            cell(&format!("{before:.3}")),
-            cell(&format!("{behind:.3}")),
-        ]);
+    for (_, label) in ranked.into_iter().take(WORST) {
+        let mut name = cell(&shortened(&label.label, 60));
+        let shown = pictures(&label.label);
+        if !shown.is_empty() {
+            name.element("div", &[("class", "strip")], |strip| {
+                for picture in &shown {
+                    strip.picture(picture);
+                }
+            });
+        }
+        let mean = |utility| cell(&format!("{:.3}", ServedLabel::mean(utility)));
+        table.row(vec![name, mean(&label.before), mean(&label.behind)]);
     }
     table.finish()
 }
@@ -293,9 +352,20 @@ mod tests {
             behind: curve(0.2),
             band: vec![0.001, 0.1],
             labels: (0..30).map(label).collect(),
+            supported: Some(SupportedTable {
+                rows: vec![["1 %", "", "0.5", "", "20 %"].map(str::to_owned)],
+                ..SupportedTable::default()
+            }),
             ..AdaptedReport::default()
         };
-        let page = render(&report);
+        let picture = |label: &str| Picture {
+            data_uri: "data:image/png;base64,AAAA".to_owned(),
+            description: label.to_owned(),
+        };
+        let page = render(&report, &|label| vec![picture(label)]);
+        // Of the labels that fare worst before, and of those behind.
+        assert_eq!(page.matches("<img").count(), 2 * WORST);
+        assert!(page.contains("What can be promised") && page.contains("none"));
         // Lines and letters of each chart are apart.
         assert_eq!(page.matches("<svg").count(), 6, "{page}");
         assert!(
@@ -304,6 +374,6 @@ mod tests {
                 && page.contains("verdict refused")
         );
         assert!(!page.contains("<b>") && !page.contains("<i>") && !page.contains("<script"));
-        assert!(!render(&AdaptedReport::default()).contains("<svg"));
+        assert!(!render(&AdaptedReport::default(), &|_| Vec::new()).contains("<svg"));
     }
 }

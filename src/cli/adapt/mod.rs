@@ -2,6 +2,7 @@
 
 mod page;
 mod rows;
+mod text;
 mod written;
 
 use std::io::Write as _;
@@ -14,7 +15,6 @@ use super::array_flags::ArrayFlags;
 use super::exit::{Exit, fail};
 use super::left_out::LeftOut;
 use super::listing::ExcludeFlags;
-use super::output::{table, wrapped};
 use super::output_file::OutputFile;
 use super::progress::SharedProgress;
 use super::signal::Signal;
@@ -23,7 +23,7 @@ use crate::deployment::{Models, RefusedItem};
 use crate::telemetry;
 use matchpoint_adapt::{
     AdaptError, AdaptRequest, AdaptStage, AdaptedHead, Candidate, HeadRecord, Judgement, Part,
-    Parts, Recipe,
+    Parts, Recipe, SupportedTargets,
 };
 use matchpoint_calibration::analysis::copies::near_copies;
 use matchpoint_calibration::analysis::embeddings::Embeddings;
@@ -69,7 +69,8 @@ pub(super) struct Adapt {
     /// The folder to write: of a model, or for plain vectors of the head alone
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// Fit by this recipe, and compare no others: whitening, softmax-tcm, softmax or total-whitening
+    /// Fit by this recipe, and compare no others: whitening, root-whitening,
+    /// softmax-tcm, root-softmax-tcm, softmax or total-whitening
     #[arg(long, value_name = "NAME")]
     recipe: Option<String>,
     /// Seed of the split of the labels and of all random choices
@@ -78,6 +79,9 @@ pub(super) struct Adapt {
     /// Write a page to this HTML file, or to - for standard output: before and behind the head, also if it is refused
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
+    /// The images of a deployment's items, as they were given to `build`: the page shows them
+    #[arg(long, value_name = "SOURCE", requires_all = ["report", "deployment"])]
+    pictures: Option<PathBuf>,
     /// Print the outcome as JSON
     #[arg(long)]
     json: bool,
@@ -117,6 +121,8 @@ struct AdaptReport {
     candidates: Vec<Candidate>,
     /// On the labels that judge.
     judgement: Judgement,
+    /// What the labels that are left to calibrate with can promise before the head and behind it; `None` if there are too few.
+    supported: Option<SupportedTargets>,
     /// Rows that are nearly one picture, under two labels.
     near_copies: Vec<AcrossLabels>,
     near_copies_total: usize,
@@ -187,7 +193,7 @@ impl Adapt {
         let adapted = fitted?;
         let mut report = self.report(&request, &rows, &adapted)?;
         if adapted.judgement.refused.is_none() {
-            let record = HeadRecord::of(&request, &adapted, rows.base(), &rows.pictures);
+            let record = HeadRecord::of(&request, &adapted, rows.base(), &rows.sha256);
             let writing = written::Writing {
                 adapted: &adapted,
                 record: &record,
@@ -197,9 +203,10 @@ impl Adapt {
             report.written = Some(self.out.clone());
             report.outcome = "adapted";
         }
-        OutputFile::output(file.as_ref(), self.json).result(&report, text)?;
+        OutputFile::output(file.as_ref(), self.json).result(&report, text::text)?;
         if let Some(file) = file {
-            let page = page::page(&report, request.curves(&adapted)?, &self.title());
+            let pictures = |label: &str| rows.pictures_of(label);
+            let page = page::page(&report, request.curves(&adapted)?, &self.title(), &pictures);
             file.write(|file| file.write_all(page.as_bytes()))?;
         }
         Ok(match (report.written, report.failed.is_empty()) {
@@ -239,6 +246,7 @@ impl Adapt {
             parts: parts.into(),
             candidates: adapted.candidates.clone(),
             judgement: adapted.judgement.clone(),
+            supported: request.supported(adapted)?,
             near_copies_total: near_copies.len(),
             near_copies: near_copies.into_iter().take(NEAR_COPIES_LISTED).collect(),
             models: Vec::new(),
@@ -284,92 +292,6 @@ fn across_labels(rows: &AdaptRows) -> anyhow::Result<Vec<AcrossLabels>> {
     Ok(found
         .filter(|copy| copy.label != copy.first_label)
         .collect())
-}
-
-fn text(report: &AdaptReport) -> String {
-    let mut text = String::new();
-    for one in &report.failed {
-        text.push_str(&format!("failed: {one}\n"));
-    }
-    if let Some(first) = report.near_copies.first() {
-        let warning = format!(
-            "{} pictures are nearly those of another label (row {} of {} and row {} of {}, for one): nothing hurts a fit more; \
-             correct their labels, or give both one label",
-            report.near_copies_total, first.row, first.label, first.first_row, first.first_label
-        );
-        text.push_str(&wrapped(&warning, "warning: "));
-    }
-    let mut rows: Vec<(&str, String)> = report
-        .parts
-        .iter()
-        .map(|part| {
-            let size = format!("{} labels, {} pictures", part.labels, part.rows);
-            (part.part.as_str(), size)
-        })
-        .collect();
-    rows.extend(report.left_out.rows());
-    rows.push((
-        "recipe",
-        format!(
-            "{}: {}, {} components to {}",
-            report.recipe, report.what, report.from, report.to
-        ),
-    ));
-    text.push_str(&table(&rows));
-    text.push_str(&candidates_text(&report.candidates));
-    let judgement = &report.judgement;
-    text.push_str(&format!(
-        "on {} labels that it had not seen (pairs; 95 % intervals of the difference, over labels)\n",
-        judgement.labels
-    ));
-    for change in &judgement.changes {
-        text.push_str(&format!(
-            "  {:<15}  {:.4} -> {:.4}  [{:+.4} .. {:+.4}]  {}\n",
-            change.figure,
-            change.without,
-            change.with,
-            change.lower,
-            change.upper,
-            change.verdict()
-        ));
-    }
-    match (&judgement.refused, &report.written) {
-        (Some(why), _) => {
-            text.push_str(&wrapped(&format!("{why}; nothing is written"), "refused: "));
-        }
-        (None, Some(folder)) => {
-            text.push_str(&format!("written to {}\n", folder.display()));
-            let models = report.models.iter();
-            let prints: Vec<(&str, String)> = models
-                .map(|model| (model.precision.as_str(), model.fingerprint.clone()))
-                .collect();
-            text.push_str(&table(&prints));
-        }
-        (None, None) => {}
-    }
-    text
-}
-
-fn candidates_text(candidates: &[Candidate]) -> String {
-    if candidates.is_empty() {
-        return String::new();
-    }
-    let mut text = String::from(
-        "cross-validation over the labels that fit (score: mean of EER, FRR at FAR 1e-2 and OPIS, each as a share of none's)\n",
-    );
-    for one in candidates {
-        let figures = &one.figures;
-        text.push_str(&format!(
-            "  {:<15}  score {:.3}  Recall@1 {:.4}, EER {:.4}, FRR at FAR 1e-2 {:.4}, OPIS {:.4}\n",
-            one.recipe,
-            one.score,
-            figures.recall_at_1,
-            figures.equal_error,
-            figures.frr_at_far_1e2,
-            figures.opis
-        ));
-    }
-    text
 }
 
 #[cfg(test)]

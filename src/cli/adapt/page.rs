@@ -1,12 +1,21 @@
 //! A fit as a page.
 
 use super::AdaptReport;
+use super::text::{false_rejects, is_certified, threshold};
+use crate::cli::output::percent;
 use crate::clock::now_rfc_3339;
 use matchpoint_adapt::{JudgedCurves, TradePoint};
-use matchpoint_report::adapted::{AdaptedReport, ServedLabel, render};
+use matchpoint_calibration::menu::MenuLine;
+use matchpoint_report::Picture;
+use matchpoint_report::adapted::{AdaptedReport, ServedLabel, SupportedTable, render};
 
 /// The page, as HTML.
-pub(super) fn page(report: &AdaptReport, curves: JudgedCurves, title: &str) -> String {
+pub(super) fn page(
+    report: &AdaptReport,
+    curves: JudgedCurves,
+    title: &str,
+    pictures: &dyn Fn(&str) -> Vec<Picture>,
+) -> String {
     let judgement = &report.judgement;
     let difference = |lower: f64, upper: f64| format!("{lower:+.4} to {upper:+.4}");
     let figures = judgement.changes.iter().map(|change| {
@@ -53,7 +62,7 @@ pub(super) fn page(report: &AdaptReport, curves: JudgedCurves, title: &str) -> S
         );
         [one.recipe.clone(), score]
     }));
-    render(&AdaptedReport {
+    let page = AdaptedReport {
         title: title.to_owned(),
         created: now_rfc_3339(),
         taken: judgement.refused.is_none(),
@@ -71,6 +80,34 @@ pub(super) fn page(report: &AdaptReport, curves: JudgedCurves, title: &str) -> S
                 behind: label.with,
             })
             .collect(),
+        supported: supported(report),
         facts,
+    };
+    render(&page, pictures)
+}
+
+/// Where either certifies a FAR: the FAR, then threshold and FRR before and behind; empty where nothing is certified.
+fn supported(report: &AdaptReport) -> Option<SupportedTable> {
+    let found = report.supported.as_ref()?;
+    let lines = found.without.lines.iter().zip(&found.with.lines);
+    let cell = |line: &MenuLine, of: fn(&MenuLine) -> String| {
+        let certified = is_certified(line);
+        certified.then(|| of(line)).unwrap_or_default()
+    };
+    let lines = lines.filter(|(without, with)| is_certified(without) || is_certified(with));
+    let rows = lines.map(|(without, with)| {
+        [
+            percent(with.far),
+            cell(without, threshold),
+            cell(with, threshold),
+            cell(without, false_rejects),
+            cell(with, false_rejects),
+        ]
+    });
+    Some(SupportedTable {
+        enrolled_labels: found.enrolled_labels,
+        stranger_labels: found.with.stranger_labels,
+        confidence: percent(found.with.confidence),
+        rows: rows.collect(),
     })
 }

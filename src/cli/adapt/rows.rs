@@ -11,13 +11,18 @@ use crate::cli::exit::{Exit, fail};
 use crate::cli::image_sources::{ImageSources, Purpose};
 use crate::cli::images;
 use crate::cli::left_out::LeftOut;
+use crate::cli::pictures::Pictures;
 use crate::deployment::{Folder, LoadedModel, Models, RefusedItem, read_image};
 use matchpoint_adapt::{HeadBase, LabelledRows, Part};
 use matchpoint_arrays::{LabelTable, Role};
+use matchpoint_report::Picture;
 use matchpoint_vector::Embedding;
 
 /// The column of a list that says what each label is for.
 const PART_COLUMN: &str = "split";
+
+/// Pictures of a label that are shown.
+const PICTURES_OF_LABEL: usize = 4;
 
 /// Rows, with what is known of each.
 pub(super) struct AdaptRows {
@@ -27,7 +32,11 @@ pub(super) struct AdaptRows {
     /// The part of each row, where the list says so.
     pub(super) parts: Option<Vec<Part>>,
     /// SHA-256 of the picture behind each row, where it is known.
-    pub(super) pictures: Vec<Option<String>>,
+    pub(super) sha256: Vec<Option<String>>,
+    /// The id of each row's item; empty for vectors.
+    ids: Vec<String>,
+    /// Where the pictures of items are.
+    pictures: Pictures,
     /// The model that embedded them; `None` for vectors of which none is known.
     pub(super) model: Option<LoadedModel>,
     pub(super) failed: Vec<RefusedItem>,
@@ -42,18 +51,20 @@ struct Gathering {
     names: Vec<String>,
     /// The words of the column of parts.
     words: Vec<Option<String>>,
-    pictures: Vec<Option<String>>,
+    sha256: Vec<Option<String>>,
+    ids: Vec<String>,
+    pictures: Pictures,
     failed: Vec<RefusedItem>,
     left_out: LeftOut,
 }
 
 impl Gathering {
-    fn push(&mut self, unit: &[f32], name: &str, word: Option<String>, picture: Option<String>) {
+    fn push(&mut self, unit: &[f32], name: &str, word: Option<String>, sha256: Option<String>) {
         self.dimension = unit.len();
         self.vectors.extend_from_slice(unit);
         self.names.push(name.to_owned());
         self.words.push(word);
-        self.pictures.push(picture);
+        self.sha256.push(sha256);
     }
 
     fn finish(self, model: Option<LoadedModel>) -> anyhow::Result<AdaptRows> {
@@ -69,6 +80,8 @@ impl Gathering {
             rows,
             parts: parts(&self.words)?,
             names: self.names,
+            sha256: self.sha256,
+            ids: self.ids,
             pictures: self.pictures,
             model,
             failed: self.failed,
@@ -144,6 +157,11 @@ impl Adapt {
             let word = head.metadata.get(PART_COLUMN).cloned();
             let picture = head.source_sha256.map(|sha256| encode_string(&sha256));
             gathering.push(vector, &head.label, word, picture);
+            gathering.ids.push(head.id.clone());
+        }
+        if let Some(images) = &self.pictures {
+            let sources = ImageSources::read(images, Purpose::Enrol)?;
+            gathering.pictures.add(&sources);
         }
         gathering.finish(model)
     }
@@ -165,6 +183,7 @@ impl Adapt {
             left_out: sources.left_out.clone(),
             ..Gathering::default()
         };
+        gathering.pictures.add(&sources);
         let embedded = images::embedded(&paths, &loaded, limits);
         for (item, result) in sources.items.iter().zip(embedded) {
             let bytes = read_image(&item.path, &limits);
@@ -173,6 +192,7 @@ impl Adapt {
                     let picture = Some(encode_string(&Sha256::digest(&bytes)));
                     let word = item.metadata.get(PART_COLUMN).cloned();
                     gathering.push(one.embedding.as_slice(), &item.label, word, picture);
+                    gathering.ids.push(item.id.clone());
                 }
                 (Err(reason), _) => gathering.failed.push(RefusedItem {
                     item: item.id.clone(),
@@ -223,6 +243,14 @@ impl Adapt {
 }
 
 impl AdaptRows {
+    /// Some pictures of a label.
+    pub(super) fn pictures_of(&self, label: &str) -> Vec<Picture> {
+        let ids = self.names.iter().zip(&self.ids);
+        let ids = ids.filter(|(name, _)| *name == label);
+        let pictures = ids.filter_map(|(_, id)| self.pictures.of(id));
+        pictures.take(PICTURES_OF_LABEL).collect()
+    }
+
     /// The model, as the head's record names it.
     pub(super) fn base(&self) -> Option<HeadBase> {
         let model = &self.model.as_ref()?.model;

@@ -34,6 +34,7 @@ impl Writing<'_> {
             let head = &self.adapted.head;
             let weights = HeadWeights {
                 from: head.from(),
+                roots: head.roots(),
                 weights: head.weights(),
                 bias: head.bias(),
             };

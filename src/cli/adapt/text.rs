@@ -1,0 +1,158 @@
+//! What a fit came to, as text.
+
+use super::AdaptReport;
+use crate::cli::output::{percent, table, wrapped};
+use matchpoint_adapt::{Candidate, SupportedTargets};
+use matchpoint_calibration::menu::{MenuLine, MenuStanding};
+
+/// As text.
+pub(super) fn text(report: &AdaptReport) -> String {
+    let mut text = String::new();
+    for one in &report.failed {
+        text.push_str(&format!("failed: {one}\n"));
+    }
+    if let Some(first) = report.near_copies.first() {
+        let warning = format!(
+            "{} pictures are nearly those of another label (row {} of {} and row {} of {}, for one): nothing hurts a fit more; \
+             correct their labels, or give both one label",
+            report.near_copies_total, first.row, first.label, first.first_row, first.first_label
+        );
+        text.push_str(&wrapped(&warning, "warning: "));
+    }
+    let mut rows: Vec<(&str, String)> = report
+        .parts
+        .iter()
+        .map(|part| {
+            let size = format!("{} labels, {} pictures", part.labels, part.rows);
+            (part.part.as_str(), size)
+        })
+        .collect();
+    rows.extend(report.left_out.rows());
+    rows.push((
+        "recipe",
+        format!(
+            "{}: {}, {} components to {}",
+            report.recipe, report.what, report.from, report.to
+        ),
+    ));
+    text.push_str(&table(&rows));
+    text.push_str(&candidates_text(&report.candidates));
+    let judgement = &report.judgement;
+    text.push_str(&format!(
+        "on {} labels that it had not seen (pairs; 95 % intervals of the difference, over labels)\n",
+        judgement.labels
+    ));
+    for change in &judgement.changes {
+        text.push_str(&format!(
+            "  {:<16}  {:.4} -> {:.4}  [{:+.4} .. {:+.4}]  {}\n",
+            change.figure,
+            change.without,
+            change.with,
+            change.lower,
+            change.upper,
+            change.verdict()
+        ));
+    }
+    if let Some(supported) = &report.supported {
+        text.push_str(&supported_text(supported));
+    }
+    match (&judgement.refused, &report.written) {
+        (Some(why), _) => {
+            text.push_str(&wrapped(&format!("{why}; nothing is written"), "refused: "));
+        }
+        (None, Some(folder)) => {
+            text.push_str(&format!("written to {}\n", folder.display()));
+            let models = report.models.iter();
+            let prints: Vec<(&str, String)> = models
+                .map(|model| (model.precision.as_str(), model.fingerprint.clone()))
+                .collect();
+            text.push_str(&table(&prints));
+        }
+        (None, None) => {}
+    }
+    text
+}
+
+fn candidates_text(candidates: &[Candidate]) -> String {
+    if candidates.is_empty() {
+        return String::new();
+    }
+    let mut text = String::from(
+        "cross-validation over the labels that fit (score: mean of EER, FRR at FAR 1e-2 and OPIS, each as a share of none's)\n",
+    );
+    for one in candidates {
+        let figures = &one.figures;
+        text.push_str(&format!(
+            "  {:<16}  score {:.3}  Recall@1 {:.4}, EER {:.4}, FRR at FAR 1e-2 {:.4}, OPIS {:.4}\n",
+            one.recipe,
+            one.score,
+            figures.recall_at_1,
+            figures.equal_error,
+            figures.frr_at_far_1e2,
+            figures.opis
+        ));
+    }
+    text
+}
+
+/// What the labels that are left promise before and behind, at each FAR that either certifies.
+fn supported_text(supported: &SupportedTargets) -> String {
+    let lines = supported.without.lines.iter().zip(&supported.with.lines);
+    let certified: Vec<(&MenuLine, &MenuLine)> = lines
+        .filter(|(without, with)| [without, with].iter().any(|line| is_certified(line)))
+        .collect();
+    let labels = format!(
+        "{} enrolled labels and {} of strangers",
+        supported.enrolled_labels, supported.with.stranger_labels
+    );
+    if certified.is_empty() {
+        let least = supported
+            .with
+            .lines
+            .last()
+            .map_or(0, |line| line.labels_needed);
+        let text = format!(
+            "the labels left to calibrate with ({labels}) certify no FAR, before the head or behind it: it takes {least} labels of strangers"
+        );
+        return wrapped(&text, "");
+    }
+    let mut text = format!(
+        "what the labels left to calibrate with certify (searches; {labels}; {} confidence)\n",
+        percent(supported.with.confidence)
+    );
+    for (without, with) in certified {
+        let cell = |of: fn(&MenuLine) -> String| {
+            let cell = |line: &MenuLine| {
+                if is_certified(line) {
+                    of(line)
+                } else {
+                    "none".to_owned()
+                }
+            };
+            format!("{} -> {}", cell(without), cell(with))
+        };
+        text.push_str(&format!(
+            "  FAR <= {:<6}  threshold {:<16}  FRR {}\n",
+            percent(with.far),
+            cell(threshold),
+            cell(false_rejects)
+        ));
+    }
+    text
+}
+
+/// The threshold of a line.
+pub(super) fn threshold(line: &MenuLine) -> String {
+    let threshold = line.threshold.map(|threshold| threshold.get());
+    threshold.map_or_else(String::new, |threshold| format!("{threshold:.3}"))
+}
+
+/// FRR at it.
+pub(super) fn false_rejects(line: &MenuLine) -> String {
+    let frr = line.frr.as_ref();
+    frr.map_or_else(String::new, |frr| percent(frr.estimate))
+}
+
+pub(super) fn is_certified(line: &MenuLine) -> bool {
+    line.standing == MenuStanding::Certified
+}
