@@ -1367,6 +1367,30 @@ fn the_drift_demo_raises_each_alarm_in_its_own_chapter_and_recalibrating_ends_th
 }
 
 #[test]
+fn the_adapt_demo_takes_a_head_into_service_or_says_why_not() {
+    let root = TempDir::new().unwrap();
+    let deployment = root.path().join("demo");
+    let told = run(&[
+        "demo",
+        "--adapt",
+        "--deployment",
+        path(&deployment),
+        "--json",
+    ]);
+    assert_eq!(code(&told), 0, "{}", text(&told.stderr));
+    let report = json(&told);
+    let adapted = &report["adapted"];
+    assert_eq!(adapted["parts"][0]["labels"], 36);
+    let taken = adapted["outcome"] == "adapted";
+    assert_eq!(taken, adapted["judgement"]["refused"].is_null());
+    assert_eq!(taken, deployment.join("adapted-model").is_dir());
+    assert_eq!(taken, report["built"]["enrolled"] == 36);
+    assert_eq!(taken, report["calibrated"][1]["fitted"].is_u64());
+    let page = fs::read_to_string(deployment.join("adapted.html")).unwrap();
+    assert!(page.contains(if taken { "Better on labels" } else { "Refused" }));
+}
+
+#[test]
 fn the_demo_refuses_then_promises_then_decides_well() {
     let root = TempDir::new().unwrap();
     let deployment = root.path().join("demo");

@@ -1,5 +1,6 @@
 //! `matchpoint demo`: the whole story on the sample photographs.
 
+mod adapt;
 mod drift;
 
 use std::ffi::OsStr;
@@ -44,14 +45,18 @@ use matchpoint_vector::Similarity;
   matchpoint demo
   matchpoint demo --serve              # keep the server up, to try things with
   matchpoint demo --drift              # let the traffic change: who notices, and what helps
+  matchpoint demo --adapt              # fit a head to the labels of the sample: is it better on others?
   matchpoint demo --json > demo.json")]
 pub(super) struct Demo {
     /// Keep the server up until Ctrl-C
-    #[arg(long, conflicts_with = "drift")]
+    #[arg(long, conflicts_with_all = ["drift", "adapt"])]
     serve: bool,
     /// Let the traffic change, label the decisions, and see whose alarms are right
     #[arg(long)]
     drift: bool,
+    /// Fit a head to the labels of the sample, judge it on labels that it has not seen, and calibrate behind it if it is better
+    #[arg(long, conflicts_with = "drift")]
+    adapt: bool,
     /// With --drift: rest between chapters, to watch them on a dashboard
     #[arg(long, value_name = "SECONDS", default_value_t = 0, requires = "drift")]
     pause: u64,
@@ -137,6 +142,13 @@ impl Demo {
         };
 
         let built = story.build(&model)?;
+        if self.adapt {
+            let told = story.adapt(&model)?;
+            output.result(&told, |_| {
+                format!("\nDone in {:.1} s.", started.elapsed().as_secs_f64())
+            })?;
+            return Ok(Exit::Done);
+        }
         let (refused_target, operating_point) = story.calibrate()?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .enable_all()
@@ -218,6 +230,15 @@ impl Story<'_> {
     /// Runs a command of this program, as a person would type it, and shows its output: as text, or parsed
     /// if it is JSON.
     fn command(&self, arguments: &[&dyn AsRef<OsStr>], ends_with: Exit) -> anyhow::Result<Value> {
+        Ok(self.command_ending(arguments, &[ends_with])?.1)
+    }
+
+    /// The same of a command that may end in more ways than one; also says in which.
+    fn command_ending(
+        &self,
+        arguments: &[&dyn AsRef<OsStr>],
+        ends_with: &[Exit],
+    ) -> anyhow::Result<(Exit, Value)> {
         let shown: Vec<_> = arguments
             .iter()
             .map(|one| one.as_ref().to_string_lossy())
@@ -233,19 +254,20 @@ impl Story<'_> {
         }
         let done = command.stderr(Stdio::inherit()).output()?;
         let printed = String::from_utf8_lossy(&done.stdout);
-        if done.status.code() != Some(i32::from(ends_with.code())) {
+        let ended = |exit: &&Exit| done.status.code() == Some(i32::from(exit.code()));
+        let Some(exit) = ends_with.iter().find(ended) else {
             self.say(&printed);
             let message = format!(
                 "this was not to end with {}; was the sample changed?",
                 done.status
             );
             return Err(fail(Exit::Internal, message));
-        }
+        };
         if self.demo.json {
-            return Ok(serde_json::from_str(&printed)?);
+            return Ok((*exit, serde_json::from_str(&printed)?));
         }
         self.say(&printed);
-        Ok(Value::Null)
+        Ok((*exit, Value::Null))
     }
 
     fn build(&self, model: &Path) -> anyhow::Result<Value> {
