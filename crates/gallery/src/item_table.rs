@@ -8,12 +8,13 @@ use std::sync::Arc;
 
 use rayon::slice::ParallelSliceMut;
 
-use crate::base_segment::BaseItem;
 use crate::blocks::{BLOCK_SLOTS, ItemSlot, SlotBlock};
 use crate::index::scan::CodedRows;
 use crate::item::{ContentSum, Hash, ItemHead};
 use crate::item_set::ItemSet;
 use crate::mapped_vectors::Vector;
+use crate::segment::SegmentItem;
+use matchpoint_vector::kernels::codes::CodeWidth;
 
 /// Where an item is kept.
 pub(super) struct ItemLocation {
@@ -100,9 +101,9 @@ impl ItemTable {
     }
 
     /// What a base segment is built from, in order of id.
-    pub(super) fn base_items(&self) -> Vec<BaseItem> {
+    pub(super) fn base_items(&self) -> Vec<SegmentItem> {
         let items = self.places.values().filter_map(|place| {
-            Some(BaseItem {
+            Some(SegmentItem {
                 key: place.checksum,
                 slot: place.slot,
                 vector: self.slot(place.slot)?.vector.clone(),
@@ -243,15 +244,15 @@ impl ItemTable {
         number
     }
 
-    /// Makes codes for the full blocks that have none, from the one of this slot on.
-    pub(super) fn encode_from(&mut self, first: usize, dimension: usize) {
+    /// Makes codes for the full blocks from the one of a slot on that have none.
+    pub(super) fn encode_from(&mut self, first: usize, dimension: usize, width: CodeWidth) {
         for block in self.blocks.iter_mut().skip(first / BLOCK_SLOTS) {
             if block.slots.len() == BLOCK_SLOTS && block.codes.is_none() {
                 let rows = block.slots.iter().map(|slot| match slot {
                     Some(slot) => &*slot.vector,
                     None => &[],
                 });
-                let codes = Arc::new(CodedRows::new(rows, dimension));
+                let codes = Arc::new(CodedRows::new(rows, dimension, width));
                 Arc::make_mut(block).codes = Some(codes);
             }
         }

@@ -50,7 +50,6 @@ pub mod merge;
 pub mod params;
 pub mod view;
 
-mod base_segment;
 mod blocks;
 mod connection;
 mod format;
@@ -64,6 +63,7 @@ mod lock;
 mod maintenance;
 mod paths;
 mod rows;
+mod segment;
 mod store;
 
 use std::collections::HashMap;
@@ -93,6 +93,7 @@ use crate::store::ItemStore;
 use crate::view::GalleryView;
 
 pub use images::{KeptImages, KeptItem, check_images};
+pub use maintenance::DeltaWork;
 
 /// What a handle may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -527,7 +528,7 @@ impl Gallery {
             item_table.put(head, vector, number, checksum);
         }
         if let Some((index, _)) = &index {
-            item_table.encode_from(index.first(), self.about.dimension);
+            item_table.encode_from(index.first(), self.about.dimension, index.width());
         }
         let view = GalleryView::of(&item_table, self.about.dimension, generation, index);
         drop(item_table);

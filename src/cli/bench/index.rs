@@ -274,12 +274,14 @@ impl BenchIndexArgs {
         let done = AtomicBool::new(false);
         let first = base.rows() - late;
         std::thread::scope(|scope| {
-            scope.spawn(|| {
+            let indexing = scope.spawn(|| -> anyhow::Result<()> {
                 while !done.load(Ordering::Relaxed) {
-                    if gallery.link(16) == 0 {
-                        std::thread::park_timeout(Duration::from_millis(1));
+                    match gallery.delta_work() {
+                        Some(work) => work.run()?,
+                        None => std::thread::park_timeout(Duration::from_millis(1)),
                     }
                 }
+                Ok(())
             });
             let enrolling = scope.spawn(|| enrol_at(gallery, base, first, wanted, rate));
             let mut times = Vec::new();
@@ -305,7 +307,11 @@ impl BenchIndexArgs {
             let enrolled = enrolled.map_err(|_panic| anyhow::anyhow!("a thread panicked"))??;
             let truth = nearest_of(&last, queries, None)?;
             let grown_recall = recall(&last, queries, &probe, &truth)?;
-            while 0 < gallery.link(1000) {}
+            let indexed = indexing.join();
+            indexed.map_err(|_panic| anyhow::anyhow!("a thread panicked"))??;
+            while let Some(work) = gallery.delta_work() {
+                work.run()?;
+            }
             let grown = speed(&gallery.view(), queries, &probe, 1, lasting / 4)?;
             Ok(WhileEnrolling {
                 asked_per_second: self.inserts,

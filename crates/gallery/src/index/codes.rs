@@ -159,31 +159,28 @@ fn encode(row: &[f32], width: CodeWidth, clip: f32, codes: &mut [u8]) {
     }
 }
 
-/// The codes of a query, scaled so that they use the whole range: with eight bits its greatest
-/// value has the greatest code, with sixteen its length is that of a coded row.
+/// The codes of a query, scaled so that they use the whole range.
 ///
 /// Its own scale multiplies all its products alike, so their order is that of the similarities.
 pub(super) fn encode_query(query: &[f32], width: CodeWidth, codes: &mut Vec<u8>) {
-    match width {
-        CodeWidth::Eight => {
-            encode_alone(query, codes);
-        }
-        CodeWidth::Sixteen => encode_by(query, width, dot(query, query).sqrt(), codes),
-    }
+    encode_alone(query, width, codes);
 }
 
-/// The codes of eight bits of a vector, scaled so that its greatest value has code 127; returns that
-/// value.
-pub(super) fn encode_alone(query: &[f32], codes: &mut Vec<u8>) -> f32 {
-    let largest = query.iter().fold(0.0_f32, |largest, value| {
-        if largest < value.abs() {
-            value.abs()
-        } else {
-            largest
-        }
-    });
-    encode_by(query, CodeWidth::Eight, largest, codes);
-    largest
+/// The codes of a vector, scaled so that with eight bits its greatest value has the greatest code, and with sixteen a
+/// value as great as its length would: products of such codes fit an `i32`. Returns what has the greatest code.
+pub(super) fn encode_alone(vector: &[f32], width: CodeWidth, codes: &mut Vec<u8>) -> f32 {
+    let greatest = match width {
+        CodeWidth::Eight => vector.iter().fold(0.0_f32, |largest, value| {
+            if largest < value.abs() {
+                value.abs()
+            } else {
+                largest
+            }
+        }),
+        CodeWidth::Sixteen => dot(vector, vector).sqrt(),
+    };
+    encode_by(vector, width, greatest, codes);
+    greatest
 }
 
 /// The codes of a vector; zeros if there is no scale.

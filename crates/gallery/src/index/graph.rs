@@ -127,7 +127,13 @@ impl Graph {
         self.header.params
     }
 
-    /// The fingerprint of the rows that the builder was given.
+    /// How fine its codes are.
+    #[must_use]
+    pub fn width(&self) -> CodeWidth {
+        self.header.width
+    }
+
+    /// What the builder said the rows are.
     #[must_use]
     pub fn fingerprint(&self) -> [u8; 32] {
         self.header.fingerprint

@@ -1,5 +1,5 @@
-//! Vectors as 8-bit codes that are compared with a query one after the other: for items that are too new
-//! for the graph, and too many for exact comparison.
+//! Vectors as codes, compared with a query one after the other: what is too new for a graph, and too
+//! many to be compared as they are.
 
 use crate::index::codes::{encode_alone, stride};
 use matchpoint_vector::kernels::codes::{CodeKernel, CodeWidth};
@@ -9,22 +9,28 @@ pub struct CodedRows {
     codes: Box<[u8]>,
     /// What a code of one stands for, in each row.
     units: Box<[f32]>,
+    width: CodeWidth,
 }
 
 impl CodedRows {
     /// The codes of rows of `dimension` finite values each; an empty row counts as missing.
     #[must_use]
-    pub fn new(rows: impl Iterator<Item = impl AsRef<[f32]>>, dimension: usize) -> Self {
+    pub fn new(
+        rows: impl Iterator<Item = impl AsRef<[f32]>>,
+        dimension: usize,
+        width: CodeWidth,
+    ) -> Self {
         let (mut codes, mut units, mut row_codes) = (Vec::new(), Vec::new(), Vec::new());
         for row in rows {
-            let largest = encode_alone(row.as_ref(), &mut row_codes);
-            row_codes.resize(stride(dimension, CodeWidth::Eight), 0);
+            let greatest = encode_alone(row.as_ref(), width, &mut row_codes);
+            row_codes.resize(stride(dimension, width), 0);
             codes.extend_from_slice(&row_codes);
-            units.push(largest / CodeWidth::Eight.greatest());
+            units.push(greatest / width.greatest());
         }
         Self {
             codes: codes.into(),
             units: units.into(),
+            width,
         }
     }
 }
@@ -33,6 +39,7 @@ impl CodedRows {
 pub struct CodedQuery {
     codes: Vec<u8>,
     unit: f32,
+    width: CodeWidth,
     kernel: CodeKernel,
     rows: Vec<u32>,
     products: Vec<i32>,
@@ -41,19 +48,31 @@ pub struct CodedQuery {
 impl CodedQuery {
     /// The codes of a query of finite values.
     #[must_use]
-    pub fn new(query: &[f32]) -> Self {
+    pub fn new(query: &[f32], width: CodeWidth) -> Self {
         let mut codes = Vec::new();
-        let largest = encode_alone(query, &mut codes);
+        let greatest = encode_alone(query, width, &mut codes);
         Self {
             codes,
-            unit: largest / CodeWidth::Eight.greatest(),
-            kernel: CodeKernel::detect(CodeWidth::Eight),
+            unit: greatest / width.greatest(),
+            width,
+            kernel: CodeKernel::detect(width),
             rows: Vec::new(),
             products: Vec::new(),
         }
     }
 
-    /// The inner product with each row, to about a hundredth for vectors of unit length.
+    /// Those of a query that can be compared with `rows`: what is there already, or new ones.
+    pub fn for_codes<'a>(
+        there: &'a mut Option<Self>,
+        query: &[f32],
+        rows: &CodedRows,
+    ) -> &'a mut Self {
+        let fits = there.take_if(|there| there.width == rows.width);
+        there.insert(fits.unwrap_or_else(|| Self::new(query, rows.width)))
+    }
+
+    /// The inner product with each row of codes of the same width: to about a hundredth for vectors of unit length and
+    /// eight bits.
     pub fn products(&mut self, rows: &CodedRows) -> impl Iterator<Item = f32> {
         self.rows.clear();
         self.rows.extend((0..).take(rows.units.len()));
@@ -96,19 +115,21 @@ mod tests {
             row.iter_mut().for_each(|value| *value /= norm);
             row
         };
-        for dimension in [1, 3, 64, 100, 1280] {
-            let rows: Vec<Vec<f32>> = (0..9).map(|_| draw(dimension)).collect();
-            let query = draw(dimension);
-            let coded = CodedRows::new(rows.iter().map(Vec::as_slice), dimension);
-            let mut coded_query = CodedQuery::new(&query);
-            let found: Vec<f32> = coded_query.products(&coded).collect();
-            assert_eq!(found.len(), rows.len());
-            for (row, found) in rows.iter().zip(found) {
-                let exact = dot(row, &query);
-                assert!(
-                    (exact - found).abs() < 0.01,
-                    "{dimension}: {found} for {exact}"
-                );
+        for (width, error) in [(CodeWidth::Eight, 0.01), (CodeWidth::Sixteen, 1e-4)] {
+            for dimension in [1, 3, 64, 100, 1280] {
+                let rows: Vec<Vec<f32>> = (0..9).map(|_| draw(dimension)).collect();
+                let query = draw(dimension);
+                let coded = CodedRows::new(rows.iter().map(Vec::as_slice), dimension, width);
+                let mut coded_query = CodedQuery::new(&query, width);
+                let found: Vec<f32> = coded_query.products(&coded).collect();
+                assert_eq!(found.len(), rows.len());
+                for (row, found) in rows.iter().zip(found) {
+                    let exact = dot(row, &query);
+                    assert!(
+                        (exact - found).abs() < error,
+                        "{width:?}, {dimension}: {found} for {exact}"
+                    );
+                }
             }
         }
     }
@@ -116,8 +137,10 @@ mod tests {
     #[test]
     fn rows_that_are_gone_and_zeros_have_no_product() {
         let rows: [&[f32]; 3] = [&[], &[0.0, 0.0], &[0.0, 1.0]];
-        let coded = CodedRows::new(rows.into_iter(), 2);
-        let found: Vec<f32> = CodedQuery::new(&[0.6, 0.8]).products(&coded).collect();
+        let coded = CodedRows::new(rows.into_iter(), 2, CodeWidth::Eight);
+        let found: Vec<f32> = CodedQuery::new(&[0.6, 0.8], CodeWidth::Eight)
+            .products(&coded)
+            .collect();
         assert_eq!(found[..2], [0.0, 0.0]);
         assert!((found[2] - 0.8).abs() < 0.01);
     }

@@ -1,5 +1,5 @@
-//! The base segment of the index: a compact graph of the items there were when it was built, and
-//! its file, which holds their vectors too.
+//! A segment of the index: a compact graph of some items. The base segment has those there were when it
+//! was built, and a file, which holds their vectors too.
 //!
 //! The file is memory-mapped: a short head, the vectors, a key for each (the checksum of its item), and the
 //! graph, which carries checksums of its own and one of the keys. Opening compares the vectors with those
@@ -27,6 +27,7 @@ use crate::item::Hash;
 use crate::mapped_vectors::{MappedVectors, Vector};
 use crate::params::IndexParams;
 use crate::paths::unfinished_index;
+use matchpoint_vector::kernels::codes::CodeWidth;
 use matchpoint_vector::kernels::map::Map;
 
 const MAGIC: &[u8; 8] = b"MPSETTL2";
@@ -37,14 +38,14 @@ const ALIGNMENT: usize = 64;
 const GONE: usize = usize::MAX;
 
 /// An item to build a base segment from.
-pub(super) struct BaseItem {
+pub(super) struct SegmentItem {
     pub(super) key: Hash,
     pub(super) slot: usize,
     pub(super) vector: Vector,
 }
 
 /// A compact graph, and where its rows are in memory.
-pub(super) struct BaseSegment {
+pub(super) struct Segment {
     graph: Graph,
     /// `None` if there was no file to keep them in: the items have them in memory.
     vectors: Option<Arc<MappedVectors>>,
@@ -58,11 +59,11 @@ pub(super) struct BaseSegment {
     scratch: Mutex<Vec<Scratch>>,
 }
 
-impl BaseSegment {
+impl Segment {
     /// Builds the graph of items in the order given, on all threads of the current `rayon` pool, and
     /// writes the file if one is named. If it cannot be written, vectors stay in memory.
     pub(super) fn build(
-        items: &[BaseItem],
+        items: &[SegmentItem],
         params: IndexParams,
         file: Option<&Path>,
     ) -> Result<Self, IndexError> {
@@ -74,7 +75,7 @@ impl BaseSegment {
         };
         let slots = items.iter().map(|item| item.slot).collect();
         if let Some(path) = file {
-            match BaseSegmentDraft::begin(path, items, dimension, &keys) {
+            match SegmentDraft::begin(path, items, dimension, &keys) {
                 Ok(draft) => {
                     let graph = build(draft.vectors.all())?;
                     let vectors = Arc::clone(&draft.vectors);
@@ -118,7 +119,17 @@ impl BaseSegment {
         self.slots.len()
     }
 
-    /// Whether the file has it, so that the next opening need not build it.
+    /// How fine its codes are.
+    pub(super) fn width(&self) -> CodeWidth {
+        self.graph.width()
+    }
+
+    /// The least slot of its items.
+    pub(super) fn first_slot(&self) -> Option<usize> {
+        self.slots.iter().copied().min()
+    }
+
+    /// Whether the next opening finds it in its file.
     pub(super) fn is_stored(&self) -> bool {
         self.is_stored
     }
@@ -187,13 +198,13 @@ impl BaseSegment {
 }
 
 /// The parts of a file, in bytes.
-struct BaseSegmentLayout {
+struct SegmentLayout {
     vectors: Range<usize>,
     keys: Range<usize>,
     graph: usize,
 }
 
-impl BaseSegmentLayout {
+impl SegmentLayout {
     /// `None` if they are more than there can be.
     fn of(rows: usize, dimension: usize) -> Option<Self> {
         let vectors = rows.checked_mul(dimension)?.checked_mul(size_of::<f32>())?;
@@ -216,17 +227,22 @@ impl BaseSegmentLayout {
     }
 }
 
-/// A file that still lacks its graph, next to the one that it will replace.
-struct BaseSegmentDraft {
+/// A file that lacks its graph yet, next to the one that it will replace.
+struct SegmentDraft {
     file: File,
     unfinished: PathBuf,
     vectors: Arc<MappedVectors>,
 }
 
-impl BaseSegmentDraft {
-    fn begin(path: &Path, items: &[BaseItem], dimension: usize, keys: &[Hash]) -> io::Result<Self> {
+impl SegmentDraft {
+    fn begin(
+        path: &Path,
+        items: &[SegmentItem],
+        dimension: usize,
+        keys: &[Hash],
+    ) -> io::Result<Self> {
         let too_large = || io::Error::from(io::ErrorKind::FileTooLarge);
-        let layout = BaseSegmentLayout::of(items.len(), dimension).ok_or_else(too_large)?;
+        let layout = SegmentLayout::of(items.len(), dimension).ok_or_else(too_large)?;
         let rows = u32::try_from(items.len()).map_err(|_more| too_large())?;
         let unfinished = unfinished_index(path);
         // Never truncated and written again: an earlier attempt may have mapped it.
@@ -267,8 +283,8 @@ impl BaseSegmentDraft {
 
 fn write_items(
     file: &File,
-    layout: &BaseSegmentLayout,
-    items: &[BaseItem],
+    layout: &SegmentLayout,
+    items: &[SegmentItem],
     dimension: usize,
     keys: &[Hash],
 ) -> io::Result<()> {
@@ -290,8 +306,8 @@ fn write_items(
     out.flush()
 }
 
-/// A stored base segment while the items are being read, which show which of its rows are still right.
-pub(super) struct StoredBaseSegment {
+/// A file that is there, while the items are read that say which of its rows are right.
+pub(super) struct StoredSegment {
     graph: Graph,
     vectors: Arc<MappedVectors>,
     /// The row of each key.
@@ -307,12 +323,12 @@ pub(super) enum StoredMatch {
 }
 
 /// Where the items of a file's rows are in memory.
-pub(super) struct BaseSlots {
+pub(super) struct SegmentSlots {
     slots: Vec<usize>,
     live: usize,
 }
 
-impl BaseSlots {
+impl SegmentSlots {
     pub(super) fn none(rows: usize) -> Self {
         let slots = vec![GONE; rows];
         Self { slots, live: 0 }
@@ -332,7 +348,7 @@ impl BaseSlots {
     }
 }
 
-impl StoredBaseSegment {
+impl StoredSegment {
     /// Maps the file and checks all but its vectors.
     ///
     /// # Errors
@@ -347,7 +363,7 @@ impl StoredBaseSegment {
         let map = Arc::new(Map::of(&file).map_err(words)?);
         let bytes = map.bytes();
         let rows = rows_stated(bytes, dimension)?;
-        let layout = BaseSegmentLayout::of(rows, dimension);
+        let layout = SegmentLayout::of(rows, dimension);
         let layout = layout.filter(|layout| layout.graph <= bytes.len());
         let layout = layout.ok_or("it ends before its head says")?;
         if !layout.gaps_are_zero(bytes) {
@@ -394,10 +410,10 @@ impl StoredBaseSegment {
         self.graph.rows()
     }
 
-    /// The index, after all items were looked up.
-    pub(super) fn finish(self, slots: BaseSlots) -> BaseSegment {
+    /// The index, once all items were looked for.
+    pub(super) fn finish(self, slots: SegmentSlots) -> Segment {
         self.vectors.expect_any_order();
-        let mut base = BaseSegment::of(self.graph, Some(self.vectors), slots.slots);
+        let mut base = Segment::of(self.graph, Some(self.vectors), slots.slots);
         base.is_stored = true;
         base
     }
