@@ -92,7 +92,7 @@ def traffic() -> dashboard.Dashboard:
             "Is it like the calibration?",
             chart(
                 "Evidence that it is not (ln E), and where an alarm is raised",
-                (10, 8),
+                (7, 8),
                 "No error rate: whether searches look like those of the calibration, whatever part of them is mated. "
                 "Valid at any time of looking. Blind to strangers that look like enrolled things.",
                 "any",
@@ -103,7 +103,7 @@ def traffic() -> dashboard.Dashboard:
             ),
             chart(
                 "The clearest share of each feature, and its limit",
-                (10, 8),
+                (7, 8),
                 "Of the latest 500 searches, beside what the share is at most while traffic is like the calibration. "
                 "Which share it is, `matchpoint drift report` says.",
                 "share",
@@ -118,6 +118,13 @@ def traffic() -> dashboard.Dashboard:
                 "With the calibration, since the operating point decides or evidence was reset.",
                 "none",
                 {"{{deployment}}": "matchpoint_traffic_compared_searches{@} & active"},
+            ),
+            chart(
+                "Share of searches that goes to a person",
+                (6, 8),
+                "With a review band: what is counted, beside what the calibration predicts whatever part of searches is mated.",
+                "percentunit",
+                {"{{deployment}} {{bound}}": "matchpoint_review_ratio{@} & active"},
             ),
             chart(
                 "Share of searches beside the threshold",

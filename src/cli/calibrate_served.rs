@@ -321,11 +321,19 @@ fn warnings(of: &CalibrateMetadata) -> String {
         ));
     }
     if let Some(crowded) = &of.crowded_strangers {
+        let groups = crowded.groups.iter();
+        let mut groups: Vec<(&[String], u64)> = groups
+            .map(|group| (&group.labels[..], group.labels_total))
+            .collect();
+        if groups.is_empty() {
+            // An earlier server names two labels alone.
+            groups.push((&crowded.example_labels, crowded.example_labels.len() as u64));
+        }
         found.push(format!(
             "{} labels of strangers may be {}: they are nearer to each other than strangers come to the gallery; a certified FAR holds either way; {}",
             crowded.labels,
             crowded.strangers,
-            doubts::what_to_do_about(std::slice::from_ref(&crowded.example_labels))
+            doubts::what_to_do_about(&groups)
         ));
     }
     if 0 < of.strangers_not_compared_total {

@@ -106,10 +106,14 @@ impl Doubts<'_> {
 
     fn crowded(&self) -> Option<String> {
         let crowded = self.crowded?;
+        let groups = crowded.groups.iter();
+        let groups: Vec<(&[String], u64)> = groups
+            .map(|group| (&group[..], group.len() as u64))
+            .collect();
         Some(format!(
             "{}; {}",
             crowded.describe(),
-            what_to_do_about(&crowded.groups)
+            what_to_do_about(&groups)
         ))
     }
 
@@ -118,17 +122,26 @@ impl Doubts<'_> {
     }
 }
 
-/// The first of the groups of labels that may each be one stranger, and what to do.
-pub(super) fn what_to_do_about(groups: &[Vec<String>]) -> String {
-    let listed = groups.iter().take(GROUPS_LISTED).map(|group| {
-        let (first, rest) = group.split_at(group.len().min(LABELS_LISTED));
-        let more = match rest.len() {
+/// The first of the groups of labels that may each be one stranger, given with their numbers of labels, and what
+/// to do.
+pub(super) fn what_to_do_about(groups: &[(&[String], u64)]) -> String {
+    let others = groups.len().saturating_sub(GROUPS_LISTED);
+    let listed = groups.iter().take(GROUPS_LISTED).map(|(labels, total)| {
+        let named: Vec<&str> = labels
+            .iter()
+            .take(LABELS_LISTED)
+            .map(String::as_str)
+            .collect();
+        let more = match total.saturating_sub(named.len() as u64) {
             0 => String::new(),
             more => format!(" and {more} more"),
         };
-        format!("{}{more}", first.join(", "))
+        format!("{}{more}", named.join(", "))
     });
-    let listed = listed.collect::<Vec<String>>().join("; ");
+    let mut listed = listed.collect::<Vec<String>>().join("; ");
+    if 0 < others {
+        listed.push_str(&format!("; and {others} more groups (--json)"));
+    }
     format!(
         "look at them, and give one label to what is one: {listed}; --strangers-are-distinct says that all are different things"
     )

@@ -12,8 +12,8 @@ use super::output_file::OutputFile;
 use crate::clock::{now_rfc_3339, rfc_3339};
 use crate::telemetry::escaped;
 use matchpoint_client::proto::{
-    AuditedRate, DriftReset, Evidence, Finding, GetDriftResponse, RateHistoryPoint, TrafficShare,
-    Verdict,
+    AuditedRate, DriftReset, Evidence, Finding, GetDriftResponse, RateHistoryPoint, ReviewShare,
+    TrafficShare, Verdict,
 };
 use matchpoint_report::RateInterval;
 use matchpoint_report::drift::{DriftFinding, DriftReport, DriftStanding, RateCourse};
@@ -233,6 +233,8 @@ fn page(found: &GetDriftResponse, deployment: &str) -> DriftReport {
     }
     let labelled = format!("{} of {} sampled decisions", found.annotated, found.sampled);
     measured.push(["Labelled".to_owned(), labelled]);
+    let reviews = found.reviews.as_ref();
+    measured.extend(reviews.map(|share| ["To a person".to_owned(), review_text(share)]));
     measured.extend(gallery_rows(found));
     for reset in &found.resets {
         measured.push(["Reset".to_owned(), reset_text(reset)]);
@@ -391,6 +393,9 @@ pub(super) fn text(found: &GetDriftResponse) -> String {
         "  {:<14} {} of {} sampled decisions\n",
         "labelled", found.annotated, found.sampled
     ));
+    if let Some(share) = &found.reviews {
+        text.push_str(&format!("  {:<14} {}\n", "to a person", review_text(share)));
+    }
     text.push_str(&conditions(found));
     text.push_str(&lookalikes_text(found));
     text
@@ -456,6 +461,28 @@ fn conditions(found: &GetDriftResponse) -> String {
     } else {
         format!("\nwhat callers say (accept rates are no error rates)\n{rows}")
     }
+}
+
+/// The share of searches that went to a person, beside what its calibration foresees.
+fn review_text(found: &ReviewShare) -> String {
+    let share = found.rate.zip(found.lower).zip(found.upper);
+    let share = share.map_or_else(
+        || "no search yet".to_owned(),
+        |((rate, lower), upper)| {
+            format!(
+                "{} [{} .. {}] of {} searches",
+                percent(rate),
+                percent(lower),
+                percent(upper),
+                found.searches
+            )
+        },
+    );
+    format!(
+        "{share}; predicted {} to {}",
+        percent(found.predicted_lower),
+        percent(found.predicted_upper)
+    )
 }
 
 pub(super) fn rate_text(rate: Option<AuditedRate>) -> String {

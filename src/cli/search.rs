@@ -153,7 +153,7 @@ fn text(answer: &Answer, verbose: bool) -> String {
 fn outgrown(basis: &DecisionBasis) -> String {
     let seen = match (basis.gallery_coverage, basis.items_added) {
         (Some(share), Some(added)) => format!(
-            "its calibration covers {} of today's gallery, {} ({added} items) were added since",
+            "its calibration covers {} of today's gallery, {} ({added} items) were added or changed since",
             percent(share),
             percent(1.0 - share)
         ),

@@ -122,7 +122,7 @@ async fn look(client: &Client, info: DeploymentInfo) -> Result<DeploymentStatus,
     Ok(DeploymentStatus {
         promise: match &point {
             None if decides => promise_unseen(&info),
-            point => promise(point.as_ref()),
+            point => promise(point.as_ref(), &info),
         },
         promise_stands: decides && stands(point.as_ref(), &info) && !broken,
         findings,
@@ -159,10 +159,13 @@ fn stands(point: Option<&OperatingPoint>, info: &DeploymentInfo) -> bool {
         (Some(target), Some(bound)) => bound <= target,
         (Some(_), None) | (None, _) => true,
     };
-    info.within_calibrated_size && kept
+    // What growth was allowed for stands as a prediction.
+    let far = point.filter(|point| point.certified && point.target_far.is_some());
+    let certified = far.is_none_or(|point| info.certified || point.growth_target_far.is_some());
+    info.within_calibrated_size && kept && certified
 }
 
-fn promise(point: Option<&OperatingPoint>) -> String {
+fn promise(point: Option<&OperatingPoint>, info: &DeploymentInfo) -> String {
     let Some(point) = point else {
         return "accepts nothing: there is no valid operating point".to_owned();
     };
@@ -175,11 +178,18 @@ fn promise(point: Option<&OperatingPoint>) -> String {
         (None, None) => return "decides by an estimate; nothing is promised".to_owned(),
     };
     match point.confidence {
-        Some(confidence) if point.certified => format!(
-            "promises {aim} at {} confidence, up to {} items",
-            percent(confidence),
-            covered_items(point)
-        ),
+        Some(confidence) if point.certified => {
+            let (confidence, items) = (percent(confidence), covered_items(point));
+            let of = format!("{aim} at {confidence} confidence, up to {items} items");
+            let grown = point.target_far.is_some() && !info.certified;
+            match (stands(Some(point), info), grown) {
+                (true, false) => format!("promises {of}"),
+                (true, true) => {
+                    format!("foresees {of}, by the growth that was allowed for; not certified")
+                }
+                (false, _) => format!("promised {of}; nothing is promised of today's gallery"),
+            }
+        }
         _ => format!("aims at {aim}; nothing is promised"),
     }
 }
@@ -268,7 +278,7 @@ fn deployment(status: &DeploymentStatus) -> String {
 fn coverage(info: &DeploymentInfo) -> String {
     match (info.gallery_coverage, info.items_added) {
         (Some(share), Some(added)) => format!(
-            "; its calibration covers {} of them, {} ({added}) were added since{}",
+            "; its calibration covers {} of them, {} ({added}) were added or changed since{}",
             percent(share),
             percent(1.0 - share),
             left_out(info)

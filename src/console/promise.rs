@@ -11,7 +11,7 @@ use super::visitor::Visitor;
 use super::words::{count, percent, score, sentences, shown, time};
 use matchpoint_client::proto::{
     CanaryRound, ErrorGroup, Evidence, Finding, GetDriftRequest, GetDriftResponse, LeftOutCheck,
-    TrafficComparison, Verdict,
+    ReviewShare, TrafficComparison, Verdict,
 };
 
 /// Shares of traffic that are shown, those with most of the evidence.
@@ -144,6 +144,7 @@ fn details(found: &GetDriftResponse) -> Markup {
         (rates::table(found))
         (course::charts(&found.history, [found.far_evidence, found.frr_evidence]))
         (evidence(found))
+        @if let Some(share) = &found.reviews { (reviews(share)) }
         @if let Some(traffic) = &found.traffic { (compared(traffic)) }
         @if let Some(round) = &found.canaries { (canaries(round)) }
         (gallery(found))
@@ -187,6 +188,19 @@ fn evidence(found: &GetDriftResponse) -> Markup {
         }
         @for reset in &found.resets {
             p.note { "Evidence was reset " (time(reset.unix_milliseconds)) " by " (shown(&reset.requested_by)) ": " (shown(&reset.reason)) }
+        }
+    }
+}
+
+/// How much goes to people, beside what the calibration foresees.
+fn reviews(share: &ReviewShare) -> Markup {
+    html! {
+        h2 { "Searches that go to a person" }
+        p {
+            (share.reviewed) " of " (count(share.searches, "search", "searches"))
+            @if let Some(rate) = share.rate { ": " b { (percent(rate)) } }
+            ". At calibration " (percent(share.calibrated_mated)) " of what is enrolled and " (percent(share.calibrated_non_mated)) " of strangers: "
+            (percent(share.predicted_lower)) " to " (percent(share.predicted_upper)) " is foreseen, whatever part is enrolled."
         }
     }
 }

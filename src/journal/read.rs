@@ -14,6 +14,7 @@ use crate::journal::format::{
 };
 use crate::journal::store::count_rows;
 use crate::journal::totals::{self, LostDecisions, Total};
+use matchpoint_calibration::decision::Decision;
 
 /// Decisions of one page of the queue.
 pub const PAGE_MAX: u32 = 1000;
@@ -202,6 +203,38 @@ impl JournalReader {
                 })
             })?;
             rows.collect()
+        })
+    }
+
+    /// How many of the selected decisions of live searches without a filter are rejects whose score is at
+    /// `low` or above.
+    ///
+    /// # Errors
+    /// The file is damaged, or the disk.
+    pub fn rejected_from(
+        &self,
+        selection: &DecisionSelection,
+        low: f32,
+    ) -> Result<u64, JournalError> {
+        self.read(|connection| {
+            let (points, _) = read_counts(connection)?;
+            let Some(point) = number(&points, selection.operating_point.as_deref()) else {
+                return Ok(0);
+            };
+            let [first, end] = bounds(&selection.unix_ms);
+            let mut statement = connection.prepare_cached(
+                "SELECT count(*) FROM decisions WHERE ? <= id AND id < ? AND point = ? \
+                 AND source = 0 AND filtered = 0 AND decision = ? AND ? <= held",
+            )?;
+            let reject = format::decision_number(Decision::Reject);
+            let values = params![
+                first.as_bytes(),
+                end.as_bytes(),
+                point,
+                reject,
+                f64::from(low)
+            ];
+            statement.query_row(values, |row| format::whole(row, 0))
         })
     }
 

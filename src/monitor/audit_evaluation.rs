@@ -120,13 +120,15 @@ pub(super) fn drift(
         operating_point: point.id(),
         since_ms: span.since_ms,
         strata: span.strata.count(),
+        review_from: point.content().review.map(|band| band.unseen.threshold),
         now_ms: now_ms(),
     };
-    let counted = counted.count(reader, &request, &observations.made_ms)?;
+    let (counted, reviews) = counted.count(reader, &request, &observations.made_ms)?;
     let seen = AuditWindow {
         strata: span.strata,
         rows: &observations.rows,
         counted: Some(&counted),
+        reviews,
         unix_ms: &observations.made_ms,
         sampling_hashes: &observations.hashes,
         cases: &observations.cases,

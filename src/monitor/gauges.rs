@@ -9,6 +9,7 @@ use crate::journal::totals::{Committed, LostDecisions, TotalKey};
 use crate::telemetry;
 use matchpoint_calibration::monitoring::audit::AuditedRate;
 use matchpoint_calibration::monitoring::drift::{DriftAssessment, Limit};
+use matchpoint_calibration::monitoring::reviews::{PredictionSide, ReviewsInService};
 use matchpoint_calibration::monitoring::sequential::EProcess;
 use matchpoint_calibration::monitoring::traffic::{TrafficAssessment, TrafficFeature};
 
@@ -158,6 +159,23 @@ pub(super) fn show(deployment: &str, point: &str, drift: &DriftAssessment, label
         feedback: (drift.feedback.right, drift.feedback.wrong),
     };
     telemetry::audit_counted(deployment, point, counts);
+    if let Some(reviews) = &drift.reviews {
+        telemetry::reviews_shown(deployment, point, Some(review_gauges(reviews)));
+    }
+}
+
+fn review_gauges(reviews: &ReviewsInService) -> telemetry::ReviewGauges {
+    telemetry::ReviewGauges {
+        share: reviews
+            .share
+            .map(|(share, interval)| [share, interval.lower, interval.upper]),
+        predicted: reviews.predicted.ends,
+        strays: match reviews.strays {
+            None => 0.0,
+            Some(PredictionSide::Below) => -1.0,
+            Some(PredictionSide::Above) => 1.0,
+        },
+    }
 }
 
 #[cfg(test)]

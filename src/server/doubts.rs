@@ -6,8 +6,9 @@ use matchpoint_calibration::analysis::strangers::UnnamedStrangers;
 use matchpoint_calibration::likeness::{Alike, Likeness};
 use matchpoint_calibration::procedure::{Copied, NearCopied};
 use matchpoint_client::proto::{
-    AlikeLabels, CalibrateMetadata, CrowdedStrangers as CrowdedMessage, GalleryDuplicate,
-    LabelLikeness, QueryDuplicate, StrangerNearDuplicate, UnnamedStrangers as UnnamedMessage,
+    AlikeLabels, CalibrateMetadata, CrowdedGroup, CrowdedStrangers as CrowdedMessage,
+    GalleryDuplicate, LabelLikeness, QueryDuplicate, StrangerNearDuplicate,
+    UnnamedStrangers as UnnamedMessage,
 };
 
 /// Entries of each list: ids and labels of 512 bytes make a message of 0.6 MB at the most.
@@ -96,7 +97,23 @@ fn crowded_strangers(crowded: &CrowdedStrangers) -> CrowdedMessage {
         strangers: crowded.strangers,
         level: crowded.level,
         example_labels: crowded.groups.iter().flatten().take(2).cloned().collect(),
+        groups: crowded_groups(&crowded.groups),
     }
+}
+
+/// As many groups as a list has entries, with as many labels in all of them as that, and the pair that makes each a
+/// group: 200 labels of 512 bytes more at the most.
+fn crowded_groups(groups: &[Vec<String>]) -> Vec<CrowdedGroup> {
+    let mut left = LISTED_MAX;
+    let message = |group: &Vec<String>| {
+        let labels: Vec<String> = group.iter().take(left.max(2)).cloned().collect();
+        left = left.saturating_sub(labels.len());
+        CrowdedGroup {
+            labels_total: group.len() as u64,
+            labels,
+        }
+    };
+    groups.iter().take(LISTED_MAX).map(message).collect()
 }
 
 #[cfg(test)]
@@ -116,5 +133,25 @@ mod tests {
         let messages = listed(&pairs, alike_labels);
         assert_eq!(messages.len(), 100);
         assert_eq!(messages[99].label, "label 99");
+    }
+
+    #[test]
+    fn all_groups_of_labels_are_listed_as_far_as_a_message_has_room() {
+        let group = |first: usize, count: usize| -> Vec<String> {
+            (first..first + count)
+                .map(|number| format!("label {number}"))
+                .collect()
+        };
+        let listed = crowded_groups(&[group(0, 3), group(3, 2)]);
+        let labels: Vec<&[String]> = listed.iter().map(|one| &one.labels[..]).collect();
+        assert_eq!(labels, [&group(0, 3)[..], &group(3, 2)[..]]);
+        // What does not fit is counted, and each group stays a group.
+        let mut many = vec![group(0, 150)];
+        many.extend((0..120).map(|number| group(1_000 + 3 * number, 3)));
+        let listed = crowded_groups(&many);
+        let sizes = |one: &CrowdedGroup| (one.labels_total, one.labels.len());
+        assert_eq!(listed.len(), 100);
+        assert_eq!(sizes(&listed[0]), (150, 100));
+        assert!(listed.iter().skip(1).all(|one| sizes(one) == (3, 2)));
     }
 }

@@ -13,6 +13,7 @@ use matchpoint_calibration::monitoring::drift::{
 use matchpoint_calibration::monitoring::history::HistoryPoint;
 use matchpoint_calibration::monitoring::left_out::LeftOutRate;
 use matchpoint_calibration::monitoring::plain_sample::Recalibration as Needs;
+use matchpoint_calibration::monitoring::reviews::{PredictionSide, ReviewsInService};
 use matchpoint_calibration::monitoring::sequential::{EProcess, ErrorSide};
 use matchpoint_calibration::monitoring::shared_causes::SharedCause;
 use matchpoint_calibration::monitoring::traffic::{
@@ -20,8 +21,8 @@ use matchpoint_calibration::monitoring::traffic::{
 };
 use matchpoint_client::proto::{
     AcceptedItem, AuditedRate, DriftReset, ErrorGroup, Evidence, Finding, GetDriftResponse,
-    LeftOutCheck, Lookalike, RateHistoryPoint, Recalibration, TrafficComparison, TrafficShare,
-    Verdict,
+    LeftOutCheck, Lookalike, RateHistoryPoint, Recalibration, ReviewShare, TrafficComparison,
+    TrafficShare, Verdict,
 };
 
 pub(super) fn drift_response(found: PointInService) -> GetDriftResponse {
@@ -76,6 +77,26 @@ pub(super) fn drift_response(found: PointInService) -> GetDriftResponse {
         frr_bound: today.and_then(|today| today.frr_bound),
         left_out: round.as_deref().map(left_out),
         enrolled_lookalikes: lookalikes.iter().map(lookalike).collect(),
+        reviews: drift.reviews.as_ref().map(review_share),
+    }
+}
+
+fn review_share(found: &ReviewsInService) -> ReviewShare {
+    let [(mated, _), (strangers, _)] = found.predicted.shares;
+    let [lower, upper] = found.predicted.ends;
+    ReviewShare {
+        searches: found.counts.searches,
+        reviewed: found.counts.reviewed,
+        rate: found.share.map(|(share, _)| share),
+        lower: found.share.map(|(_, interval)| interval.lower),
+        upper: found.share.map(|(_, interval)| interval.upper),
+        since_unix_milliseconds: found.counts.since_unix_ms.cast_signed(),
+        calibrated_mated: mated,
+        calibrated_non_mated: strangers,
+        predicted_lower: lower,
+        predicted_upper: upper,
+        below_prediction: found.strays == Some(PredictionSide::Below),
+        above_prediction: found.strays == Some(PredictionSide::Above),
     }
 }
 

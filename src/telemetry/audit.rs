@@ -190,6 +190,7 @@ pub fn audit_ended(deployment: &str, operating_point: &str) {
         }
     }
     traffic_ended(deployment, operating_point);
+    reviews_shown(deployment, operating_point, None);
     for name in [
         metric::AUDIT_SAMPLED,
         metric::AUDIT_ANNOTATED,
@@ -283,6 +284,38 @@ pub const TRAFFIC_FEATURE_VALUES: [&str; 8] = [
     "resemblance",
     "condition",
 ];
+
+/// The share of searches that went to a person.
+#[derive(Clone, Copy, Debug)]
+pub struct ReviewGauges {
+    /// Estimate, lower and upper end; `None` without a search.
+    pub share: Option<[f64; 3]>,
+    /// The ends of what its calibration foresees.
+    pub predicted: [f64; 2],
+    /// -1 if it is below that, 1 if above, else 0.
+    pub strays: f64,
+}
+
+/// Shows how many searches go to a person; `None` if there is no review band any more.
+pub fn reviews_shown(deployment: &str, operating_point: &str, found: Option<ReviewGauges>) {
+    let share = |end: usize| Some(*found?.share?.get(end)?);
+    let predicted = |end: usize| Some(*found?.predicted.get(end)?);
+    let bounds = [
+        ("estimate", share(0)),
+        ("lower", share(1)),
+        ("upper", share(2)),
+        ("predicted_lower", predicted(0)),
+        ("predicted_upper", predicted(1)),
+    ];
+    for (bound, value) in bounds {
+        let mut labels = labels_of(deployment, operating_point);
+        labels.push(("bound", bound.to_owned()));
+        series::set(metric::REVIEW_SHARE, &labels, value);
+    }
+    let strays = found.map(|found| found.strays);
+    let labels = labels_of(deployment, operating_point);
+    series::set(metric::REVIEW_STRAYS, &labels, strays);
+}
 
 fn traffic_ended(deployment: &str, operating_point: &str) {
     for name in [

@@ -153,6 +153,10 @@ table! {
         "Canaries that came out otherwise than in the first round under the operating point.";
     gauge CANARY_FAILED = "matchpoint_canary_failed":
         "Canaries that could not be searched for.";
+    gauge REVIEW_SHARE = "matchpoint_review_ratio":
+        "Share of searches that went to a person, of an operating point with a review band; bound is estimate, lower or upper (95 %), predicted_lower or predicted_upper (what its calibration foresees, whatever part of searches is mated). None under a filter, and no canaries.";
+    gauge REVIEW_STRAYS = "matchpoint_review_strays":
+        "1 while the evidence says that this share is above what the calibration foresees, -1 if below, else 0. No error rate.";
     gauge TRAFFIC_COMPARED = "matchpoint_traffic_compared_searches":
         "Searches held against those of the calibration, since the operating point decides or its evidence was reset. None under a filter, and no canaries.";
     gauge TRAFFIC_EVIDENCE = "matchpoint_traffic_evidence_log_ratio":

@@ -20,10 +20,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use audit::labels_of;
 pub use audit::{
-    AuditCounts, AuditedRateGauges, CanaryGauges, RecordedDecisions, TRAFFIC_FEATURE_VALUES,
-    TrafficGauges, TrafficShareGauges, audit_counted, audit_ended, canaries_ended,
-    canaries_replayed, crowded_out, decisions_recorded, journal_changed, rate_audited, rate_onset,
-    recording_lost, strata_designed, traffic_compared, traffic_share,
+    AuditCounts, AuditedRateGauges, CanaryGauges, RecordedDecisions, ReviewGauges,
+    TRAFFIC_FEATURE_VALUES, TrafficGauges, TrafficShareGauges, audit_counted, audit_ended,
+    canaries_ended, canaries_replayed, crowded_out, decisions_recorded, journal_changed,
+    rate_audited, rate_onset, recording_lost, reviews_shown, strata_designed, traffic_compared,
+    traffic_share,
 };
 pub use escape::{escaped, escaped_json, escaped_lines};
 pub use logs::{CHANGES, install_logs};

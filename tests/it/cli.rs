@@ -1030,7 +1030,7 @@ fn a_person_and_a_probe_learn_how_a_server_is_doing() {
     assert_eq!(code(&status), 0, "{shown}");
     for words in [
         "sample: promises FAR <= 10 % at 90 % confidence",
-        "36 items of 36 labels; its calibration covers 100 % of them, 0 % (0) were added since",
+        "36 items of 36 labels; its calibration covers 100 % of them, 0 % (0) were added or changed since",
         "efficientnet-lite0 f32 on cpu",
     ] {
         assert!(shown.contains(words), "no {words:?} in {shown}");

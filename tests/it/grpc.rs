@@ -26,19 +26,20 @@ use matchpoint_client::proto::longrunning::{
     CancelOperationRequest, DeleteOperationRequest, GetOperationRequest, ListOperationsRequest,
     Operation, WaitOperationRequest, operation,
 };
+use matchpoint_client::proto::monitoring_service_client::MonitoringServiceClient;
 use matchpoint_client::proto::operating_point_service_client::OperatingPointServiceClient;
 use matchpoint_client::proto::retrieval_service_client::RetrievalServiceClient;
 use matchpoint_client::proto::server_service_client::ServerServiceClient;
 use matchpoint_client::proto::{
     ActivateOperatingPointRequest, BatchDeleteItemsRequest, BatchUpsertItemsRequest,
     CalibrateMetadata, CalibrateRequest, CalibrateResponse, CalibrationSettings, CalibrationStage,
-    CompareOperatingPointsRequest, Decision, DeleteItemRequest, EmbedRequest, GetItemRequest,
-    GetOperatingPointRequest, GetServerInfoRequest, LabelLikeness, LabelledQuery, ListItemsRequest,
-    ListOperatingPointsRequest, Reference, Remedy, RollBackOperatingPointRequest, SearchRequest,
-    SearchResponse, SearchStreamRequest, UndecidedReason, UpsertItemRequest,
-    UpsertItemStreamRequest, Vector, VerifyRequest, calibrate_request, calibration_settings,
-    labelled_query, reference, search_request, search_stream_response, upsert_item_request,
-    upsert_item_stream_response, verify_request,
+    CompareOperatingPointsRequest, Decision, DeleteItemRequest, EmbedRequest, GetDriftRequest,
+    GetItemRequest, GetOperatingPointRequest, GetServerInfoRequest, LabelLikeness, LabelledQuery,
+    ListItemsRequest, ListOperatingPointsRequest, Reference, Remedy, RollBackOperatingPointRequest,
+    SearchRequest, SearchResponse, SearchStreamRequest, UndecidedReason, UpsertItemRequest,
+    UpsertItemStreamRequest, Vector, Verdict, VerifyRequest, calibrate_request,
+    calibration_settings, labelled_query, reference, search_request, search_stream_response,
+    upsert_item_request, upsert_item_stream_response, verify_request,
 };
 use matchpoint_gallery::params::IndexParams;
 use matchpoint_gallery::{Access, Gallery};
@@ -1676,6 +1677,22 @@ fn reviewed(found: &SearchResponse) -> (bool, Option<f32>, Option<f64>) {
     (basis.review, basis.review_threshold, basis.unseen_frr)
 }
 
+/// What goes to a person is counted beside what was predicted, without what is under a filter.
+async fn assert_reviews_are_as_predicted(running: &Running, outcomes: [u64; 3]) {
+    let mut monitoring = MonitoringServiceClient::new(running.channel.clone());
+    let drift = monitoring.get_drift(GetDriftRequest::default());
+    let drift = drift.await.unwrap().into_inner();
+    let share = drift.reviews.unwrap();
+    let counted = [share.searches, share.reviewed];
+    assert_eq!(counted, [outcomes.iter().sum::<u64>(), outcomes[1]]);
+    let rate = share.rate.unwrap();
+    assert!(share.predicted_lower < rate && rate < share.predicted_upper);
+    assert!(!share.above_prediction && !share.below_prediction);
+    let mut findings = drift.findings.iter();
+    let said = findings.find(|one| one.subject == "review").unwrap();
+    assert_eq!(said.verdict(), Verdict::Note, "{said:?}");
+}
+
 #[tokio::test]
 async fn rejects_in_the_review_band_are_for_a_person_and_no_others() {
     let (_folder, deployment) = copy_of_sample();
@@ -1692,7 +1709,7 @@ async fn rejects_in_the_review_band_are_for_a_person_and_no_others() {
     assert!(point.target_far == Some(0.1) && band.threshold < point.threshold);
     assert!(band.unseen_frr_bound <= 0.2 && 0.0 < band.mated_reviewed.unwrap().rate);
 
-    let mut outcomes = [0; 3];
+    let mut outcomes = [0_u64; 3];
     let mut in_the_band = None;
     for query in labelled("calibrate.csv") {
         let Some(labelled_query::Query::Image(image)) = query.query else {
@@ -1727,6 +1744,7 @@ async fn rejects_in_the_review_band_are_for_a_person_and_no_others() {
     };
     let found = search(&running, filtered).await.unwrap();
     assert_eq!(reviewed(&found), (true, Some(band.threshold), None));
+    assert_reviews_are_as_predicted(&running, outcomes).await;
     let mut gallery = GalleryServiceClient::new(running.channel.clone());
     for item in found.matches.iter().skip(1).take(2) {
         let item = DeleteItemRequest {
@@ -1748,10 +1766,8 @@ async fn rejects_in_the_review_band_are_for_a_person_and_no_others() {
         .await
         .unwrap_err();
     assert_eq!(refused.code(), Code::InvalidArgument);
-    assert!(
-        refused.message().contains("goes with a target FAR"),
-        "{refused}"
-    );
+    let message = refused.message();
+    assert!(message.contains("goes with a target FAR"), "{refused}");
 }
 
 #[tokio::test]

@@ -39,6 +39,8 @@ MESSAGES: list[tuple[type[Any], Any]] = [
     (results.Activation, operating_point_pb2.RollBackOperatingPointResponse),
     (results.Basis, decision_pb2.DecisionBasis),
     (results.CalibrationDoubts, calibration_pb2.CalibrateMetadata),
+    (results.CrowdedStrangers, calibration_pb2.CrowdedStrangers),
+    (results.CrowdedGroup, calibration_pb2.CrowdedGroup),
     (results.FailedQuery, calibration_pb2.FailedQuery),
     (results.DeploymentInfo, server_pb2.DeploymentInfo),
     (results.Embedding, retrieval_pb2.EmbedResponse),

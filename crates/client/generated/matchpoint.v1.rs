@@ -1732,6 +1732,10 @@ pub struct CrowdedStrangers {
     /// Two of the labels that are linked.
     #[prost(string, repeated, tag = "4")]
     pub example_labels: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// The groups, the largest first; the first hundred of `strangers`, with the first hundred labels of all of them and
+    /// two of each group at the least.
+    #[prost(message, repeated, tag = "5")]
+    pub groups: ::prost::alloc::vec::Vec<CrowdedGroup>,
 }
 impl ::prost::Name for CrowdedStrangers {
     const NAME: &'static str = "CrowdedStrangers";
@@ -1741,6 +1745,27 @@ impl ::prost::Name for CrowdedStrangers {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "/matchpoint.v1.CrowdedStrangers".into()
+    }
+}
+/// Labels of strangers that may be one stranger: linked, directly or in a chain.
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CrowdedGroup {
+    /// Number of labels in the group.
+    #[prost(uint64, tag = "1")]
+    pub labels_total: u64,
+    /// Labels of the group, in order: all of them, or the first.
+    #[prost(string, repeated, tag = "2")]
+    pub labels: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+impl ::prost::Name for CrowdedGroup {
+    const NAME: &'static str = "CrowdedGroup";
+    const PACKAGE: &'static str = "matchpoint.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "matchpoint.v1.CrowdedGroup".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/matchpoint.v1.CrowdedGroup".into()
     }
 }
 /// Progress of a calibration, and what is doubtful about its queries.
@@ -1800,8 +1825,8 @@ pub struct CalibrateMetadata {
     /// What pictures of strangers without a name are worth; unset if there are none.
     #[prost(message, optional, tag = "16")]
     pub unnamed_strangers: ::core::option::Option<UnnamedStrangers>,
-    /// Labels of strangers that may be fewer things than they are; unset if there are none. They count once, and the
-    /// operating point says so among its assumptions.
+    /// Labels of strangers that may be fewer things than they are; unset if there are none. A certified FAR holds either
+    /// way, and the operating point says so among its assumptions.
     #[prost(message, optional, tag = "17")]
     pub crowded_strangers: ::core::option::Option<CrowdedStrangers>,
 }
@@ -6258,6 +6283,9 @@ pub struct GetDriftResponse {
     /// 100; without those that are gone.
     #[prost(message, repeated, tag = "29")]
     pub enrolled_lookalikes: ::prost::alloc::vec::Vec<Lookalike>,
+    /// How many searches went to a person, beside what the calibration predicts; absent without a review band.
+    #[prost(message, optional, tag = "30")]
+    pub reviews: ::core::option::Option<ReviewShare>,
 }
 impl ::prost::Name for GetDriftResponse {
     const NAME: &'static str = "GetDriftResponse";
@@ -6267,6 +6295,60 @@ impl ::prost::Name for GetDriftResponse {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "/matchpoint.v1.GetDriftResponse".into()
+    }
+}
+/// Share of searches that went to a person, as `DecisionBasis.review` says. Live searches without a filter alone count. No
+/// error rate.
+#[derive(serde::Serialize)]
+#[derive(Clone, Copy, PartialEq, ::prost::Message)]
+pub struct ReviewShare {
+    /// Number of searches.
+    #[prost(uint64, tag = "1")]
+    pub searches: u64,
+    /// Those of them that went to a person.
+    #[prost(uint64, tag = "2")]
+    pub reviewed: u64,
+    /// Their share, in \[0, 1\]; absent without a search.
+    #[prost(double, optional, tag = "3")]
+    pub rate: ::core::option::Option<f64>,
+    /// Its interval at 95 %: lower end.
+    #[prost(double, optional, tag = "4")]
+    pub lower: ::core::option::Option<f64>,
+    /// Upper end.
+    #[prost(double, optional, tag = "5")]
+    pub upper: ::core::option::Option<f64>,
+    /// From when on this operating point's searches are counted, in milliseconds since 1970-01-01 UTC: since the design of the
+    /// audit, since evidence was reset, or as far back as the journal holds all decisions, whichever is latest.
+    #[prost(int64, tag = "6")]
+    pub since_unix_milliseconds: i64,
+    /// Share of the mated searches of the calibration, in \[0, 1\].
+    #[prost(double, tag = "7")]
+    pub calibrated_mated: f64,
+    /// Share of the non-mated searches of the calibration, in \[0, 1\].
+    #[prost(double, tag = "8")]
+    pub calibrated_non_mated: f64,
+    /// What the calibration foresees, whatever part of searches is mated: lower end of the two intervals at 95 %.
+    #[prost(double, tag = "9")]
+    pub predicted_lower: f64,
+    /// Upper end.
+    #[prost(double, tag = "10")]
+    pub predicted_upper: f64,
+    /// Whether the evidence says that the share is below it. False with a probability of at most about `alarm_delta`, of both
+    /// sides together.
+    #[prost(bool, tag = "11")]
+    pub below_prediction: bool,
+    /// Whether the evidence says that it is above it.
+    #[prost(bool, tag = "12")]
+    pub above_prediction: bool,
+}
+impl ::prost::Name for ReviewShare {
+    const NAME: &'static str = "ReviewShare";
+    const PACKAGE: &'static str = "matchpoint.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "matchpoint.v1.ReviewShare".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/matchpoint.v1.ReviewShare".into()
     }
 }
 /// Searches beside those of the calibration, by what is seen of them without knowing what they show. No error rate.

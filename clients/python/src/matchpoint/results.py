@@ -501,8 +501,33 @@ class FailedQuery:
 
 
 @dataclass(frozen=True, slots=True)
+class CrowdedGroup:
+    """Labels of strangers that may be one stranger."""
+
+    labels_total: int
+    """Their number."""
+    labels: tuple[str, ...]
+    """The labels: all of them, or the first."""
+
+
+@dataclass(frozen=True, slots=True)
+class CrowdedStrangers:
+    """Labels of strangers that are nearer to each other than strangers come to the gallery: the same under several
+    names, or look-alikes. A certified false accept rate holds either way."""
+
+    labels: int
+    """Number of such labels."""
+    strangers: int
+    """Strangers that they may be."""
+    level: float
+    """The similarity from which two are linked, directly or in a chain."""
+    groups: tuple[CrowdedGroup, ...]
+    """The groups, the largest first; the first hundred."""
+
+
+@dataclass(frozen=True, slots=True)
 class CalibrationDoubts:
-    """What is doubtful about the queries of a calibration. None of these counted as trials."""
+    """What is doubtful about the queries of a calibration. Failed queries and duplicates did not count as trials."""
 
     failed: tuple[FailedQuery, ...]
     """Queries that could not be used, the first hundred."""
@@ -516,6 +541,8 @@ class CalibrationDoubts:
     """Number of queries of strangers that nearly show a picture of another stranger."""
     alike_labels_total: int
     """Number of pairs of labels that are suspiciously alike."""
+    crowded_strangers: CrowdedStrangers | None
+    """Labels of strangers that may be fewer strangers than they are; None if there are none."""
 
 
 @dataclass(frozen=True, slots=True)

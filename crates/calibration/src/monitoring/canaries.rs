@@ -139,6 +139,7 @@ mod tests {
         PromisedLimits {
             far: limit,
             frr: limit,
+            reviews: None,
         }
     }
 

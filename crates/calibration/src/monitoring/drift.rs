@@ -5,6 +5,7 @@ use super::audit::{AcceptFeedback, AuditSample, AuditedRate, AuditedRates, Tight
 use super::cusum::Onset;
 use super::observed::{AuditWindow, GalleryToday};
 use super::plain_sample::Recalibration;
+use super::reviews::{PredictedReviews, ReviewsInService};
 use super::sequential::{Bet, EProcess, ErrorSide, LIMIT_MAX, Null};
 use super::shared_causes::SharedCause;
 use crate::binomial::real;
@@ -32,6 +33,8 @@ pub struct PromisedLimits {
     pub far: Option<Limit>,
     /// For the FRR.
     pub frr: Option<Limit>,
+    /// For the share of searches that go to a person; `None` without a review band.
+    pub reviews: Option<PredictedReviews>,
 }
 
 impl PromisedLimits {
@@ -62,6 +65,10 @@ impl PromisedLimits {
                 .map(target)
                 .or_else(|| content.measured.frr.as_ref().map(measured))
                 .and_then(null),
+            reviews: content
+                .review
+                .as_ref()
+                .and_then(|band| PredictedReviews::of(band, delta)),
         }
     }
 }
@@ -85,6 +92,8 @@ pub enum FindingSubject {
     Feedback,
     /// Whether searches look like those of the calibration.
     Traffic,
+    /// How many searches go to a person.
+    Review,
 }
 
 impl FindingSubject {
@@ -109,6 +118,7 @@ impl FindingSubject {
             Self::Gallery => "gallery",
             Self::Feedback => "feedback",
             Self::Traffic => "traffic",
+            Self::Review => "review",
         }
     }
 }
@@ -181,6 +191,8 @@ pub struct DriftAssessment {
     pub sampled_unix_ms: Option<[u64; 2]>,
     /// What was said of accepts without being asked.
     pub feedback: AcceptFeedback,
+    /// How many searches go to a person; `None` without a review band.
+    pub reviews: Option<ReviewsInService>,
     /// Labels and conditions that have more of the labelled errors than chance explains.
     pub groups: Vec<SharedCause>,
     /// Whether the labels can certify the target again; `None` if the operating point has none.
@@ -200,6 +212,8 @@ impl DriftAssessment {
     /// Adds what errors have in common and, if a rate is too high or the gallery too large, whether
     /// the labels do for a calibration.
     pub fn advise(&mut self, groups: Vec<SharedCause>, recalibration: Option<Recalibration>) {
+        // Once is enough: with the most urgent of the findings that call for it.
+        let mut left = recalibration;
         for finding in &mut self.findings {
             let of = |group: &&SharedCause| finding.subject == FindingSubject::of(group.side);
             let mut advice: Vec<String> = groups.iter().filter(of).map(SharedCause::says).collect();
@@ -207,11 +221,9 @@ impl DriftAssessment {
                 finding.subject,
                 FindingSubject::Far | FindingSubject::Frr | FindingSubject::Gallery
             ) && DriftVerdict::Warning <= finding.verdict;
-            advice.extend(
-                recalibration
-                    .filter(|_| calls_for_it)
-                    .map(|recalibration| recalibration.says()),
-            );
+            if calls_for_it {
+                advice.extend(left.take().map(|recalibration| recalibration.says()));
+            }
             for sentence in advice {
                 if !finding.next.is_empty() {
                     finding.next.push(' ');
@@ -274,11 +286,7 @@ impl DriftAssessment {
             evidence,
             labelled: rates.labelled,
             sampled: rates.sampled,
-            since: if seen.reset {
-                "since the latest reset"
-            } else {
-                "since the operating point decides"
-            },
+            since: since(seen.reset),
         };
         let far = watched(
             FindingSubject::Far,
@@ -303,6 +311,8 @@ impl DriftAssessment {
         findings.extend(seen.gallery.into_iter().flat_map(gallery));
         findings.extend(waiting(&rates));
         findings.extend(feedback(seen.feedback, confidence));
+        let reviews = reviews(limits, seen);
+        findings.extend(reviews.as_ref().and_then(for_people));
         findings.sort_by_key(|finding| std::cmp::Reverse(finding.verdict));
         Ok(Self {
             limits,
@@ -314,11 +324,39 @@ impl DriftAssessment {
             frr_onset,
             sampled_unix_ms: ends(seen.unix_ms),
             feedback: seen.feedback,
+            reviews,
             groups: Vec::new(),
             recalibration: None,
             findings,
         })
     }
+}
+
+/// From when on decisions count.
+fn since(reset: bool) -> &'static str {
+    if reset {
+        "since the latest reset"
+    } else {
+        "since the operating point decides"
+    }
+}
+
+/// How many searches go to a person, beside what was predicted.
+fn reviews(limits: PromisedLimits, seen: &AuditWindow<'_>) -> Option<ReviewsInService> {
+    let (predicted, counts) = limits.reviews.zip(seen.reviews)?;
+    Some(predicted.beside(counts))
+}
+
+/// Whether as many searches go to people as was predicted.
+fn for_people(found: &ReviewsInService) -> Option<Finding> {
+    Some(Finding {
+        subject: FindingSubject::Review,
+        verdict: found
+            .strays
+            .map_or(DriftVerdict::Note, |_| DriftVerdict::Warning),
+        says: found.says()?,
+        next: found.next().to_owned(),
+    })
 }
 
 /// The first and the last.
@@ -406,7 +444,8 @@ impl WatchedRate {
             | FindingSubject::Canary
             | FindingSubject::Gallery
             | FindingSubject::Feedback
-            | FindingSubject::Traffic => "FAR",
+            | FindingSubject::Traffic
+            | FindingSubject::Review => "FAR",
         };
         let Some(limit) = self.limit else {
             let says = format!(
@@ -489,7 +528,8 @@ impl WatchedRate {
     fn remedy(&self) -> String {
         match self.subject {
             FindingSubject::Frr => "See which labels and conditions the labelled rejects have in common (camera, light, new pictures of enrolled labels); then recalibrate with queries of today, or enrol newer pictures.",
-            FindingSubject::Far | FindingSubject::Rise | FindingSubject::Audit | FindingSubject::Canary | FindingSubject::Gallery | FindingSubject::Feedback | FindingSubject::Traffic => "Stop acting on accepts near the threshold, or activate a stricter operating point; look at the labelled false accepts, then recalibrate with strangers of today.",
+            FindingSubject::Far | FindingSubject::Rise | FindingSubject::Audit | FindingSubject::Canary | FindingSubject::Gallery | FindingSubject::Feedback | FindingSubject::Traffic
+            | FindingSubject::Review => "Stop acting on accepts near the threshold, or activate a stricter operating point; look at the labelled false accepts, then recalibrate with strangers of today.",
         }
         .to_owned()
     }
@@ -601,19 +641,36 @@ fn promises_of_mates(promise: &PromiseToday, coverage: Coverage) -> Vec<Finding>
     ];
     let ended = rates.into_iter().filter_map(|(rate, target, bound, kept)| {
         let target = target.filter(|_| kept.is_none())?;
-        let [removed, added] = [coverage.removed(), coverage.added()];
-        let bound = bound.map_or("without a bound".to_owned(), |bound| format!("{} is the bound", percent(bound)));
+        let bound = bound.map_or("without a bound".to_owned(), |bound| {
+            format!("{} is the bound", percent(bound))
+        });
         Some(Finding {
             subject: FindingSubject::Gallery,
             verdict: DriftVerdict::Warning,
             says: format!(
-                "{removed} items of the calibration are gone, by which labels were found, and {added} were added, which may come before them: {rate} <= {} is no promise any more ({bound}).",
+                "{}: {rate} <= {} is no promise any more ({bound}).",
+                what_mates_lost(coverage),
                 percent(target)
             ),
             next: "Recalibrate on today's gallery.".to_owned(),
         })
     });
     ended.collect()
+}
+
+/// Which items promises about mates have lost, and what came in between.
+fn what_mates_lost(coverage: Coverage) -> String {
+    let [gone, added] = [coverage.removed(), coverage.added()];
+    let came = format!("{added} items were added, which may come before the right ones");
+    let gone = match gone {
+        0 => return came,
+        gone => format!("{gone} items of the calibration are gone, by which labels were found"),
+    };
+    if added == 0 {
+        gone
+    } else {
+        format!("{gone}, and {came}")
+    }
 }
 
 /// The bound on the FAR in it, if there is one.
@@ -674,6 +731,7 @@ mod tests {
         PromisedLimits {
             far: limit(0.01, true),
             frr: limit(0.1, false),
+            reviews: None,
         }
     }
 
@@ -705,6 +763,7 @@ mod tests {
             strata: &Strata::usual(),
             rows: &rows(counts),
             counted: None,
+            reviews: None,
             unix_ms: &[],
             sampling_hashes: &[],
             cases: &[],

@@ -15,6 +15,7 @@ pub mod left_out;
 pub mod observed;
 pub mod plain_sample;
 pub mod predicted_far;
+pub mod reviews;
 pub mod sequential;
 pub mod shadow;
 pub mod shared_causes;

@@ -1,6 +1,7 @@
 //! What is known of the decisions of one operating point, before anything is made of it.
 
 use super::audit::{AcceptFeedback, AuditRow, CountedDecisions};
+use super::reviews::ReviewCounts;
 use super::shared_causes::Case;
 use super::strata::Strata;
 use crate::standing::PromiseToday;
@@ -14,6 +15,8 @@ pub struct AuditWindow<'a> {
     pub rows: &'a [AuditRow],
     /// All decisions since one of them, where that is known.
     pub counted: Option<&'a CountedDecisions>,
+    /// How many searches went to a person; `None` where that is not known.
+    pub reviews: Option<ReviewCounts>,
     /// When each of them was made, in milliseconds since 1970-01-01 UTC.
     pub unix_ms: &'a [u64],
     /// The sampling hash of each of them.

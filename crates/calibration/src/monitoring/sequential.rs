@@ -76,10 +76,28 @@ const MULTIPLES: [f64; 4] = [1.5, 2.0, 4.0, 10.0];
 /// times the limit. Holds for any rate up to the limit, since each ratio only falls with it.
 #[must_use]
 pub fn of_outcomes(null: Null, outcomes: impl IntoIterator<Item = bool>) -> EProcess {
-    // An alternative has to stay below 1.
-    let alternatives =
-        MULTIPLES.map(|multiple| (multiple * null.limit).min(f64::midpoint(null.limit, 1.0)));
-    ratios(null, &alternatives, outcomes)
+    ratios(null, &alternatives(null), outcomes)
+}
+
+/// The natural logarithm of the e-value of [`of_outcomes`] after so many errors and other outcomes, in any order.
+#[must_use]
+pub(super) fn ln_e_of_counts(null: Null, errors: u64, others: u64) -> f64 {
+    let ratios = alternatives(null).map(|rate| {
+        let [error, other] = ln_ratios(null, rate);
+        real(errors) * error + real(others) * other
+    });
+    ln_mean_exp(&ratios)
+}
+
+/// An alternative has to stay below 1.
+fn alternatives(null: Null) -> [f64; 4] {
+    MULTIPLES.map(|multiple| (multiple * null.limit).min(f64::midpoint(null.limit, 1.0)))
+}
+
+/// The logarithms of the likelihood ratio of an error, and of another outcome, for a rate.
+fn ln_ratios(null: Null, rate: f64) -> [f64; 2] {
+    let other = (-rate).ln_1p() - (-null.limit).ln_1p();
+    [(rate / null.limit).ln(), other]
 }
 
 /// The likelihood ratio of independent outcomes, averaged over alternative rates, all above the limit
@@ -88,11 +106,8 @@ fn ratios(null: Null, rates: &[f64], outcomes: impl IntoIterator<Item = bool>) -
     let mut mixture = Mixture::new(null, rates.len());
     for error in outcomes {
         mixture.step(rates, |rate| {
-            if error {
-                (rate / null.limit).ln()
-            } else {
-                (-rate).ln_1p() - (-null.limit).ln_1p()
-            }
+            let [of_error, of_other] = ln_ratios(null, rate);
+            if error { of_error } else { of_other }
         });
     }
     mixture.process

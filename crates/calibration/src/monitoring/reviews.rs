@@ -1,0 +1,266 @@
+//! Does as much of the traffic go to a person as the calibration of a review band predicted?
+//!
+//! The calibration knows which share of mated searches falls into the band, and which of strangers. What part
+//! of traffic is mated nobody knows, but whatever it is, the share of all searches lies between these two. If
+//! it does not, searches or gallery are not what they were, or people get more to do than was foreseen; no
+//! label is needed to see that.
+
+use super::sequential::{Null, ln_e_of_counts};
+use crate::binomial::real;
+use crate::rates::{Confidence, Interval, Rate, percent};
+use crate::review::ReviewBand;
+
+/// What the calibration says of the share of searches that go to a person.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct PredictedReviews {
+    /// The share of mated searches, with its interval, and that of strangers.
+    pub shares: [(f64, Interval); 2],
+    /// The lower and the upper end of what is foreseen, whatever part of traffic is mated: of the two
+    /// intervals at 95 %.
+    pub ends: [f64; 2],
+    /// The ends that evidence is gathered against, which are farther apart: half of `alarm_delta` is for
+    /// them, the other half for the bets.
+    against: [f64; 2],
+    delta: f64,
+}
+
+/// Searches in service, live and without a filter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReviewCounts {
+    /// All of them.
+    pub searches: u64,
+    /// Those that went to a person.
+    pub reviewed: u64,
+    /// From when on the operating point's searches are counted, in milliseconds since 1970-01-01 UTC: since the
+    /// design of the audit, since a reset, or as far back as the journal holds all decisions.
+    pub since_unix_ms: u64,
+}
+
+/// How the share of searches that go to a person stands beside what was predicted.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ReviewsInService {
+    /// What was counted.
+    pub counts: ReviewCounts,
+    /// Their share with its interval at 95 %; `None` without a search.
+    pub share: Option<(f64, Interval)>,
+    /// What was predicted.
+    pub predicted: PredictedReviews,
+    /// Whether the evidence says that it is below or above what was predicted.
+    pub strays: Option<PredictionSide>,
+}
+
+/// On which side of a prediction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PredictionSide {
+    /// Fewer than predicted.
+    Below,
+    /// More than predicted.
+    Above,
+}
+
+impl PredictedReviews {
+    /// Of a band; `None` if its calibration did not measure both shares. That the evidence is wrong has a
+    /// probability of about `delta`: about, since the ends of the intervals are approximate.
+    #[must_use]
+    pub fn of(band: &ReviewBand, delta: f64) -> Option<Self> {
+        let rates = [band.mated_reviewed?, band.strangers_reviewed?];
+        // Four ends of two intervals have half of delta.
+        let wider = Confidence::new(1.0 - delta / 4.0).ok()?;
+        let wilson = |rate: Rate| Interval::wilson(rate.estimate, rate.effective_trials, wider);
+        let shares = rates.map(|rate| (rate.estimate, rate.interval));
+        Some(Self {
+            shares,
+            ends: ends(shares.map(|(_, interval)| interval)),
+            against: ends(rates.map(wilson)),
+            delta,
+        })
+    }
+
+    /// What was counted, beside it.
+    #[must_use]
+    pub fn beside(self, counts: ReviewCounts) -> ReviewsInService {
+        let trials = real(counts.searches);
+        let share = (0 < counts.searches).then(|| {
+            let share = real(counts.reviewed) / trials;
+            let interval = Interval::wilson(share, trials, Confidence::DISPLAY);
+            (share, interval)
+        });
+        let others = counts.searches.saturating_sub(counts.reviewed);
+        let [lower, upper] = self.against;
+        // An end at 0 or 1 cannot be left.
+        let leaves = |limit: f64, events: u64, others: u64| {
+            Null::new(limit, self.delta / 4.0)
+                .is_ok_and(|null| -null.delta().ln() <= ln_e_of_counts(null, events, others))
+        };
+        let strays = if leaves(upper, counts.reviewed, others) {
+            Some(PredictionSide::Above)
+        } else if leaves(1.0 - lower, others, counts.reviewed) {
+            Some(PredictionSide::Below)
+        } else {
+            None
+        };
+        ReviewsInService {
+            counts,
+            share,
+            predicted: self,
+            strays,
+        }
+    }
+}
+
+fn ends(intervals: [Interval; 2]) -> [f64; 2] {
+    let [a, b] = intervals;
+    [a.lower.min(b.lower), a.upper.max(b.upper)]
+}
+
+impl ReviewsInService {
+    /// In words; `None` without a search.
+    #[must_use]
+    pub fn says(&self) -> Option<String> {
+        let (share, interval) = self.share?;
+        let [mated, strangers] = self.predicted.shares.map(|(share, _)| percent(share));
+        let [lower, upper] = self.predicted.ends.map(percent);
+        let how = match self.strays {
+            None => "",
+            Some(PredictionSide::Above) => ": more than was predicted",
+            Some(PredictionSide::Below) => ": less than was predicted",
+        };
+        Some(format!(
+            "{} of {} searches went to a person, {} ({} to {}){how}. The calibration predicts {lower} to {upper}, whatever part is mated: {mated} of mated searches, {strangers} of strangers.",
+            self.counts.reviewed,
+            self.counts.searches,
+            percent(share),
+            percent(interval.lower),
+            percent(interval.upper),
+        ))
+    }
+
+    /// What to do; empty if there is nothing.
+    #[must_use]
+    pub fn next(&self) -> &'static str {
+        match self.strays {
+            None => "",
+            Some(PredictionSide::Above) => {
+                "More work for people than was planned: searches or the gallery are not what they were. Calibrate again on pictures like those of today."
+            }
+            Some(PredictionSide::Below) => {
+                "Searches or the gallery are not what they were, and more may be rejected that nobody sees. Calibrate again on pictures like those of today."
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::certify_frr::{FrrCertificate, TargetFrr};
+    use crate::decision::Threshold;
+    use crate::splitmix64::SimulatedDraws;
+
+    /// A band whose calibration saw these shares of so many labels, one search of each.
+    fn band(labels: u32, mated: u32, strangers: u32) -> ReviewBand {
+        let rate = |events: u32| {
+            let names: Vec<String> = (0..labels).map(|label| label.to_string()).collect();
+            let outcomes: Vec<(&str, bool)> = (0..)
+                .zip(&names)
+                .map(|(label, name)| (name.as_str(), label < events))
+                .collect();
+            Rate::over_labels(&outcomes, Confidence::DISPLAY)
+        };
+        ReviewBand {
+            unseen: FrrCertificate {
+                threshold: Threshold::new(0.4).unwrap(),
+                target: TargetFrr::new(0.2, 0.9).unwrap(),
+                independent_trials: u64::from(labels),
+                allowed: 9,
+                observed: 9,
+                lost: 0,
+                frr_bound: 0.19,
+                lost_bound: None,
+            },
+            mated_reviewed: rate(mated),
+            strangers_reviewed: rate(strangers),
+        }
+    }
+
+    fn counts(searches: u64, reviewed: u64) -> ReviewCounts {
+        ReviewCounts {
+            searches,
+            reviewed,
+            since_unix_ms: 0,
+        }
+    }
+
+    #[test]
+    fn a_share_between_those_of_mates_and_strangers_is_what_was_predicted() {
+        let predicted = PredictedReviews::of(&band(200, 60, 20), 0.05).unwrap();
+        let found = predicted.beside(counts(10_000, 2_000));
+        assert_eq!(found.strays, None);
+        let says = found.says().unwrap();
+        assert!(
+            says.starts_with("2000 of 10000 searches went to a person, 20 % (19.2 % to 20.8 %). The calibration predicts 6.57 % to 36.7 %"),
+            "{says}"
+        );
+        assert_eq!(predicted.beside(counts(0, 0)).says(), None);
+    }
+
+    #[test]
+    fn a_share_that_left_the_prediction_is_a_warning_that_says_on_which_side() {
+        let predicted = PredictedReviews::of(&band(200, 60, 20), 0.05).unwrap();
+        let above = predicted.beside(counts(1_000, 600));
+        assert_eq!(above.strays, Some(PredictionSide::Above));
+        let says = above.says().unwrap();
+        assert!(says.contains("more than was predicted"), "{says}");
+        let below = predicted.beside(counts(1_000, 10));
+        assert_eq!(below.strays, Some(PredictionSide::Below));
+        // A few searches say nothing.
+        assert_eq!(predicted.beside(counts(3, 3)).strays, None);
+        assert_eq!(predicted.beside(counts(20, 0)).strays, None);
+    }
+
+    #[test]
+    fn what_the_calibration_never_saw_in_the_band_can_come_and_cannot_go() {
+        let predicted = PredictedReviews::of(&band(100, 0, 0), 0.05).unwrap();
+        assert!(predicted.ends[0] <= 0.0 && 0.0 < predicted.ends[1]);
+        assert_eq!(predicted.beside(counts(100_000, 0)).strays, None);
+        assert_eq!(
+            predicted.beside(counts(1_000, 200)).strays,
+            Some(PredictionSide::Above)
+        );
+    }
+
+    /// Each month a calibration of its own, and 2,000 searches like it, all of mates or all of strangers, which is
+    /// where the share is nearest to an end; looked at after every hundredth.
+    #[test]
+    #[expect(clippy::print_stderr, reason = "figures of docs/monitoring.md")]
+    fn unchanged_traffic_strays_in_no_more_months_than_delta_says() {
+        let mut draws = SimulatedDraws(5);
+        let (mut wrong, mut caught) = (0_u32, 0_u32);
+        for month in 0..1_000_u32 {
+            let [mated, strangers] = [0.3, 0.1];
+            let mut seen = |share: f64| (0..100).filter(|_| draws.uniform() < share).count();
+            let [of_mated, of_strangers] =
+                [mated, strangers].map(|share| u32::try_from(seen(share)).unwrap());
+            let predicted = PredictedReviews::of(&band(100, of_mated, of_strangers), 0.05).unwrap();
+            let mut strays = |share: f64| {
+                let mut reviewed = 0;
+                (1..=2_000_u64).any(|searches| {
+                    reviewed += u64::from(draws.uniform() < share);
+                    searches.is_multiple_of(100)
+                        && predicted
+                            .beside(counts(searches, reviewed))
+                            .strays
+                            .is_some()
+                })
+            };
+            let share = if month % 2 == 0 { mated } else { strangers };
+            wrong += u32::from(strays(share));
+            caught += u32::from(strays(0.6));
+        }
+        eprintln!(
+            "strays in 1,000 unchanged months: {wrong}; at twice the share of mates: {caught}"
+        );
+        assert!(wrong <= 50, "{wrong}");
+        assert!(850 <= caught, "{caught}");
+    }
+}
