@@ -96,18 +96,8 @@ impl AnalysisInput<'_> {
         notes: &mut Vec<String>,
         watch: PairProgress<'_>,
     ) -> Result<Vec<Stress>, AnalysisError> {
-        let strangers: Vec<JudgedStranger<'_>> = self
-            .recording
-            .searches()
-            .iter()
-            .filter(|search| search.truth != TrialKind::Mated)
-            .map(|search| JudgedStranger {
-                search,
-                accepted: accepts(self.threshold, search),
-            })
-            .collect();
-        let mut stresses = worst_values(&strangers);
-        stresses.extend(nearest_decile(&strangers));
+        let strangers = judged(self.recording.searches(), self.threshold);
+        let mut stresses = of_judged(&strangers);
         stresses.extend(self.worst_cluster(&strangers));
         stresses.extend(self.enrolled(notes, watch)?);
         stresses.extend(self.twice(&strangers));
@@ -221,6 +211,31 @@ impl AnalysisInput<'_> {
     }
 }
 
+/// The FAR under the stresses that searches show by themselves, without a vector: the worst value of each metadata
+/// column, and the nearest tenth.
+#[must_use]
+pub fn of_searches(searches: &[RecordedSearch], threshold: Threshold) -> Vec<Stress> {
+    of_judged(&judged(searches, threshold))
+}
+
+fn of_judged(strangers: &[JudgedStranger<'_>]) -> Vec<Stress> {
+    let mut stresses = worst_values(strangers);
+    stresses.extend(nearest_decile(strangers));
+    stresses
+}
+
+/// The searches of strangers.
+fn judged(searches: &[RecordedSearch], threshold: Threshold) -> Vec<JudgedStranger<'_>> {
+    let strangers = searches
+        .iter()
+        .filter(|search| search.truth != TrialKind::Mated);
+    let judged = strangers.map(|search| JudgedStranger {
+        search,
+        accepted: accepts(threshold, search),
+    });
+    judged.collect()
+}
+
 fn accepts(threshold: Threshold, search: &RecordedSearch) -> bool {
     let score = search.found.as_ref().map(RecordedMatch::decision_score);
     threshold.decide(score) == Decision::Accept
@@ -320,14 +335,7 @@ mod tests {
     }
 
     fn accepted(searches: &[RecordedSearch]) -> Vec<JudgedStranger<'_>> {
-        let threshold = Threshold::new(0.5).unwrap();
-        let searches = searches.iter();
-        searches
-            .map(|search| JudgedStranger {
-                search,
-                accepted: accepts(threshold, search),
-            })
-            .collect()
+        judged(searches, Threshold::new(0.5).unwrap())
     }
 
     #[test]
