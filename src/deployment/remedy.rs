@@ -249,9 +249,8 @@ impl RemedyBench<'_> {
             problem: format!("cannot be measured: {cause}; or name one, or none"),
         })?;
         let set_aside: BTreeSet<String> = choosing.iter().map(|s| s.label.clone()).collect();
-        let preferred = preferred(&compared.remedies);
         let labels = set_aside.len();
-        let (mut done, remark) = match preferred {
+        let (mut done, remark) = match compared.preferred() {
             Some(best) => (
                 self.by(best.measured.fitted.remedy, setting)?,
                 format!(
@@ -294,13 +293,4 @@ fn chosen(
 fn outcomes_text(remedies: &[remedy_comparison::RemedyOutcome]) -> String {
     let sentences = remedies.iter().map(|one| format!("{}.", one.sentence));
     sentences.collect::<Vec<String>>().join(" ")
-}
-
-/// The preferred remedy with the lowest FRR.
-fn preferred(
-    remedies: &[remedy_comparison::RemedyOutcome],
-) -> Option<&remedy_comparison::RemedyOutcome> {
-    let frr = |one: &remedy_comparison::RemedyOutcome| one.measured.frr.estimate;
-    let preferred = remedies.iter().filter(|one| one.verdict.prefers());
-    preferred.min_by(|a, b| frr(a).total_cmp(&frr(b)))
 }

@@ -1,0 +1,369 @@
+//! How often `--remedy measured` takes which remedy, and what that costs: a table of docs/calibration.md.
+//!
+//! `cargo bench -p matchpoint-calibration --bench remedies -- VECTORS.npy LABELS.csv FAR [KIND=VALUE]`. A row of the
+//! labels belongs to each vector; pictures of the role `gallery` are enrolled, those of the roles `query` and `unknown`
+//! search. In each of 60 splits 40 % of the labels are enrolled. One half of these and one half of the others, the
+//! strangers, are the calibration's; on the other halves everything is judged. Splits are seeded.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::indexing_slicing,
+    clippy::cast_precision_loss,
+    reason = "a program that prints a table"
+)]
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use matchpoint_arrays::{BYTES_MAX, LabelTable, ReadOptions, Role};
+use matchpoint_calibration::adjustment::{Adjuster, ComparedPair};
+use matchpoint_calibration::analysis::remedies::{plan, remedy_trial, stranger_labels};
+use matchpoint_calibration::analysis::remedy::{Remedy, RemedyTrial};
+use matchpoint_calibration::analysis::remedy_comparison::compare;
+use matchpoint_calibration::certify::{TargetFar, certify};
+use matchpoint_calibration::cohort::Cohort;
+use matchpoint_calibration::decision::{Decision, Threshold};
+use matchpoint_calibration::held_out::Folds;
+use matchpoint_calibration::margin::MarginFactor;
+use matchpoint_calibration::policy::CalibrationTarget;
+use matchpoint_calibration::recording::{RecordedMatch, RecordedSearch, Recording, TrialKind};
+use matchpoint_vector::{Embedding, Similarity};
+use rayon::prelude::*;
+
+const SPLITS: u64 = 60;
+const CONFIDENCE: f64 = 0.9;
+const REMEDIES: [Remedy; 4] = [
+    Remedy::None,
+    Remedy::AsNorm,
+    Remedy::Margin,
+    Remedy::AsNormMargin,
+];
+
+fn main() {
+    let arguments: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|one| one != "--bench")
+        .collect();
+    let [vectors, labels, far, rest @ ..] = &arguments[..] else {
+        println!("give VECTORS.npy LABELS.csv FAR [KIND=VALUE]; see the head of this file");
+        return;
+    };
+    let kind = rest.first().and_then(|kind| kind.split_once('='));
+    let set = LabelledSet::read(Path::new(vectors), Path::new(labels), kind);
+    let target = TargetFar::new(far.parse().unwrap(), CONFIDENCE).unwrap();
+    let splits: Vec<SplitOutcome> = (0..SPLITS)
+        .into_par_iter()
+        .map(|seed| Split::of(&set, seed).outcome(target))
+        .collect();
+    println!(
+        "{} labels, target FAR {far} at {CONFIDENCE}, {SPLITS} splits\n",
+        set.labels.len()
+    );
+    println!("| threshold by | splits | refused | FRR | FAR |\n| --- | --- | --- | --- | --- |");
+    for (place, remedy) in REMEDIES.into_iter().enumerate() {
+        let all = splits.iter().map(|split| split.all_labels[place]);
+        line(
+            &format!("all labels, {}", remedy.as_str()),
+            &all.collect::<Vec<_>>(),
+        );
+    }
+    let measured = splits.iter().map(|split| split.measured);
+    line(
+        "`measured`: half of the labels each",
+        &measured.collect::<Vec<_>>(),
+    );
+    for (place, remedy) in REMEDIES.into_iter().enumerate() {
+        let took = splits.iter().filter(|split| split.taken == Some(remedy));
+        let took: Vec<&SplitOutcome> = took.collect();
+        let measured: Vec<Judged> = took.iter().map(|split| split.measured).collect();
+        line(&format!("of these took {}", remedy.as_str()), &measured);
+        if remedy != Remedy::None {
+            let plain: Vec<Judged> = took.iter().map(|split| split.all_labels[0]).collect();
+            line("  and the similarity by all labels there", &plain);
+            let named: Vec<Judged> = took.iter().map(|split| split.all_labels[place]).collect();
+            line("  and the same remedy by all labels there", &named);
+        }
+    }
+}
+
+/// FRR and FAR of labels that had no part in the choice; `None` if no threshold was certified.
+type Judged = Option<[f64; 2]>;
+
+fn line(name: &str, found: &[Judged]) {
+    let certified: Vec<[f64; 2]> = found.iter().copied().flatten().collect();
+    let mean = |place: usize| {
+        let sum: f64 = certified.iter().map(|rates| rates[place]).sum();
+        sum / certified.len() as f64
+    };
+    let refused = found.len() - certified.len();
+    if certified.is_empty() {
+        println!("| {name} | {} | {refused} | - | - |", found.len());
+        return;
+    }
+    println!(
+        "| {name} | {} | {refused} | {:.3} | {:.3} |",
+        found.len(),
+        mean(0),
+        mean(1)
+    );
+}
+
+/// A label with the rows of its enrolled pictures and of its queries.
+struct SetLabel {
+    name: String,
+    items: Vec<usize>,
+    queries: Vec<usize>,
+}
+
+struct LabelledSet {
+    labels: Vec<SetLabel>,
+    vectors: Vec<Vec<f32>>,
+}
+
+impl LabelledSet {
+    fn read(vectors: &Path, labels: &Path, kind: Option<(&str, &str)>) -> Self {
+        let options = ReadOptions {
+            name: None,
+            text: None,
+            bytes_max: BYTES_MAX,
+        };
+        let table = matchpoint_arrays::read(vectors, &options).unwrap();
+        let known = LabelTable::read(labels, table.rows()).unwrap();
+        let roles = known.role.as_ref().unwrap();
+        let vectors = table.vectors.chunks_exact(table.dimension);
+        let unit = |row: &[f32]| {
+            Embedding::normalise(row.to_vec())
+                .unwrap()
+                .as_slice()
+                .to_vec()
+        };
+        let mut of_label: BTreeMap<&str, SetLabel> = BTreeMap::new();
+        for (row, name) in known.label.iter().enumerate() {
+            if kind.is_some_and(|(column, value)| known.metadata[column][row] != value) {
+                continue;
+            }
+            let label = of_label.entry(name).or_insert_with(|| SetLabel {
+                name: name.clone(),
+                items: Vec::new(),
+                queries: Vec::new(),
+            });
+            match roles[row] {
+                Role::Gallery => label.items.push(row),
+                Role::Query | Role::Unknown => label.queries.push(row),
+                Role::Unused => {}
+            }
+        }
+        let labels = of_label.into_values();
+        Self {
+            labels: labels.filter(|label| !label.queries.is_empty()).collect(),
+            vectors: vectors.map(unit).collect(),
+        }
+    }
+}
+
+/// A gallery, the searches of a calibration, and those that judge it.
+struct Split<'a> {
+    set: &'a LabelledSet,
+    seed: u64,
+    /// Rows of the enrolled pictures with their labels.
+    items: Vec<(usize, &'a str)>,
+    calibrating: Vec<RecordedSearch>,
+    judging: Vec<RecordedSearch>,
+}
+
+/// What came of one split.
+struct SplitOutcome {
+    /// By each of the remedies, with all labels of the calibration setting the threshold.
+    all_labels: [Judged; 4],
+    measured: Judged,
+    /// What `measured` took; `None` if it could not compare.
+    taken: Option<Remedy>,
+}
+
+impl<'a> Split<'a> {
+    fn of(set: &'a LabelledSet, seed: u64) -> Self {
+        let mut order: Vec<&SetLabel> = set.labels.iter().collect();
+        let mut state = seed;
+        let mut below = |count: usize| {
+            // A stream of splitmix64.
+            state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
+            let mut bits = state;
+            bits = (bits ^ (bits >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+            bits = (bits ^ (bits >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+            usize::try_from((bits ^ (bits >> 31)) % count as u64).unwrap()
+        };
+        for last in (1..order.len()).rev() {
+            order.swap(last, below(last + 1));
+        }
+        // Strangers that have nothing to enrol are strangers.
+        order.sort_by_key(|label| label.items.is_empty());
+        let enrolled = 2 * order.len() / 5;
+        let items: Vec<(usize, &str)> = order[..enrolled]
+            .iter()
+            .flat_map(|label| label.items.iter().map(|row| (*row, label.name.as_str())))
+            .collect();
+        let mut split = Self {
+            set,
+            seed,
+            items,
+            calibrating: Vec::new(),
+            judging: Vec::new(),
+        };
+        for (place, label) in order.iter().enumerate() {
+            let truth = if place < enrolled {
+                TrialKind::Mated
+            } else {
+                TrialKind::NeverEnrolled
+            };
+            let searches: Vec<RecordedSearch> = label
+                .queries
+                .iter()
+                .map(|row| split.search(*row, &label.name, truth))
+                .collect();
+            if place % 2 == 0 {
+                split.calibrating.extend(searches);
+            } else {
+                split.judging.extend(searches);
+            }
+        }
+        split
+    }
+
+    fn search(&self, row: usize, label: &str, truth: TrialKind) -> RecordedSearch {
+        let vector = &self.set.vectors[row];
+        let near = |item: &(usize, &'a str)| {
+            let score = Similarity::between(vector, &self.set.vectors[item.0]).unwrap();
+            (score, item.0, item.1)
+        };
+        let mut found: Vec<(Similarity, usize, &str)> = self.items.iter().map(near).collect();
+        found.sort_by(|a, b| b.0.get().total_cmp(&a.0.get()));
+        let (score, item, best) = found[0];
+        let other = found.iter().find(|(_, _, other)| *other != best);
+        RecordedSearch {
+            probe: row.to_string(),
+            label: label.to_owned(),
+            truth,
+            found: Some(RecordedMatch {
+                item: item.to_string(),
+                label: best.to_owned(),
+                score,
+                adjusted: None,
+                other: other.map(|(score, ..)| *score),
+            }),
+            conditions: BTreeMap::new(),
+        }
+    }
+
+    fn compared<'b>(&'b self, search: &'b RecordedSearch) -> ComparedPair<'b> {
+        let found = search.found.as_ref().unwrap();
+        let row = |id: &str| &self.set.vectors[id.parse::<usize>().unwrap()][..];
+        ComparedPair {
+            score: found.score,
+            probe: row(&search.probe),
+            item: row(&found.item),
+            other: found.other,
+            label: Some(&found.label),
+            left_out: None,
+        }
+    }
+
+    fn cohort(&self) -> Cohort {
+        let ids: Vec<String> = self.items.iter().map(|(row, _)| row.to_string()).collect();
+        let items = ids.iter().zip(&self.items);
+        let items =
+            items.map(|(id, (row, label))| (id.as_str(), *label, &self.set.vectors[*row][..]));
+        Cohort::sampled(items, self.seed).unwrap()
+    }
+
+    fn adjuster(&self, remedy: Remedy) -> Option<Adjuster> {
+        if remedy == Remedy::Margin {
+            return Some(Adjuster::margin(MarginFactor::DEFAULT));
+        }
+        let cohort = self.cohort();
+        let how = remedy.normalisation(cohort.members())?;
+        let adjuster = Adjuster::normalising(how, cohort).unwrap();
+        Some(if remedy.takes_margin() {
+            adjuster.with_margin(MarginFactor::DEFAULT)
+        } else {
+            adjuster
+        })
+    }
+
+    /// The threshold that these searches certify, and what it does to those that judge.
+    fn judged(&self, remedy: Remedy, searches: &[RecordedSearch], target: TargetFar) -> Judged {
+        let adjuster = self.adjuster(remedy);
+        let adjusted = |searches: &[RecordedSearch]| -> Vec<RecordedSearch> {
+            let mut searches = searches.to_vec();
+            for search in &mut searches {
+                let held = adjuster
+                    .as_ref()
+                    .and_then(|by| by.decision_score(&self.compared(search)).unwrap());
+                search.found.as_mut().unwrap().adjusted = held;
+            }
+            searches
+        };
+        let recording = Recording::new(adjusted(searches)).unwrap();
+        let probes = recording.trials().one_probe_per_label(self.seed);
+        let threshold = certify(&probes, target).ok()?.threshold;
+        Some(rates(&adjusted(&self.judging), threshold))
+    }
+
+    fn outcome(&self, target: TargetFar) -> SplitOutcome {
+        let (taken, measured) = self.measured(target);
+        SplitOutcome {
+            all_labels: REMEDIES.map(|remedy| self.judged(remedy, &self.calibrating, target)),
+            measured,
+            taken,
+        }
+    }
+
+    /// As a deployment does it: one half of the labels chooses the remedy, the other the threshold.
+    fn measured(&self, target: TargetFar) -> (Option<Remedy>, Judged) {
+        let all = Recording::new(self.calibrating.clone()).unwrap();
+        let halves = Folds::new(2, self.seed).unwrap();
+        let half_of = halves.of_labels(all.trials());
+        let (choosing, setting): (Vec<RecordedSearch>, Vec<RecordedSearch>) = self
+            .calibrating
+            .iter()
+            .cloned()
+            .partition(|search| half_of.get(search.label.as_str()) == Some(&0));
+        let cohort = self.cohort();
+        let trials: Vec<RemedyTrial> = choosing
+            .iter()
+            .map(|search| remedy_trial(search, Some(&self.compared(search)), &cohort).unwrap())
+            .collect();
+        let labels = stranger_labels(&setting);
+        let plan = plan(CalibrationTarget::Far(target), labels, self.seed).unwrap();
+        let Ok(compared) = compare(&trials, &plan) else {
+            return (None, None);
+        };
+        let preferred = compared.preferred();
+        let remedy = preferred.map_or(Remedy::None, |best| best.measured.fitted.remedy);
+        (Some(remedy), self.judged(remedy, &setting, target))
+    }
+}
+
+/// FRR and FAR, each label counting once.
+fn rates(searches: &[RecordedSearch], threshold: Threshold) -> [f64; 2] {
+    let share = |mated: bool| {
+        let mut of_label: BTreeMap<&str, Vec<bool>> = BTreeMap::new();
+        for search in searches {
+            let found = search.found.as_ref().unwrap();
+            let accepted = threshold.decide(Some(found.decision_score())) == Decision::Accept;
+            let error = if mated {
+                !accepted || found.label != search.label
+            } else {
+                accepted
+            };
+            if mated == (search.truth == TrialKind::Mated) {
+                of_label.entry(&search.label).or_default().push(error);
+            }
+        }
+        let of = |errors: &Vec<bool>| {
+            errors.iter().filter(|error| **error).count() as f64 / errors.len() as f64
+        };
+        of_label.values().map(of).sum::<f64>() / of_label.len() as f64
+    };
+    [share(true), share(false)]
+}
