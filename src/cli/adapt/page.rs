@@ -91,8 +91,11 @@ fn supported(report: &AdaptReport) -> Option<SupportedTable> {
     let found = report.supported.as_ref()?;
     let lines = found.without.lines.iter().zip(&found.with.lines);
     let cell = |line: &MenuLine, of: fn(&MenuLine) -> String| {
-        let certified = is_certified(line);
-        certified.then(|| of(line)).unwrap_or_default()
+        if is_certified(line) {
+            of(line)
+        } else {
+            String::new()
+        }
     };
     let lines = lines.filter(|(without, with)| is_certified(without) || is_certified(with));
     let rows = lines.map(|(without, with)| {
