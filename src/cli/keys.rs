@@ -1,12 +1,17 @@
 //! `matchpoint keys`: who may call a server, and what each may do.
 
 use std::path::PathBuf;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
 use super::exit::{Exit, fail};
 use super::output::Output;
-use crate::identity::{KeyRecord, KeysFile, Presents, Scope};
+use crate::clock::now_ms;
+use crate::identity::{KeyRecord, KeysFile, NewCaller, Presents, Scope};
+
+/// The end of the year 9999, since 1970-01-01 UTC.
+const LAST_YEAR_END: Duration = Duration::from_secs(253_402_300_799);
 
 /// Make, list and revoke keys of the server's callers
 ///
@@ -53,7 +58,8 @@ struct KeysAt {
 #[command(after_help = "Examples:
   matchpoint keys new till --scopes search --keys-file keys.json
   matchpoint keys new labels --scopes label,calibrate --deployments shop --keys-file keys.json
-  matchpoint keys new robot --certificate spiffe://example/robot --scopes enrol --keys-file keys.json")]
+  matchpoint keys new robot --certificate spiffe://example/robot --scopes enrol --keys-file keys.json
+  matchpoint keys new kiosk --scopes search --expires 90d --calls-per-second 20 --keys-file keys.json")]
 struct NewKey {
     /// Who it is for: letters, digits, `-`, `_`, `.` and `@`. Several may have one name, so that keys can be
     /// rolled
@@ -68,6 +74,13 @@ struct NewKey {
     /// (`sha256:` and 64 digits). Takes a server with `tls_client_ca`
     #[arg(long, value_name = "NAME")]
     certificate: Option<String>,
+    /// Until when it is taken: after this time (`90d`, `12h`) or at one (`2027-03-01`); without, until it is revoked
+    #[arg(long, value_name = "WHEN", value_parser = end)]
+    expires: Option<SystemTime>,
+    /// Calls and items of streams that it may make in a second, those of one second at once; a batch counts as its
+    /// items. Without, as many as the server answers
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    calls_per_second: Option<u32>,
     #[command(flatten)]
     at: KeysAt,
 }
@@ -106,6 +119,32 @@ fn scopes(text: &str) -> Result<AskedScopes, String> {
     })
 }
 
+/// A time to come: so long from now, or a date or time in UTC.
+fn end(text: &str) -> Result<SystemTime, String> {
+    let now = UNIX_EPOCH + Duration::from_millis(now_ms());
+    let end = match humantime::parse_duration(text) {
+        Ok(after) => now.checked_add(after),
+        Err(_) => {
+            let midnight = format!("{text} 00:00:00");
+            let parsed = humantime::parse_rfc3339_weak(text)
+                .or_else(|_| humantime::parse_rfc3339_weak(&midnight));
+            parsed.ok()
+        }
+    };
+    let end = end.ok_or("write a time from now such as 90d, or a date such as 2027-03-01")?;
+    if end <= now {
+        return Err(format!(
+            "{} has passed",
+            humantime::format_rfc3339_seconds(end)
+        ));
+    }
+    // What is written to the file has four digits for the year.
+    if LAST_YEAR_END < end.duration_since(UNIX_EPOCH).unwrap_or_default() {
+        return Err("write a time before the year 10000".to_owned());
+    }
+    Ok(end)
+}
+
 /// A new caller; the key is nowhere else.
 #[derive(Serialize)]
 struct MadeKey {
@@ -137,7 +176,14 @@ impl NewKey {
             None => Presents::Key,
         };
         let mut file = KeysFile::change(&self.at.keys_file)?;
-        let (record, key) = file.add(&self.name, presents, &scopes, self.deployments)?;
+        let (record, key) = file.add(NewCaller {
+            name: self.name,
+            presents,
+            scopes,
+            deployments: self.deployments,
+            expires: self.expires,
+            calls_per_second: self.calls_per_second,
+        })?;
         Output::new(self.at.json).result(&MadeKey { record, key }, |made| {
             let row = row(&made.record);
             match &made.key {
@@ -181,16 +227,22 @@ impl RevokeKey {
 fn row(key: &KeyRecord) -> String {
     let scopes: Vec<&str> = key.scopes.iter().map(|scope| scope.as_str()).collect();
     let deployments = key.deployments.as_ref().map(|names| names.join(","));
-    let certificate = key.certificate.as_ref();
-    format!(
-        "{}  {}  {}  {}  {}{}",
-        key.id,
-        key.name,
+    let mut parts = vec![
+        key.id.clone(),
+        key.name.clone(),
         scopes.join(","),
-        deployments.as_deref().unwrap_or("all deployments"),
-        key.created,
-        certificate
-            .map(|name| format!("  certificate {name}"))
-            .unwrap_or_default(),
-    )
+        deployments.unwrap_or_else(|| "all deployments".to_owned()),
+        key.created.clone(),
+    ];
+    let verb = if key.is_expired() {
+        "EXPIRED"
+    } else {
+        "expires"
+    };
+    parts.extend(key.expires.as_ref().map(|end| format!("{verb} {end}")));
+    let calls = key.calls_per_second;
+    parts.extend(calls.map(|calls| format!("{calls} calls a second")));
+    let certificate = key.certificate.as_ref();
+    parts.extend(certificate.map(|name| format!("certificate {name}")));
+    parts.join("  ")
 }

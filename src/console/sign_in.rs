@@ -56,6 +56,7 @@ pub(super) async fn enter(
                 Unknown::Missing | Unknown::Certificate => {
                     "This server asks for a client's certificate."
                 }
+                Unknown::Expired => "This key has expired. Have a new one made.",
                 Unknown::Key | Unknown::Token(_) => {
                     "Nobody has this key. It may have been revoked, or cut short in copying."
                 }

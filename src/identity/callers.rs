@@ -4,7 +4,9 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
+use super::call_rate::{CallRate, TooManyCalls};
 use super::error::IdentityError;
 use super::key::KeyDigest;
 use super::keys_file::{KeyRecord, read};
@@ -19,6 +21,15 @@ pub struct KnownCaller {
     digest: Option<KeyDigest>,
     /// Whether the file no longer has it, or has changed it.
     revoked: AtomicBool,
+    rate: Option<CallRate>,
+}
+
+impl KnownCaller {
+    /// Whether its time is over.
+    #[must_use]
+    pub fn is_expired(&self) -> bool {
+        self.record.is_expired()
+    }
 }
 
 /// Who calls.
@@ -87,13 +98,29 @@ impl Identity {
         }
     }
 
-    /// Whether the file of keys has dropped this caller since the call began, or its token has expired.
+    /// Whether the file of keys has dropped this caller since the call began, or its key or token has expired.
     #[must_use]
     pub fn is_revoked(&self) -> bool {
         match self {
             Self::Nobody | Self::Anyone | Self::Certified(_) => false,
-            Self::Known(known) => known.revoked.load(Ordering::Relaxed),
+            Self::Known(known) => known.revoked.load(Ordering::Relaxed) || known.is_expired(),
             Self::Token(token) => token.is_over(),
+        }
+    }
+}
+
+impl Identity {
+    /// Counts a call, if this is a key that may make so many in a second.
+    ///
+    /// # Errors
+    /// The key has made all that it may for now.
+    pub fn count_call(&self) -> Result<(), TooManyCalls> {
+        match self {
+            Self::Nobody | Self::Anyone | Self::Certified(_) | Self::Token(_) => Ok(()),
+            Self::Known(known) => match &known.rate {
+                Some(rate) => rate.count(Instant::now()),
+                None => Ok(()),
+            },
         }
     }
 }
@@ -128,6 +155,7 @@ impl Callers {
             same.cloned().unwrap_or_else(|| {
                 Arc::new(KnownCaller {
                     digest: record.sha256.as_deref().and_then(KeyDigest::parse),
+                    rate: record.calls_per_second.map(CallRate::new),
                     record,
                     revoked: AtomicBool::new(false),
                 })
@@ -160,7 +188,10 @@ impl Callers {
 
 #[cfg(test)]
 mod tests {
-    use super::super::keys_file::{KeysFile, Presents};
+    use std::time::{Duration, SystemTime};
+
+    use super::super::keys_file::tests::a_caller;
+    use super::super::keys_file::{KeysFile, NewCaller, Presents};
     use super::*;
 
     #[test]
@@ -168,13 +199,15 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("keys.json");
         let mut file = KeysFile::change(&path).unwrap();
-        let shop = Some(vec!["shop".to_owned()]);
-        let (_, key) = file
-            .add("till", Presents::Key, &[Scope::Search], shop)
-            .unwrap();
+        let (_, key) = file.add(a_caller("till")).unwrap();
         let name = "spiffe://example/robot".to_owned();
-        let robot = Presents::Certificate(name.clone());
-        file.add("robot", robot, &Scope::ALL, None).unwrap();
+        let robot = NewCaller {
+            presents: Presents::Certificate(name.clone()),
+            scopes: Scope::ALL.to_vec(),
+            deployments: None,
+            ..a_caller("robot")
+        };
+        file.add(robot).unwrap();
 
         let callers = Callers::read(&path, None).unwrap();
         let till = Identity::Known(callers.with_key(key.unwrap().as_bytes()).unwrap());
@@ -194,5 +227,28 @@ mod tests {
         assert!(till.is_revoked() && !robot.is_revoked());
         let nobody = Identity::default();
         assert!(!nobody.may(Scope::Search) && !nobody.may_use("shop") && !nobody.may_use_all());
+    }
+
+    #[test]
+    fn a_key_ends_when_its_time_is_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("keys.json");
+        let mut file = KeysFile::change(&path).unwrap();
+        let day = Duration::from_secs(24 * 3600);
+        for (expires, is_over) in [
+            (Some(SystemTime::now() + day), false),
+            (Some(SystemTime::now() - day), true),
+            (None, false),
+        ] {
+            let caller = NewCaller {
+                expires,
+                ..a_caller("till")
+            };
+            let (record, key) = file.add(caller).unwrap();
+            assert_eq!(record.is_expired(), is_over);
+            let callers = Callers::read(&path, None).unwrap();
+            let known = callers.with_key(key.unwrap().as_bytes()).unwrap();
+            assert_eq!(Identity::Known(known).is_revoked(), is_over);
+        }
     }
 }

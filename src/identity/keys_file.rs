@@ -5,13 +5,14 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, chown};
 use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
 use super::error::IdentityError;
 use super::key::{KeyDigest, new_key};
 use super::scope::Scope;
-use crate::clock::now_rfc_3339;
+use crate::clock::{now_ms, now_rfc_3339};
 use crate::files::open_file;
 
 /// The format of the file.
@@ -21,6 +22,8 @@ const KEYS_MAX: usize = 10_000;
 const FILE_BYTES_MAX: u64 = 16 << 20;
 const NAME_BYTES_MAX: usize = 64;
 const CERTIFICATE_BYTES_MAX: usize = 512;
+/// More than a server answers.
+const CALLS_PER_SECOND_MAX: u32 = 1_000_000;
 /// Digits of a digest that make an id.
 const ID_DIGITS: usize = 12;
 
@@ -45,6 +48,42 @@ pub struct KeyRecord {
     pub deployments: Option<Vec<String>>,
     /// When it was made.
     pub created: String,
+    /// When it stops to be taken, as RFC 3339; never if this is missing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expires: Option<String>,
+    /// Calls that it may make in a second, 1 to 1,000,000; as many as the server answers if this is missing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub calls_per_second: Option<u32>,
+}
+
+impl KeyRecord {
+    /// When it stops to be taken, in milliseconds since 1970-01-01 UTC.
+    pub(super) fn expires_ms(&self) -> Option<u64> {
+        unix_ms(self.expires.as_ref()?)
+    }
+
+    /// Whether it is past its time.
+    #[must_use]
+    pub fn is_expired(&self) -> bool {
+        self.expires_ms().is_some_and(|end| end <= now_ms())
+    }
+}
+
+/// A caller to be added.
+#[derive(Clone, Debug)]
+pub struct NewCaller {
+    /// Who it is for.
+    pub name: String,
+    /// What it shows.
+    pub presents: Presents,
+    /// What it may do; one is needed.
+    pub scopes: Vec<Scope>,
+    /// The deployments that it may do so in; `None` for all.
+    pub deployments: Option<Vec<String>>,
+    /// When it stops to be taken; `None` for never.
+    pub expires: Option<SystemTime>,
+    /// Calls that it may make in a second; `None` for no limit of its own.
+    pub calls_per_second: Option<u32>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -113,29 +152,26 @@ impl KeysFile {
     /// Adds a caller; returns the record and the key, which is stored nowhere.
     ///
     /// # Errors
-    /// An impossible name, scope or deployment, or the disk failed; nothing has changed then.
-    pub fn add(
-        &mut self,
-        name: &str,
-        presents: Presents,
-        scopes: &[Scope],
-        deployments: Option<Vec<String>>,
-    ) -> Result<(KeyRecord, Option<String>), IdentityError> {
-        let (key, certificate) = match presents {
+    /// An impossible name, scope, deployment, time or rate, or the disk failed; nothing has changed then.
+    pub fn add(&mut self, caller: NewCaller) -> Result<(KeyRecord, Option<String>), IdentityError> {
+        let (key, certificate) = match caller.presents {
             Presents::Key => (Some(new_key()?), None),
             Presents::Certificate(name) => (None, Some(name)),
         };
         let told = key.as_ref().or(certificate.as_ref());
         let digest = KeyDigest::of(told.map(String::as_bytes).unwrap_or_default()).to_hex();
-        let scopes: BTreeSet<Scope> = scopes.iter().copied().collect();
+        let scopes: BTreeSet<Scope> = caller.scopes.into_iter().collect();
+        let text = |time| humantime::format_rfc3339_seconds(time).to_string();
         let record = KeyRecord {
             id: digest.chars().take(ID_DIGITS).collect(),
-            name: name.to_owned(),
+            name: caller.name,
             sha256: key.is_some().then_some(digest),
             certificate,
             scopes: scopes.into_iter().collect(),
-            deployments,
+            deployments: caller.deployments,
             created: now_rfc_3339(),
+            expires: caller.expires.map(text),
+            calls_per_second: caller.calls_per_second,
         };
         let mut keys = self.keys.clone();
         keys.push(record.clone());
@@ -206,6 +242,12 @@ fn replace(path: &Path, beside: &Path, content: &[u8]) -> io::Result<()> {
     file.sync_all()?;
     fs::rename(beside, path)?;
     File::open(folder_of(path))?.sync_all()
+}
+
+fn unix_ms(text: &str) -> Option<u64> {
+    let time = humantime::parse_rfc3339(text).ok()?;
+    let since = time.duration_since(UNIX_EPOCH).ok()?;
+    u64::try_from(since.as_millis()).ok()
 }
 
 fn folder_of(path: &Path) -> &Path {
@@ -298,23 +340,46 @@ fn check_one(key: &KeyRecord) -> Result<(), String> {
     if key.deployments.as_ref().is_some_and(empty) {
         return Err("deployments must name some, or be left out for all".to_owned());
     }
+    if key.expires.is_some() && key.expires_ms().is_none() {
+        return Err("expires must be a time such as 2027-03-01T00:00:00Z".to_owned());
+    }
+    let allowed = |calls: u32| (1..=CALLS_PER_SECOND_MAX).contains(&calls);
+    if !key.calls_per_second.is_none_or(allowed) {
+        return Err(format!(
+            "calls_per_second must be 1 to {CALLS_PER_SECOND_MAX}"
+        ));
+    }
     Ok(())
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
+
+    /// Nothing out of the ordinary.
+    pub(in crate::identity) fn a_caller(name: &str) -> NewCaller {
+        NewCaller {
+            name: name.to_owned(),
+            presents: Presents::Key,
+            scopes: vec![Scope::Search],
+            deployments: Some(vec!["shop".to_owned()]),
+            expires: None,
+            calls_per_second: None,
+        }
+    }
 
     #[test]
     fn a_key_is_kept_as_its_digest_in_a_file_of_its_owner() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("keys.json");
         let mut file = KeysFile::change(&path).unwrap();
-        let scopes = [Scope::Enrol, Scope::Search, Scope::Enrol];
-        let shop = Some(vec!["shop".to_owned()]);
-        let (record, key) = file.add("till", Presents::Key, &scopes, shop).unwrap();
+        let till = NewCaller {
+            scopes: vec![Scope::Enrol, Scope::Search, Scope::Enrol],
+            ..a_caller("till")
+        };
+        let (record, key) = file.add(till.clone()).unwrap();
         let key = key.unwrap();
         assert_eq!(record.scopes, [Scope::Search, Scope::Enrol]);
         let text = fs::read_to_string(&path).unwrap();
@@ -325,7 +390,7 @@ mod tests {
 
         // A second of the same name, to roll the first.
         let mut file = KeysFile::change(&path).unwrap();
-        let (second, _) = file.add("till", Presents::Key, &scopes, None).unwrap();
+        let (second, _) = file.add(till).unwrap();
         assert_eq!(KeysFile::read(&path).unwrap().keys().len(), 2);
         assert_eq!(file.revoke(&record.id).unwrap(), [record]);
         assert!(file.revoke("somebody").is_err());
@@ -360,6 +425,18 @@ mod tests {
                 1,
                 &key(&format!(
                     r#""sha256":"{digest}","scopes":["search"],"deployments":[]"#
+                )),
+            ),
+            file(
+                1,
+                &key(&format!(
+                    r#""sha256":"{digest}","scopes":["search"],"expires":"soon""#
+                )),
+            ),
+            file(
+                1,
+                &key(&format!(
+                    r#""sha256":"{digest}","scopes":["search"],"calls_per_second":0"#
                 )),
             ),
         ] {

@@ -1,6 +1,7 @@
 //! Who calls, and what may they? Keys, certificates and TLS, from files that may change while the server
 //! runs. Knows nothing of the protocol: which call needs which scope is the server's to say.
 
+mod call_rate;
 mod callers;
 mod error;
 mod key;
@@ -16,10 +17,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use call_rate::TooManyCalls;
 pub use callers::{Identity, KnownCaller};
 pub use error::IdentityError;
 pub use key::{KEY_PREFIX, is_key};
-pub use keys_file::{KeyRecord, KeysFile, Presents};
+pub use keys_file::{KeyRecord, KeysFile, NewCaller, Presents};
 pub use scope::Scope;
 pub use sessions::{BrowserSession, SESSION, Sessions};
 pub use tls::names_of;
@@ -137,7 +139,11 @@ impl CallerAccess {
                 };
             }
         };
-        found.map(Identity::Known)
+        let found = found?;
+        if found.is_expired() {
+            return Err(Unknown::Expired);
+        }
+        Ok(Identity::Known(found))
     }
 }
 
@@ -162,6 +168,8 @@ pub enum Unknown {
     Missing,
     /// The key is not in the file, or not any more.
     Key,
+    /// The key, or what the certificate may do, has expired.
+    Expired,
     /// The certificate's names are not in the file.
     Certificate,
     /// The token is refused, for this reason.

@@ -2,8 +2,9 @@
 
 use tonic::{Code, Status};
 
-use super::status::status;
-use crate::identity::{Identity, Scope};
+use super::status::{status, status_to_retry};
+use crate::identity::{Identity, Scope, TooManyCalls};
+use crate::telemetry;
 
 /// Who sent a request that came through the gate; nobody for any other.
 pub(super) fn identity_of<T>(request: &tonic::Request<T>) -> Identity {
@@ -35,6 +36,33 @@ pub(super) fn unknown_key() -> Status {
     )
 }
 
+/// The answer to a key that has expired.
+pub(super) fn expired_key() -> Status {
+    unauthenticated(
+        "KEY_EXPIRED",
+        "this key has expired; have a new one made by `matchpoint keys new`",
+    )
+}
+
+/// The answer to a key that has made all the calls that it may make for now.
+pub(super) fn too_many_calls(refused: TooManyCalls) -> Status {
+    telemetry::limit_refused("calls_per_second");
+    let TooManyCalls {
+        per_second,
+        retry_after,
+    } = refused;
+    let milliseconds = retry_after.as_millis().max(1);
+    let message = format!(
+        "this key may make {per_second} calls a second, and has; come back in {milliseconds} ms, or have a key with more made by `matchpoint keys new --calls-per-second`"
+    );
+    status_to_retry(
+        Code::ResourceExhausted,
+        "CALLS_PER_SECOND",
+        &message,
+        Some(retry_after),
+    )
+}
+
 /// The answer to a token that is refused.
 pub(super) fn token_refused(why: &str) -> Status {
     let message = format!("the token is not taken: {why}");
@@ -45,6 +73,7 @@ pub(super) fn token_refused(why: &str) -> Status {
 pub(super) fn no_longer_known(identity: &Identity) -> Status {
     match identity {
         Identity::Token(_) => token_refused("it has expired, or the issuer took its key back"),
+        Identity::Known(known) if known.is_expired() => expired_key(),
         Identity::Nobody | Identity::Anyone | Identity::Certified(_) | Identity::Known(_) => {
             unknown_key()
         }

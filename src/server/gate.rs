@@ -10,7 +10,9 @@ use tonic::{Code, Status};
 use tower::{Layer, Service};
 
 use super::connections::Peer;
-use super::denied::{no_longer_known, scope_missing, token_refused, unauthenticated, unknown_key};
+use super::denied::{
+    expired_key, no_longer_known, scope_missing, token_refused, unauthenticated, unknown_key,
+};
 use super::log_throttle::LogThrottle;
 use super::registry::code_name;
 use super::rules::{CallRule, rule};
@@ -81,6 +83,7 @@ impl Gate {
                     "this server asks who calls: send `authorization: Bearer KEY`",
                 ),
                 Unknown::Key => unknown_key(),
+                Unknown::Expired => expired_key(),
                 Unknown::Token(why) => token_refused(why),
                 Unknown::Certificate => unauthenticated(
                     "CERTIFICATE_UNKNOWN",

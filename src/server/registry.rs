@@ -10,7 +10,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::{Semaphore, watch};
 use tonic::{Code, Status};
 
-use super::denied::{deployment_denied, identity_of, no_longer_known};
+use super::denied::{deployment_denied, identity_of, no_longer_known, too_many_calls};
 use super::status::{classify, status};
 use super::transport::Pace;
 use crate::deployment::{Deployment, DeploymentError, Folder, Models};
@@ -297,13 +297,15 @@ impl Registry {
         }
     }
 
-    /// The deployment with this name, for a caller who may use it; an empty name means the default.
+    /// The deployment with this name, for a caller who may use it; an empty name means the default. Called once for
+    /// each call and each item of a stream: they are counted here for keys that may make so many in a second.
     pub(super) fn find(&self, name: &str) -> Result<Arc<Deployment>, Status> {
         let loaded = self.loaded()?;
-        // Checked for each item of a stream, which may outlive its key.
+        // A stream may outlive its key.
         if self.identity.is_revoked() {
             return Err(no_longer_known(&self.identity));
         }
+        self.identity.count_call().map_err(too_many_calls)?;
         let name = match (name, loaded.default.as_deref()) {
             ("", Some(default)) => default,
             _ => name,

@@ -372,6 +372,85 @@ async fn keys_are_taken_and_revoked_while_the_server_runs_also_within_a_stream()
     running.stop().await;
 }
 
+#[tokio::test]
+async fn a_key_makes_no_more_calls_than_it_may_and_none_after_its_time() {
+    let keys = KeysAt::new();
+    let flags = ["--scopes", "search"];
+    let make = |name: &str, more: &[&str]| {
+        let made = keys.command(&[&["new", name][..], &flags, more].concat());
+        made["key"].as_str().unwrap().to_owned()
+    };
+    let slow = make("slow", &["--calls-per-second", "1"]);
+    let free = make("free", &[]);
+    let brief = make("brief", &["--expires", "3s"]);
+    let path = keys.path();
+    let running = Running::sample(&[("MATCHPOINT_KEYS_FILE", path.to_str().unwrap())]).await;
+    let mut retrieval = RetrievalServiceClient::new(running.channel.clone());
+    let embedding = Vector {
+        values: vec![0.03; 1280],
+    };
+    let search = SearchRequest {
+        query: Some(search_request::Query::Embedding(embedding)),
+        ..SearchRequest::default()
+    };
+    let mut by = async |key: &str| retrieval.search(with_key(search.clone(), key)).await;
+
+    let mut refused = None;
+    // As fast as they go: more than one a second, on any machine.
+    let since = Instant::now();
+    let mut answered = 0;
+    while refused.is_none() {
+        assert!(since.elapsed() < NOTICED);
+        match by(&slow).await {
+            Ok(_) => answered += 1,
+            Err(status) => refused = Some(status),
+        }
+    }
+    let refused = refused.unwrap();
+    assert_eq!(refused.code(), Code::ResourceExhausted);
+    assert_eq!(reason(&refused), "CALLS_PER_SECOND");
+    let after = refused
+        .get_details_retry_info()
+        .unwrap()
+        .retry_delay
+        .unwrap();
+    assert!(after <= Duration::from_secs(1) && 1 <= answered);
+    // Nobody else waits for that.
+    for _ in 0..5 {
+        by(&free).await.unwrap();
+    }
+
+    let since = Instant::now();
+    let ended = loop {
+        match by(&brief).await {
+            Ok(_) => assert!(since.elapsed() < NOTICED),
+            Err(status) => break status,
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    assert_eq!(ended.code(), Code::Unauthenticated);
+    assert_eq!(reason(&ended), "KEY_EXPIRED");
+    running.stop().await;
+
+    let path = ["--keys-file", path.to_str().unwrap()];
+    for over in ["2020-01-01", "0s", "soon"] {
+        let arguments = [
+            &["keys", "new", "late"][..],
+            &flags,
+            &["--expires", over],
+            &path,
+        ];
+        let done = run(&arguments.concat());
+        assert_eq!(done.status.code(), Some(2), "{over}");
+    }
+    let listed = run(&[&["keys", "list"][..], &path].concat());
+    let listed = text(&listed.stdout);
+    assert!(
+        listed.contains("EXPIRED 20") && listed.contains("1 calls a second"),
+        "{listed}"
+    );
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_guesses_keys_keeps_no_honest_caller_from_its_answers() {
     let keys = KeysAt::new();

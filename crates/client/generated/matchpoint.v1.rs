@@ -2705,7 +2705,8 @@ pub mod retrieval_service_client {
     /// Finds what a picture shows, and decides whether it is really the same thing.
     ///
     /// Errors of every call carry `google.rpc.ErrorInfo` (domain `matchpoint.dev`) with one of these reasons:
-    /// UNAUTHENTICATED: KEY_MISSING, KEY_UNKNOWN, CERTIFICATE_UNKNOWN; PERMISSION_DENIED: SCOPE_MISSING, DEPLOYMENT_DENIED,
+    /// UNAUTHENTICATED: KEY_MISSING, KEY_UNKNOWN, KEY_EXPIRED, CERTIFICATE_UNKNOWN; RESOURCE_EXHAUSTED: CALLS_PER_SECOND, with
+    /// `google.rpc.RetryInfo`; PERMISSION_DENIED: SCOPE_MISSING, DEPLOYMENT_DENIED,
     /// where the server asks who calls (`authorization: Bearer KEY`);
     /// INVALID_ARGUMENT: IMAGE_UNDECODABLE, IMAGE_UNSUPPORTED_FORMAT, IMAGE_TOO_LARGE,
     /// IMAGE_WITHOUT_CONTENT, IMAGE_WITHOUT_EMBEDDING, VECTOR_INVALID, ARGUMENT_INVALID;
@@ -2942,7 +2943,8 @@ pub mod retrieval_service_server {
     /// Finds what a picture shows, and decides whether it is really the same thing.
     ///
     /// Errors of every call carry `google.rpc.ErrorInfo` (domain `matchpoint.dev`) with one of these reasons:
-    /// UNAUTHENTICATED: KEY_MISSING, KEY_UNKNOWN, CERTIFICATE_UNKNOWN; PERMISSION_DENIED: SCOPE_MISSING, DEPLOYMENT_DENIED,
+    /// UNAUTHENTICATED: KEY_MISSING, KEY_UNKNOWN, KEY_EXPIRED, CERTIFICATE_UNKNOWN; RESOURCE_EXHAUSTED: CALLS_PER_SECOND, with
+    /// `google.rpc.RetryInfo`; PERMISSION_DENIED: SCOPE_MISSING, DEPLOYMENT_DENIED,
     /// where the server asks who calls (`authorization: Bearer KEY`);
     /// INVALID_ARGUMENT: IMAGE_UNDECODABLE, IMAGE_UNSUPPORTED_FORMAT, IMAGE_TOO_LARGE,
     /// IMAGE_WITHOUT_CONTENT, IMAGE_WITHOUT_EMBEDDING, VECTOR_INVALID, ARGUMENT_INVALID;

@@ -156,6 +156,7 @@ _REMEDIES: Mapping[str, str] = {
     "KEY_MISSING": "pass api_key= or api_key_file=, or set MATCHPOINT_API_KEY or MATCHPOINT_API_KEY_FILE",
     "TOKEN_REFUSED": "get another token of the issuer, and pass it as api_key=",
     "KEY_UNKNOWN": "have a new one made (`matchpoint keys new`), and pass it as api_key= or by MATCHPOINT_API_KEY",
+    "KEY_EXPIRED": "have a new one made (`matchpoint keys new`), and pass it as api_key= or by MATCHPOINT_API_KEY",
     "CERTIFICATE_UNKNOWN": "pass api_key=, or have the certificate added (`matchpoint keys new --certificate`)",
     "SCOPE_MISSING": "have a key made that has it (`matchpoint keys new --scopes`)",
     "DEPLOYMENT_DENIED": "have a key made for it (`matchpoint keys new --deployments`)",
