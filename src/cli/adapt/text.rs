@@ -143,8 +143,8 @@ fn supported_text(supported: &SupportedTargets) -> String {
 
 /// The threshold of a line.
 pub(super) fn threshold(line: &MenuLine) -> String {
-    let threshold = line.threshold.map(|threshold| threshold.get());
-    threshold.map_or_else(String::new, |threshold| format!("{threshold:.3}"))
+    line.threshold
+        .map_or_else(String::new, |threshold| format!("{:.3}", threshold.get()))
 }
 
 /// FRR at it.

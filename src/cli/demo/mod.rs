@@ -51,12 +51,8 @@ pub(super) struct Demo {
     /// Keep the server up until Ctrl-C
     #[arg(long, conflicts_with_all = ["drift", "adapt"])]
     serve: bool,
-    /// Let the traffic change, label the decisions, and see whose alarms are right
-    #[arg(long)]
-    drift: bool,
-    /// Fit a head to the labels of the sample, judge it on labels that it has not seen, and calibrate behind it if it is better
-    #[arg(long, conflicts_with = "drift")]
-    adapt: bool,
+    #[command(flatten)]
+    instead: DemoInstead,
     /// With --drift: rest between chapters, to watch them on a dashboard
     #[arg(long, value_name = "SECONDS", default_value_t = 0, requires = "drift")]
     pause: u64,
@@ -83,6 +79,17 @@ pub(super) struct Demo {
     json: bool,
     #[command(flatten)]
     engine: EngineFlags,
+}
+
+/// What is shown in place of the main job.
+#[derive(Debug, clap::Args)]
+struct DemoInstead {
+    /// Let the traffic change, label the decisions, and see whose alarms are right
+    #[arg(long)]
+    drift: bool,
+    /// Fit a head to the labels of the sample, judge it on labels that it has not seen, and calibrate behind it if it is better
+    #[arg(long, conflicts_with = "drift")]
+    adapt: bool,
 }
 
 /// A target that these data cannot support, and one that they can.
@@ -142,7 +149,7 @@ impl Demo {
         };
 
         let built = story.build(&model)?;
-        if self.adapt {
+        if self.instead.adapt {
             let told = story.adapt(&model)?;
             output.result(&told, |_| {
                 format!("\nDone in {:.1} s.", started.elapsed().as_secs_f64())
@@ -153,7 +160,7 @@ impl Demo {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .enable_all()
             .build()?;
-        if self.drift {
+        if self.instead.drift {
             let chapters = runtime.block_on(story.drift());
             runtime.shutdown_background();
             output.result(&chapters?, |_| {
