@@ -10,7 +10,7 @@ TESTED := --bins --tests
 # CMake and NASM, where the machine has none.
 export PATH := $(CURDIR)/.cache/build-tools/bin:$(PATH)
 
-.PHONY: help docs protocol demo test test-typescript test-long test-rust test-prometheus test-proxies test-object-stores test-console test-slurm lint tools runtime bench build wheel sbom clean compare-pillow
+.PHONY: help docs protocol demo test test-calibration-python test-typescript test-long test-rust test-prometheus test-proxies test-object-stores test-console test-slurm lint tools runtime bench build wheel sbom clean compare-pillow
 
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -63,6 +63,11 @@ test-object-stores: ## Snapshots in an object store that speaks as S3 does; buil
 	@"$$(scripts/venv.sh stores scripts/stores-requirements.txt)/bin/python" scripts/test_object_stores.py \
 		--program target/debug/matchpoint
 
+test-calibration-python: runtime ## The calibration as a Python module, against the program, and the notebooks
+	@echo "== calibration in Python"
+	@cargo build --locked --quiet $(TESTED)
+	@scripts/test-calibration-python.sh --program target/debug/matchpoint
+
 test-typescript: runtime ## The client for TypeScript, generated, compiled and run against a server (needs `node`, `npm`)
 	@echo "== TypeScript client"
 	@cargo build --locked --quiet $(TESTED)
@@ -78,7 +83,7 @@ test-rust: runtime
 	@echo "== format"
 	@cargo fmt --check
 	@echo "== lints (clippy, warnings denied)"
-	@cargo clippy --locked --workspace --all-targets --quiet -- -D warnings
+	@cargo clippy --locked --workspace --exclude matchpoint-calibration-python --all-targets --quiet -- -D warnings
 	@echo "== tests"
 	@cargo test --locked --quiet
 	@echo "== code of the protocol"

@@ -54,7 +54,7 @@ check "protocol (buf)" buf lint
 # buf build --exclude-source-info -o proto/baseline.binpb
 check "protocol, against its baseline (buf)" buf breaking --against proto/baseline.binpb
 check "scripts (shellcheck)" shellcheck scripts/*.sh deploy/slurm/*.sbatch .ci/run
-check "Python (ruff check)" ruff check --no-cache --quiet "${python[@]}" clients/python
+check "Python (ruff check)" ruff check --no-cache --quiet "${python[@]}" clients/python clients/calibration-python
 check "spelling (typos)" typos --format brief
 # Pages that are in no menu, and links that lead nowhere.
 check "documentation site (mkdocs, strict)" docs_site

@@ -2,11 +2,10 @@
 
 use std::sync::Arc;
 
-use super::operating_point_text::{Refusal, price_text};
-use super::output::{above_target, percent, table, wrapped};
-use super::pictures::Pictures;
+use super::operating_point_text::price_text;
+use super::output::{percent, table, wrapped};
+use super::pictures::{LabelledPictures, Pictures};
 use super::progress::SharedProgress;
-use super::report_model::{Findings, Outline};
 use crate::deployment::{Deployment, Gathered, material_sets};
 use crate::telemetry::escaped;
 use matchpoint_calibration::analysis::consistency::Consistency;
@@ -22,10 +21,11 @@ use matchpoint_calibration::decision::Threshold;
 use matchpoint_calibration::growth::FpirAt;
 use matchpoint_calibration::operating_point::OperatingPoint;
 use matchpoint_calibration::policy::choose;
-use matchpoint_calibration::procedure::ThresholdSettings;
+use matchpoint_calibration::procedure::{Refusal, ThresholdSettings};
 use matchpoint_calibration::rates::Rate;
 use matchpoint_calibration::recording::{Condition, Recording};
 use matchpoint_report::ReportContents;
+use matchpoint_report::calibrated::{Findings, Outline, above_target};
 
 /// Lines of each list that are shown as text; `--json` and the report have all.
 const SHOWN: usize = 5;
@@ -104,10 +104,12 @@ impl AnalysisSubject<'_> {
             content: point.content(),
             recording,
             analysis: &analysis,
-            gallery: &sets.gallery,
-            names: &sets.names,
-            pictures: self.pictures,
-            query_pictures: self.query_pictures,
+            pictures: &LabelledPictures::of(
+                &sets.gallery,
+                &sets.names,
+                self.pictures,
+                self.query_pictures,
+            ),
         });
         Ok((analysis, page))
     }

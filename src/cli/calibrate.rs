@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::alike::{self, AssuredFlags};
 use super::calibrate_served::{self, ServedCalibration};
-use super::calibrate_vectors::{MenuSettings, VECTORS_PAIRS_MAX, VectorFlags, VectorSettings};
+use super::calibrate_vectors::{MenuSettings, VectorFlags, VectorSettings};
 use super::calibration_run::{CalibrationRequest, Strangers, calibrate, searched, text};
 use super::doubts::Doubts;
 use super::exit::{Exit, fail};
@@ -29,7 +29,7 @@ use matchpoint_calibration::certify_frr::TargetFrr;
 use matchpoint_calibration::margin::MarginFactor;
 use matchpoint_calibration::menu::Menu;
 use matchpoint_calibration::policy::CalibrationTarget;
-use matchpoint_calibration::procedure::ThresholdSettings;
+use matchpoint_calibration::procedure::{ThresholdSettings, VectorRequest};
 use matchpoint_calibration::recording::Recording;
 use matchpoint_client::proto;
 use matchpoint_gallery::Access;
@@ -224,7 +224,7 @@ impl Calibrate {
         };
         self.refuse_mutual_mates(target)?;
         let Some(folder) = &self.deployment else {
-            let scope = self.scope(VECTORS_PAIRS_MAX);
+            let scope = self.scope(VectorRequest::PAIRS_MAX);
             let wanted = VectorSettings {
                 settings: settings.threshold,
                 scope,

@@ -8,7 +8,7 @@ use super::doubts;
 use super::exit::Exit;
 use super::image_sources::{ImageSource, ImageSources};
 use super::left_out::LeftOut;
-use super::operating_point_text::{Refusal, refusal_text};
+use super::operating_point_text::refusal_text;
 use super::output::{self, Output, Shown, table};
 use super::point_summary::{self, PointInWords};
 use super::progress::SharedProgress;
@@ -18,6 +18,7 @@ use super::server_address::ServerAddress;
 use crate::deployment::{RefusedItem, RemedyChoice};
 use matchpoint_calibration::analysis::remedy::Remedy;
 use matchpoint_calibration::policy::CalibrationTarget;
+use matchpoint_calibration::procedure::Refusal;
 use matchpoint_client::proto::calibration_settings::Target;
 use matchpoint_client::proto::labelled_query::Query;
 use matchpoint_client::proto::{

@@ -13,30 +13,22 @@ use super::fitted_labels::{FittedFlags, refuse_fitted};
 use super::head::StoredHead;
 use super::left_out::LeftOut;
 use super::menu::{self, MenuReport};
-use super::operating_point_text::{Refusal, describe, refusal_text};
+use super::operating_point_text::{describe, refusal_text};
 use super::output::{Shown, ShownFlags, table};
 use super::output_file::OutputFile;
-use super::pictures::Pictures;
 use super::point_summary::PointInWords;
 use super::progress::SharedProgress;
-use super::report_model::{Findings, Outline};
 use crate::clock::now_rfc_3339;
 use matchpoint_arrays::{LabelTable, Role};
-use matchpoint_calibration::analysis::crowded::CrowdedStrangers;
-use matchpoint_calibration::analysis::strangers::UnnamedStrangers;
-use matchpoint_calibration::analysis::{Analysis, AnalysisScope};
+use matchpoint_calibration::analysis::AnalysisScope;
 use matchpoint_calibration::certify::TargetFar;
-use matchpoint_calibration::likeness::Alike;
 use matchpoint_calibration::menu::Menu;
 use matchpoint_calibration::operating_point::Content;
 use matchpoint_calibration::procedure::{
-    Assured, Copied, LabelledVectors, NearCopied, SupportedThreshold, ThresholdSettings,
-    VectorRequest, VectorRow, VectorSource, VectorStage, VectorTrials, calibrate_vectors,
-    vectors_digest,
+    Assured, CalibratedSizes, LabelledVectors, ThresholdSettings, VectorFindings, VectorRequest,
+    VectorRow, VectorSource, VectorStage, VectorTrials, calibrate_vectors, vectors_digest,
 };
-
-/// Pairs of plain vectors that are analysed by default.
-pub(super) const VECTORS_PAIRS_MAX: u64 = 20_000_000_000;
+use matchpoint_report::calibrated::page_of_vectors;
 
 /// Vectors and their labels.
 #[derive(Debug, clap::Args)]
@@ -59,27 +51,10 @@ pub(super) struct VectorFlags {
 /// The result for plain vectors.
 #[derive(Serialize)]
 struct VectorsReport {
-    outcome: &'static str,
-    gallery: usize,
-    queries: usize,
-    labels: usize,
-    /// Labels of strangers that are suspiciously like another.
-    alike: Vec<Alike>,
-    /// Queries that are nearly vectors of the gallery: of their own label not counted.
-    copies: Vec<Copied>,
-    /// Strangers' queries that are nearly one vector with another stranger's: counted once.
-    near_copies: Vec<NearCopied>,
-    /// What vectors of strangers are worth whom nobody named; `None` where there are none.
-    unnamed: Option<UnnamedStrangers>,
-    /// Labels of strangers that may be fewer things than they are; `None` if there are none.
-    crowded: Option<CrowdedStrangers>,
-    /// Strangers' queries that were not compared with the others for that: there are too many.
-    not_compared: u64,
-    content: Option<Content>,
-    refusal: Option<Refusal>,
+    #[serde(flatten)]
+    findings: VectorFindings,
     /// Rows of the role unused.
     left_out: LeftOut,
-    analysis: Option<Analysis>,
 }
 
 /// The settings of a calibration.
@@ -230,7 +205,7 @@ impl VectorFlags {
         if let Some(file) = report {
             file.write_page(output, &outcome.1)?;
         }
-        Ok(if outcome.0.refusal.is_some() {
+        Ok(if outcome.0.findings.refusal.is_some() {
             Exit::Underpowered
         } else {
             Exit::Done
@@ -377,61 +352,16 @@ fn calibrate(
         watched.at_stage(stage, done, total)
     })?;
     watched.finish();
-    let trials = found.trials;
-    let mut report = VectorsReport {
-        outcome: "refused",
-        gallery: vectors.gallery.ids.len(),
-        queries: vectors.queries.as_ref().map_or(0, |set| set.ids.len()),
-        labels: vectors.names.len(),
-        alike: found.alike,
-        copies: trials.copies,
-        near_copies: trials.near_copies,
-        unnamed: trials.unnamed,
-        crowded: trials.crowded,
-        not_compared: trials.not_compared,
-        content: None,
-        refusal: None,
+    let page = page_of_vectors(&request.source, &request.settings, &found);
+    let report = VectorsReport {
+        findings: VectorFindings::of(CalibratedSizes::of(vectors), found),
         left_out: LeftOut::default(),
-        analysis: None,
-    };
-    let outline = Outline {
-        title: format!("{}: calibration", request.source.name),
-        created: request.source.created.clone(),
-        settings: &request.settings,
-    };
-    let page = match found.outcome {
-        Ok(SupportedThreshold { point, analysis }) => {
-            let content = point.content();
-            report.outcome = if content.policy.certifies() {
-                "certified"
-            } else {
-                "aimed at, not certified"
-            };
-            let page = outline.page(&Findings {
-                id: None,
-                content,
-                recording: &trials.recording,
-                analysis: &analysis,
-                gallery: &vectors.gallery,
-                names: &vectors.names,
-                pictures: &Pictures::default(),
-                query_pictures: &Pictures::default(),
-            });
-            report.content = Some(content.clone());
-            report.analysis = Some(analysis);
-            page
-        }
-        Err(error) => {
-            let refusal = Refusal::of(&error).ok_or(error)?;
-            let page = outline.refused(&refusal);
-            report.refusal = Some(refusal);
-            page
-        }
     };
     Ok((report, page))
 }
 
 fn text(report: &VectorsReport, shown: Shown) -> String {
+    let (report, left_out) = (&report.findings, &report.left_out);
     let mut text = String::new();
     if let Some(refusal) = &report.refusal {
         text.push_str(&refusal_text(refusal));
@@ -451,7 +381,7 @@ fn text(report: &VectorsReport, shown: Shown) -> String {
     };
     text.push_str(&doubts.text());
     if shown.verbose {
-        text.push_str(&details(report));
+        text.push_str(&details(report, left_out));
     }
     if report.refusal.is_none() {
         let hint = shown.hint();
@@ -461,7 +391,7 @@ fn text(report: &VectorsReport, shown: Shown) -> String {
 }
 
 /// Every figure.
-fn details(report: &VectorsReport) -> String {
+fn details(report: &VectorFindings, left_out: &LeftOut) -> String {
     let mut text = String::new();
     text.push_str(&table(&[(
         "vectors",
@@ -477,7 +407,7 @@ fn details(report: &VectorsReport) -> String {
             }
         ),
     )]));
-    text.push_str(&table(&report.left_out.rows()));
+    text.push_str(&table(&left_out.rows()));
     if let Some(content) = &report.content {
         text.push_str("search level (FPIR and FNIR)\n");
         text.push_str(&describe(content));

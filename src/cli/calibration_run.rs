@@ -10,7 +10,7 @@ use super::doubts::Doubts;
 use super::image_sources::ImageSources;
 use super::labelled_search::{self, CacheFlags, Probes};
 use super::left_out::LeftOut;
-use super::operating_point_text::{Refusal, describe, refusal_text};
+use super::operating_point_text::{describe, refusal_text};
 use super::output::{self, Shown, table};
 use super::pictures::Pictures;
 use super::point_summary::{self, PointInWords};
@@ -26,7 +26,7 @@ use matchpoint_calibration::analysis::{Analysis, AnalysisScope};
 use matchpoint_calibration::certify::TargetFar;
 use matchpoint_calibration::likeness::Alike;
 use matchpoint_calibration::operating_point::Content;
-use matchpoint_calibration::procedure::{Copied, NearCopied};
+use matchpoint_calibration::procedure::{Copied, NearCopied, Refusal};
 
 /// Which queries stand for strangers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]

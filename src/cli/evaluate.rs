@@ -12,7 +12,7 @@ use super::in_words::{OfMany, rests_on};
 use super::labelled_search::{self, CacheFlags, Probes};
 use super::left_out::LeftOut;
 use super::listing::ExcludeFlags;
-use super::output::{self, Output, ShownFlags, above_target, percent, rate, table, wrapped};
+use super::output::{self, Output, ShownFlags, percent, rate, table, wrapped};
 use crate::config::{EngineFlags, ProcessEnvironment};
 use crate::deployment::{DeploymentEvaluation, MaskedSearches, RefusedItem, labels_that_chose};
 use crate::server::measured_rate;
@@ -20,6 +20,7 @@ use crate::telemetry;
 use matchpoint_calibration::likeness::Alike;
 use matchpoint_calibration::rates::{Confidence, Rate};
 use matchpoint_gallery::Access;
+use matchpoint_report::calibrated::above_target;
 
 /// Measure recall, FAR, FRR and latency with labelled queries
 ///

@@ -7,10 +7,10 @@ use super::exit::Exit;
 use super::operating_point_text::price_text;
 use super::output::{self, ShownFlags, percent, wrapped};
 use super::output_file::OutputFile;
-use super::report_model;
 use crate::deployment::RefusedItem;
 use matchpoint_calibration::menu::{Menu, MenuLine, MenuStanding};
 use matchpoint_report::ReportContents;
+use matchpoint_report::calibrated::menu_page;
 
 /// The menu of one set of searches. Nothing is written but a report, if one is requested.
 #[derive(Serialize)]
@@ -41,7 +41,7 @@ pub(super) fn show(
     if let Some(file) = page {
         let contents = ReportContents {
             created: Some(crate::clock::now_rfc_3339()),
-            ..report_model::menu_page(title, &report.menu, &report.next)
+            ..menu_page(title, &report.menu, &report.next)
         };
         file.write_page(output, &contents)?;
     }

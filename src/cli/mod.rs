@@ -59,7 +59,6 @@ mod points;
 mod points_served;
 mod progress;
 mod replicas;
-mod report_model;
 mod runtime;
 mod search;
 mod serve;

@@ -1,45 +1,13 @@
 //! An operating point, or a refusal, for a person to read.
 
-use serde::Serialize;
-
 use super::output::{self, percent, rate, table};
 use super::served_point::review;
 use crate::server::review_band;
-use matchpoint_calibration::CalibrationError;
 use matchpoint_calibration::adjustment::Adjustment;
 use matchpoint_calibration::menu::PriceOfProof;
 use matchpoint_calibration::operating_point::{Content, IndexMisses, ThresholdEvidence};
+use matchpoint_calibration::procedure::Refusal;
 use matchpoint_calibration::worst_group::WorstGroup;
-
-/// Why a target is not supported.
-#[derive(Clone, Debug, Serialize)]
-pub(super) struct Refusal {
-    /// `CALIBRATION_UNDERPOWERED`, or `CALIBRATION_UNATTAINABLE` if more labels would not help.
-    pub(super) reason: &'static str,
-    /// Labels that count as independent trials.
-    pub(super) independent_trials: Option<u64>,
-    /// How many are necessary; `None` if that is unknown.
-    pub(super) needed: Option<u64>,
-    /// The lowest rate of the kind asked for that these data can support.
-    pub(super) best_supported: Option<f64>,
-    /// In words.
-    pub(super) message: String,
-}
-
-impl Refusal {
-    /// `None` if the error is not a refusal of the target.
-    pub(super) fn of(error: &CalibrationError) -> Option<Self> {
-        let reason = error.refusal()?;
-        let trials = error.trials_needed();
-        Some(Self {
-            reason,
-            independent_trials: trials.map(|(_, present)| present),
-            needed: trials.and_then(|(needed, _)| needed),
-            best_supported: error.best_supported(),
-            message: error.to_string(),
-        })
-    }
-}
 
 /// A refusal, for a person to read.
 pub(super) fn refusal_text(refusal: &Refusal) -> String {
@@ -119,7 +87,7 @@ fn groups(worst: &WorstGroup) -> Vec<(&'static str, String)> {
 }
 
 /// The score that is compared with the threshold.
-pub(super) fn compared_score(content: &Content) -> String {
+fn compared_score(content: &Content) -> String {
     let adjustment = content.adjustment.as_ref();
     adjustment.map_or_else(
         || "cosine similarity of the best match".to_owned(),

@@ -174,22 +174,6 @@ pub(super) fn measured(rate: Option<&MeasuredRate>) -> String {
     )
 }
 
-/// A remark on a FAR that is above the target.
-pub(super) fn above_target(far: Option<&Rate>, target: Option<f64>) -> Option<String> {
-    let (far, target) = (far?, target?);
-    if far.estimate <= target {
-        return None;
-    }
-    let asked = percent(target);
-    Some(if target < far.interval.lower {
-        format!(
-            "FAR above the {asked} asked for, by more than chance: what holds for all does not hold here"
-        )
-    } else {
-        format!("FAR above the {asked} asked for, within chance")
-    })
-}
-
 /// The beginning of a fingerprint: enough to recognise it by.
 pub(super) fn short(fingerprint: &str) -> &str {
     fingerprint.get(..12).unwrap_or(fingerprint)

@@ -6,8 +6,10 @@ use std::path::PathBuf;
 use base64::Engine;
 
 use super::image_sources::ImageSources;
+use matchpoint_calibration::analysis::EmbeddedSet;
 use matchpoint_embed::pixels::{BYTES_MAX, DECODE_BYTES_MAX, ImageLimits, thumbnail};
 use matchpoint_report::Picture;
+use matchpoint_report::calibrated::ReportPictures;
 
 /// The longer side of a picture.
 const SIDE: u32 = 128;
@@ -40,5 +42,52 @@ impl Pictures {
             data_uri: format!("data:image/png;base64,{encoded}"),
             description: id.to_owned(),
         })
+    }
+}
+
+/// The pictures of a gallery and of its queries.
+pub(super) struct LabelledPictures<'a> {
+    items: &'a Pictures,
+    queries: &'a Pictures,
+    by_label: BTreeMap<&'a str, Vec<&'a str>>,
+}
+
+impl<'a> LabelledPictures<'a> {
+    pub(super) fn of(
+        gallery: &'a EmbeddedSet,
+        names: &'a [String],
+        items: &'a Pictures,
+        queries: &'a Pictures,
+    ) -> Self {
+        let mut by_label: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        for (row, id) in gallery.ids.iter().enumerate() {
+            by_label
+                .entry(gallery.label(row, names))
+                .or_default()
+                .push(id);
+        }
+        Self {
+            items,
+            queries,
+            by_label,
+        }
+    }
+}
+
+impl ReportPictures for LabelledPictures<'_> {
+    fn of_item(&self, id: &str) -> Option<Picture> {
+        self.items.of(id)
+    }
+
+    fn of_query(&self, id: &str) -> Option<Picture> {
+        self.queries.of(id)
+    }
+
+    fn of_label(&self, label: &str, limit: usize) -> Vec<Picture> {
+        let items = self.by_label.get(label).into_iter().flatten();
+        items
+            .filter_map(|id| self.of_item(id))
+            .take(limit)
+            .collect()
     }
 }

@@ -70,7 +70,18 @@ const ROOMS: &[Room] = &[
         &["calibration", "analysis", "vector", "kernels"],
     ),
     room("arrays", "arrays", "", &[]),
-    room("report", "report", "", &["calibration"]),
+    room(
+        "report",
+        "report",
+        "",
+        &["calibration", "analysis", "procedure"],
+    ),
+    room(
+        "python",
+        "calibration-python",
+        "",
+        &["calibration", "analysis", "procedure", "report", "vector"],
+    ),
     room("client", "client", "", &[]),
     room("stores", "stores", "", &[]),
     room("telemetry", "matchpoint", "telemetry", &[]),
@@ -239,6 +250,7 @@ const OWNED: &[(&str, &[&str])] = &[
     ("half::", &["arrays", "embed"]),
     ("base64::", &["cli", "report"]),
     ("anyhow::", &["cli"]),
+    ("pyo3::", &["python"]),
     (
         "async fn",
         &[

@@ -31,6 +31,7 @@
 
 pub mod adapted;
 mod axis;
+pub mod calibrated;
 mod charts;
 mod contents;
 mod curves;

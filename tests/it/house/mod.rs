@@ -32,13 +32,15 @@ pub struct SourceFile {
     pub syntax: syn::File,
 }
 
-/// Every production file: `src/` and `crates/*/src`, without what only tests compile.
+/// Every production file: `src/`, `crates/*/src` and the module for Python, without what only tests compile.
 pub fn sources() -> Vec<SourceFile> {
     let mut packages = vec![("matchpoint".to_owned(), "src".to_owned())];
     for entry in fs::read_dir(Path::new(ROOT).join("crates")).unwrap() {
         let name = entry.unwrap().file_name().into_string().unwrap();
         packages.push((name.clone(), format!("crates/{name}/src")));
     }
+    let module = "calibration-python";
+    packages.push((module.to_owned(), format!("clients/{module}/src")));
     packages.sort();
     let mut found = Vec::new();
     for (package, folder) in packages {

@@ -40,10 +40,11 @@ pub use input::{AnalysisInput, AnalysisScope, BAND_POINTS, CandidateList, Embedd
 
 use serde::Serialize;
 
+use crate::decision::Threshold;
 use crate::menu::PriceOfProof;
 use crate::policy::{CalibrationTarget, choose};
 use crate::rates::Proportion;
-use crate::recording::{Condition, LabelOutcome};
+use crate::recording::{Condition, LabelOutcome, Recording};
 use crate::sweep::ThresholdSweep;
 use far_by_size::FarBySize;
 use nearest_strangers::{LISTED_MAX, NearestStranger, nearest_strangers};
@@ -109,6 +110,59 @@ pub struct Intruder {
     pub score: f32,
 }
 
+/// Searches that a threshold was chosen on.
+#[derive(Clone, Copy, Debug)]
+pub struct JudgedSearches<'a> {
+    /// The searches.
+    pub recording: &'a Recording,
+    /// The threshold.
+    pub threshold: Threshold,
+    /// What it was chosen for.
+    pub target: CalibrationTarget,
+    /// The seed of the choice.
+    pub seed: u64,
+}
+
+impl JudgedSearches<'_> {
+    /// What searches say by themselves: nothing of pairs, of other sizes of the gallery, or of remedies, which take embeddings.
+    #[must_use]
+    pub fn analyse(&self) -> Analysis {
+        let mut worst_labels = self.recording.by_label(self.threshold);
+        worst_labels.retain(|one| 0 < one.missed + one.impostors);
+        let worst_labels_total = worst_labels.len() as u64;
+        worst_labels.truncate(LISTED_MAX);
+        Analysis {
+            pairwise: None,
+            worst_labels,
+            intruders: Vec::new(),
+            intruder_pairs: 0,
+            intruded_labels: 0,
+            worst_labels_total,
+            nearest_strangers: nearest_strangers(self.recording, self.threshold),
+            conditions: self.recording.by_condition(self.threshold),
+            growth: None,
+            remedies: None,
+            stress: Vec::new(),
+            price: self.price(),
+            notes: Vec::new(),
+        }
+    }
+
+    fn price(&self) -> Option<PriceOfProof> {
+        let CalibrationTarget::Far(target) = self.target else {
+            return None;
+        };
+        let trials = self.recording.trials();
+        let proven = choose(self.target, trials, self.seed).ok()?;
+        // For a tighter target, or for each group by itself, the price would be another.
+        if proven.threshold != self.threshold {
+            return None;
+        }
+        let labels = proven.independent_trials()?;
+        PriceOfProof::of(&ThresholdSweep::of(trials), self.threshold, labels, target)
+    }
+}
+
 impl AnalysisInput<'_> {
     /// Does all of it. `watch` is called with the number of pairs, and ends the work by saying `false`.
     ///
@@ -136,39 +190,23 @@ impl AnalysisInput<'_> {
         drop(scan);
         let intruded = self.intruders(&mut notes, watch)?;
         let stress = self.stress(&mut notes, watch)?;
-        let mut worst_labels = self.recording.by_label(self.threshold);
-        worst_labels.retain(|one| 0 < one.missed + one.impostors);
-        let worst_labels_total = worst_labels.len() as u64;
-        worst_labels.truncate(LISTED_MAX);
+        let searches = JudgedSearches {
+            recording: self.recording,
+            threshold: self.threshold,
+            target: self.target,
+            seed: self.seed,
+        };
         Ok(Analysis {
             pairwise,
-            worst_labels,
             intruders: intruded.listed,
             intruder_pairs: intruded.pairs,
             intruded_labels: intruded.labels,
-            worst_labels_total,
-            nearest_strangers: nearest_strangers(self.recording, self.threshold),
-            conditions: self.recording.by_condition(self.threshold),
             growth: FarBySize::measure(self, &mut notes),
             remedies: Remedies::measure(self, &mut notes),
             stress,
-            price: self.price(),
             notes,
+            ..searches.analyse()
         })
-    }
-
-    fn price(&self) -> Option<PriceOfProof> {
-        let CalibrationTarget::Far(target) = self.target else {
-            return None;
-        };
-        let trials = self.recording.trials();
-        let proven = choose(self.target, trials, self.seed).ok()?;
-        // For a tighter target, or for each group by itself, the price would be another.
-        if proven.threshold != self.threshold {
-            return None;
-        }
-        let labels = proven.independent_trials()?;
-        PriceOfProof::of(&ThresholdSweep::of(trials), self.threshold, labels, target)
     }
 
     fn scan(&self) -> Result<Scan<'_>, AnalysisError> {

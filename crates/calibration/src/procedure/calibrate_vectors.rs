@@ -5,6 +5,7 @@ use sha2::{Digest, Sha256};
 
 use super::labelled_vectors::LabelledVectors;
 use super::point_draft::{ChosenThreshold, PointDraft, PointTrials};
+use super::refusal::Refusal;
 use super::settings::ThresholdSettings;
 use super::vector_trials::{StageWatch, VectorStage, VectorTrials};
 use crate::CalibrationError;
@@ -34,7 +35,12 @@ pub struct VectorRequest {
     pub scope: AnalysisScope,
 }
 
-/// What a calibration of plain vectors came to.
+impl VectorRequest {
+    /// Pairs that are looked at unless somebody says otherwise.
+    pub const PAIRS_MAX: u64 = 20_000_000_000;
+}
+
+/// What a calibration of plain vectors came to, or of scores.
 #[derive(Debug)]
 pub struct VectorCalibration {
     /// Labels of strangers that are suspiciously like another.
@@ -42,7 +48,7 @@ pub struct VectorCalibration {
     /// What the vectors found.
     pub trials: VectorTrials,
     /// The threshold; or the refusal of one, which says what it would take.
-    pub outcome: Result<SupportedThreshold, CalibrationError>,
+    pub outcome: Result<SupportedThreshold, Refusal>,
 }
 
 /// A threshold that the trials support.
@@ -84,8 +90,7 @@ pub fn calibrate_vectors(
             analysis: analyse(vectors, &trials, &point, request, watch)?,
             point,
         }),
-        Err(refused) if refused.refusal().is_some() => Err(refused),
-        Err(error) => return Err(error.into()),
+        Err(error) => Err(Refusal::of(&error).ok_or(error)?),
     };
     Ok(VectorCalibration {
         alike,

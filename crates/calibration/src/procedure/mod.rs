@@ -53,20 +53,26 @@
 //! ```
 //!
 //! Reading order: what is asked for ([`ThresholdSettings`]), the vectors ([`LabelledVectors`]), their trials
-//! ([`VectorTrials`]), and the calibration ([`calibrate_vectors`]). [`PointDraft`] writes the operating
-//! point, for whatever trials.
+//! ([`VectorTrials`]), and the calibration ([`calibrate_vectors`], or [`calibrate_scores`] where there are scores only).
+//! [`PointDraft`] writes the operating point, for whatever trials; [`VectorFindings`] is what is printed.
 
+mod calibrate_scores;
 mod calibrate_vectors;
 mod labelled_vectors;
 mod point_draft;
+mod refusal;
 mod settings;
+mod vector_findings;
 mod vector_trials;
 
+pub use calibrate_scores::{ScoredGallery, ScoredQuery, calibrate_scores};
 pub use calibrate_vectors::{
     SupportedThreshold, VectorCalibration, VectorRequest, VectorSource, calibrate_vectors,
     vectors_digest,
 };
 pub use labelled_vectors::{LabelledVectors, VectorRow};
 pub use point_draft::{ChosenThreshold, PointDraft, PointTrials};
+pub use refusal::Refusal;
 pub use settings::{Assured, ThresholdSettings};
+pub use vector_findings::{CalibratedSizes, VectorFindings};
 pub use vector_trials::{Copied, NearCopied, VectorStage, VectorTrials};

@@ -108,15 +108,7 @@ impl VectorTrials {
             &vectors.gallery.embeddings,
             &|done, total| watch(VectorStage::Search, done, total),
         )?;
-        let mut trials = Self {
-            recording: Recording::new(Vec::new())?,
-            copies: Vec::new(),
-            near_copies: Vec::new(),
-            not_compared: 0,
-            unnamed: None,
-            crowded: None,
-            no_trials: NoTrials::default(),
-        };
+        let mut trials = Self::of_scores(Recording::new(Vec::new())?, None);
         trials.find_copies(vectors, &found);
         trials.find_near_copies(vectors, watch)?;
         let mut searches = trials.searches(vectors, &found);
@@ -136,6 +128,19 @@ impl VectorTrials {
         }
         trials.recording = Recording::new(searches)?.with_repeats(repeats);
         Ok(trials)
+    }
+
+    /// Searches that another system did: none of their pictures was looked at.
+    pub(super) fn of_scores(recording: Recording, unnamed: Option<UnnamedStrangers>) -> Self {
+        Self {
+            recording,
+            copies: Vec::new(),
+            near_copies: Vec::new(),
+            not_compared: 0,
+            unnamed,
+            crowded: None,
+            no_trials: NoTrials::default(),
+        }
     }
 
     fn find_copies(&mut self, vectors: &LabelledVectors, found: &[Nearest]) {

@@ -1,0 +1,137 @@
+"""What people give, made plain: matrices, scores, labels. What cannot be used is an InputError that says where."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from numbers import Integral
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ._native import InputError
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Vectors in one block, as the compiled module takes them."""
+
+    values: bytes
+    dimension: int
+    labels: list[str]
+    ids: list[str]
+    conditions: Mapping[str, list[str]]
+
+
+@dataclass(frozen=True)
+class BestMatches:
+    """The best match of each search, as the compiled module takes them."""
+
+    scores: bytes
+    labels: list[str]
+    ids: list[str]
+    items: list[str]
+    item_labels: list[str]
+    conditions: Mapping[str, list[str]]
+
+
+def numbers(given: object, what: str) -> Floats:
+    """Anything that numpy makes numbers of, in single precision."""
+    try:
+        array = np.asarray(given)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"{what} is no array of numbers: {error}; of a tensor, give `.detach().float().cpu()`"
+        ) from error
+    if array.dtype.kind not in "fiu":
+        raise InputError(
+            f"{what} holds {array.dtype}, and not numbers; rows of different lengths make no matrix either"
+        )
+    with np.errstate(over="ignore"):
+        return np.ascontiguousarray(array, dtype="<f4")
+
+
+def matrix(given: object, what: str) -> Floats:
+    """Vectors: finite, and none of them zero."""
+    array = numbers(given, what)
+    if array.ndim != 2:
+        raise InputError(f"{what} has the shape {array.shape}; give one row for each picture: (pictures, components)")
+    if 0 in array.shape:
+        raise InputError(f"{what} is empty: its shape is {array.shape}")
+    refuse_rows(~np.isfinite(array).all(axis=1), what, "holds NaN or an infinity; leave it out, or embed it again")
+    refuse_rows(~array.any(axis=1), what, "is zero, and so has no direction; leave it out, or embed it again")
+    return array
+
+
+def similarities(given: object, what: str) -> Floats:
+    """Scores: numbers from -1 to 1."""
+    array = numbers(given, what)
+    if array.ndim not in (1, 2):
+        raise InputError(
+            f"{what} has the shape {array.shape}; give (queries, items), or the best score of each query with `found`"
+        )
+    if 0 in array.shape:
+        raise InputError(f"{what} is empty: its shape is {array.shape}")
+    by_query = array.reshape(len(array), -1)
+    refuse_rows(np.isnan(by_query).any(axis=1), what, "holds NaN; leave that query out")
+    # As much as rounding does to a cosine.
+    refuse_rows(
+        (np.abs(by_query) > 1.001).any(axis=1),
+        what,
+        "is outside of -1 to 1; give cosine similarities, or bring your scores there by something that rises with "
+        "them, such as 1 / (1 + distance)",
+    )
+    return array
+
+
+def refuse_rows(wrong: ArrayLike, what: str, why: str) -> None:
+    rows = np.flatnonzero(wrong)
+    if len(rows):
+        others = f" ({len(rows)} rows are like it)" if len(rows) > 1 else ""
+        raise InputError(f"row {rows[0]} of {what} {why}{others}")
+
+
+def texts(given: object, what: str, rows: int | None, of: str) -> list[str]:
+    """Labels, ids or conditions: one for each row, texts or whole numbers."""
+    if isinstance(given, (str, bytes)) or not isinstance(given, Iterable):
+        raise InputError(f"{what} is {type(given).__name__}; give a list or array with one for each row of {of}")
+    found = [text(one, what, row) for row, one in enumerate(given)]
+    if rows is not None and len(found) != rows:
+        raise InputError(f"{what} has {len(found)} entries, and {of} has {rows} rows; give one for each row")
+    return found
+
+
+def text(one: object, what: str, row: int) -> str:
+    if isinstance(one, Integral) and not isinstance(one, (bool, np.bool_)):
+        return str(int(one))
+    if not isinstance(one, str):
+        raise InputError(f"entry {row} of {what} is {one!r} ({type(one).__name__}); give a text or a whole number")
+    if not one.strip():
+        raise InputError(f"entry {row} of {what} is empty; say what the picture shows, or leave its row out")
+    if not one.isprintable() and any(ord(letter) < 32 or ord(letter) == 127 for letter in one):
+        raise InputError(f"entry {row} of {what} holds a control character: {one!r}")
+    return one
+
+
+def names(given: object | None, what: str, rows: int, of: str) -> list[str]:
+    """Ids: those given, each once; else `row 0` and so on."""
+    if given is None:
+        return [f"row {row}" for row in range(rows)]
+    found = texts(given, what, rows, of)
+    seen: dict[str, int] = {}
+    for row, one in enumerate(found):
+        if one in seen:
+            raise InputError(f"{what} has {one!r} twice, at {seen[one]} and {row}; give each picture an id of its own")
+        seen[one] = row
+    return found
+
+
+def columns(given: Mapping[str, object] | None, what: str, rows: int, of: str) -> dict[str, list[str]]:
+    """What else is known of each row: by column, one value for each."""
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        raise InputError(f"{what} is {type(given).__name__}; give a dict of columns, such as {{'camera': [...]}}")
+    return {str(column): texts(values, f"{what}[{column!r}]", rows, of) for column, values in given.items()}

@@ -1,0 +1,120 @@
+//! A calibration of vectors.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+
+use matchpoint_calibration::analysis::consistency::Band;
+use matchpoint_calibration::analysis::{AnalysisScope, BAND_POINTS};
+use matchpoint_calibration::procedure::{
+    self, CalibratedSizes, LabelledVectors, VectorRequest, VectorRow, vectors_digest,
+};
+
+use super::outcome::Outcome;
+use super::request::{Request, not_analysed};
+use super::watched::interruptible;
+
+/// Vectors in one block, and what is known of each.
+#[derive(FromPyObject)]
+pub(super) struct GivenRows<'py> {
+    /// Single precision, little endian, row after row.
+    values: Bound<'py, PyBytes>,
+    dimension: usize,
+    labels: Vec<String>,
+    ids: Vec<String>,
+    conditions: BTreeMap<String, Vec<String>>,
+}
+
+impl GivenRows<'_> {
+    fn read(&self) -> ReadRows<'_> {
+        ReadRows {
+            values: floats(self.values.as_bytes()),
+            of: self,
+        }
+    }
+}
+
+/// The same, with numbers that can be computed with.
+struct ReadRows<'a> {
+    values: Vec<f32>,
+    of: &'a GivenRows<'a>,
+}
+
+impl ReadRows<'_> {
+    fn rows(&self) -> Vec<VectorRow<'_>> {
+        let vectors = self.values.chunks_exact(self.of.dimension.max(1));
+        let named = self.of.labels.iter().zip(&self.of.ids);
+        let rows = vectors.zip(named).enumerate();
+        rows.map(|(row, (vector, (label, id)))| VectorRow {
+            id: id.clone(),
+            label,
+            conditions: conditions_of(&self.of.conditions, row),
+            vector,
+        })
+        .collect()
+    }
+}
+
+/// What is known of one row.
+pub(super) fn conditions_of(
+    columns: &BTreeMap<String, Vec<String>>,
+    row: usize,
+) -> BTreeMap<String, String> {
+    let known = columns.iter();
+    let known =
+        known.filter_map(|(column, values)| Some((column.clone(), values.get(row)?.clone())));
+    known.collect()
+}
+
+/// Numbers as numpy has them in memory.
+pub(super) fn floats(bytes: &[u8]) -> Vec<f32> {
+    let (numbers, _) = bytes.as_chunks::<4>();
+    numbers
+        .iter()
+        .map(|bytes| f32::from_le_bytes(*bytes))
+        .collect()
+}
+
+/// Chooses a threshold for labelled vectors; without queries, each searches among the others.
+#[pyfunction]
+pub(super) fn calibrate_vectors(
+    py: Python<'_>,
+    request: &str,
+    gallery: GivenRows<'_>,
+    queries: Option<GivenRows<'_>>,
+) -> PyResult<Outcome> {
+    let request = Request::parse(request)?;
+    let settings = request.settings()?;
+    let gallery = gallery.read();
+    let queries = queries.as_ref().map(GivenRows::read);
+    let mut all = gallery.values.clone();
+    all.extend(queries.iter().flat_map(|queries| &queries.values));
+    let digest = vectors_digest(&all);
+    drop(all);
+    let query_rows = queries.as_ref().map(ReadRows::rows).unwrap_or_default();
+    let vectors = LabelledVectors::normalise(gallery.rows(), query_rows);
+    let vectors = vectors.map_err(|error| not_analysed(&error))?;
+    let asked = VectorRequest {
+        source: request.source(digest),
+        settings,
+        scope: AnalysisScope {
+            pairs_max: request.pairs_max.unwrap_or(VectorRequest::PAIRS_MAX),
+            band: Band::default(),
+            band_points: BAND_POINTS,
+        },
+    };
+    let found = interruptible(py, |stopped| {
+        procedure::calibrate_vectors(&vectors, &asked, &|_, _, _| {
+            !stopped.load(Ordering::Relaxed)
+        })
+    })?;
+    let found = found.map_err(|error| not_analysed(&error))?;
+    Outcome::of(
+        &asked.source,
+        &asked.settings,
+        CalibratedSizes::of(&vectors),
+        found,
+    )
+}
