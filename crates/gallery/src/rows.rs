@@ -5,10 +5,10 @@ use std::num::NonZero;
 use std::ops::RangeInclusive;
 use std::path::Path;
 use std::sync::mpsc::{self, Receiver, Sender};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
-use rusqlite::{Connection, Transaction, params};
+use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
 use crate::connection::connect_to_read;
 use crate::error::GalleryError;
@@ -17,8 +17,8 @@ use crate::item::Hash;
 
 /// With fewer items, threads cost more than they save.
 const SHARED_FROM: usize = 16 * 1024;
-/// Rows that a thread takes at a time, about: 5 MB of 1,280 components.
-const PART_ROWS: usize = 1024;
+/// Numbers of rows that a thread takes at a time, and so the most rows: 5 MB of 1,280 components.
+const PART_NUMBERS: i64 = 1024;
 /// Parts for each thread that are being read, or wait for their turn.
 const PARTS_AHEAD: usize = 2;
 /// Beyond that, reading waits for memory.
@@ -103,21 +103,16 @@ impl RowSource<'_> {
         examine: impl Fn(StoredRow) -> T + Sync,
         mut take: impl FnMut(ExaminedRow<T>),
     ) -> Result<(), GalleryError> {
-        let Moment { state, others, .. } = moment;
-        if others.is_empty() {
-            return self.read(i64::MIN..=i64::MAX, &examine, take);
-        }
-        let Some((first, last)) = self.bounds()? else {
-            return Ok(());
-        };
-        let ahead = others.len() * PARTS_AHEAD;
-        let (parts, examine) = (parts(state.items, first, last), &examine);
-        let (path, about) = (self.path, self.about);
+        let Moment { others, .. } = moment;
+        let (path, about, examine) = (self.path, self.about, &examine);
         let (hand_out, tasks) = mpsc::channel::<PartTask<T>>();
-        let tasks = &Mutex::new(tasks);
+        // It goes with the last thread, so that no part waits for one that panicked.
+        let tasks = Arc::new(Mutex::new(tasks));
         thread::scope(|scope| {
+            let mut threads = 0;
             for connection in others {
-                scope.spawn(move || {
+                let tasks = Arc::clone(&tasks);
+                let work = move || {
                     let source = RowSource {
                         path,
                         about,
@@ -128,23 +123,72 @@ impl RowSource<'_> {
                         // Fails if what came before it cannot be read.
                         drop(to.send(source.part(numbers, examine)));
                     }
-                });
-            }
-            // Dropped with the first error, which ends the threads.
-            let (hand_out, mut waiting) = (hand_out, VecDeque::new());
-            for numbers in parts {
-                let (to, from) = mpsc::channel();
-                drop(hand_out.send((numbers, to)));
-                waiting.push_back(from);
-                if ahead <= waiting.len() {
-                    take_first(&mut waiting, &mut take)?;
+                };
+                let thread = thread::Builder::new().name("rows".to_owned());
+                // Where the system allows no more threads, those that there are read all.
+                if thread.spawn_scoped(scope, work).is_err() {
+                    break;
                 }
+                threads += 1;
             }
-            while !waiting.is_empty() {
-                take_first(&mut waiting, &mut take)?;
+            drop(tasks);
+            if threads == 0 {
+                return self.read(i64::MIN..=i64::MAX, examine, take);
             }
-            Ok(())
+            let read = self.hand_out(&hand_out, threads * PARTS_AHEAD, &mut take);
+            // Ends the threads.
+            drop(hand_out);
+            read
         })
+    }
+
+    /// Hands out all parts, some ahead of the one that is waited for, and calls `take` with their rows.
+    fn hand_out<T>(
+        &self,
+        hand_out: &Sender<PartTask<T>>,
+        ahead: usize,
+        take: &mut impl FnMut(ExaminedRow<T>),
+    ) -> Result<(), GalleryError> {
+        let (mut waiting, mut from) = (VecDeque::new(), Some(i64::MIN));
+        let ended = loop {
+            let numbers = match from.map_or(Ok(None), |from| self.part_from(from)) {
+                Ok(Some(numbers)) => numbers,
+                ended => break ended.map(drop),
+            };
+            from = numbers.end().checked_add(1);
+            let (to, part) = mpsc::channel();
+            // Fails if every thread panicked, and so does the end of the scope then.
+            if hand_out.send((numbers, to)).is_err() {
+                break Ok(());
+            }
+            waiting.push_back(part);
+            if ahead <= waiting.len() {
+                take_first(&mut waiting, take)?;
+            }
+        };
+        while !waiting.is_empty() {
+            take_first(&mut waiting, take)?;
+        }
+        // Damage before it is named first.
+        ended
+    }
+
+    /// The numbers of a part that begins with the first row from a number on: as many as it may have rows. What the
+    /// file says of how many there are is not relied on, and gaps between parts cost nothing.
+    fn part_from(&self, from: i64) -> Result<Option<RangeInclusive<i64>>, GalleryError> {
+        let query = "SELECT number FROM items WHERE ? <= number ORDER BY number LIMIT 1";
+        let first: Option<i64> = self
+            .connection
+            .prepare_cached(query)
+            .and_then(|mut statement| statement.query_row([from], |row| row.get(0)).optional())
+            .map_err(|error| self.unreadable(error))?;
+        let Some(first) = first else {
+            return Ok(None);
+        };
+        if first < from {
+            return Err(self.out_of_order(first));
+        }
+        Ok(Some(first..=first.saturating_add(PART_NUMBERS - 1)))
     }
 
     /// Calls `take` with what `examine` makes of each row of these numbers, in order.
@@ -160,8 +204,14 @@ impl RowSource<'_> {
         let mut statement = self.connection.prepare_cached(query).map_err(sql_error)?;
         let asked = params![numbers.start(), numbers.end()];
         let mut rows = statement.query(asked).map_err(sql_error)?;
+        let mut before = None;
         while let Some(row) = rows.next().map_err(sql_error)? {
             let number: i64 = row.get(0).map_err(sql_error)?;
+            // In a file that was made so, reading would never end.
+            if before.is_some_and(|before| number <= before) || !numbers.contains(&number) {
+                return Err(self.out_of_order(number));
+            }
+            before = Some(number);
             let (head, embedding, checksum) = read_row(row, self.about.dimension)
                 .map_err(|bad| self.damaged(format!("row {number} of its items: {bad}")))?;
             let row = StoredRow {
@@ -183,45 +233,23 @@ impl RowSource<'_> {
         numbers: RangeInclusive<i64>,
         examine: &impl Fn(StoredRow) -> T,
     ) -> ExaminedPart<T> {
-        let mut rows = Vec::with_capacity(PART_ROWS);
+        let mut rows = Vec::new();
         self.read(numbers, examine, |row| rows.push(row))?;
         Ok(rows)
-    }
-
-    /// The first and the last number of a row, if there is one.
-    fn bounds(&self) -> Result<Option<(i64, i64)>, GalleryError> {
-        // Each by itself is found at an end of the table; together they would be looked for in all of it.
-        let query = "SELECT (SELECT min(number) FROM items), (SELECT max(number) FROM items)";
-        let found = self
-            .connection
-            .query_row(query, [], |row| Ok((row.get(0)?, row.get(1)?)))
-            .map_err(|error| self.unreadable(error))?;
-        let (first, last): (Option<i64>, Option<i64>) = found;
-        Ok(first.zip(last))
     }
 
     fn unreadable(&self, error: rusqlite::Error) -> GalleryError {
         GalleryError::from_sqlite(self.path, "read", error)
     }
 
+    fn out_of_order(&self, number: i64) -> GalleryError {
+        self.damaged(format!("row {number} of its items is out of order"))
+    }
+
     fn damaged(&self, what: String) -> GalleryError {
         let path = self.path.to_path_buf();
         GalleryError::Damaged { path, what }
     }
-}
-
-/// The numbers from `first` to `last` in parts of some rows each, if these are spread evenly.
-fn parts(items: usize, first: i64, last: i64) -> impl Iterator<Item = RangeInclusive<i64>> {
-    let numbers = last.abs_diff(first).saturating_add(1);
-    let parts = items.div_ceil(PART_ROWS).max(1) as u64;
-    let each = numbers.div_ceil(parts);
-    let mut next = Some(first);
-    std::iter::from_fn(move || {
-        let begins = next?;
-        let ends = begins.saturating_add_unsigned(each - 1).min(last);
-        next = (ends < last).then(|| ends + 1);
-        Some(begins..=ends)
-    })
 }
 
 /// Waits for the part that was handed out first.
@@ -241,21 +269,36 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parts_are_all_numbers_once() {
-        for (items, first, last) in [
-            (1, 1, 1),
-            (5000, 1, 5000),
-            (5000, -7, 1 << 40),
-            (3, i64::MIN, i64::MAX),
-            (1 << 20, i64::MAX - 1, i64::MAX),
-        ] {
-            let parts: Vec<RangeInclusive<i64>> = parts(items, first, last).collect();
-            assert_eq!(parts.first().map(|part| *part.start()), Some(first));
-            assert_eq!(parts.last().map(|part| *part.end()), Some(last));
-            assert!(parts.iter().all(|part| part.start() <= part.end()));
-            let follows = |pair: &[RangeInclusive<i64>]| pair[0].end() + 1 == *pair[1].start();
-            assert!(parts.windows(2).all(follows));
-            assert!(parts.len() <= items.div_ceil(PART_ROWS) + 1);
+    fn parts_are_all_rows_once_and_few_at_a_time_wherever_they_are() {
+        let connection = Connection::open_in_memory().unwrap();
+        let table = "CREATE TABLE items (number INTEGER PRIMARY KEY)";
+        connection.execute(table, []).unwrap();
+        let alone = [i64::MIN, -7, 1 << 40, i64::MAX - 5, i64::MAX];
+        let numbers: Vec<i64> = (1..=5000).chain(alone).collect();
+        for number in &numbers {
+            let sql = "INSERT INTO items VALUES (?)";
+            connection.execute(sql, [number]).unwrap();
         }
+        let about = About {
+            id: String::new(),
+            model_fingerprint: String::new(),
+            dimension: 1,
+        };
+        let source = RowSource {
+            path: Path::new("items.db"),
+            about: &about,
+            connection: &connection,
+        };
+        let mut parts = Vec::new();
+        let mut from = Some(i64::MIN);
+        while let Some(part) = from.and_then(|from| source.part_from(from).unwrap()) {
+            from = part.end().checked_add(1);
+            parts.push(part);
+        }
+        let rows = |part: &RangeInclusive<i64>| numbers.iter().filter(|n| part.contains(n)).count();
+        let rows: Vec<usize> = parts.iter().map(rows).collect();
+        // The one of -7 takes the first of the others in.
+        assert_eq!(rows, [1, 1017, 1024, 1024, 1024, 912, 1, 2]);
+        assert_eq!(rows.iter().sum::<usize>(), numbers.len());
     }
 }

@@ -405,6 +405,81 @@ mod tests {
     use crate::item::ItemHead;
     use matchpoint_vector::Embedding;
 
+    fn row(number: i64, id: &str, values: Vec<f32>) -> NewRow {
+        let head = ItemHead {
+            id: id.to_owned(),
+            label: "one".to_owned(),
+            metadata: [].into(),
+            source_sha256: None,
+        };
+        let embedding = Embedding::from_unit(values).unwrap();
+        let checksum = head.checksum(&embedding_bytes(embedding.as_slice()));
+        NewRow {
+            number,
+            head,
+            embedding,
+            checksum,
+            image: None,
+        }
+    }
+
+    /// A gallery of these rows, which says that it has `items`.
+    fn gallery(rows: &[NewRow], items: usize) -> (tempfile::TempDir, PathBuf) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("gallery.db");
+        let about = About {
+            id: "rows".to_owned(),
+            model_fingerprint: "none".to_owned(),
+            dimension: 1,
+        };
+        ItemStore::create(&path, &about).unwrap();
+        let mut state = GalleryState {
+            items,
+            ..GalleryState::default()
+        };
+        rows.iter().for_each(|row| state.digest.add(&row.checksum));
+        let mut store = ItemStore::open(&path, true).unwrap();
+        store.write(rows, &[], state).unwrap();
+        (folder, path)
+    }
+
+    #[test]
+    fn a_file_that_says_it_has_far_more_items_than_it_has_is_refused_at_once() {
+        let rows = [1, 1 << 40].map(|number| row(number, &number.to_string(), vec![1.0]));
+        let (_folder, path) = gallery(&rows, 1 << 50);
+        let mut store = ItemStore::open(&path, false).unwrap();
+        let refused = store.load(|_| (), |_| ()).unwrap_err().to_string();
+        assert!(refused.contains("it holds 2 items"), "{refused}");
+    }
+
+    #[test]
+    fn rows_out_of_order_are_refused() {
+        let rows = [1, 2].map(|number| row(number, &number.to_string(), vec![1.0]));
+        let (_folder, path) = gallery(&rows, 2);
+        let mut bytes = fs::read(&path).unwrap();
+        // The leaf of the items, after the pages of the schema and of the description: its pointers to cells.
+        let pointers = 2 * 16 * 1024 + 8;
+        bytes[pointers..pointers + 4].rotate_left(2);
+        fs::write(&path, bytes).unwrap();
+        let mut store = ItemStore::open(&path, false).unwrap();
+        let refused = store.load(|_| (), |_| ()).unwrap_err().to_string();
+        assert!(
+            refused.contains("row 1 of its items is out of order"),
+            "{refused}"
+        );
+    }
+
+    #[test]
+    fn a_panic_of_every_thread_that_reads_ends_reading() {
+        let number = |number: i64| row(number, &number.to_string(), vec![1.0]);
+        let rows: Vec<NewRow> = (1..=17_000).map(number).collect();
+        let (_folder, path) = gallery(&rows, rows.len());
+        let mut store = ItemStore::open(&path, false).unwrap();
+        // Without the end of the threads noticed, this waits for ever.
+        let panics = || drop(store.load(|_| assert_eq!(1, 2, "as intended"), |_| ()));
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(panics)).unwrap_err();
+    }
+
     #[test]
     fn a_full_disk_is_named_and_loses_nothing() {
         let folder = tempfile::tempdir().unwrap();
@@ -426,28 +501,11 @@ mod tests {
             let mut values = vec![0.0; 4096];
             values[0] = 1.0;
             let number = i64::try_from(state.items).unwrap();
-            let head = ItemHead {
-                id: format!("item {number}"),
-                label: "one".to_owned(),
-                metadata: [].into(),
-                source_sha256: None,
-            };
-            let embedding = Embedding::from_unit(values).unwrap();
-            let checksum = head.checksum(&embedding_bytes(embedding.as_slice()));
+            let row = row(number, &format!("item {number}"), values);
             let mut next = state;
             next.items += 1;
-            next.digest.add(&checksum);
-            match store.write(
-                &[NewRow {
-                    number,
-                    head,
-                    embedding,
-                    checksum,
-                    image: None,
-                }],
-                &[],
-                next,
-            ) {
+            next.digest.add(&row.checksum);
+            match store.write(&[row], &[], next) {
                 Ok(()) => state = next,
                 Err(error) => break error,
             }
