@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import array
 import contextlib
+import http.client
 import json
 import random
 import shutil
@@ -40,6 +41,7 @@ PAGES = [
     "promise",
     "points",
     "points/{point}",
+    "calibrate",
     "gallery",
     "gallery?contains=monument",
     "gallery/enrol",
@@ -89,7 +91,8 @@ class Server:
             if said.get("message") == "listening":
                 self.calls = f"http://{said['address']}"
             elif said.get("message") == "console":
-                self.console = f"http://{said['address']}"
+                scheme = "https" if "--tls-certificate" in settings else "http"
+                self.console = f"{scheme}://{said['address']}"
             elif said.get("message") == "ready":
                 return
         sys.exit("test_console.py: the server did not start")
@@ -129,7 +132,10 @@ class Visit:
         scheme, width = view
         self.server, self.view = server, f"{scheme}-{width}"
         size = {"width": width, "height": 860 if width > 400 else 740}
-        self.context = browser.new_context(viewport=size, color_scheme=scheme, has_touch=width < 400)
+        # Certificates of these tests are signed by nobody that a browser knows.
+        self.context = browser.new_context(
+            viewport=size, color_scheme=scheme, has_touch=width < 400, ignore_https_errors=True
+        )
         self.page: Page = self.context.new_page()
         self.page.on("console", self.hear)
         self.page.on("pageerror", lambda error: expect(False, f"script: {error}"))
@@ -259,6 +265,93 @@ def choose_point(visit: Visit) -> None:
     page.wait_for_selector(".mark")
 
 
+def labelled_folder(folder: Path, kinds: int) -> Path:
+    """Photographs of enrolled things and of so many strangers, a folder for each, as people have them."""
+    mine = folder / f"mine-{kinds}"
+    strangers: set[str] = set()
+    for row in (PHOTOS / "calibrate.csv").read_text(encoding="utf-8").splitlines()[1:]:
+        path, label, role, _ = row.split(",")
+        if role == "unknown":
+            if label in strangers or len(strangers) == kinds:
+                continue
+            strangers.add(label)
+        (mine / label).mkdir(parents=True, exist_ok=True)
+        shutil.copy(PHOTOS / path, mine / label)
+    (mine / "notes.txt").write_text("no picture", encoding="utf-8")
+    return mine
+
+
+def calibrate_from_folder(visit: Visit, folder: Path, pictures: Path | None, axe: str) -> None:
+    """Refused with what it takes; then only shown; then it decides."""
+    page = visit.page
+
+    def ask(far: str, button: str) -> str:
+        visit.open("calibrate")
+        page.set_input_files("#folder", labelled_folder(folder, 24))
+        page.fill("#far", far)
+        page.select_option("#confidence", "0.9")
+        page.click(f"text={button}")
+        page.wait_for_selector(".verdict", timeout=120_000)
+        return page.inner_text("main")
+
+    said = ask("0.1", "Only say what would come out")
+    refused = "Refused: nothing was changed" in said and "2302 labels of strangers" in said
+    expect(refused, f"no refusal: {said}")
+    visit.check("calibrate-refused", axe, pictures)
+    said = ask("20", "Only say what would come out")
+    shown = "nothing was changed" in said and "Promised: of strangers at most 20 %" in said
+    expect(shown, f"no result: {said}")
+    visit.open("points")
+    before = page.locator("tbody tr").count()
+    said = ask("20", "Calibrate, and let it decide")
+    expect("It decides now" in said, f"it does not decide: {said}")
+    visit.check("calibrate-done", axe, pictures)
+    visit.open("points")
+    expect(page.locator("tbody tr").count() == before + 1, "there is one operating point more")
+
+
+def relabel(visit: Visit) -> None:
+    """Gives an item another label, and its own again; its picture stays."""
+    page = visit.page
+    own = "gc_monuments_greatWall"
+    for label in ("a wall", own):
+        visit.open("item?id=images%2Fgc_monuments_greatWall%2Fg0_ref.jpg")
+        page.click("text=Give it another label")
+        page.fill("#relabel", label)
+        page.click("button:has-text('Relabel')")
+        page.wait_for_selector(".said")
+        visit.open("item?id=images%2Fgc_monuments_greatWall%2Fg0_ref.jpg")
+        expect(page.inner_text("h1") == label, f"the item is not {label}")
+        kept = page.evaluate("document.querySelector('figure img').naturalWidth")
+        expect(kept > 120, "the picture is not kept")
+
+
+def secured(browser: Browser, program: Path, shop: Path, folder: Path, key: str) -> None:
+    """Over TLS the session's cookie is for this host alone, and never goes over a plain connection."""
+    pem, private = folder / "server.pem", folder / "server.key"
+    kind = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
+    command = ["openssl", "req", "-x509", *kind, "-subj", "/CN=localhost", "-keyout", private, "-out", pem]
+    subprocess.run(command, check=True, capture_output=True)
+    tls = ["--tls-certificate", str(pem), "--tls-key", str(private), "--keys-file", str(folder / "keys.json")]
+    server = Server(program, shop, *tls)
+    visit = Visit(browser, server, ("light", 1280))
+    visit.sign_in(key)
+    try_pictures(visit)
+    [cookie] = visit.context.cookies()
+    own = cookie["name"].startswith("__Host-") and cookie["secure"] and cookie["httpOnly"]
+    expect(own and cookie["sameSite"] == "Strict", f"the cookie is {cookie['name']}: {cookie}")
+    visit.page.click("text=Sign out")
+    visit.page.wait_for_url("**/sign-in")
+    visit.context.close()
+    plain = server.console.replace("https://", "http://")
+    try:
+        urllib.request.urlopen(plain, timeout=10).close()
+        expect(False, "the console answers without TLS")
+    except (OSError, http.client.HTTPException):
+        pass
+    server.stop()
+
+
 def check_pages(browser: Browser, server: Server, key: str, pictures: Path | None) -> None:
     axe = axe_source()
     for view in VIEWS:
@@ -358,8 +451,12 @@ def main() -> int:
             labelling.sign_in(key)
             label_by_keyboard(labelling)
             choose_point(labelling)
+            calibrate_from_folder(labelling, folder, arguments.pictures, axe_source())
+            relabel(labelling)
             labelling.context.close()
             check_pages(browser, server, key, arguments.pictures)
+            server.stop()
+            secured(browser, program, shop, folder, key)
             browser.close()
         if arguments.measure:
             measure(program, folder)

@@ -149,7 +149,7 @@ fn tile(place: &Place, item: &Item) -> Markup {
     html! {
         li {
             a href=(of_item(place, "item", &item.id)) {
-                img src=(of_item(place, "item/picture", &item.id)) alt="" loading="lazy" width="160" height="160";
+                img src=(of_item(place, "item/thumbnail", &item.id)) alt="" loading="lazy" width="160" height="160";
                 span.label { (shown(&item.label)) }
                 span.id { (shown(&item.id)) }
             }
@@ -194,6 +194,17 @@ pub(super) async fn one(
                         @for (name, value) in metadata { dt { (shown(name)) } dd { (shown(value)) } }
                     }
                     details.change {
+                        summary { "Give it another label" }
+                        (form(&visitor, &place.below("gallery/relabel"), "choose", &html! {
+                            input type="hidden" name="id" value=(item.id);
+                            label for="relabel" { "What is it?" }
+                            input #relabel name="label" list="labels" data-labels=(place.below("labels")) required maxlength="512" autocomplete="off" spellcheck="false" aria-describedby="about-relabel";
+                            datalist #labels {}
+                            p.note #about-relabel { "Correct the list that it was enrolled from too: another build of that list would bring the old label back." }
+                            button { "Relabel" }
+                        }))
+                    }
+                    details.change {
                         summary { "Remove it" }
                         (form(&visitor, &place.below("gallery/remove"), "choose", &html! {
                             input type="hidden" name="id" value=(item.id);
@@ -205,6 +216,42 @@ pub(super) async fn one(
             }
         },
     ))
+}
+
+/// Gives an item another label, and leaves all else as it is.
+pub(super) async fn relabel(
+    Extension(visitor): Extension<Visitor>,
+    Path(deployment): Path<String>,
+    Extension(form): Posted,
+) -> Result<Response<Body>, Problem> {
+    let place = Place::of(&visitor, &deployment, Tab::Gallery).await?;
+    let request = GetItemRequest {
+        deployment: deployment.clone(),
+        id: form.text("id")?,
+        include_embedding: true,
+        include_image: true,
+    };
+    let found = visitor.get_item(request).await?;
+    let item = found.item.unwrap_or_default();
+    // With its picture, if that is kept, so that it stays kept.
+    let source = match (found.image, item.embedding) {
+        (image, _) if !image.is_empty() => Some(upsert_item_request::Source::Image(image.into())),
+        (_, embedding) => embedding.map(upsert_item_request::Source::Embedding),
+    };
+    let request = UpsertItemRequest {
+        deployment,
+        id: item.id.clone(),
+        label: form.required("label", "Say what it is.")?,
+        metadata: item.metadata,
+        source,
+    };
+    let done = visitor.upsert_item(request).await?;
+    let page = html! {
+        p { a href=(of_item(&place, "item", &item.id)) { "The item" } }
+        h1 { "Another label" }
+        (outcome(&place, &item.id, &done))
+    };
+    Ok(framed(&visitor, &place, &page).into_response())
 }
 
 /// Removes an item.
@@ -374,7 +421,7 @@ fn once_each(found: &[Lookalike]) -> impl Iterator<Item = &Lookalike> {
 fn side(place: &Place, id: &str, label: &str) -> Markup {
     html! {
         a href=(of_item(place, "item", id)) {
-            img src=(of_item(place, "item/picture", id)) alt="" loading="lazy" width="120" height="120";
+            img src=(of_item(place, "item/thumbnail", id)) alt="" loading="lazy" width="120" height="120";
             span.label { (shown(label)) }
             span.id { (shown(id)) }
         }

@@ -3,6 +3,8 @@
 
 mod ask;
 mod assets;
+mod calibrating;
+mod calibrations;
 mod course;
 mod desks;
 mod frame;
@@ -17,6 +19,7 @@ mod promise;
 mod rates;
 mod scale;
 mod sign_in;
+mod thumbnails;
 mod trying;
 mod visitor;
 mod words;
@@ -35,9 +38,11 @@ use tower::ServiceExt;
 use tower::util::BoxCloneSyncService;
 
 use crate::identity::{CallerAccess, Identity, Sessions};
+use calibrations::Calibrations;
 use desks::Desks;
 use posted::PostedForm;
 use problem::Problem;
+use thumbnails::Thumbnails;
 use visitor::{Cookie, Visitor};
 
 /// What answers the calls that pages are made of.
@@ -98,6 +103,8 @@ struct ConsoleState {
     sessions: Sessions,
     cookie: Cookie,
     desks: Desks,
+    calibrations: Calibrations,
+    thumbnails: Thumbnails,
 }
 
 /// The console. Cloning shares it.
@@ -115,6 +122,8 @@ impl Console {
             cookie: Cookie::new(setup.address, setup.access.tls().is_some()),
             sessions: Sessions::default(),
             desks: Desks::default(),
+            calibrations: Calibrations::default(),
+            thumbnails: Thumbnails::default(),
             setup,
         });
         Self {
@@ -202,6 +211,7 @@ fn router() -> Router {
         .route(frame::SIGN_OUT, post(sign_in::leave))
         .route("/d/{deployment}/try", get(trying::page).post(trying::ask))
         .route("/d/{deployment}/item/picture", get(pictures::of_item))
+        .route("/d/{deployment}/item/thumbnail", get(pictures::small))
         .route(
             "/d/{deployment}/label",
             get(labelling::page).post(labelling::answer),
@@ -210,6 +220,14 @@ fn router() -> Router {
         .route("/d/{deployment}/points", get(points::page))
         .route("/d/{deployment}/points/activate", post(points::activate))
         .route("/d/{deployment}/points/roll-back", post(points::roll_back))
+        .route(
+            "/d/{deployment}/calibrate",
+            get(calibrating::page).post(calibrating::begin),
+        )
+        .route(
+            "/d/{deployment}/calibrate/{id}",
+            get(calibrating::course).post(calibrating::stop),
+        )
         .route("/d/{deployment}/points/{id}", get(points::one))
         .route("/d/{deployment}/gallery", get(gallery::page))
         .route(
@@ -221,6 +239,7 @@ fn router() -> Router {
             get(gallery::enrolling).post(gallery::enrol),
         )
         .route("/d/{deployment}/gallery/remove", post(gallery::remove))
+        .route("/d/{deployment}/gallery/relabel", post(gallery::relabel))
         .route("/d/{deployment}/item", get(gallery::one))
         .route("/d/{deployment}/labels", get(labelling::labels))
         .route(

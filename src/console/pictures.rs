@@ -21,6 +21,11 @@ const TYPES: [(&[u8], &str); 5] = [
     (b"RIFF", "image/webp"),
 ];
 
+/// Whether a file begins as a picture does.
+pub(super) fn is_picture(bytes: &[u8]) -> bool {
+    TYPES.iter().any(|(begins, _)| bytes.starts_with(begins))
+}
+
 /// The answer with a picture, or with one that says that there is none.
 pub(super) fn answer(bytes: Vec<u8>) -> Response<Body> {
     let found = TYPES.iter().find(|(begins, _)| bytes.starts_with(begins));
@@ -46,11 +51,26 @@ pub(super) async fn of_item(
     Path(deployment): Path<String>,
     Query(AskedItem { id }): Query<AskedItem>,
 ) -> Result<Response<Body>, Problem> {
+    Ok(answer(kept(&visitor, deployment, id).await?))
+}
+
+/// The same, small: for pages with many.
+pub(super) async fn small(
+    Extension(visitor): Extension<Visitor>,
+    Path(deployment): Path<String>,
+    Query(AskedItem { id }): Query<AskedItem>,
+) -> Result<Response<Body>, Problem> {
+    let picture = kept(&visitor, deployment, id).await?;
+    let small = visitor.state.thumbnails.of(picture.into()).await;
+    Ok(answer(small.into()))
+}
+
+async fn kept(visitor: &Visitor, deployment: String, id: String) -> Result<Vec<u8>, Problem> {
     let request = GetItemRequest {
         deployment,
         id,
         include_embedding: false,
         include_image: true,
     };
-    Ok(answer(visitor.get_item(request).await?.image))
+    Ok(visitor.get_item(request).await?.image)
 }

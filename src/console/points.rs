@@ -6,6 +6,7 @@ use axum::http::Response;
 use axum::response::{IntoResponse, Redirect};
 use maud::{Markup, html};
 
+use super::ask::path;
 use super::layout::{Place, Tab, form, page as framed};
 use super::posted::Posted;
 use super::problem::Problem;
@@ -32,7 +33,10 @@ pub(super) async fn page(
         &visitor,
         &place,
         &html! {
-            h1 { "What decides" }
+            div.heading {
+                h1 { "What decides" }
+                @if visitor.may(path::CALIBRATE) { p { a.button href=(place.below("calibrate")) { "Calibrate" } } }
+            }
             @if found.operating_points.is_empty() {
                 p.empty { "There is no operating point yet: every decision is undecided. Calibrate the deployment." }
             } @else {
@@ -128,7 +132,7 @@ pub(super) async fn one(
         let compared = visitor.compare_operating_points(request).await;
         html! {
             @match compared {
-                Ok(compared) => (differences(&compared)),
+                Ok(compared) => (differences(&visitor, &place, &compared)),
                 Err(refused) => p.note { "What it would change is not known: " (shown(refused.message())) },
             }
             (choice(&visitor, &place, &point, &found.etag))
@@ -179,7 +183,13 @@ fn measured(rate: Option<&MeasuredRate>) -> String {
     )
 }
 
-fn differences(compared: &CompareOperatingPointsResponse) -> Markup {
+fn differences(
+    visitor: &Visitor,
+    place: &Place,
+    compared: &CompareOperatingPointsResponse,
+) -> Markup {
+    // What is enrolled takes another scope.
+    let pictured = visitor.may(path::GET_ITEM);
     html! {
         h2 { "What it would change" }
         p {
@@ -194,7 +204,14 @@ fn differences(compared: &CompareOperatingPointsResponse) -> Markup {
                     @for flip in &compared.flips {
                         tr {
                             th scope="row" { (shown(&flip.query_label)) span.small { (shown(&flip.query_id)) } }
-                            td { (shown(&flip.matched_label)) span.small { (shown(&flip.matched_item_id)) } }
+                            td {
+                                @if pictured && !flip.matched_item_id.is_empty() {
+                                    a.thumb href=(place.below(&format!("item?id={}", in_address(&flip.matched_item_id)))) {
+                                        img src=(place.below(&format!("item/thumbnail?id={}", in_address(&flip.matched_item_id)))) alt=(shown(&flip.matched_label)) loading="lazy" width="64" height="64";
+                                    }
+                                }
+                                (shown(&flip.matched_label)) span.small { (shown(&flip.matched_item_id)) }
+                            }
                             td.number { (score(flip.score)) }
                             td { @if flip.accepted { "accepted" } @else { "rejected" } }
                             td { @if flip.improves { "better" } @else { span.wrong { "worse" } } }

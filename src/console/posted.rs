@@ -13,6 +13,8 @@ use super::visitor::Visitor;
 pub(super) const TOKEN: &str = "form_token";
 /// Fields of one form: more than any of ours has.
 const FIELDS_MAX: usize = 32;
+/// Files of one form: a page has room for no more pictures of a usual size.
+const FILES_MAX: usize = 20_000;
 /// Bytes of a field of text: a name of anything, with room.
 const TEXT_BYTES_MAX: usize = 8 << 10;
 
@@ -20,8 +22,22 @@ const TEXT_BYTES_MAX: usize = 8 << 10;
 pub(super) type Posted = Extension<Arc<PostedForm>>;
 
 /// The fields by name, in their order.
-#[derive(Debug)]
-pub(super) struct PostedForm(Vec<(String, Bytes)>);
+#[derive(Debug, Default)]
+pub(super) struct PostedForm {
+    fields: Vec<(String, Bytes)>,
+    folder: Vec<PostedFile>,
+}
+
+/// A file of a folder.
+#[derive(Clone, Debug)]
+pub(super) struct PostedFile {
+    /// Its path from the folder that was picked on, as the browser says it.
+    pub(super) path: String,
+    pub(super) bytes: Bytes,
+}
+
+/// The field whose files are those of a folder.
+pub(super) const FOLDER: &str = "folder";
 
 impl PostedForm {
     /// Reads a form. The body is within `message_bytes_max` already.
@@ -37,18 +53,25 @@ impl PostedForm {
             .insert(axum::extract::DefaultBodyLimit::disable());
         let form = Multipart::from_request(request, &()).await;
         let mut form = form.map_err(|error| unreadable(error.body_text()))?;
-        let mut fields = Vec::new();
+        let mut read = Self::default();
         loop {
             let field = form.next_field().await;
             let Some(field) = field.map_err(|error| unreadable(error.body_text()))? else {
-                return Ok(Self(fields));
+                return Ok(read);
             };
-            if fields.len() == FIELDS_MAX {
-                return Err(unreadable(format!("it has more than {FIELDS_MAX} fields")));
-            }
             let name = field.name().unwrap_or_default().to_owned();
-            let value = field.bytes().await;
-            fields.push((name, value.map_err(|error| unreadable(error.body_text()))?));
+            let path = field.file_name().unwrap_or_default().to_owned();
+            let bytes = field.bytes().await;
+            let bytes = bytes.map_err(|error| unreadable(error.body_text()))?;
+            if name == FOLDER {
+                read.folder.push(PostedFile { path, bytes });
+            } else {
+                read.fields.push((name, bytes));
+            }
+            if FIELDS_MAX < read.fields.len() || FILES_MAX < read.folder.len() {
+                let most = format!("{FIELDS_MAX} fields, or than {FILES_MAX} files");
+                return Err(unreadable(format!("it has more than {most}")));
+            }
         }
     }
 
@@ -62,10 +85,15 @@ impl PostedForm {
         Err(Problem::plain(StatusCode::FORBIDDEN, message))
     }
 
+    /// The files of a folder.
+    pub(super) fn folder(&self) -> &[PostedFile] {
+        &self.folder
+    }
+
     /// The bytes of a file; `None` where none was picked.
     pub(super) fn file(&self, name: &str) -> Option<Bytes> {
         let (_, bytes) = self
-            .0
+            .fields
             .iter()
             .find(|(field, bytes)| field == name && !bytes.is_empty())?;
         Some(bytes.clone())
@@ -82,7 +110,7 @@ impl PostedForm {
 
     /// A field of text without the space around it; empty where it is not there.
     pub(super) fn text(&self, name: &str) -> Result<String, Problem> {
-        let Some((_, bytes)) = self.0.iter().find(|(field, _)| field == name) else {
+        let Some((_, bytes)) = self.fields.iter().find(|(field, _)| field == name) else {
             return Ok(String::new());
         };
         let problem =

@@ -224,7 +224,7 @@ fn outgrown(basis: &DecisionBasis) -> String {
 }
 
 fn matched(place: &Place, one: &Match, scale: &ScoreScale, pictures: bool) -> Markup {
-    let picture = place.below(&format!("item/picture?id={}", in_address(&one.id)));
+    let picture = place.below(&format!("item/thumbnail?id={}", in_address(&one.id)));
     html! {
         li {
             @if pictures { img src=(picture) alt="" loading="lazy" width="88" height="88"; }

@@ -138,7 +138,7 @@ const ROOMS: &[Room] = &[
         "console",
         "matchpoint",
         "console",
-        &["client", "identity", "telemetry", "clock"],
+        &["client", "identity", "telemetry", "clock", "pixels"],
     ),
     room(
         "server",

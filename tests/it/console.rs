@@ -13,7 +13,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::common::{Running, config, photos, run, text};
-use matchpoint_client::proto::search_request;
+use matchpoint_client::proto::gallery_service_client::GalleryServiceClient;
+use matchpoint_client::proto::{GetItemRequest, Item, search_request};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -119,10 +120,19 @@ impl Browser {
     }
 
     async fn post(&mut self, path: &str, fields: &[(&str, &[u8])]) -> Page {
+        let fields = fields.iter();
+        let fields: Vec<(&str, &str, &[u8])> = fields
+            .map(|(name, value)| (*name, "<script>alert(1)</script>.jpg", *value))
+            .collect();
+        self.post_files(path, &fields).await
+    }
+
+    /// Sends a form whose fields have names of files.
+    async fn post_files(&mut self, path: &str, fields: &[(&str, &str, &[u8])]) -> Page {
         let mut body = Vec::new();
-        for (name, value) in fields {
+        for (name, file, value) in fields {
             let head = format!(
-                "--{BOUNDARY}\r\nContent-Disposition: form-data; name=\"{name}\"; filename=\"<script>alert(1)</script>.jpg\"\r\n\r\n"
+                "--{BOUNDARY}\r\nContent-Disposition: form-data; name=\"{name}\"; filename=\"{file}\"\r\n\r\n"
             );
             body.extend_from_slice(head.as_bytes());
             body.extend_from_slice(value);
@@ -600,4 +610,129 @@ async fn an_operating_point_is_chosen_with_a_reason() {
         .await;
     assert_eq!(back.status, 409, "{}", back.text());
     server.stop().await;
+}
+
+/// One photograph of each of so many strangers, by the path of a picked folder.
+fn strangers(count: usize) -> Vec<(String, Vec<u8>)> {
+    let list = fs::read_to_string(photos().join("calibrate.csv")).unwrap();
+    let mut labels = std::collections::BTreeSet::new();
+    let rows = list.lines().filter(|row| row.contains(",unknown,"));
+    let rows = rows.filter(|row| labels.insert(row.split(',').nth(1).unwrap().to_owned()));
+    let files = rows.take(count).map(|row| {
+        let path = row.split(',').next().unwrap();
+        let picked = path.replacen("images/", "mine/", 1);
+        (picked, fs::read(photos().join(path)).unwrap())
+    });
+    files.collect()
+}
+
+/// Asks for a FAR in percent with these pictures, and waits for what it came to.
+async fn calibrated(
+    browser: &mut Browser,
+    far: &str,
+    then: &str,
+    files: &[(String, Vec<u8>)],
+) -> String {
+    let token = browser.get("/d/sample/calibrate").await.token();
+    let mut fields: Vec<(&str, &str, &[u8])> = vec![
+        ("form_token", "", token.as_bytes()),
+        ("far", "", far.as_bytes()),
+        ("confidence", "", b"0.9"),
+        ("then", "", then.as_bytes()),
+    ];
+    let files = files
+        .iter()
+        .map(|(path, bytes)| ("folder", path.as_str(), bytes.as_slice()));
+    fields.extend(files);
+    let begun = browser.post_files("/d/sample/calibrate", &fields).await;
+    if begun.status != 303 {
+        return begun.text();
+    }
+    let course = begun.header("location").unwrap().to_owned();
+    loop {
+        let page = browser.get(&course).await;
+        assert_eq!(page.status, 200, "{}", page.text());
+        if page.header("refresh").is_none() {
+            let mut stranger = Browser::at(browser.address);
+            // Without keys each browser has a session of its own.
+            assert_eq!(stranger.get(&course).await.status, 404);
+            return page.text();
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_folder_of_pictures_calibrates_or_is_refused_with_what_it_takes() {
+    let server = Running::sample(&[CONSOLE]).await;
+    let mut browser = Browser::at(server.console.unwrap());
+    let mut files = strangers(8);
+    files.push(("mine/notes.txt".to_owned(), b"no picture".to_vec()));
+    let before = browser.get("/d/sample/points").await.text();
+    let refused = calibrated(&mut browser, "1", "decide", &files).await;
+    assert!(
+        refused.contains("Refused: nothing was changed") && refused.contains("<b>230</b>"),
+        "{refused}"
+    );
+    let looked = calibrated(&mut browser, "30", "look", &files).await;
+    assert!(
+        looked.contains("nothing was changed") && looked.contains("at most 30 %"),
+        "{looked}"
+    );
+    let points = |text: &str| text.matches("<th scope=\"row\">").count();
+    let after = browser.get("/d/sample/points").await.text();
+    assert_eq!(points(&after), points(&before));
+    let decided = calibrated(&mut browser, "30", "decide", &files).await;
+    assert!(decided.contains("It decides now"), "{decided}");
+    let after = browser.get("/d/sample/points").await.text();
+    assert_eq!(points(&after), points(&before) + 1);
+    for (far, said) in [
+        ("much", "Say how many of a hundred"),
+        ("70", "target FAR 0.7 is outside"),
+    ] {
+        let problem = calibrated(&mut browser, far, "look", &files).await;
+        assert!(problem.contains(said), "{problem}");
+    }
+    let bare = [("mine/<b>.jpg".to_owned(), photo())];
+    let problem = calibrated(&mut browser, "30", "look", &bare).await;
+    assert!(
+        problem.contains("mine/&lt;b&gt;.jpg lies in no folder"),
+        "{problem}"
+    );
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn an_item_takes_another_label_and_keeps_all_else() {
+    let server = Running::sample(&[CONSOLE]).await;
+    let mut browser = Browser::at(server.console.unwrap());
+    let id = "images/gc_explore_monuments_egypt_meidumPyramid/g0_ref.jpg";
+    let token = browser.get("/d/sample/gallery/enrol").await.token();
+    let token = ("form_token", token.as_bytes());
+    let relabel = "/d/sample/gallery/relabel";
+    let (id, label) = (("id", id.as_bytes()), ("label", HOSTILE.as_bytes()));
+    assert_eq!(browser.post(relabel, &[id, label]).await.status, 403);
+    assert_eq!(browser.post(relabel, &[token, id]).await.status, 400);
+    let before = item(&server).await;
+    let done = browser.post(relabel, &[token, id, label]).await;
+    assert!(done.status == 200 && is_harmless(&done), "{}", done.text());
+    let after = item(&server).await;
+    assert_eq!(after.label, HOSTILE);
+    assert_eq!(
+        (after.embedding, after.metadata),
+        (before.embedding, before.metadata)
+    );
+    server.stop().await;
+}
+
+/// The pyramid, as it is enrolled.
+async fn item(server: &Running) -> Item {
+    let request = GetItemRequest {
+        id: "images/gc_explore_monuments_egypt_meidumPyramid/g0_ref.jpg".to_owned(),
+        include_embedding: true,
+        ..Default::default()
+    };
+    let mut gallery = GalleryServiceClient::new(server.channel.clone());
+    let found = gallery.get_item(request).await.unwrap();
+    found.into_inner().item.unwrap()
 }

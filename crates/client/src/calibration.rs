@@ -9,6 +9,7 @@ use super::operations::{result, unpacked};
 use super::proto::calibrate_request::Part;
 use super::proto::calibration_service_client::CalibrationServiceClient;
 use super::proto::gallery_service_client::GalleryServiceClient;
+use super::proto::longrunning::Operation;
 use super::proto::{
     CalibrateMetadata, CalibrateRequest, CalibrateResponse, CalibrationSettings, LabelledQuery,
     ListItemsRequest,
@@ -24,6 +25,20 @@ pub struct CalibrationEnd {
     pub queries: CalibrateMetadata,
     /// The operating point, or why there is none, for example because the data cannot support the target.
     pub result: Result<CalibrateResponse, ClientError>,
+}
+
+impl CalibrationEnd {
+    /// The end of an operation. If the operation is still running, `queries` has its progress.
+    ///
+    /// # Errors
+    /// The operation is not a calibration.
+    pub fn of(operation: Operation) -> Result<Self, ClientError> {
+        let metadata = operation.metadata.as_ref().map(unpacked).transpose()?;
+        Ok(Self {
+            queries: metadata.unwrap_or_default(),
+            result: result(operation.result),
+        })
+    }
 }
 
 impl Client {
@@ -45,12 +60,7 @@ impl Client {
             CalibrationServiceClient::new(self.channel()).max_encoding_message_size(usize::MAX);
         let answer = calibration.calibrate(requests).await;
         // The server answers when everything is done.
-        let operation = answer.map_err(|status| refused(&status))?.into_inner();
-        let metadata = operation.metadata.as_ref().map(unpacked).transpose()?;
-        Ok(CalibrationEnd {
-            queries: metadata.unwrap_or_default(),
-            result: result(operation.result),
-        })
+        CalibrationEnd::of(answer.map_err(|status| refused(&status))?.into_inner())
     }
 
     /// The labels that are enrolled.
