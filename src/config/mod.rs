@@ -689,7 +689,7 @@ mod tests {
         let config = flags(&["--deployments", "a"])
             .resolve(&environment)
             .unwrap();
-        assert_eq!(config.engine.log, "info");
+        assert_eq!(config.engine.log, "info,hnsw_rs=warn");
         let error = flags(&["--deployments", ","])
             .resolve(&environment)
             .unwrap_err();

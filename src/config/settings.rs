@@ -86,7 +86,7 @@ pub const SETTINGS: &[Setting] = &[
     ),
     engine(
         "log",
-        Some("info"),
+        Some("info,hnsw_rs=warn"),
         "Log filter, such as `info` or `matchpoint=debug,warn`",
     ),
     engine("log_format", Some("text"), "Log format: text or json"),

@@ -1,5 +1,5 @@
-//! One thread for what a gallery needs while it serves: an index of what was enrolled, one built
-//! anew, and checks that the index finds what is there and that nothing has changed on the disk.
+//! One thread for what a gallery needs while it serves: linking what was enrolled, rebuilding the index,
+//! and checking that the index finds what is there and that nothing has changed on the disk.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,6 +18,8 @@ use matchpoint_vector::Embedding;
 
 /// How often it checks for work.
 const TICK: Duration = Duration::from_millis(100);
+/// Items linked between two checks.
+const LINKED_AT_ONCE: usize = 64;
 /// How often a few items are compared with their checksums.
 const SCRUB_EVERY: Duration = Duration::from_secs(1);
 /// This many at a time: a million items take some four hours, for a thousandth of a core.
@@ -104,7 +106,7 @@ impl Maintenance {
             gallery,
             stop: Arc::clone(&stop),
             damage: Arc::clone(&damage),
-            indexing: None,
+            reindexing: None,
             scrubbed: None,
             scrubbed_row: None,
         };
@@ -153,8 +155,7 @@ struct MaintenanceWorker {
     gallery: Arc<Gallery>,
     stop: Arc<AtomicBool>,
     damage: Arc<Damage>,
-    /// What indexes items now.
-    indexing: Option<JoinHandle<()>>,
+    reindexing: Option<JoinHandle<()>>,
     /// The last item that was compared with its checksum.
     scrubbed: Option<String>,
     /// The last row that was read from the disk again.
@@ -165,7 +166,8 @@ impl MaintenanceWorker {
     fn run(mut self, searches: &Receiver<SearchToCheck>) {
         let (mut scrub_at, mut check_at) = (Instant::now() + SCRUB_EVERY, Instant::now());
         while !self.stop.load(Ordering::Relaxed) {
-            self.index_if_due();
+            self.link();
+            self.reindex_if_due();
             let now = Instant::now();
             if scrub_at <= now {
                 scrub_at = now + SCRUB_EVERY;
@@ -188,26 +190,27 @@ impl MaintenanceWorker {
         // If an index is still being built, that ends with the process: it is derived data.
     }
 
-    /// Indexes what was enrolled, where that is much: as a segment of its own, or by an index that is built anew beside the
-    /// one that serves, where the gallery has outgrown that.
-    fn index_if_due(&mut self) {
-        let running = self.indexing.as_ref();
-        if running.is_some_and(|thread| !thread.is_finished()) {
+    fn link(&self) {
+        while 0 < self.gallery.link(LINKED_AT_ONCE) && !self.stop.load(Ordering::Relaxed) {}
+    }
+
+    /// Builds a new index next to the one in use, if the gallery has outgrown that.
+    fn reindex_if_due(&mut self) {
+        let running = self.reindexing.as_ref();
+        if running.is_some_and(|thread| !thread.is_finished()) || !self.gallery.reindex_is_due() {
             return;
         }
-        let work: Box<dyn FnOnce() + Send> = if self.gallery.reindex_is_due() {
-            let gallery = Arc::clone(&self.gallery);
-            Box::new(move || reindex(&gallery))
-        } else if let Some(work) = self.gallery.delta_work() {
-            Box::new(move || {
-                if let Err(error) = work.run() {
-                    tracing::error!(%error, "what was enrolled could not be indexed");
+        let gallery = Arc::clone(&self.gallery);
+        let work = move || {
+            tracing::info!(items = gallery.len(), "rebuilding the index");
+            match gallery.reindex() {
+                Ok(()) => {
+                    tracing::info!(index = gallery.index_description(), "the new index serves");
                 }
-            })
-        } else {
-            return;
+                Err(error) => tracing::error!(%error, "the index could not be rebuilt"),
+            }
         };
-        self.indexing = thread::Builder::new()
+        self.reindexing = thread::Builder::new()
             .name("gallery-index".to_owned())
             .spawn(work)
             .ok();
@@ -244,17 +247,7 @@ impl MaintenanceWorker {
     }
 }
 
-fn reindex(gallery: &Gallery) {
-    tracing::info!(items = gallery.len(), "rebuilding the index");
-    match gallery.reindex() {
-        Ok(()) => {
-            tracing::info!(index = gallery.index_description(), "the new index serves");
-        }
-        Err(error) => tracing::error!(%error, "the index could not be rebuilt"),
-    }
-}
-
-/// What a search through the index finds of the nearest items.
+/// How a search through the index compares with an exact one.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct IndexFindings {
     /// Nearest items, by comparing with every item.

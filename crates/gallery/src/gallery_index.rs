@@ -1,55 +1,45 @@
-//! The approximate index: the base segment, and the delta of what was enrolled since.
+//! The approximate index: the base segment, and the delta of what was enrolled since. They propose;
+//! the view scores.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use arc_swap::ArcSwap;
+use hnsw_rs::anndists::dist::distances::Distance;
+use hnsw_rs::hnsw::Hnsw;
 
+use crate::base_segment::BaseSegment;
 use crate::filter::ItemFilter;
 use crate::index::bits::Bits;
 use crate::index::error::IndexError;
 use crate::index::search::IndexSearch;
+use crate::mapped_vectors::Vector;
 use crate::params::IndexParams;
-use crate::segment::{Segment, SegmentItem};
+use matchpoint_vector::kernels;
 use matchpoint_vector::kernels::codes::CodeWidth;
 
 /// The base segment and the delta, which is everything that has been enrolled since the base was
 /// built.
 ///
-/// Items of the delta are compared with each query one by one, by their codes, until they are many: then
-/// they become a segment of their own, so that no enrolment waits for an index.
+/// Items of the delta are compared with each query until they are linked into the delta graph:
+/// linking takes milliseconds, so no enrolment waits for it. Items are linked in the order of their
+/// slots, those before [`GalleryIndex::linked`].
 pub(super) struct GalleryIndex {
-    pub(super) base: Segment,
-    delta: ArcSwap<DeltaSegments>,
+    pub(super) base: BaseSegment,
+    delta: DeltaGraph,
     /// The first slot of the delta.
     first: usize,
-    /// Held while a segment is built, so that none is built twice.
+    /// The first slot that is not linked into the delta graph.
+    linked: AtomicUsize,
+    /// Locked while a point is linked.
     linking: Mutex<()>,
     /// The rows that match each of the latest filters.
     filters: Mutex<VecDeque<FilteredRows>>,
     params: IndexParams,
 }
 
-/// The segments of the delta, the oldest items first.
-pub(super) struct DeltaSegments {
-    segments: Vec<Arc<Segment>>,
-    /// The first slot that is in none of them: from there on, items are to be compared one by one.
-    linked: usize,
-}
-
-impl DeltaSegments {
-    pub(super) fn linked(&self) -> usize {
-        self.linked
-    }
-
-    /// Items ever taken into them, gone or not.
-    fn points(&self) -> usize {
-        self.segments.iter().map(|segment| segment.len()).sum()
-    }
-}
-
-/// The rows of the base segment that match a filter. What is in a slot never changes, so this holds
-/// for as long as the index does: for the state it was made from, and later ones.
+/// The rows of the base segment that match a filter. What is in a slot never changes, so this is valid as
+/// long as the index: for the state it was made from, and later ones.
 #[derive(Clone)]
 struct FilteredRows {
     filter: ItemFilter,
@@ -72,14 +62,12 @@ const FILTERS_KEPT: usize = 32;
 
 impl GalleryIndex {
     /// `first` is the first slot of the delta.
-    pub(super) fn new(base: Segment, first: usize, params: IndexParams) -> Self {
+    pub(super) fn new(base: BaseSegment, first: usize, params: IndexParams) -> Self {
         Self {
             base,
-            delta: ArcSwap::from_pointee(DeltaSegments {
-                segments: Vec::new(),
-                linked: first,
-            }),
+            delta: DeltaGraph::new(params),
             first,
+            linked: AtomicUsize::new(first),
             linking: Mutex::default(),
             filters: Mutex::default(),
             params,
@@ -90,59 +78,38 @@ impl GalleryIndex {
         self.params
     }
 
-    /// The first slot of the delta.
-    pub(super) fn first(&self) -> usize {
-        self.first
-    }
-
-    /// The segments of the delta as they are now.
-    pub(super) fn delta(&self) -> Arc<DeltaSegments> {
-        self.delta.load_full()
-    }
-
-    /// Items ever taken into segments of the delta, gone or not.
-    pub(super) fn points(&self) -> usize {
-        self.delta.load().points()
-    }
-
     /// How fine the codes are that tell its items apart.
     pub(super) fn width(&self) -> CodeWidth {
         self.base.width()
     }
 
-    /// Items that are compared one by one before they become a segment.
+    /// Items that are compared one by one before the oldest of them are linked.
     pub(super) fn unlinked_max(&self, dimension: usize) -> usize {
         self.params.scan_bytes / (dimension * self.width().bytes()).max(1)
     }
 
-    /// Makes a segment of the items that `items` gives from a slot on, to one before which all are taken then; searches
-    /// go on meanwhile. Segments that are less than twice as long as what follows them become part of that, so that
-    /// there are few, and no item is taken into a new one often.
-    pub(super) fn link(
-        &self,
-        items: impl Fn(usize) -> Vec<SegmentItem>,
-        upto: usize,
-    ) -> Result<(), IndexError> {
+    /// The first slot of the delta.
+    pub(super) fn first(&self) -> usize {
+        self.first
+    }
+
+    /// The first slot that is not linked: from there on, items are to be compared one by one.
+    pub(super) fn linked(&self) -> usize {
+        self.linked.load(Ordering::Acquire)
+    }
+
+    /// Items ever linked into the delta graph, gone or not.
+    pub(super) fn points(&self) -> usize {
+        self.delta.points()
+    }
+
+    /// Links the item in a slot; after that, all before it count as linked. Searches go on meanwhile.
+    pub(super) fn link(&self, slot: usize, vector: &Vector) {
         let _one = self.linking.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = self.delta();
-        if upto <= before.linked {
-            return Ok(());
+        if self.linked() <= slot {
+            self.delta.insert(slot, vector.to_shared());
+            self.linked.store(slot + 1, Ordering::Release);
         }
-        let mut kept = before.segments.clone();
-        let mut from = before.linked;
-        let mut taken = items(from);
-        while let Some(last) = kept.pop_if(|last| last.len() < 2 * taken.len()) {
-            from = last.first_slot().unwrap_or(from);
-            taken = items(from);
-        }
-        if !taken.is_empty() {
-            kept.push(Arc::new(Segment::build(&taken, self.params, None)?));
-        }
-        self.delta.store(Arc::new(DeltaSegments {
-            segments: kept,
-            linked: upto,
-        }));
-        Ok(())
     }
 
     /// The rows of the base segment that match a filter in a state of the gallery; `find` computes them if
@@ -194,28 +161,83 @@ impl GalleryIndex {
         self.base.nearest(&search, vector_of, take)
     }
 
-    /// The same of the items of the delta that are in segments.
-    pub(super) fn delta_matches<'v>(
+    /// Slots before `linked` that are likely to hold the nearest of the `live` items of the delta.
+    pub(super) fn delta_candidates(
         &self,
-        delta: &'v DeltaSegments,
         asked: &IndexQuery<'_>,
-        vector_of: impl Fn(usize) -> Option<&'v [f32]>,
-        mut take: impl FnMut(usize, f32),
-    ) -> Result<(), IndexError> {
-        let search = IndexSearch {
-            vector: asked.query,
-            k: asked.k,
-            // Each is a small part of the whole, so fewer candidates give the same recall.
-            ef: (self.ef(asked) / 2).max(2 * asked.k),
-            allowed: None,
-        };
-        delta
-            .segments
-            .iter()
-            .try_for_each(|segment| segment.nearest(&search, &vector_of, &mut take))
+        live: usize,
+        linked: usize,
+    ) -> Vec<usize> {
+        if self.delta.points() == 0 {
+            return Vec::new();
+        }
+        // The delta is at most a quarter of the whole, so fewer candidates give the same recall.
+        let ef = (self.ef(asked) / 2).max(2 * asked.k);
+        let mut slots = self.delta.candidates(asked.query, ef, live);
+        // What has been linked since is compared one by one.
+        slots.retain(|slot| *slot < linked);
+        slots
     }
 
     fn ef(&self, asked: &IndexQuery<'_>) -> usize {
         asked.ef.max(self.params.ef_search).max(2 * asked.k)
+    }
+}
+
+/// The graph of the delta. Points are only ever added; the caller drops those that are gone.
+///
+/// Points are inserted one after the other, because parallel insertion links them differently
+/// each time. The same points in the same order give the same graph.
+struct DeltaGraph {
+    // A point holds one shared vector, not a copy of its components.
+    hnsw: Hnsw<'static, Arc<[f32]>, Angle>,
+}
+
+impl DeltaGraph {
+    fn new(params: IndexParams) -> Self {
+        /// The most that `hnsw_rs` allows; levels above the fifth stay empty in practice.
+        const LAYERS: usize = 16;
+        /// A hint: it may become more.
+        const POINTS: usize = 10_000;
+        Self {
+            hnsw: Hnsw::new(params.m, POINTS, LAYERS, params.ef_construction, Angle),
+        }
+    }
+
+    /// Adds a point; not to be called from two threads at once. Searches may go on meanwhile.
+    fn insert(&self, slot: usize, vector: Arc<[f32]>) {
+        self.hnsw.insert_slice((&[vector], slot));
+    }
+
+    /// Points ever added, gone or not.
+    fn points(&self) -> usize {
+        self.hnsw.get_nb_point()
+    }
+
+    /// Slots likely to hold the nearest of `live` items.
+    fn candidates(&self, query: &[f32], wanted: usize, live: usize) -> Vec<usize> {
+        // Points that are gone take places among the candidates: widen the search by their share.
+        let ef = (wanted * self.points())
+            .div_ceil(live.max(1))
+            .min(4 * wanted);
+        let query = [Arc::from(query)];
+        let found = self.hnsw.search(&query, ef, ef);
+        found
+            .iter()
+            .map(hnsw_rs::hnsw::Neighbour::get_origin_id)
+            .collect()
+    }
+}
+
+/// One minus the cosine. Vectors are finite and of unit length, so it is never NaN.
+struct Angle;
+
+impl Distance<Arc<[f32]>> for Angle {
+    fn eval(&self, a: &[Arc<[f32]>], b: &[Arc<[f32]>]) -> f32 {
+        let (Some(a), Some(b)) = (a.first(), b.first()) else {
+            return 2.0;
+        };
+        // Rounding may take a cosine above one, and `hnsw_rs` asserts that no distance is negative.
+        (1.0 - kernels::dot(a, b)).clamp(0.0, 2.0)
     }
 }

@@ -8,12 +8,12 @@ use std::sync::Arc;
 
 use rayon::slice::ParallelSliceMut;
 
+use crate::base_segment::BaseItem;
 use crate::blocks::{BLOCK_SLOTS, ItemSlot, SlotBlock};
 use crate::index::scan::CodedRows;
 use crate::item::{ContentSum, Hash, ItemHead};
 use crate::item_set::ItemSet;
 use crate::mapped_vectors::Vector;
-use crate::segment::SegmentItem;
 use matchpoint_vector::kernels::codes::CodeWidth;
 
 /// Where an item is kept.
@@ -101,9 +101,9 @@ impl ItemTable {
     }
 
     /// What a base segment is built from, in order of id.
-    pub(super) fn base_items(&self) -> Vec<SegmentItem> {
+    pub(super) fn base_items(&self) -> Vec<BaseItem> {
         let items = self.places.values().filter_map(|place| {
-            Some(SegmentItem {
+            Some(BaseItem {
                 key: place.checksum,
                 slot: place.slot,
                 vector: self.slot(place.slot)?.vector.clone(),

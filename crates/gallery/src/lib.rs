@@ -50,6 +50,7 @@ pub mod merge;
 pub mod params;
 pub mod view;
 
+mod base_segment;
 mod blocks;
 mod connection;
 mod format;
@@ -63,7 +64,6 @@ mod lock;
 mod maintenance;
 mod paths;
 mod rows;
-mod segment;
 mod store;
 
 use std::collections::HashMap;
@@ -93,7 +93,6 @@ use crate::store::ItemStore;
 use crate::view::GalleryView;
 
 pub use images::{KeptImages, KeptItem, check_images};
-pub use maintenance::DeltaWork;
 
 /// What a handle may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::base_segment::{BaseSegment, BaseSlots, StoredBaseSegment, StoredMatch};
 use crate::error::GalleryError;
 use crate::format::{GalleryState, StoredRow};
 use crate::gallery_index::GalleryIndex;
@@ -11,13 +12,12 @@ use crate::item_table::{ItemTable, ItemTableDraft};
 use crate::mapped_vectors::Vector;
 use crate::params::IndexParams;
 use crate::paths::{index_file, unfinished_index};
-use crate::segment::{Segment, SegmentSlots, StoredMatch, StoredSegment};
 use crate::store::ItemStore;
 use crate::view::LiveIndex;
 
-/// One in so many items may be outside the base segment before opening builds that anew, which the next opening then
-/// finds. Fewer are compared by their codes, or become segments in memory.
-const DELTA_ONE_IN: usize = 13;
+/// How many times longer it takes to link an item into the delta graph than to build it into a base
+/// segment.
+const JOINING_COST: usize = 13;
 
 /// What a gallery holds when it is opened.
 pub(super) struct LoadedGallery {
@@ -59,7 +59,7 @@ pub(super) fn load(
     let mut stored = None;
     let mut problem = "it is missing".to_owned();
     if params.graph_from_items <= store.items() && file.exists() {
-        let opened = StoredSegment::open(&file, dimension, params);
+        let opened = StoredBaseSegment::open(&file, dimension, params);
         match opened {
             Ok(opened) => stored = Some(opened),
             Err(found) => problem = found,
@@ -89,7 +89,7 @@ pub(super) fn load(
                 warn_rebuilt(&file, &problem);
             }
             let file = writable.then_some(&*file);
-            let base = Segment::build(&read.items.base_items(), params, file)?;
+            let base = BaseSegment::build(&read.items.base_items(), params, file)?;
             (base, read.items.next_slot())
         }
     };
@@ -107,7 +107,7 @@ struct LoadedItems {
     items: ItemTable,
     state: GalleryState,
     /// Where the items of the index's rows are.
-    slots: SegmentSlots,
+    slots: BaseSlots,
     /// The first slot of the delta.
     first: usize,
     /// Whether an item has another vector in the index.
@@ -125,7 +125,7 @@ enum ReadVector {
 /// Reads every item: first come those of the base segment, then the delta.
 fn load_items(
     store: &mut ItemStore,
-    stored: Option<&StoredSegment>,
+    stored: Option<&StoredBaseSegment>,
 ) -> Result<LoadedItems, GalleryError> {
     let examine = |row: StoredRow| {
         let values = row.embedding.as_slice();
@@ -140,7 +140,7 @@ fn load_items(
         (row.head, vector)
     };
     let mut items = ItemTableDraft::default();
-    let mut slots = SegmentSlots::none(stored.map_or(0, StoredSegment::rows));
+    let mut slots = BaseSlots::none(stored.map_or(0, StoredBaseSegment::rows));
     let mut differs = false;
     // Kept until the end, so that the delta has all slots from one on.
     let mut delta = Vec::new();
@@ -181,9 +181,10 @@ fn load_items(
     })
 }
 
-/// Whether too much is missing from a base segment, or gone.
+/// Whether a new base segment would take less time than linking the items that this one lacks, or too much
+/// of it was removed.
 fn is_outgrown(rows: usize, live: usize, items: usize) -> bool {
-    rows < (items - live.min(items)) * DELTA_ONE_IN || live * 3 < rows * 2
+    rows < (items - live.min(items)) * JOINING_COST || live * 3 < rows * 2
 }
 
 /// The index is derived data: without its file, opening takes longer, but nothing is lost.

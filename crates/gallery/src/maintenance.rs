@@ -1,8 +1,9 @@
-//! Keeping the index in step with the items: new segments, rebuilding, checking.
+//! Keeping the index in step with the items: linking, rebuilding, checking.
 
 use std::sync::{Arc, PoisonError};
 
 use crate::Gallery;
+use crate::base_segment::BaseSegment;
 use crate::error::GalleryError;
 use crate::gallery_index::GalleryIndex;
 use crate::identity::FileIdentity;
@@ -10,30 +11,15 @@ use crate::item::{Hash, ItemHead, embedding_bytes};
 use crate::load::joined;
 use crate::mapped_vectors::Vector;
 use crate::paths::index_file;
-use crate::segment::{Segment, SegmentItem};
 use crate::store::ItemStore;
 use crate::view::GalleryView;
 
 /// From this many items on, a delta of a quarter of the base segment's size makes a rebuild due.
 const DELTA_MIN: usize = 1_000;
 
-/// Items that wait to become a segment of the index. Holds nothing that keeps the gallery open.
-pub struct DeltaWork {
-    index: Arc<GalleryIndex>,
-    view: Arc<GalleryView>,
-}
-
-impl DeltaWork {
-    /// Builds the segment, on half of the cores; searches and writes go on meanwhile.
-    ///
-    /// # Errors
-    /// The index refuses its vectors.
-    pub fn run(self) -> Result<(), GalleryError> {
-        let Self { index, view } = self;
-        let items = |from| segment_items(&view, from);
-        Ok(on_half_of_the_cores(|| index.link(items, view.end()))?)
-    }
-}
+/// From this many unlinked items on the index is rebuilt: for each item that is many times faster than
+/// linking it.
+const UNLINKED_TOO_MANY: usize = 8_192;
 
 impl Gallery {
     /// Rebuilds the index from the current items: without removed points, and with or without a graph, as
@@ -55,11 +41,14 @@ impl Gallery {
             None
         } else {
             let file = self.writer()?.is_some().then(|| index_file(&self.path));
-            let build = || Segment::build(&items, self.params, file.as_deref());
-            let base = on_half_of_the_cores(build)?;
-            let index = Arc::new(GalleryIndex::new(base, first, self.params));
-            catch_up(&index, || self.view())?;
-            Some(index)
+            let build = || BaseSegment::build(&items, self.params, file.as_deref());
+            // Searches go on meanwhile: half of the cores are left to them.
+            let threads = std::thread::available_parallelism().map_or(1, |n| n.get().div_ceil(2));
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+            let base = pool.map_or_else(|_no_threads| build(), |pool| pool.install(build))?;
+            let index = GalleryIndex::new(base, first, self.params);
+            catch_up(&index, || self.view());
+            Some(Arc::new(index))
         };
         drop(items);
         // No writes until the new index is in place.
@@ -76,8 +65,8 @@ impl Gallery {
     }
 
     /// Whether [`Gallery::reindex`] would help: the number of items has crossed
-    /// [`crate::params::IndexParams::graph_from_items`] since opening, a third of
-    /// the base segment is gone, or the delta is a quarter of its size.
+    /// [`crate::params::IndexParams::graph_from_items`] since opening, a third of the base segment was
+    /// removed, the delta is a quarter of its size, or too much of the delta is not linked.
     #[must_use]
     pub fn reindex_is_due(&self) -> bool {
         let now = self.current.load();
@@ -88,17 +77,23 @@ impl Gallery {
         let base = index.base.len();
         let delta_items = index.points().max(now.len().saturating_sub(live.count()));
         let outgrown = DELTA_MIN <= delta_items && base < 4 * delta_items;
-        !wants_graph || outgrown || live.count() * 3 < base * 2
+        let unlinked = index.unlinked_max(self.about.dimension);
+        let waiting = || now.slots_from(index.linked()).count();
+        !wants_graph
+            || outgrown
+            || live.count() * 3 < base * 2
+            || (unlinked + UNLINKED_TOO_MANY <= delta_items
+                && unlinked + UNLINKED_TOO_MANY <= waiting())
     }
 
-    /// The items that searches compare one by one, if they are so many that they had better be a segment of the index.
-    #[must_use]
-    pub fn delta_work(&self) -> Option<DeltaWork> {
-        let view = self.current.load_full();
-        let (index, _) = view.index.as_ref()?;
-        let index = Arc::clone(index);
-        let waiting = view.slots_from(index.delta().linked()).count();
-        (index.unlinked_max(view.dimension) < waiting).then_some(DeltaWork { index, view })
+    /// Links at most `most` of the items that searches compare one by one, if there are many, and returns
+    /// how many are left to be linked. Searches and writes go on meanwhile.
+    pub fn link(&self, most: usize) -> usize {
+        let now = self.current.load_full();
+        let Some((index, _)) = &now.index else {
+            return 0;
+        };
+        link(index, &now, most).saturating_sub(index.unlinked_max(now.dimension))
     }
 
     /// Checks that the file is still where it was opened.
@@ -176,40 +171,28 @@ impl Gallery {
     }
 }
 
-/// Takes in what was enrolled while the index was built, unless that grows faster.
-fn catch_up(
-    index: &Arc<GalleryIndex>,
-    now: impl Fn() -> Arc<GalleryView>,
-) -> Result<(), GalleryError> {
+/// Links what was enrolled while the index was built, unless more comes in than is linked.
+fn catch_up(index: &GalleryIndex, now: impl Fn() -> Arc<GalleryView>) {
     let mut before = usize::MAX;
     loop {
-        let view = now();
-        let waiting = view.slots_from(index.delta().linked()).count();
-        if waiting <= index.unlinked_max(view.dimension) || before <= waiting {
-            return Ok(());
+        let now = now();
+        let most = index.unlinked_max(now.dimension);
+        let waiting = link(index, &now, most);
+        if waiting <= most || before <= waiting {
+            return;
         }
         before = waiting;
-        let index = Arc::clone(index);
-        DeltaWork { index, view }.run()?;
     }
 }
 
-/// The items of a view from a slot on.
-fn segment_items(view: &GalleryView, from: usize) -> Vec<SegmentItem> {
-    let items = view.slots_from(from).map(|(slot, item)| SegmentItem {
-        // The segment has no file, where the key would tell whose row it is.
-        key: Hash::default(),
-        slot,
-        vector: item.vector.clone(),
-    });
-    items.collect()
-}
-
-/// Searches go on meanwhile: half of the cores are theirs.
-fn on_half_of_the_cores<T: Send>(build: impl FnOnce() -> T + Send) -> T {
-    let threads = std::thread::available_parallelism().map_or(1, |n| n.get().div_ceil(2));
-    match rayon::ThreadPoolBuilder::new().num_threads(threads).build() {
-        Ok(pool) => pool.install(build),
-        Err(_no_threads) => build(),
+/// Links the oldest unlinked items, and returns how many.
+fn link(index: &GalleryIndex, now: &GalleryView, most: usize) -> usize {
+    let waiting = now.slots_from(index.linked()).count();
+    let linked = waiting
+        .saturating_sub(index.unlinked_max(now.dimension))
+        .min(most);
+    for (number, slot) in now.slots_from(index.linked()).take(linked) {
+        index.link(number, &slot.vector);
     }
+    waiting
 }

@@ -16,9 +16,8 @@ pub struct IndexParams {
     /// Candidates kept during a search, at least twice the number of neighbours wanted.
     /// 1 to 4,096.
     pub ef_search: usize,
-    /// Bytes of codes, of what has been enrolled since the graph was built, that a search
-    /// compares one by one before they become a segment with a graph of its own. Changes what a search
-    /// costs, and hardly what it finds.
+    /// Bytes of codes of items outside the graph that a search compares one by one before the oldest
+    /// of them are linked into the delta graph. Affects the cost of a search, and hardly its results.
     pub scan_bytes: usize,
 }
 
@@ -39,6 +38,7 @@ impl Default for IndexParams {
 impl IndexParams {
     pub(super) fn check(&self) -> Result<(), GalleryError> {
         let bounds = [
+            // `hnsw_rs` stores the number of links in one byte and ends the process above 256.
             ("m", self.m, 2, 128),
             ("ef_construction", self.ef_construction, 1, 4096),
             ("ef_search", self.ef_search, 1, 4096),

@@ -10,7 +10,6 @@ use crate::error::GalleryError;
 use crate::filter::ItemFilter;
 use crate::gallery_index::{GalleryIndex, IndexQuery};
 use crate::index::bits::Bits;
-use crate::index::error::IndexError;
 use crate::index::scan::CodedQuery;
 use crate::item::{ContentSum, ItemHead, embedding_bytes};
 use crate::item_set::ItemSet;
@@ -313,7 +312,7 @@ impl GalleryView {
             allowed: filtered.as_ref().unwrap_or(live),
         };
         let mut best = BestMatches::new(query, probe);
-        let offered = self.offer_delta(index, &asked, &mut best).ok()?;
+        let offered = self.offer_delta(index, &asked, &mut best);
         let vector_of = |number| self.slot(number).map(|slot| &*slot.vector);
         let found = index.base_matches(&asked, vector_of, |number, score| {
             // Missing: deleted or replaced.
@@ -326,32 +325,31 @@ impl GalleryView {
         Some(best.into_matches())
     }
 
-    /// Offers the items of the delta: those in segments as these find them, the others one by
+    /// Offers the items of the delta: linked ones as the delta graph proposes them, the others one by
     /// one. Returns how many could be found, at most.
     fn offer_delta<'a>(
         &'a self,
         index: &GalleryIndex,
         asked: &IndexQuery<'_>,
         best: &mut BestMatches<'a>,
-    ) -> Result<usize, IndexError> {
+    ) -> usize {
         if best.probe.filter.is_some() {
-            // Segments do not know of filters.
+            // The graph does not support filters.
             let slots = self.slots_from(index.first());
-            return Ok(slots.filter(|(_, slot)| best.offer(slot)).count());
+            return slots.filter(|(_, slot)| best.offer(slot)).count();
         }
-        let delta = index.delta();
-        let unlinked = self.offer_unlinked(delta.linked(), best);
+        let linked = index.linked();
+        let unlinked = self.offer_unlinked(linked, best);
         let delta_items = self.len.saturating_sub(self.base_items() + unlinked);
         if 0 < delta_items {
-            let vector_of = |number| self.slot(number).map(|slot| &*slot.vector);
-            index.delta_matches(&delta, asked, vector_of, |number, score| {
-                // Not found: deleted, replaced, or enrolled after this view.
+            for number in index.delta_candidates(asked, delta_items, linked) {
+                // Missing: deleted, replaced, or enrolled after this view.
                 if let Some(slot) = self.slot(number) {
-                    best.offer_scored(slot, Similarity::new(score));
+                    best.offer(slot);
                 }
-            })?;
+            }
         }
-        Ok(delta_items + unlinked)
+        delta_items + unlinked
     }
 
     /// Offers every item from a slot on that is likely to be among the best by its codes, or has
@@ -441,17 +439,6 @@ impl GalleryView {
             numbered.filter_map(move |(at, slot)| Some((before + at, slot.as_ref()?)))
         });
         slots.skip_while(move |(number, _)| *number < first)
-    }
-
-    /// The slot after the last one.
-    pub(super) fn end(&self) -> usize {
-        let before = self.blocks.len().saturating_sub(1) * BLOCK_SLOTS;
-        let last = self.blocks.last();
-        // A block that was full and holds nothing more has no slots.
-        last.map_or(0, |block| match block.slots.len() {
-            0 => before + BLOCK_SLOTS,
-            slots => before + slots,
-        })
     }
 
     /// Every item with the number of its slot.

@@ -274,14 +274,12 @@ impl BenchIndexArgs {
         let done = AtomicBool::new(false);
         let first = base.rows() - late;
         std::thread::scope(|scope| {
-            let indexing = scope.spawn(|| -> anyhow::Result<()> {
+            scope.spawn(|| {
                 while !done.load(Ordering::Relaxed) {
-                    match gallery.delta_work() {
-                        Some(work) => work.run()?,
-                        None => std::thread::park_timeout(Duration::from_millis(1)),
+                    if gallery.link(16) == 0 {
+                        std::thread::park_timeout(Duration::from_millis(1));
                     }
                 }
-                Ok(())
             });
             let enrolling = scope.spawn(|| enrol_at(gallery, base, first, wanted, rate));
             let mut times = Vec::new();
@@ -307,11 +305,7 @@ impl BenchIndexArgs {
             let enrolled = enrolled.map_err(|_panic| anyhow::anyhow!("a thread panicked"))??;
             let truth = nearest_of(&last, queries, None)?;
             let grown_recall = recall(&last, queries, &probe, &truth)?;
-            let indexed = indexing.join();
-            indexed.map_err(|_panic| anyhow::anyhow!("a thread panicked"))??;
-            while let Some(work) = gallery.delta_work() {
-                work.run()?;
-            }
+            while 0 < gallery.link(1000) {}
             let grown = speed(&gallery.view(), queries, &probe, 1, lasting / 4)?;
             Ok(WhileEnrolling {
                 asked_per_second: self.inserts,

@@ -1,5 +1,5 @@
-//! A segment of the index: a compact graph of some items. The base segment has those there were when it
-//! was built, and a file, which holds their vectors too.
+//! The base segment of the index: a compact graph of the items there were when it was built, and
+//! its file, which holds their vectors too.
 //!
 //! The file is memory-mapped: a short head, the vectors, a key for each (the checksum of its item), and the
 //! graph, which carries checksums of its own and one of the keys. Opening compares the vectors with those
@@ -38,14 +38,14 @@ const ALIGNMENT: usize = 64;
 const GONE: usize = usize::MAX;
 
 /// An item to build a base segment from.
-pub(super) struct SegmentItem {
+pub(super) struct BaseItem {
     pub(super) key: Hash,
     pub(super) slot: usize,
     pub(super) vector: Vector,
 }
 
 /// A compact graph, and where its rows are in memory.
-pub(super) struct Segment {
+pub(super) struct BaseSegment {
     graph: Graph,
     /// `None` if there was no file to keep them in: the items have them in memory.
     vectors: Option<Arc<MappedVectors>>,
@@ -59,11 +59,16 @@ pub(super) struct Segment {
     scratch: Mutex<Vec<Scratch>>,
 }
 
-impl Segment {
+impl BaseSegment {
+    /// How fine its codes are.
+    pub(super) fn width(&self) -> CodeWidth {
+        self.graph.width()
+    }
+
     /// Builds the graph of items in the order given, on all threads of the current `rayon` pool, and
     /// writes the file if one is named. If it cannot be written, vectors stay in memory.
     pub(super) fn build(
-        items: &[SegmentItem],
+        items: &[BaseItem],
         params: IndexParams,
         file: Option<&Path>,
     ) -> Result<Self, IndexError> {
@@ -75,7 +80,7 @@ impl Segment {
         };
         let slots = items.iter().map(|item| item.slot).collect();
         if let Some(path) = file {
-            match SegmentDraft::begin(path, items, dimension, &keys) {
+            match BaseSegmentDraft::begin(path, items, dimension, &keys) {
                 Ok(draft) => {
                     let graph = build(draft.vectors.all())?;
                     let vectors = Arc::clone(&draft.vectors);
@@ -119,17 +124,7 @@ impl Segment {
         self.slots.len()
     }
 
-    /// How fine its codes are.
-    pub(super) fn width(&self) -> CodeWidth {
-        self.graph.width()
-    }
-
-    /// The least slot of its items.
-    pub(super) fn first_slot(&self) -> Option<usize> {
-        self.slots.iter().copied().min()
-    }
-
-    /// Whether the next opening finds it in its file.
+    /// Whether the file has it, so that the next opening need not build it.
     pub(super) fn is_stored(&self) -> bool {
         self.is_stored
     }
@@ -198,13 +193,13 @@ impl Segment {
 }
 
 /// The parts of a file, in bytes.
-struct SegmentLayout {
+struct BaseSegmentLayout {
     vectors: Range<usize>,
     keys: Range<usize>,
     graph: usize,
 }
 
-impl SegmentLayout {
+impl BaseSegmentLayout {
     /// `None` if they are more than there can be.
     fn of(rows: usize, dimension: usize) -> Option<Self> {
         let vectors = rows.checked_mul(dimension)?.checked_mul(size_of::<f32>())?;
@@ -227,22 +222,17 @@ impl SegmentLayout {
     }
 }
 
-/// A file that lacks its graph yet, next to the one that it will replace.
-struct SegmentDraft {
+/// A file that still lacks its graph, next to the one that it will replace.
+struct BaseSegmentDraft {
     file: File,
     unfinished: PathBuf,
     vectors: Arc<MappedVectors>,
 }
 
-impl SegmentDraft {
-    fn begin(
-        path: &Path,
-        items: &[SegmentItem],
-        dimension: usize,
-        keys: &[Hash],
-    ) -> io::Result<Self> {
+impl BaseSegmentDraft {
+    fn begin(path: &Path, items: &[BaseItem], dimension: usize, keys: &[Hash]) -> io::Result<Self> {
         let too_large = || io::Error::from(io::ErrorKind::FileTooLarge);
-        let layout = SegmentLayout::of(items.len(), dimension).ok_or_else(too_large)?;
+        let layout = BaseSegmentLayout::of(items.len(), dimension).ok_or_else(too_large)?;
         let rows = u32::try_from(items.len()).map_err(|_more| too_large())?;
         let unfinished = unfinished_index(path);
         // Never truncated and written again: an earlier attempt may have mapped it.
@@ -283,8 +273,8 @@ impl SegmentDraft {
 
 fn write_items(
     file: &File,
-    layout: &SegmentLayout,
-    items: &[SegmentItem],
+    layout: &BaseSegmentLayout,
+    items: &[BaseItem],
     dimension: usize,
     keys: &[Hash],
 ) -> io::Result<()> {
@@ -306,8 +296,8 @@ fn write_items(
     out.flush()
 }
 
-/// A file that is there, while the items are read that say which of its rows are right.
-pub(super) struct StoredSegment {
+/// A stored base segment while the items are being read, which show which of its rows are still right.
+pub(super) struct StoredBaseSegment {
     graph: Graph,
     vectors: Arc<MappedVectors>,
     /// The row of each key.
@@ -323,12 +313,12 @@ pub(super) enum StoredMatch {
 }
 
 /// Where the items of a file's rows are in memory.
-pub(super) struct SegmentSlots {
+pub(super) struct BaseSlots {
     slots: Vec<usize>,
     live: usize,
 }
 
-impl SegmentSlots {
+impl BaseSlots {
     pub(super) fn none(rows: usize) -> Self {
         let slots = vec![GONE; rows];
         Self { slots, live: 0 }
@@ -348,7 +338,7 @@ impl SegmentSlots {
     }
 }
 
-impl StoredSegment {
+impl StoredBaseSegment {
     /// Maps the file and checks all but its vectors.
     ///
     /// # Errors
@@ -363,7 +353,7 @@ impl StoredSegment {
         let map = Arc::new(Map::of(&file).map_err(words)?);
         let bytes = map.bytes();
         let rows = rows_stated(bytes, dimension)?;
-        let layout = SegmentLayout::of(rows, dimension);
+        let layout = BaseSegmentLayout::of(rows, dimension);
         let layout = layout.filter(|layout| layout.graph <= bytes.len());
         let layout = layout.ok_or("it ends before its head says")?;
         if !layout.gaps_are_zero(bytes) {
@@ -410,10 +400,10 @@ impl StoredSegment {
         self.graph.rows()
     }
 
-    /// The index, once all items were looked for.
-    pub(super) fn finish(self, slots: SegmentSlots) -> Segment {
+    /// The index, after all items were looked up.
+    pub(super) fn finish(self, slots: BaseSlots) -> BaseSegment {
         self.vectors.expect_any_order();
-        let mut base = Segment::of(self.graph, Some(self.vectors), slots.slots);
+        let mut base = BaseSegment::of(self.graph, Some(self.vectors), slots.slots);
         base.is_stored = true;
         base
     }
