@@ -509,6 +509,8 @@ fn routes(
         let builder = || {
             tonic_reflection::server::Builder::configure()
                 .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
+                // Details of errors, which no call of ours refers to.
+                .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
         };
         routes = routes
             .add_service(builder().build_v1().map_err(failed)?)

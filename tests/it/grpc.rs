@@ -1173,6 +1173,24 @@ async fn reflection_lists_every_service_and_can_be_switched_off() {
             "{names:?}"
         );
     }
+    // Tools show the details of an error by its type.
+    for symbol in [
+        "google.rpc.ErrorInfo",
+        "google.rpc.RetryInfo",
+        "google.protobuf.Duration",
+    ] {
+        let request = ServerReflectionRequest {
+            host: String::new(),
+            message_request: Some(MessageRequest::FileContainingSymbol(symbol.to_owned())),
+        };
+        let answers = client.server_reflection_info(tokio_stream::once(request));
+        let answer = answers.await.unwrap().into_inner().message().await;
+        let found = answer.unwrap().unwrap().message_response;
+        assert!(
+            matches!(found, Some(MessageResponse::FileDescriptorResponse(_))),
+            "{symbol}: {found:?}"
+        );
+    }
     running.stop().await;
 
     let running = Running::sample(&[("MATCHPOINT_REFLECTION", "false")]).await;
