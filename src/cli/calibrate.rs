@@ -319,6 +319,7 @@ impl Calibrate {
             margin_factor: Some(self.margin_factor()?.get()),
             worst_group_of: self.worst_group_of.unwrap_or_default(),
             review_frr,
+            without_cache: self.cache.no_cache,
         };
         Ok(ServedCalibration {
             settings,

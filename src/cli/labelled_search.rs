@@ -39,9 +39,9 @@ fn window(engine: &EngineConfig) -> usize {
 #[derive(Clone, Copy, Debug, clap::Args)]
 pub(super) struct CacheFlags {
     /// Embed every query again, and keep none of their embeddings: else a picture is embedded once, and a second run takes
-    /// its embedding from query-embeddings.cache in the deployment's folder
+    /// its embedding from query-embeddings.cache in the deployment's folder, here or on the server
     #[arg(long)]
-    no_cache: bool,
+    pub(super) no_cache: bool,
 }
 
 /// What labelled queries found.

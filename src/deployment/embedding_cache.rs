@@ -2,8 +2,8 @@
 //! stopped continues where it was, and a second target only needs searches.
 //!
 //! A row is identified by the SHA-256 of the picture's bytes, and has a checksum over it and over
-//! everything that determines embeddings: model with preprocessing, runtime, device, limits. What does not
-//! match is embedded again. The file may be deleted at any time.
+//! everything that determines embeddings: model with preprocessing, runtime, device, how
+//! this machine rounds, limits. What does not match is embedded again. The file may be deleted at any time.
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};

@@ -51,6 +51,7 @@ impl Deployment {
             model.fingerprint(),
             model.provider(),
             model.runtime_version(),
+            model.arithmetic(),
             &limits,
         ];
         let folder = model.embeds_images().then(|| self.folder())?;

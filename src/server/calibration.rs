@@ -153,9 +153,15 @@ impl CalibrationJob {
         if self.settings.gallery_as_queries {
             return self.gather_from_gallery(registry).await;
         }
-        let Some(mut gathered) = self.gathered.take() else {
+        let Some(gathered) = self.gathered.take() else {
             return Err(cancelled());
         };
+        let deployment = Arc::clone(&self.deployment);
+        let uses_cache = !self.settings.without_cache;
+        let kept = registry
+            .piece(move || uses_cache.then(|| deployment.embedding_cache()).flatten())
+            .await?;
+        let mut gathered = gathered.with_cache(kept);
         let settings = QuerySettings {
             masked: match self.settings.strangers() {
                 Strangers::All => MaskedSearches::OfEnrolled,
@@ -198,6 +204,7 @@ impl CalibrationJob {
             () = registry.draining() => return Err(super::registry::shutting_down()),
         }
         self.metadata.queries_total = self.ids.len() as u64;
+        self.metadata.embedded_before_total = gathered.embedded_before();
         self.gathered = Some(gathered);
         Ok(())
     }

@@ -1284,11 +1284,30 @@ fn error_of(operation: &Operation) -> (i32, String, HashMap<String, String>) {
     (error.code, info.reason, info.metadata)
 }
 
+/// With too few queries for a threshold.
+async fn calibrate_without_cache(
+    client: &mut CalibrationServiceClient<Channel>,
+    queries: &[LabelledQuery],
+) {
+    let settings = CalibrationSettings {
+        without_cache: true,
+        ..target(0.2, "unkept")
+    };
+    let refused = client.calibrate(calibration(settings, queries.to_vec()));
+    let refused = error_of(refused.await.unwrap().get_ref());
+    assert_eq!(refused.0, Code::FailedPrecondition as i32);
+}
+
 #[tokio::test]
 async fn a_deployment_is_calibrated_while_it_serves_compared_and_rolled_back() {
     let (_folder, deployment) = copy_of_sample();
+    let cache = deployment.join("query-embeddings.cache");
+    fs::remove_file(&cache).unwrap_or_default();
     let running = Running::start(&deployment, &[]).await;
     let mut queries = labelled("calibrate.csv");
+    let mut client = calibrations(&running);
+    calibrate_without_cache(&mut client, &queries[..2]).await;
+    assert!(!cache.exists());
     queries.push(LabelledQuery {
         id: "broken".to_owned(),
         label: "whatever".to_owned(),
@@ -1298,8 +1317,6 @@ async fn a_deployment_is_calibrated_while_it_serves_compared_and_rolled_back() {
         metadata: HashMap::new(),
     });
     let count = queries.len() as u64;
-    let mut client = calibrations(&running);
-
     // A dry run first: it says what would come out, and changes nothing.
     let dry = CalibrationSettings {
         validate_only: true,
@@ -1318,6 +1335,7 @@ async fn a_deployment_is_calibrated_while_it_serves_compared_and_rolled_back() {
     );
     assert_eq!(told.failed[0].id, "broken");
     assert_eq!(told.stage(), CalibrationStage::Done);
+    assert_eq!(told.embedded_before_total, 0);
     let would = response(&operation);
     assert!(!would.active && would.etag.is_empty());
     let mut points = OperatingPointServiceClient::new(running.channel.clone());
@@ -1337,6 +1355,10 @@ async fn a_deployment_is_calibrated_while_it_serves_compared_and_rolled_back() {
     let made = response(&operation);
     let point = made.operating_point.unwrap();
     assert!(made.active && point.certified);
+    // Each picture was embedded once, and nothing comes out otherwise.
+    assert_eq!(metadata(&operation).embedded_before_total, count - 1);
+    let would = would.operating_point.unwrap().threshold;
+    assert_eq!(would.to_bits(), point.threshold.to_bits());
     assert!((point.target_far.unwrap() - 0.2).abs() < 1e-12 && 24 <= point.independent_trials);
     let held_out = point.held_out_frr.unwrap();
     assert!(held_out.lower <= held_out.rate && held_out.rate <= held_out.upper);

@@ -1452,6 +1452,10 @@ pub struct CalibrationSettings {
     /// `confidence`, or the operation ends as for a `target_frr`. Absent for no review band. Not with `gallery_as_queries`.
     #[prost(double, optional, tag = "19")]
     pub review_frr: ::core::option::Option<f64>,
+    /// Embed every query again, and keep none of their embeddings in the deployment's folder. Without it, a picture is embedded
+    /// once: a later calibration takes what was kept, and no result changes by a bit.
+    #[prost(bool, tag = "20")]
+    pub without_cache: bool,
     /// What the threshold is to achieve; one of them is required.
     #[prost(oneof = "calibration_settings::Target", tags = "2, 3, 4, 5")]
     pub target: ::core::option::Option<calibration_settings::Target>,
@@ -1829,6 +1833,9 @@ pub struct CalibrateMetadata {
     /// way, and the operating point says so among its assumptions.
     #[prost(message, optional, tag = "17")]
     pub crowded_strangers: ::core::option::Option<CrowdedStrangers>,
+    /// Queries whose embedding was kept from an earlier calibration, so that they were not embedded again.
+    #[prost(uint64, tag = "18")]
+    pub embedded_before_total: u64,
 }
 impl ::prost::Name for CalibrateMetadata {
     const NAME: &'static str = "CalibrateMetadata";

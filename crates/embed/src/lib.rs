@@ -382,6 +382,15 @@ impl Model {
         image.map_or("none", |image| image.runtime.version())
     }
 
+    /// 64 hex digits over what this process computed of the golden image, to the last bit: on another processor, by another
+    /// build of the runtime or with other threads, sums are rounded in another order, and a component of the embedding
+    /// differs. Empty if vectors are made elsewhere.
+    #[must_use]
+    pub fn arithmetic(&self) -> &str {
+        let image = self.image.as_ref();
+        image.map_or("", |image| image.golden.computed())
+    }
+
     /// The cosine to the golden embedding below which the model is refused, 0.9 to 1; `None` if
     /// vectors are made elsewhere.
     #[must_use]

@@ -116,6 +116,8 @@ class CalibrationOptions(TypedDict, total=False):
     """Every picture of a stranger without a name shows another one."""
     seed: int
     """Seed of the choice of one query for each label."""
+    without_cache: bool
+    """Embed every query again, and keep none of their embeddings on the server."""
 
 
 def method(name: str, *, stream: bool = False) -> Method:
