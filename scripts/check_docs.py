@@ -45,9 +45,8 @@ class Program:
 
     def below(self, command: tuple[str, ...]) -> set[str]:
         """The subcommands of a command."""
-        _, found, rest = self.help(command).partition("Commands:")
-        listed = re.search(r"\n(  \S[\s\S]*?)\n\n", rest) if found else None
-        return set(re.findall(r"^  ([a-z-]+)", listed[1], flags=re.MULTILINE)) if listed else set()
+        listed = self.help(command).partition("\nOptions:")[0]
+        return set(re.findall(r"^  ([a-z-]+)  ", listed, flags=re.MULTILINE))
 
     def finding(self, words: list[str]) -> str | None:
         """What of these words the program does not have."""

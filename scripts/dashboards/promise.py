@@ -13,7 +13,7 @@ def error_rate(name: str, rate: str):
     trials = f'sum by (deployment) (matchpoint_audit_weighted_trials{{@, rate="{rate}"}} > 0)'
     about = (
         "From annotations of sampled decisions, over all replicas: weighted errors by weighted trials. No value: "
-        "no annotation bears on it. Unknown is not zero."
+        "no annotation counts for it. Unknown is not zero."
     )
     return value(
         name, (4, 5), about, "percentunit", {"{{deployment}}": f"{errors} / ({trials})"}

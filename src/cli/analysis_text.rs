@@ -128,10 +128,11 @@ pub(super) fn text(analysis: &Analysis, target_far: Option<f64>) -> String {
         text.push_str(&growth_text(growth));
     }
     for one in analysis.worst_labels.iter().take(SHOWN) {
-        text.push_str(&format!(
-            "  label {}: {} of {} own searches missed, {} others accepted as it\n",
+        let line = format!(
+            "label {}: {} of {} own searches missed, {} others accepted as it",
             one.label, one.missed, one.mated, one.impostors
-        ));
+        );
+        text.push_str(&wrapped(&line, "  "));
     }
     more(&mut text, analysis.worst_labels_total, "labels");
     if !analysis.intruders.is_empty() {
@@ -144,10 +145,11 @@ pub(super) fn text(analysis: &Analysis, target_far: Option<f64>) -> String {
         ));
     }
     for pair in analysis.intruders.iter().take(SHOWN) {
-        text.push_str(&format!(
-            "  {} ({}) and {} ({}) score {:.4}\n",
+        let line = format!(
+            "{} ({}) and {} ({}) score {:.4}",
             pair.item_a, pair.label_a, pair.item_b, pair.label_b, pair.score
-        ));
+        );
+        text.push_str(&wrapped(&line, "  "));
     }
     more(&mut text, analysis.intruder_pairs, "pairs");
     text.push_str(&stress_text(&analysis.stress, target_far));
@@ -192,15 +194,16 @@ pub(super) fn text(analysis: &Analysis, target_far: Option<f64>) -> String {
 pub(super) fn conditions_text(conditions: &[Condition], target_far: Option<f64>) -> String {
     let mut text = String::new();
     for one in conditions {
-        text.push_str(&format!(
-            "  where {} is {}: FAR {}, FRR {}{}\n",
+        let line = format!(
+            "where {} is {}: FAR {}, FRR {}{}",
             escaped(&one.column),
             escaped(&one.value),
             brief(one.far.as_ref()),
             brief(one.frr.as_ref()),
             above_target(one.far.as_ref(), target_far)
                 .map_or_else(String::new, |mark| format!(" <- {mark}"))
-        ));
+        );
+        text.push_str(&wrapped(&line, "  "));
     }
     text
 }
@@ -274,15 +277,16 @@ fn strangers_text(strangers: &[NearestStranger]) -> String {
         "  ",
     );
     for one in strangers.iter().take(SHOWN) {
-        text.push_str(&format!(
-            "  {} ({}) found {} ({}) score {:.4}, {}\n",
+        let line = format!(
+            "{} ({}) found {} ({}) score {:.4}, {}",
             one.query,
             one.label,
             one.item,
             one.item_label,
             one.score,
             one.remark(),
-        ));
+        );
+        text.push_str(&wrapped(&line, "  "));
     }
     if SHOWN < strangers.len() {
         text.push_str(&format!(

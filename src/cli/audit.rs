@@ -50,7 +50,7 @@ pub(super) struct AuditArgs {
 enum AuditCommand {
     /// List sampled decisions that wait for an annotation, newest first
     List(List),
-    /// Show one decision, and everything that was said of it
+    /// Show one decision with all its annotations
     Show(AuditShowArgs),
     /// Say what the query of one decision showed
     Annotate(Annotate),
@@ -67,7 +67,7 @@ pub(super) struct Where {
     #[command(flatten)]
     pub(super) server: ServerAddress,
     /// The deployment; may be left out if the server has one
-    #[arg(long, default_value = "")]
+    #[arg(long, default_value = "", hide_default_value = true)]
     pub(super) deployment: String,
     /// Print the outcome as JSON
     #[arg(long)]
@@ -147,7 +147,12 @@ struct Annotate {
     #[arg(long)]
     unusable: bool,
     /// Who says so
-    #[arg(long, value_name = "NAME", default_value = "")]
+    #[arg(
+        long,
+        value_name = "NAME",
+        default_value = "",
+        hide_default_value = true
+    )]
     annotator: String,
     /// Nobody was asked: a complaint or a confirmation. It is shown as precision, enters no rate, and
     /// leaves the decision in the queue
@@ -169,7 +174,12 @@ struct Import {
     /// one), and `annotator` if it differs
     file: PathBuf,
     /// Who says so
-    #[arg(long, value_name = "NAME", default_value = "")]
+    #[arg(
+        long,
+        value_name = "NAME",
+        default_value = "",
+        hide_default_value = true
+    )]
     annotator: String,
     /// Nobody was asked: complaints and confirmations, as with `audit annotate --feedback`
     #[arg(long)]

@@ -4,7 +4,7 @@ use clap::Subcommand;
 use serde::Serialize;
 
 use super::exit::Exit;
-use super::output::{Output, table};
+use super::output::Output;
 use crate::config::{ProcessEnvironment, ServerFlags, Setting, SettingValue};
 
 /// Show the server's configuration
@@ -69,10 +69,9 @@ fn text(rows: &[SettingRow]) -> String {
         let value = row.value.as_deref().unwrap_or("(not set)");
         format!("{value:<24}  {}", row.source)
     };
-    table(
-        &rows
-            .iter()
-            .map(|row| (row.key, shown(row)))
-            .collect::<Vec<_>>(),
-    )
+    // Each on a line of its own, however long: they are looked for by grep.
+    let width = rows.iter().map(|row| row.key.len()).max().unwrap_or(0);
+    rows.iter()
+        .map(|row| format!("  {:<width$}  {}\n", row.key, shown(row)))
+        .collect()
 }

@@ -63,7 +63,12 @@ struct DriftResetArgs {
     #[arg(long, value_name = "TEXT")]
     reason: String,
     /// Who says so
-    #[arg(long, value_name = "NAME", default_value = "")]
+    #[arg(
+        long,
+        value_name = "NAME",
+        default_value = "",
+        hide_default_value = true
+    )]
     requested_by: String,
 }
 
@@ -76,7 +81,7 @@ struct DriftReportArgs {
     #[command(flatten)]
     at: Where,
     /// An earlier operating point, as far as the journal still holds its decisions
-    #[arg(long, value_name = "ID", default_value = "")]
+    #[arg(long, value_name = "ID", default_value = "", hide_default_value = true)]
     operating_point: String,
     /// Write it as a page too, to a file, or to - for standard output
     #[arg(long, value_name = "FILE")]

@@ -116,7 +116,6 @@ impl Export {
 
     fn pictures(&self, folder: &Path) -> anyhow::Result<Exit> {
         let cannot = || format!("cannot write to {}", folder.display());
-        fs::create_dir_all(folder.join(PICTURES)).with_context(cannot)?;
         let mut sample = ExportedPictures {
             strangers: 0,
             enrolled: 0,
@@ -131,6 +130,7 @@ impl Export {
         let opened = Folder::open(&self.deployment)?;
         let point = opened.record().active_operating_point.as_deref();
         let point = point.ok_or(MonitorError::NoActivePoint)?;
+        fs::create_dir_all(folder.join(PICTURES)).with_context(cannot)?;
         let plain = labelled_sample(&self.deployment, point, self.times(), |decision| {
             failed = sample.add(folder, &decision).err();
             failed.is_none()

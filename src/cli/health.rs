@@ -24,7 +24,12 @@ pub(super) struct Health {
     server: ServerAddress,
     /// What to ask for: empty for whether requests are answered, `liveness` for whether the process
     /// is alive
-    #[arg(long, value_name = "NAME", default_value = "")]
+    #[arg(
+        long,
+        value_name = "NAME",
+        default_value = "",
+        hide_default_value = true
+    )]
     service: String,
     /// How long the answer may take, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=3600))]

@@ -35,6 +35,7 @@ mod fields;
 mod fitted_labels;
 mod head;
 mod health;
+mod help_groups;
 mod image_ending;
 mod image_sources;
 mod images;
@@ -77,7 +78,7 @@ mod verify;
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 pub use exit::Exit;
 
@@ -91,11 +92,11 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum CliCommand {
-    /// Tell the whole story on the sample photographs: build, calibrate, serve, decide
+    /// Show all of it on sample photographs: build, calibrate, serve, decide
     Demo(demo::Demo),
     /// Embed images and enrol them in a deployment
     Build(Box<build::Build>),
-    /// Make one deployment of the shards that `build --shard` made on several machines
+    /// Make one deployment of the shards that `build --shard` made
     Merge(merge::Merge),
     /// Choose a threshold that keeps what it promises, or refuse
     Calibrate(Box<calibrate::Calibrate>),
@@ -107,13 +108,13 @@ enum CliCommand {
     Keys(keys::KeysArgs),
     /// Ask a running server about images
     Search(search::SearchArgs),
-    /// Show what a running server serves, what it promises, and what needs a person
+    /// Show what a server serves, what it promises, and what needs a person
     Status(status::Status),
     /// Say whether a server answers requests: for probes and scripts
     Health(health::Health),
     /// Label sampled decisions: what FAR and FRR in service are computed from
     Audit(audit::AuditArgs),
-    /// Keep pictures whose truth is known, and have the server search for them on a schedule
+    /// Have the server search for pictures whose truth is known, on a schedule
     Canaries(canaries::Canaries),
     /// Say whether the operating point keeps its promise in service
     Drift(drift::DriftArgs),
@@ -127,13 +128,13 @@ enum CliCommand {
     Model(model::ModelArgs),
     /// Write a model's vectors of images to a .npy file
     Embed(embed::Embed),
-    /// Verify a deployment: every checksum, the recall of its index, and files that belong to nothing
+    /// Verify a deployment: checksums, recall of its index, stray files
     Verify(verify::Verify),
     /// Rewrite a deployment's items and index without what was removed
     Compact(compact::Compact),
-    /// Serve another model, gallery and operating point in place of a deployment's, without downtime
+    /// Serve another folder in a deployment's place, without downtime
     Switch(switch::Switch),
-    /// Compare a candidate with what is served, on a share of the live queries; nothing is answered from it
+    /// Compare a candidate with what is served, on a share of the live queries
     Shadow(shadow::ShadowArgs),
     /// Measure an index of vectors, or a server under load
     Bench(bench::BenchArgs),
@@ -172,7 +173,10 @@ and with 42 if it will not until something is fixed.";
 /// Runs the command line of this process.
 #[must_use]
 pub fn main() -> ExitCode {
-    let arguments = match Arguments::try_parse() {
+    let arguments = help_groups::grouped(Arguments::command())
+        .try_get_matches()
+        .and_then(|matches| Arguments::from_arg_matches(&matches));
+    let arguments = match arguments {
         Ok(arguments) => arguments,
         Err(error) => {
             // Help and version are not errors, and clap knows where to print each.

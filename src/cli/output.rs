@@ -14,6 +14,9 @@ use matchpoint_calibration::rates::Rate;
 pub(super) use matchpoint_calibration::rates::percent;
 use matchpoint_client::proto::MeasuredRate;
 
+/// The width of what commands print.
+const COLUMNS: usize = 96;
+
 /// How results are printed.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Output {
@@ -138,7 +141,7 @@ pub(super) fn line(result: io::Result<()>) -> anyhow::Result<()> {
     }
 }
 
-/// Rows of a name and a value, aligned.
+/// Rows of a name and a value, aligned; a long value goes on below itself.
 pub(super) fn table(rows: &[(&str, String)]) -> String {
     let width = rows
         .iter()
@@ -147,7 +150,12 @@ pub(super) fn table(rows: &[(&str, String)]) -> String {
         .unwrap_or(0);
     let mut text = String::new();
     for (name, value) in rows {
-        text.push_str(&format!("  {name:<width$}  {value}\n"));
+        let row = format!("  {name:<width$}  ");
+        if row.chars().count() + value.chars().count() <= COLUMNS {
+            text.push_str(&format!("{row}{value}\n"));
+        } else {
+            text.push_str(&wrapped(value, &row));
+        }
     }
     text
 }
@@ -179,17 +187,18 @@ pub(super) fn short(fingerprint: &str) -> &str {
     fingerprint.get(..12).unwrap_or(fingerprint)
 }
 
-/// A sentence as an indented paragraph of at most 96 columns.
+/// A sentence as an indented paragraph, as wide as the terminal of most; a longer word stands alone.
 pub(super) fn wrapped(sentence: &str, bullet: &str) -> String {
-    const COLUMNS: usize = 96;
-    let indent = " ".repeat(bullet.len());
+    let indent = " ".repeat(bullet.chars().count());
     let (mut text, mut line) = (String::new(), bullet.to_owned());
+    let mut empty = true;
     for word in sentence.split_whitespace() {
-        if COLUMNS < line.len() + word.len() && line.trim() != bullet.trim() {
+        if COLUMNS < line.chars().count() + word.chars().count() && !empty {
             text.push_str(line.trim_end());
             text.push('\n');
             line.clone_from(&indent);
         }
+        empty = false;
         line.push_str(word);
         line.push(' ');
     }

@@ -2,11 +2,11 @@
 
 use serde::Serialize;
 
-use super::output::table;
+use super::output::wrapped;
 use matchpoint_client::proto::OperatingPoint;
 
-/// How many flips are shown as text; `--json` has all.
-const FLIPS_SHOWN: usize = 40;
+/// How many flips are shown at first.
+const FLIPS_SHOWN: usize = 2;
 /// Shown if an operating point is requested, and there is none.
 pub(super) const NONE_ACTIVE: &str =
     "no operating point is active; name one, or run `matchpoint calibrate`";
@@ -59,30 +59,71 @@ impl Activated {
     }
 }
 
-/// A comparison, for a person to read; `flip` describes one search.
+/// One search that two operating points decide differently, for a person to read.
+pub(super) struct FlipLine<'a> {
+    pub(super) improves: bool,
+    pub(super) query: &'a str,
+    pub(super) label: &'a str,
+    pub(super) accepted: bool,
+    /// Id, label and score of what it found, if anything.
+    pub(super) found: Option<(&'a str, &'a str, f32)>,
+}
+
+impl FlipLine<'_> {
+    fn text(&self, verbose: bool) -> String {
+        let found = match self.found {
+            None => "nothing".to_owned(),
+            Some((item, label, score)) if verbose => format!("{item} ({label}), score {score:.4}"),
+            Some((_, label, score)) => format!("{label}, score {score:.4}"),
+        };
+        let line = if verbose {
+            format!("{} of {}, found {found}", self.query, self.label)
+        } else {
+            format!("{} as {found}", self.query)
+        };
+        let bullet = match (self.accepted, self.improves) {
+            (true, true) => "  + accepts, rightly: ",
+            (true, false) => "  - accepts, wrongly: ",
+            (false, true) => "  + rejects, rightly: ",
+            (false, false) => "  - rejects, wrongly: ",
+        };
+        wrapped(&line, bullet)
+    }
+}
+
+/// A comparison, for a person to read: eight lines of usual names, or all flips. `flip` is what there is to say of one
+/// search, `activate` the command that lets the second decide.
 pub(super) fn comparison_text<F>(
     compared: &ComparedPoints<F>,
-    flip: impl Fn(&F) -> String,
+    flip: impl Fn(&F) -> FlipLine<'_>,
+    activate: &str,
+    verbose: bool,
 ) -> String {
+    let (from, to) = (&compared.from, &compared.to);
     let worse = compared.flips_total - compared.improvements;
-    let accept = |id: &str, threshold: f32| format!("{id}: accept from {threshold:.4}");
-    let mut text = table(&[
-        ("from", accept(&compared.from, compared.from_threshold)),
-        ("to", accept(&compared.to, compared.to_threshold)),
-        (
-            "would flip",
-            format!(
-                "{} of {} decisions recorded with {}: {} for the better, {worse} for the worse",
-                compared.flips_total, compared.searches, compared.recorded, compared.improvements,
-            ),
+    let mut text = wrapped(
+        &format!(
+            "{from} accepts from {:.4}; {to} would from {:.4}",
+            compared.from_threshold, compared.to_threshold
         ),
-    ]);
-    for one in compared.flips.iter().take(FLIPS_SHOWN) {
-        text.push_str(&flip(one));
-    }
-    if FLIPS_SHOWN < compared.flips.len() {
-        let more = compared.flips.len() - FLIPS_SHOWN;
-        text.push_str(&format!("  and {more} more; --json has all\n"));
-    }
+        "",
+    );
+    let count = format!(
+        "{} of the {} searches of {} would be decided otherwise: {} better, {worse} worse",
+        compared.flips_total, compared.searches, compared.recorded, compared.improvements,
+    );
+    text.push_str(&wrapped(&count, "  "));
+    let mut lines: Vec<FlipLine<'_>> = compared.flips.iter().map(flip).collect();
+    // What would be lost comes first.
+    lines.sort_by_key(|line| line.improves);
+    let shown = if verbose { lines.len() } else { FLIPS_SHOWN };
+    text.extend(lines.iter().take(shown).map(|line| line.text(verbose)));
+    let listed = lines.len().min(shown) as u64;
+    let more = match compared.flips_total.saturating_sub(listed) {
+        0 => String::new(),
+        more if verbose => format!("; {more} more searches are not listed"),
+        more => format!("; {more} more searches: --verbose"),
+    };
+    text.push_str(&format!("next: {activate}{more}\n"));
     text
 }

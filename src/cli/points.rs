@@ -8,7 +8,9 @@ use super::exit::{Exit, fail};
 use super::labelled_search;
 use super::operating_point_text::describe;
 use super::output::Output;
-use super::point_outcomes::{Activated, ComparedPoints, NONE_ACTIVE, comparison_text, list_text};
+use super::point_outcomes::{
+    Activated, ComparedPoints, FlipLine, NONE_ACTIVE, comparison_text, list_text,
+};
 use super::points_served;
 use super::served_point::whole_id;
 use super::server_address::Which;
@@ -80,6 +82,9 @@ struct Two {
     from: String,
     /// Id of the one that takes its place
     to: String,
+    /// Show every search that would be decided otherwise
+    #[arg(long, short, conflicts_with = "json")]
+    verbose: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -141,7 +146,10 @@ impl PointsArgs {
                 None => show(one)?,
             },
             PointsCommand::Compare(two) => match two.which.server.address() {
-                Some(server) => points_served::compare(&two.which, &server, [&two.from, &two.to])?,
+                Some(server) => {
+                    let ids = [&*two.from, &*two.to];
+                    points_served::compare(&two.which, &server, ids, two.verbose)?;
+                }
                 None => compare(two)?,
             },
             PointsCommand::Activate(Chosen { which, id, opening }) => {
@@ -239,26 +247,22 @@ fn compare(two: &Two) -> anyhow::Result<()> {
         improvements: improvements.count() as u64,
         flips: comparison.flips,
     };
-    Output::new(two.which.json).result(&compared, |compared| comparison_text(compared, flip_text))
+    let shown = two.which.deployment.display();
+    let activate = format!("matchpoint points activate {shown} {}", compared.to);
+    Output::new(two.which.json).result(&compared, |compared| {
+        comparison_text(compared, flip_line, &activate, two.verbose)
+    })
 }
 
-fn flip_text(flip: &Flip) -> String {
-    let Flip {
-        search,
-        before,
-        after,
-        improves,
-    } = flip;
-    let found = search.found.as_ref();
-    format!(
-        "  {} {} ({}) {before} -> {after}: {} as {}, score {}\n",
-        if *improves { "+" } else { "-" },
-        search.probe,
-        search.label,
-        found.map_or("nothing", |found| &found.item),
-        found.map_or("nothing", |found| &found.label),
-        found.map_or_else(|| "none".to_owned(), |found| found.score.to_string()),
-    )
+fn flip_line(flip: &Flip) -> FlipLine<'_> {
+    let found = flip.search.found.as_ref();
+    FlipLine {
+        improves: flip.improves,
+        query: &flip.search.probe,
+        label: &flip.search.label,
+        accepted: flip.after == "accept",
+        found: found.map(|found| (&*found.item, &*found.label, found.score.get())),
+    }
 }
 
 fn choose(

@@ -4,7 +4,9 @@ use serde::Serialize;
 
 use super::exit::{Exit, fail};
 use super::output::Output;
-use super::point_outcomes::{Activated, ComparedPoints, NONE_ACTIVE, comparison_text, list_text};
+use super::point_outcomes::{
+    Activated, ComparedPoints, FlipLine, NONE_ACTIVE, comparison_text, list_text,
+};
 use super::runtime::single_threaded;
 use super::served_point::{ServedPoint, describe, whole_id};
 use super::server_address::{ServerAddress, Which, name_of};
@@ -82,6 +84,7 @@ pub(super) fn compare(
     which: &Which,
     server: &ServerAddress,
     [from, to]: [&str; 2],
+    verbose: bool,
 ) -> anyhow::Result<()> {
     /// As many as the server lists.
     const LIMIT: u32 = 1000;
@@ -107,24 +110,25 @@ pub(super) fn compare(
             flips: answer.flips,
         })
     })?;
-    Output::new(which.json).result(&compared, |compared| comparison_text(compared, flip_text))
+    let activate = format!(
+        "matchpoint points activate {} {} --server {}",
+        which.deployment.display(),
+        compared.to,
+        server.url()
+    );
+    Output::new(which.json).result(&compared, |compared| {
+        comparison_text(compared, flip_line, &activate, verbose)
+    })
 }
 
-fn flip_text(flip: &Flip) -> String {
-    let (before, after) = if flip.accepted {
-        ("reject", "accept")
-    } else {
-        ("accept", "reject")
-    };
-    format!(
-        "  {} {} ({}) {before} -> {after}: {} as {}, score {}\n",
-        if flip.improves { "+" } else { "-" },
-        flip.query_id,
-        flip.query_label,
-        flip.matched_item_id,
-        flip.matched_label,
-        flip.score,
-    )
+fn flip_line(flip: &Flip) -> FlipLine<'_> {
+    FlipLine {
+        improves: flip.improves,
+        query: &flip.query_id,
+        label: &flip.query_label,
+        accepted: flip.accepted,
+        found: Some((&flip.matched_item_id, &flip.matched_label, flip.score)),
+    }
 }
 
 pub(super) fn activate(which: &Which, server: &ServerAddress, id: &str) -> anyhow::Result<()> {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::exit::Exit;
-use super::output::{self, Output, ShownFlags, percent};
+use super::output::{self, Output, ShownFlags, percent, wrapped};
 use super::server_address::ServerAddress;
 use super::standard_streams::read_image_at;
 use crate::telemetry;
@@ -32,7 +32,7 @@ pub(super) struct SearchArgs {
     #[command(flatten)]
     server: ServerAddress,
     /// The deployment to search; may be left out if the server has one
-    #[arg(long, default_value = "")]
+    #[arg(long, default_value = "", hide_default_value = true)]
     deployment: String,
     /// How many items to show, at most: 1 to 1000
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
@@ -41,7 +41,12 @@ pub(super) struct SearchArgs {
     #[arg(long)]
     exact: bool,
     /// The items that may be found and decided on, as in docs/filters.md
-    #[arg(long, value_name = "FILTER", default_value = "")]
+    #[arg(
+        long,
+        value_name = "FILTER",
+        default_value = "",
+        hide_default_value = true
+    )]
     filter: String,
     /// Show the best item of each label
     #[arg(long)]
@@ -56,7 +61,12 @@ pub(super) struct SearchArgs {
     #[arg(long = "condition", value_name = "NAME=VALUE", value_parser = condition)]
     conditions: Vec<(String, String)>,
     /// The state that is to decide, as `matchpoint status` shows it; another one is refused
-    #[arg(long, value_name = "STATE", default_value = "")]
+    #[arg(
+        long,
+        value_name = "STATE",
+        default_value = "",
+        hide_default_value = true
+    )]
     expect_state: String,
     #[command(flatten)]
     shown: ShownFlags,
@@ -198,19 +208,22 @@ pub(super) fn describe(found: &SearchResponse) -> String {
         decision.to_owned()
     };
     let mut text = match basis.threshold {
-        Some(threshold) => format!(
-            "  {decision}  {} {} against threshold {threshold:.4} ({}, {})\n",
-            if basis.adjustment.is_some() {
-                "decision score"
-            } else {
-                "best score"
-            },
-            basis
-                .decision_score
-                .map_or_else(|| "none".to_owned(), |score| format!("{score:.4}")),
-            promise(&basis),
-            basis.operating_point_id,
-        ),
+        Some(threshold) => {
+            let line = format!(
+                "{} {} against threshold {threshold:.4} ({}, {})",
+                if basis.adjustment.is_some() {
+                    "decision score"
+                } else {
+                    "best score"
+                },
+                basis
+                    .decision_score
+                    .map_or_else(|| "none".to_owned(), |score| format!("{score:.4}")),
+                promise(&basis),
+                basis.operating_point_id,
+            );
+            wrapped(&line, &format!("  {decision}  "))
+        }
         None => format!(
             "  {decision}  {}; nothing is accepted without a valid operating point\n",
             basis.undecided_reason().name(),

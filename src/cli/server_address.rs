@@ -133,6 +133,11 @@ impl ServerAddress {
         }
     }
 
+    /// Its address, as it was given.
+    pub(super) fn url(&self) -> &str {
+        &self.server
+    }
+
     /// Connects to it.
     pub(super) async fn connect(&self) -> anyhow::Result<Client> {
         Ok(Client::connect_as(&self.server, &self.shown.credentials()?).await?)

@@ -218,12 +218,13 @@ fn text(status: &ServerStatus) -> String {
 fn deployment(status: &DeploymentStatus) -> String {
     let info = &status.info;
     let mut text = format!("{}: {}\n", info.name, status.promise);
-    text.push_str(&format!(
-        "  gallery  {} items of {} labels{}\n",
+    let gallery = format!(
+        "{} items of {} labels{}",
         info.gallery_items,
         info.gallery_labels,
         coverage(info)
-    ));
+    );
+    text.push_str(&wrapped(&gallery, "  gallery  "));
     if !info.state.is_empty() {
         let access = if info.read_only { ", read-only" } else { "" };
         text.push_str(&format!("  state    {}{access}\n", info.state));

@@ -56,7 +56,7 @@ pub(super) struct Switch {
     #[command(flatten)]
     server: ServerAddress,
     /// Name of the deployment; may be left out if the server has one
-    #[arg(long, default_value = "")]
+    #[arg(long, default_value = "", hide_default_value = true)]
     deployment: String,
     /// Print the outcome as JSON
     #[arg(long)]

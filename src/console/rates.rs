@@ -43,7 +43,7 @@ pub(super) fn table(drift: &GetDriftResponse) -> Markup {
     let most = ends.flatten().fold(0.0, f64::max).clamp(0.01, 1.0);
     html! {
         table.rates {
-            thead { tr { th scope="col" { "Rate" } th scope="col" { "So far" } th scope="col" { "Interval, and what it is held against" } } }
+            thead { tr { th scope="col" { "Rate" } th scope="col" { "So far" } th scope="col" { "Interval, and its limit" } } }
             tbody {
                 @for row in &rows {
                     tr {
@@ -55,7 +55,7 @@ pub(super) fn table(drift: &GetDriftResponse) -> Markup {
                             },
                             None => {
                                 td { "not known" }
-                                td { span.small { "No label bears on it yet." } }
+                                td { span.small { "No label counts for it yet." } }
                             },
                         }
                     }

@@ -241,7 +241,7 @@ pub fn restore(
         let index = unpacked.path().join(INDEX);
         tracing::warn!(
             problem,
-            "the snapshot's index is left out: whoever serves it builds another"
+            "the snapshot has no index: the server that serves it builds one"
         );
         fs::remove_file(&index).map_err(|cause| DeploymentError::io(&index, &cause))?;
     }

@@ -108,7 +108,7 @@ table! {
     gauge(Seconds) CALIBRATION_TIMESTAMP = "matchpoint_calibration_timestamp_seconds":
         "When the operating point was calibrated, since 1970-01-01 UTC.";
     counter RECORDED = "matchpoint_recorded_decisions_total":
-        "Decisions in the journal ever, as its own totals say: they outlive a restart, and count what is on the disk. Where another folder takes a deployment's place, it goes on from where it is. By operating point, source (live, comparison, canaries), decision, stratum of the audit, and whether a filter was used. Strata beside the threshold hold what a small change of scores would decide otherwise. Blind to truth: there, too, most searches may be strangers or none.";
+        "All decisions ever written to the journal, counted on disk, so a restart does not reset them. If another folder takes a deployment's place, the count goes on. By operating point, source (live, comparison, canaries), decision, stratum of the audit, and whether a filter was used. Strata beside the threshold are the decisions that a small change of scores would reverse. Says nothing of who was searched for.";
     counter RECORDING_LOST = "matchpoint_recording_lost_total":
         "What was answered and not recorded, by reason: queue_full, not_written (the disk), image (the decision was recorded), crowded_out (sampled for the audit, and removed for want of room before anybody labelled it). Counted also while nothing can be written.";
     gauge JOURNAL_ROWS = "matchpoint_journal_decisions":
@@ -124,13 +124,13 @@ table! {
     gauge(Seconds) AUDIT_LATEST_ANNOTATION = "matchpoint_audit_latest_annotation_timestamp_seconds":
         "When the latest annotation of them was given, since 1970-01-01 UTC. Absent before the first.";
     gauge AUDIT_RATE = "matchpoint_audit_rate_ratio":
-        "FAR (far), FRR (frr) or false discovery rate (fdr) in service, from annotations of sampled decisions, each weighted by the inverse of its probability of being sampled; bound is estimate, lower or upper (95 %). Absent before an annotation bears on it for the first time, NaN where none does any more. Blind to what annotators cannot see; assumes that an annotation's coming does not depend on the truth. Do not average over replicas: divide the sums of errors and trials.";
+        "FAR (far), FRR (frr) or false discovery rate (fdr) in service, from annotations of sampled decisions, each weighted by the inverse of its probability of being sampled; bound is estimate, lower or upper (95 %). Absent until an annotation counts for it, NaN if none does any more. Blind to what annotators cannot see; assumes that whether a decision is annotated does not depend on its truth. Do not average over replicas: divide the sums of errors and trials.";
     gauge AUDIT_ERRORS = "matchpoint_audit_weighted_errors":
         "Numerator of the audited rate: decisions in error that the annotations stand for. Sums over replicas.";
     gauge AUDIT_TRIALS = "matchpoint_audit_weighted_trials":
         "Denominator of the audited rate: decisions that could have been in error that the annotations stand for. Sums over replicas.";
     gauge RATE_LIMIT = "matchpoint_rate_limit_ratio":
-        "What the rate is held against: the operating point's target (basis target), or the upper end of what its calibration measured (basis measured).";
+        "The limit that the rate is compared with: the operating point's target (basis target), or the upper end of what its calibration measured (basis measured).";
     gauge EVIDENCE = "matchpoint_evidence_log_ratio":
         "Natural logarithm of the e-process against `the rate is at most its limit`, after the last sampled decision. May be looked at at any time; a low value is no evidence that the promise is kept.";
     gauge EVIDENCE_ALARM = "matchpoint_evidence_alarm_log_ratio":
@@ -140,7 +140,7 @@ table! {
     gauge(Seconds) RATE_ALARM_SINCE = "matchpoint_rate_alarm_since_timestamp_seconds":
         "When the sampled decision was made at which the evidence reached its limit, since 1970-01-01 UTC. NaN without an alarm.";
     gauge RATE_CUSUM = "matchpoint_rate_cusum_ratio":
-        "Bernoulli CUSUM of the sampled decisions by its limit: from 1 on a rise of the rate is suspected, sooner than evidence shows it. No guarantee of ever being right: a false suspicion comes about once in 1,000 sampled decisions, or less often. Nothing to be paged for.";
+        "Bernoulli CUSUM of the sampled decisions by its limit: from 1 on a rise of the rate is suspected, sooner than evidence shows it. No guarantee of ever being right: a false suspicion comes about once in 1,000 sampled decisions, or less often. Not for paging.";
     gauge CANARY_TRIALS = "matchpoint_canary_trials":
         "Canaries of the latest round: enrolled ones for frr, others for far.";
     gauge CANARY_ERRORS = "matchpoint_canary_errors":
@@ -148,9 +148,9 @@ table! {
     gauge CANARY_RATE = "matchpoint_canary_rate_ratio":
         "Ends of the 95 % interval of the share of canaries in error. Absent before there are canaries of the kind. Knows nothing of new traffic, and genuine canaries are easier than what callers send.";
     gauge CANARY_ALARM = "matchpoint_canary_alarm":
-        "1 where the latest round is evidence that canaries fail more often than the rate's limit.";
+        "1 if the latest round is evidence that canaries fail more often than the rate's limit.";
     gauge CANARY_CHANGED = "matchpoint_canary_changed":
-        "Canaries that came out otherwise than in the first round under the operating point.";
+        "Canaries whose outcome differs from that of the first round under the operating point.";
     gauge CANARY_FAILED = "matchpoint_canary_failed":
         "Canaries that could not be searched for.";
     gauge REVIEW_SHARE = "matchpoint_review_ratio":
@@ -158,7 +158,7 @@ table! {
     gauge REVIEW_STRAYS = "matchpoint_review_strays":
         "1 while the evidence says that this share is above what the calibration foresees, -1 if below, else 0. No error rate.";
     gauge TRAFFIC_COMPARED = "matchpoint_traffic_compared_searches":
-        "Searches held against those of the calibration, since the operating point decides or its evidence was reset. None under a filter, and no canaries.";
+        "Searches compared with those of the calibration, since the operating point became active or its evidence was reset. Without those under a filter, and without canaries.";
     gauge TRAFFIC_EVIDENCE = "matchpoint_traffic_evidence_log_ratio":
         "Natural logarithm of the e-process against `searches look like those of the calibration`, whatever part of them is mated. May be looked at at any time; a low value is no evidence that they do. Blind to strangers that look like enrolled things, and to all that does not show in a picture.";
     gauge TRAFFIC_EVIDENCE_ALARM = "matchpoint_traffic_evidence_alarm_log_ratio":
@@ -168,7 +168,7 @@ table! {
     gauge TRAFFIC_SHARE = "matchpoint_traffic_share_ratio":
         "By feature, the share of searches that has most of the evidence: among the latest 500 (bound recent), at calibration (calibrated), and what it is at most by the number of its labels while traffic is like the calibration (limit). Which share it is, `matchpoint drift report` says.";
     gauge PREDICTED_FAR = "matchpoint_predicted_far_ratio":
-        "FAR predicted for a gallery of today's size from what calibration measured; bound is estimate or upper. Blind to all but the number of items: takes strangers and pictures as they were at calibration, and new items as alike to strangers as the old ones. Absent where no FAR was measured.";
+        "FAR predicted for a gallery of today's size from what calibration measured; bound is estimate or upper. Blind to all but the number of items: assumes strangers and pictures as at calibration, and new items as similar to strangers as the old ones. Absent if no FAR was measured.";
     histogram FEATURE_NORM = "matchpoint_feature_norm":
         "Length of the feature of each image searched for, before it is made 1. Falls with blur, dark and empty pictures for many models. Blind to truth, to strangers, and to models whose features all have one length.";
     histogram MATCH_MARGIN = "matchpoint_match_margin":
@@ -176,11 +176,11 @@ table! {
     gauge STRATUM_EDGE = "matchpoint_audit_stratum_edge":
         "Ends of each stratum of the audit as score less threshold; bound is lower or upper. 0 is the threshold. Says which strata lie beside it.";
     gauge ACCEPT_FEEDBACK = "matchpoint_accept_feedback":
-        "Accepts that somebody spoke of without being asked, right or wrong. Their share is a precision of what is spoken of, and says nothing of FAR: rejects are never heard.";
+        "Accepts on which somebody gave feedback without being asked, right or wrong. The share of right ones is a precision of that feedback, and says nothing of FAR: nobody sees rejects.";
     gauge SHADOW_INFO = "matchpoint_shadow_info":
-        "1; the labels name the shadow deployment that a deployment is compared with. 0 for one that was.";
+        "1; the labels name the shadow deployment that a deployment is compared with. 0 for an earlier one.";
     counter SHADOW_DECISIONS = "matchpoint_shadow_decisions_total":
-        "Queries that a shadow deployment was asked too: what was answered (live), what it would have answered (shadow), and whether it found the same label (label_agreement). Says that the two differ, not which of them is right: that needs annotations.";
+        "Queries that a shadow deployment was also asked: what was answered (live), what it would have answered (shadow), and whether it found the same label (label_agreement). Says that the two differ, not which of them is right: that needs annotations.";
     counter SHADOW_SKIPPED = "matchpoint_shadow_skipped_total":
         "Queries sampled for a shadow deployment and not compared, by reason: embedding (it came as a vector), busy (requests waited), behind (the shadow deployment was not done), failed.";
 }

@@ -751,6 +751,7 @@ fn left_out_labels_are_aimed_at_and_never_called_certified() {
         said.contains("aims at, and does not promise") && said.contains("12 left out"),
         "{said}"
     );
+    assert_fits(&said);
 }
 
 #[test]
@@ -793,7 +794,19 @@ fn evaluate_reports_rates_with_intervals_over_labels() {
         );
     }
     assert!(said.lines().count() <= 8, "{said}");
-    assert!(said.lines().all(|line| line.len() <= 96), "{said}");
+    assert_fits(&said);
+    let verbose = ["--queries", path(&queries), "--verbose"];
+    assert_fits(&text(
+        &run(&[&["evaluate", path(sample())], &verbose[..]].concat()).stdout,
+    ));
+}
+
+/// As wide as a terminal; a command to type, and a path, are not broken.
+fn assert_fits(said: &str) {
+    let fits =
+        |line: &str| line.chars().count() <= 96 || line.starts_with("next: ") || line.contains('/');
+    let wide: Vec<&str> = said.lines().filter(|line| !fits(line)).collect();
+    assert!(wide.is_empty(), "{wide:#?}");
 }
 
 #[test]
@@ -1101,6 +1114,7 @@ fn a_server_answers_the_client_counts_it_for_prometheus_and_ends_cleanly() {
     assert!(!said.contains('\u{1b}') && coloured.contains("\u{1b}[32mACCEPT\u{1b}[0m"));
     let figures = text(&run(&[&search[..], &["--verbose"]].concat()).stdout);
     assert!(figures.contains("36 items searched, model"), "{figures}");
+    assert_fits(&figures);
 
     let counted = served.scrape();
     for series in [
@@ -1431,6 +1445,21 @@ fn the_demo_refuses_then_promises_then_decides_well() {
     assert_eq!(code(&other), 2);
 }
 
+/// All flips of these two are accepts.
+fn compare_in_words(deployment: &str, [from, to]: [&str; 2], flips: usize) {
+    let compare = ["points", "compare", deployment, from, to];
+    let brief = text(&run(&compare).stdout);
+    let verbose = text(&run(&[&compare[..], &["--verbose"]].concat()).stdout);
+    let next = format!("next: matchpoint points activate {deployment} {to}");
+    assert!(
+        brief.lines().count() <= 8 && brief.contains(&next),
+        "{brief}"
+    );
+    assert_eq!(verbose.matches(" accepts, ").count(), flips, "{verbose}");
+    assert_fits(&brief);
+    assert_fits(&verbose);
+}
+
 #[test]
 fn operating_points_are_listed_compared_and_rolled_back() {
     let queries = photos().join("calibrate.csv");
@@ -1481,14 +1510,14 @@ fn operating_points_are_listed_compared_and_rolled_back() {
     };
     let flips = compared["flips"].as_array().unwrap();
     assert!(!flips.is_empty() && flips.iter().all(between), "{compared}");
-    let shown = run(&["points", "compare", path(&deployment), &strict, &loose]);
-    assert!(text(&shown.stdout).contains("decisions recorded with"));
+    compare_in_words(path(&deployment), [&strict, &loose], flips.len());
 
     let back = run(&["points", "rollback", path(&deployment)]);
     assert_eq!(code(&back), 0, "{}", text(&back.stderr));
     assert_eq!(list()["active"], strict.as_str());
-    let shown = run(&["points", "show", path(&deployment)]);
-    assert!(text(&shown.stdout).contains("decides now"));
+    let shown = text(&run(&["points", "show", path(&deployment)]).stdout);
+    assert!(shown.contains("decides now"));
+    assert_fits(&shown);
 
     let recording = deployment.join("recordings").join(format!("{loose}.json"));
     let changed = fs::read_to_string(&recording)
@@ -1575,6 +1604,7 @@ fn without_a_target_there_is_a_menu_and_nothing_changes() {
         "{brief}"
     );
     let shown = calibrate(&["--report", path(&page), "--verbose"]);
+    assert_fits(&text(&shown.stdout));
     let shown = text(&shown.stdout).replace("\n  ", " ");
     for words in [
         "nothing was chosen",
@@ -1707,6 +1737,7 @@ fn a_remedy_is_named_or_measured_and_every_command_knows_it() {
     let plain = json(&run(&["points", "list", path(&deployment), "--json"]))["active"].clone();
     let said = calibrate(&["--remedy", "as-norm", "--report", path(&page), "--verbose"]);
     assert_eq!(code(&said), 0, "{}", text(&said.stderr));
+    assert_fits(&text(&said.stdout));
     let said = text(&said.stdout);
     for words in [
         "AS-norm against a cohort of 36 items",
@@ -1833,6 +1864,7 @@ fn plain_vectors_are_calibrated_without_a_deployment() {
     let shown = calibrate(&["--equal-error", "--verbose"]);
     assert_eq!(code(&shown), 0, "{}", text(&shown.stderr));
     let said = text(&shown.stdout);
+    assert_fits(&said);
     assert!(
         said.contains("search level") && said.contains("pairwise level"),
         "{said}"

@@ -326,7 +326,7 @@ mod tests {
             "{text}"
         );
         // 1 - 0.05^(1/2994) is 0.0010001; the flag takes what is written.
-        assert!(text.ends_with("or ask for FAR 0.00101 or more"), "{text}");
+        assert!(text.ends_with("or ask for FAR 0.101 % or more"), "{text}");
         let none = certified(&[], target(0.1, 0.9)).unwrap_err();
         assert!((none.best_supported_far - 1.0).abs() < f64::EPSILON);
         // What three labels support is above 0.5, which no target may have: no such advice.

@@ -403,7 +403,7 @@ mod tests {
             refused
                 .unwrap_err()
                 .to_string()
-                .contains("no threshold keeps FRR 0.1: 2 of 4")
+                .contains("no threshold keeps FRR 10 %: 2 of 4")
         );
         let unclear = certified(&[None, Some(0.5), Some(0.6)], target(0.2, 0.9)).unwrap_err();
         assert!(
@@ -413,7 +413,7 @@ mod tests {
         let none = certified(&[], target(0.1, 0.9)).unwrap_err();
         assert!(none.to_string().contains("needs 22 labels"), "{none}");
         assert!(!none.to_string().contains("ask for FRR"), "{none}");
-        assert!(refused_at(21).contains("or ask for FRR 0.104 or more"));
+        assert!(refused_at(21).contains("or ask for FRR 10.4 % or more"));
     }
 
     fn refused_at(labels: usize) -> String {

@@ -1,6 +1,7 @@
 //! Why a calibration, or the reading of one, did not succeed.
 
 use super::likeness::LabelsAlike;
+use super::percent::percent;
 use super::refusal::{FrrRefused, GroupsUnderpowered, Mismatch, Overlap, Underpowered};
 use super::strangers::UnnamedRefused;
 
@@ -95,8 +96,9 @@ pub enum CalibrationError {
     },
     /// Misses outweigh accepts even if everything is accepted.
     #[error(
-        "FAR and FRR never meet: with everything found accepted, FAR is {far:.3e} and FRR, by \
-         wrong or missing candidates alone, {frr:.3e}; choose by a target FAR or by cost"
+        "FAR and FRR never meet: with everything found accepted, FAR is {} and FRR, by \
+         wrong or missing candidates alone, {}; choose by a target FAR or by cost",
+        percent(*.far), percent(*.frr)
     )]
     NoEqualError {
         /// FAR at the lowest threshold.

@@ -54,6 +54,7 @@ pub mod menu;
 pub mod monitoring;
 pub mod normalise;
 pub mod operating_point;
+mod percent;
 pub mod policy;
 pub mod procedure;
 pub mod rates;

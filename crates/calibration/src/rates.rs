@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 use super::CalibrationError;
 use super::binomial::{self, real};
 
+pub use super::percent::percent;
+
 /// The probability that a statement about an unknown rate is right; in [0.5, 1).
 #[derive(Clone, Copy, Debug, PartialEq, PartialOrd, Serialize, Deserialize)]
 #[serde(try_from = "f64", into = "f64")]
@@ -173,46 +175,6 @@ impl Interval {
             method: Method::Wilson,
         }
     }
-}
-
-/// A share in percent, as all text writes it: as it is if four decimals do, as those that people ask for, else with
-/// three digits, or with as many as tell it from all. So 0.1 is 10 %, 0.0914793 is 9.15 %, and 0.9997333 is 99.973 %.
-#[must_use]
-pub fn percent(share: f64) -> String {
-    // Adding zero turns -0 into 0.
-    let value = 100.0 * share + 0.0;
-    let short = |text: String| {
-        let trimmed = text.trim_end_matches('0').trim_end_matches('.');
-        format!("{} %", if trimmed == "-0" { "0" } else { trimmed })
-    };
-    let written = format!("{value:.4}");
-    let exact = written
-        .parse()
-        .is_ok_and(|read: f64| (read - value).abs() < 1e-9);
-    if exact && (value == 0.0) == (written == "0.0000") {
-        return short(written);
-    }
-    let near = value.abs().min((100.0 - value.abs()).abs());
-    if near < 1e-3 && value.abs() < 1.0 {
-        let text = format!("{value:.2e}");
-        let (digits, power) = text.split_once('e').unwrap_or((&text, "0"));
-        let digits = digits.trim_end_matches('0').trim_end_matches('.');
-        return format!("{digits}e{power} %");
-    }
-    let decimals = match near {
-        near if near < 0.01 => 5,
-        near if near < 0.1 => 4,
-        near if near < 1.0 => 3,
-        near if near < 10.0 => 2,
-        _ => 1,
-    };
-    // Of what lacks to all, two digits do.
-    let decimals = if 50.0 < value.abs() && (0.01..10.0).contains(&near) {
-        decimals - 1
-    } else {
-        decimals
-    };
-    short(format!("{value:.decimals$}"))
 }
 
 /// A rate over searches, with its uncertainty taken over labels: probes of one label are alike,

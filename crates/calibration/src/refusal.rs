@@ -1,13 +1,14 @@
 //! What is refused, and the figures that say why.
 
-use super::target_rate::{or_ask_for, short};
+use super::percent::percent;
+use super::target_rate::or_ask_for;
 
 /// Too few independent trials: no threshold can be promised to keep the target.
 #[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
 #[error(
-    "FAR {far} at confidence {confidence} needs {needed} labels of strangers, there are \
+    "FAR {} at {} confidence needs {needed} labels of strangers, there are \
      {independent_trials}: add labels{or}",
-    or = or_ask_for("FAR", *.best_supported_far)
+    percent(*.far), percent(*.confidence), or = or_ask_for("FAR", *.best_supported_far)
 )]
 pub struct Underpowered {
     /// Labels of strangers that were tried.
@@ -25,9 +26,9 @@ pub struct Underpowered {
 /// Groups of strangers with too few labels for a target that each is to keep.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[error(
-    "FAR {far} at confidence {confidence} for each {column} needs {needed} labels of strangers in each: \
+    "FAR {} at {} confidence for each {column} needs {needed} labels of strangers in each: \
      {}; add labels of these, ask for a higher FAR, or for all strangers together",
-    short_groups(.short, *.needed)
+    percent(*.far), percent(*.confidence), short_groups(.short, *.needed)
 )]
 pub struct GroupsUnderpowered {
     /// The metadata column.
@@ -69,9 +70,9 @@ fn short_groups(short: &[GroupShortage], needed: u64) -> String {
 pub enum FrrRefused {
     /// Too few independent trials for the target: more labels may help.
     #[error(
-        "FRR {frr} at confidence {confidence} needs {} of mated searches, there are \
+        "FRR {} at {} confidence needs {} of mated searches, there are \
          {independent_trials}, of which {lost} do not find their label first: add labels{or}",
-        needed_in_words(.needed), or = or_ask_for("FRR", *.best_supported_frr)
+        percent(*.frr), percent(*.confidence), needed_in_words(.needed), or = or_ask_for("FRR", *.best_supported_frr)
     )]
     Underpowered {
         /// The FRR that was asked for.
@@ -90,10 +91,10 @@ pub enum FrrRefused {
     },
     /// Wrong and missing candidates alone exceed the target: more labels will not help.
     #[error(
-        "no threshold keeps FRR {frr}: {lost} of {independent_trials} labels do not find their \
-         label first, whatever the threshold, a share of {share} or more at confidence \
-         {confidence}: improve the model or the enrolled items{or}",
-        share = short(*.share_at_least), or = or_ask_for("FRR", *.best_supported_frr)
+        "no threshold keeps FRR {}: {lost} of {independent_trials} labels do not find their \
+         label first, whatever the threshold, a share of {} or more at {} confidence: \
+         improve the model or the enrolled items{or}",
+        percent(*.frr), percent(*.share_at_least), percent(*.confidence), or = or_ask_for("FRR", *.best_supported_frr)
     )]
     Unattainable {
         /// The FRR that was asked for.

@@ -1,22 +1,14 @@
-//! A rate as a target: which one can be asked for, and how flags take it.
+//! A rate as a target: which one can be asked for, and how it is proposed.
 
-/// A share with three digits, rounded up, as flags take it: what is proposed must be supported.
+use super::percent::percent;
+
+/// A share in percent, rounded up to three digits: what is proposed must be supported.
 #[must_use]
-pub fn at_least(share: f64) -> String {
+pub fn percent_at_least(share: f64) -> String {
     let scale = 10_f64.powf(2.0 - share.log10().floor());
     // By way of its digits, so that no noise is written after them.
     let digits = format!("{:.2e}", ((share * scale).ceil() / scale).min(1.0));
-    digits
-        .parse()
-        .map_or(digits, |value: f64| value.to_string())
-}
-
-/// A share with three digits, as flags take it.
-pub(super) fn short(share: f64) -> String {
-    let digits = format!("{share:.2e}");
-    digits
-        .parse()
-        .map_or(digits, |value: f64| value.to_string())
+    percent(digits.parse().unwrap_or(share))
 }
 
 /// Whether a target of this rate is none that is refused at once.
@@ -32,8 +24,28 @@ pub(super) const TARGET_MAX: f64 = 0.5;
 /// refused.
 pub(super) fn or_ask_for(what: &str, best: f64) -> String {
     if can_be_asked_for(best) {
-        format!(", or ask for {what} {} or more", at_least(best))
+        format!(", or ask for {what} {} or more", percent_at_least(best))
     } else {
         format!("; so few support no {what} that can be asked for")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_proposed_is_never_less_than_what_is_supported() {
+        for step in 0..4000 {
+            let share = 0.5 * 0.995_f64.powi(step);
+            let proposed = percent_at_least(share);
+            let number: f64 = proposed.strip_suffix(" %").unwrap().parse().unwrap();
+            let number = number / 100.0;
+            assert!(
+                share * (1.0 - 1e-12) <= number && number <= share * 1.0101,
+                "{proposed} of {share}"
+            );
+        }
+        assert_eq!(percent_at_least(0.007_461), "0.747 %");
     }
 }

@@ -44,7 +44,7 @@ pub(super) struct BenchLoadArgs {
     #[command(flatten)]
     server: ServerAddress,
     /// The deployment to search; may be left out if the server has one
-    #[arg(long, default_value = "")]
+    #[arg(long, default_value = "", hide_default_value = true)]
     deployment: String,
     /// Searches a second, one run for each
     #[arg(long, value_name = "RATE,...", value_delimiter = ',')]

@@ -305,7 +305,7 @@ impl New {
         match reason {
             Some(none) if embedded.is_empty() => {
                 return Err(unusable(&format_args!(
-                    "it gives no embedding for any of the drawn test pictures ({none})"
+                    "it gives no embedding for any of the generated test pictures ({none})"
                 )));
             }
             Some(reason) => warnings.push(format!(

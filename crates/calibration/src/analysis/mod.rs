@@ -172,7 +172,7 @@ impl AnalysisInput<'_> {
         let mut notes = Vec::new();
         if self.on_similarity != self.threshold {
             notes.push(format!(
-                "Pairs, look-alikes and FAR by size of the gallery are told at {}, the threshold that the same rule gives for the plain similarity.",
+                "Pairs, look-alikes and FAR by size of the gallery are shown at {}, the threshold that the same rule gives for the plain similarity.",
                 self.on_similarity
             ));
         }

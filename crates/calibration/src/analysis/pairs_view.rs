@@ -17,7 +17,7 @@ use super::utility::utility_curves;
 use crate::binomial::real;
 use crate::certify::{TargetFar, certify_scores};
 use crate::decision::Threshold;
-use crate::rates::{Confidence, Proportion, Rate};
+use crate::rates::{Confidence, Proportion, Rate, percent};
 use crate::refusal::Underpowered;
 use matchpoint_vector::Similarity;
 
@@ -147,7 +147,8 @@ impl PairsView {
             let accepted = real(curve.non_mated_pairs()) * far;
             if DYADS_MAX < accepted {
                 notes.push(format!(
-                    "Rates at pairwise FAR {far} were left out: they take every accepted pair, about {accepted:.0}."
+                    "Rates at pairwise FAR {} were left out: they take every accepted pair, about {accepted:.0}.",
+                    percent(far)
                 ));
             } else if let Some(threshold) = curve.threshold_at_far(far).filter(|_| 1.0 <= accepted)
             {

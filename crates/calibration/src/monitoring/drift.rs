@@ -472,7 +472,7 @@ impl WatchedRate {
         }
         let Some(rate) = self.rate else {
             let says = format!(
-                "The {name} is not known: no label of the {} sampled decisions bears on it.",
+                "The {name} is not known: none of the labels of {} sampled decisions counts for it.",
                 self.sampled
             );
             let next = if self.sampled == 0 {
@@ -496,8 +496,9 @@ impl WatchedRate {
             let next = "Label more of the decisions that wait near the threshold.".to_owned();
             return (DriftVerdict::Warning, says, next);
         }
-        let says =
-            format!("The {name} is {measured}; whether it is below {held} the labels do not say.");
+        let says = format!(
+            "The {name} is {measured}; the labels do not show yet whether it is below {held}."
+        );
         (
             DriftVerdict::Unknown,
             says,
@@ -610,7 +611,7 @@ fn gallery(today: GalleryToday<'_>) -> Vec<Finding> {
             let says = format!("{covers}. There is room for {room} more.");
             finding(DriftVerdict::Note, says, "")
         } else {
-            let says = format!("{covers}: more than it leaves room for, and no promise any more.");
+            let says = format!("{covers}. That is more than it leaves room for, so the promise has ended.");
             finding(
                 DriftVerdict::Warning,
                 says,
@@ -648,7 +649,7 @@ fn promises_of_mates(promise: &PromiseToday, coverage: Coverage) -> Vec<Finding>
             subject: FindingSubject::Gallery,
             verdict: DriftVerdict::Warning,
             says: format!(
-                "{}: {rate} <= {} is no promise any more ({bound}).",
+                "{}: the promise {rate} <= {} has ended ({bound}).",
                 what_mates_lost(coverage),
                 percent(target)
             ),
@@ -682,7 +683,7 @@ fn in_which(promise: &PromiseToday) -> String {
         .target_far
         .map(|target| format!(" (target {})", percent(target)));
     format!(
-        ", and a FAR of {}{} is not exceeded if they are such as there were",
+        ", and the FAR is at most {}{} if they are like those before",
         percent(bound),
         target.unwrap_or_default()
     )
@@ -707,7 +708,7 @@ fn feedback(feedback: AcceptFeedback, confidence: Confidence) -> Option<Finding>
         subject: FindingSubject::Feedback,
         verdict: DriftVerdict::Note,
         says: format!(
-            "Of {} accepts that somebody spoke of unasked, {} were right ({} to {}): that is their precision, and no FAR.",
+            "Of {} accepts on which somebody gave feedback unasked, {} were right ({} to {}): a precision of that feedback, and no FAR.",
             share.trials(),
             percent(share.estimate()),
             percent(lower),
@@ -817,7 +818,7 @@ mod tests {
         assert_eq!(within.verdict, DriftVerdict::Note);
         assert_eq!(
             within.says,
-            "The calibration covers 83.3 % of today's gallery: 20 of its 120 items were added or changed since, and a FAR of 4.78 % (target 5 %) is not exceeded if they are such as there were. There is room for 5 more."
+            "The calibration covers 83.3 % of today's gallery: 20 of its 120 items were added or changed since, and the FAR is at most 4.78 % (target 5 %) if they are like those before. There is room for 5 more."
         );
         let [beyond] = &of(62, 38)[..] else { panic!() };
         assert_eq!(beyond.verdict, DriftVerdict::Warning);

@@ -17,7 +17,7 @@ use matchpoint_calibration::menu::Menu;
 use matchpoint_calibration::procedure::{
     Refusal, ThresholdSettings, VectorCalibration, VectorSource,
 };
-use matchpoint_calibration::target_rate::{at_least, can_be_asked_for};
+use matchpoint_calibration::target_rate::{can_be_asked_for, percent_at_least};
 use verdict::{made_with, rule, sentence, target, verdict};
 
 /// What is known before the calibration.
@@ -47,7 +47,7 @@ impl Outline<'_> {
         {
             needed.push(format!(
                 "Or ask for {} or more: the lowest rate that these labels can support.",
-                at_least(best)
+                percent_at_least(best)
             ));
         }
         let verdict = ReportVerdict {

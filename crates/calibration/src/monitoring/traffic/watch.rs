@@ -343,7 +343,7 @@ impl TrafficAssessment {
                 subject,
                 verdict: DriftVerdict::Unknown,
                 says: format!(
-                    "Whether searches look like those of the calibration cannot be told: it had {mated} enrolled and {strangers} stranger labels left to compare with, which is too few."
+                    "Whether searches look like those of the calibration is not known: it had {mated} enrolled and {strangers} stranger labels left to compare with, which is too few."
                 ),
                 next: "Calibrate with more labels of both kinds.".to_owned(),
             };
@@ -353,7 +353,7 @@ impl TrafficAssessment {
             subject,
             verdict: DriftVerdict::Note,
             says: format!(
-                "{} searches were held against the calibration in {watched} ways, without evidence that they are others. What it counted on {mated} enrolled and {strangers} stranger labels shows where a tenth of the searches becomes more than {:.0} %; strangers that look like enrolled things do not show at all.",
+                "{} searches were compared with the calibration in {watched} ways, without evidence that they differ. With its {mated} enrolled and {strangers} stranger labels, a property of a tenth of the searches shows once it has grown beyond {:.0} %; strangers that look like enrolled things do not show at all.",
                 self.compared,
                 100.0 * seen_from
             ),
