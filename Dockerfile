@@ -23,14 +23,15 @@ FROM rust:1.95-bookworm AS build
 # For libjpeg-turbo. Not pinned: Debian removes a version from its mirrors when it is superseded.
 # hadolint ignore=DL3008
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends cmake nasm \
+    && apt-get install --yes --no-install-recommends binutils cmake nasm \
     && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
 COPY . .
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/src/target \
     cargo build --release --locked --features object-stores --bin matchpoint \
-    && install -D target/release/matchpoint /out/matchpoint
+    && install -D target/release/matchpoint /out/matchpoint \
+    && scripts/strip-program.sh /out/matchpoint
 
 # --- ONNX Runtime -------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ TESTED := --bins --tests
 # CMake and NASM, where the machine has none.
 export PATH := $(CURDIR)/.cache/build-tools/bin:$(PATH)
 
-.PHONY: help docs protocol demo test test-calibration-python test-typescript test-long test-rust test-prometheus test-proxies test-object-stores test-console test-slurm lint tools runtime bench build wheel sbom clean compare-pillow
+.PHONY: help docs protocol demo test test-rest test-tools test-documents test-doc test-python test-wheel test-image test-calibration-python test-typescript test-long test-rust test-prometheus test-proxies test-object-stores test-console test-slurm lint tools runtime bench build wheel sbom clean compare-pillow
 
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -23,18 +23,47 @@ demo: runtime ## The main job: enrol, calibrate, serve, decide, on real photogra
 	@echo "== demo"
 	@target/$(PROFILE:dev=debug)/matchpoint demo
 
-test: test-rust lint ## Every check: format, lints, tests, docs, protocol, deployment files, Python client
+# What needs the program comes after what builds it, two at once: most of it waits, for a server or a download.
+test: test-rust ## Every check: format, lints, tests, docs, protocol, deployment files, Python client, wheel
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target test-rest
+	@echo "== all checks passed"
+
+REST := test-python test-wheel lint test-tools test-documents test-doc
+ifneq ($(shell command -v prometheus),)
+REST := test-prometheus $(REST)
+endif
+ifneq ($(shell command -v nginx),)
+REST := test-proxies $(REST)
+endif
+
+test-rest: $(REST)
+	@command -v prometheus >/dev/null || echo "== skipped: a real Prometheus watches the drift demo (prometheus is not installed)"
+	@command -v nginx >/dev/null || echo "== skipped: nginx and Envoy before the server (nginx is not installed)"
+
+test-tools:
 	@echo "== a machine without tools"
 	@scripts/test-build-tools.sh
+
+test-documents:
 	@echo "== documents"
 	@python3 scripts/check_docs.py --program target/debug/matchpoint
+
+test-doc:
+	@echo "== documentation of the code"
+	@RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --quiet
+
+test-python: runtime
 	@echo "== Python client"
 	@scripts/test-python-client.sh --program target/debug/matchpoint
-	@if command -v prometheus >/dev/null; then $(MAKE) --no-print-directory test-prometheus; \
-	else echo "== skipped: a real Prometheus watches the drift demo (prometheus is not installed)"; fi
-	@if command -v nginx >/dev/null; then $(MAKE) --no-print-directory test-proxies; \
-	else echo "== skipped: nginx and Envoy before the server (nginx is not installed)"; fi
-	@echo "== all checks passed"
+
+test-wheel: tools
+	@echo "== wheel"
+	@scripts/build-wheel.sh --tested --out target/tested-wheel
+
+test-image: runtime ## The container image, around the program that the tests have built (needs `docker.io`, `debootstrap`, root)
+	@echo "== image"
+	@cargo build --locked --quiet $(TESTED)
+	@scripts/test-image.sh --program target/debug/matchpoint
 
 test-long: runtime ## The tests that go on at random, for MINUTES=48: crashes, damage, fuzzing, hostile clients, a corpus
 	@echo "== build"
@@ -82,17 +111,17 @@ test-console: runtime ## The console in a real Chromium: each page, keyboard, ax
 test-rust: runtime
 	@echo "== format"
 	@cargo fmt --check
+	@echo "== code of the protocol"
+	@scripts/protocol-seal.sh --check
 	@echo "== lints (clippy, warnings denied)"
-	@cargo clippy --locked --workspace --exclude matchpoint-calibration-python --all-targets --quiet -- -D warnings
+	@cargo clippy --locked --all-targets --quiet -- -D warnings
 	@echo "== tests"
 	@cargo test --locked --quiet
-	@echo "== code of the protocol"
-	@cargo test --locked --quiet -p matchpoint-protocol
-	@echo "== documentation"
-	@RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --quiet
 
 protocol: ## Write crates/client/generated after a change of proto/
+	@cargo clippy --locked --all-targets --quiet -p matchpoint-protocol -- -D warnings
 	@MATCHPOINT_TESTS_WRITE_GENERATED=1 cargo test --locked --quiet -p matchpoint-protocol
+	@scripts/protocol-seal.sh > proto/generated.sha256
 
 lint: ## Lint protocol, scripts, Python and deployment files
 	@echo "== protocol, scripts, Python, deployment files"
@@ -114,9 +143,10 @@ docs: ## The documentation as a site, target/docs/index.html
 sbom: ## Write a CycloneDX bill of materials, target/matchpoint.cdx.json
 	@mkdir -p target && python3 scripts/third_party.py sbom target/matchpoint.cdx.json
 
-build: runtime ## Build the program for use, target/release/matchpoint
+build: runtime ## Build the program for use, target/release/matchpoint, with its symbols in matchpoint.debug beside it
 	@echo "== build (release)"
 	@cargo build --locked --release
+	@scripts/strip-program.sh target/release/matchpoint
 
 wheel: tools ## A Python wheel of the program, the model and the sample, tried in a new environment
 	@echo "== wheel"

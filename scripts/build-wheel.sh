@@ -7,9 +7,10 @@ set -euo pipefail
 
 usage() {
     cat <<'TEXT'
-usage: build-wheel.sh [--profile NAME] [--out FOLDER] [--untried]
+usage: build-wheel.sh [--profile NAME | --tested] [--out FOLDER] [--untried]
 
   --profile NAME  the profile of cargo to build with (default: release)
+  --tested        around the program that the tests have built, target/debug/matchpoint: nothing is compiled
   --out FOLDER    where to put the wheel (default: target/wheels)
   --untried       build it only
 
@@ -21,7 +22,7 @@ say() { printf '%s\n' "$*" >&2; }
 fail() { say "build-wheel.sh: $*"; exit 1; }
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-profile=release out="" tried=true
+profile=release out="" tried=true tested=false
 while [ $# -gt 0 ]; do
     case "$1" in
         --profile | --out)
@@ -29,6 +30,7 @@ while [ $# -gt 0 ]; do
             if [ "$1" = --profile ]; then profile=$2; else out=$(realpath -m "$2"); fi
             shift
             ;;
+        --tested) profile=dev tested=true ;;
         --untried) tried=false ;;
         -h | --help) usage; exit 0 ;;
         *) usage >&2; fail "unknown argument: $1" ;;
@@ -58,6 +60,21 @@ venv=$(scripts/venv.sh wheel "$stage/requirements.txt")
 
 say "building the wheel ($profile)"
 rm -rf "$stage/out"
+if $tested; then
+    # Maturin asks cargo for the program alone, whose dependencies would be built again with other features; what the
+    # tests are built by gives the program as well, beside tests that maturin would take for it.
+    cargo=$(command -v cargo)
+    cat >"$stage/cargo" <<TEXT
+#!/usr/bin/env bash
+set -o pipefail
+[ "\$1" = rustc ] || exec "$cargo" "\$@"
+cd "$repository"
+"$cargo" build --locked --bins --tests --target-dir "$target" --message-format json-render-diagnostics |
+    grep --invert-match '"test":true},"features"'
+TEXT
+    chmod +x "$stage/cargo"
+    export CARGO=$PWD/$stage/cargo
+fi
 (cd "$stage" && "$venv/bin/maturin" build --quiet --profile "$profile" --locked \
     --target-dir "$target" --out out >&2)
 wheel=$(find "$stage/out" -name '*.whl')
