@@ -225,25 +225,27 @@ impl ShardSet {
     }
 
     /// The report of a deployment that consists of exactly these shards: a task that was killed after its
-    /// last step is started again, and has nothing left to do. `None` for any other deployment.
+    /// last step is started again, and has nothing left to do, also if the deployment is served meanwhile. `None` for any
+    /// other deployment; one that is damaged is an error.
     fn made_before(
         &self,
         settings: &MergeSettings<'_>,
     ) -> Result<Option<MergeReport>, DeploymentError> {
-        let Ok(folder) = Folder::open(settings.deployment) else {
+        if !Folder::exists(settings.deployment) {
             return Ok(None);
-        };
+        }
+        let folder = Folder::open(settings.deployment)?;
         if folder.record().model.fingerprint != self.first()?.manifest.model.fingerprint {
             return Ok(None);
         }
-        // A deployment that is served cannot be opened, and stays as it is.
-        let Ok(gallery) = GalleryMerge::into_existing(&folder.gallery_file()) else {
+        let digest = self.digest().unwrap_or_default();
+        let found = match MergedGallery::with_digest(&folder.gallery_file(), &digest) {
+            Err(GalleryError::NotFound { .. }) => None,
+            found => found?,
+        };
+        let Some(gallery) = found else {
             return Ok(None);
         };
-        let gallery = gallery.so_far();
-        if self.digest().as_ref() != Some(&gallery.digest) {
-            return Ok(None);
-        }
         let unchanged = MergeTotals {
             unchanged: gallery.items,
             ..MergeTotals::default()
@@ -302,12 +304,16 @@ impl ShardSet {
         let totals = thread::scope(|scope| {
             // The next shard is unpacked while one is read.
             let (ready, unpacked) = mpsc::sync_channel(0);
-            scope.spawn(move || {
+            let unpack = move || {
                 let mut shards = self.shards.iter();
                 let unpacked = |shard: &ShardArchive| shard.unpack(beside, unpacking);
                 // Nobody waits for more once one is refused.
                 shards.all(|shard| ready.send(unpacked(shard)).is_ok())
-            });
+            };
+            let thread = thread::Builder::new().name("unpacking".to_owned());
+            thread
+                .spawn_scoped(scope, unpack)
+                .map_err(|cause| DeploymentError::io(beside, &cause))?;
             let taken = self.take_unpacked(gallery, &unpacked, goes_on);
             unpacking.stops.store(true, Ordering::Relaxed);
             drop(unpacked);

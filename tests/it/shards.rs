@@ -144,6 +144,12 @@ fn shards_of_killed_and_overlapping_attempts_merge_to_the_bits_of_a_single_build
         ),
         (&0.into(), &single["items"], &single["gallery_digest"])
     );
+    // Also beside a process that serves it, or has it open for writing.
+    let lock = fs::File::open(merged.join("items.db.lock")).unwrap();
+    lock.try_lock().unwrap();
+    let again = json(&run(&["merge", path(&merged), path(&shards), "--json"]));
+    assert_eq!(again["unchanged"], single["items"]);
+    drop(lock);
     let built = json(&command(&merged, &["--keep-images"]).output().unwrap());
     assert_eq!(
         (&built["enrolled"], &built["unchanged"]),
@@ -350,6 +356,20 @@ fn shards_are_added_to_a_deployment_and_what_is_there_stays() {
     );
     let verified = run(&["verify", path(&vectors.at("shop"))]);
     assert!(verified.status.success(), "{}", text(&verified.stderr));
+    // A merge that was done is not said to be in the way if what it made is damaged since.
+    let done = vectors.merge(&["done", "more"]);
+    assert!(done.status.success(), "{}", text(&done.stderr));
+    let items = vectors.at("done").join("items.db");
+    let mut bytes = fs::read(&items).unwrap();
+    let at = bytes.windows(5).position(|some| some == b"id 25").unwrap();
+    bytes[at + 4] = b'6';
+    fs::write(&items, bytes).unwrap();
+    let again = vectors.merge(&["done", "more"]);
+    let named = text(&again.stderr);
+    assert!(
+        !again.status.success() && named.contains("is damaged: row"),
+        "{named}"
+    );
     // A new one of a list with a row that cannot be used names that.
     vectors.list("bad", 0..10);
     let mut file = fs::read(vectors.at("bad.fvecs")).unwrap();

@@ -305,9 +305,15 @@ impl ItemTableDraft {
             mut places,
         } = self;
         if !places.is_sorted_by(|(one, _), (other, _)| one < other) {
-            places.par_sort_unstable_by(|(one, at), (other, there)| {
+            let order = |(one, at): &(ById, ItemLocation),
+                         (other, there): &(ById, ItemLocation)| {
                 one.cmp(other).then(at.row.cmp(&there.row))
-            });
+            };
+            // The pool that is there otherwise panics where the system starts no thread.
+            match rayon::ThreadPoolBuilder::new().build() {
+                Ok(pool) => pool.install(|| places.par_sort_unstable_by(order)),
+                Err(_no_threads) => places.sort_unstable_by(order),
+            }
         }
         let repeated = places.windows(2).filter_map(|pair| match pair {
             [(one, _), (other, place)] if one == other => Some(place.row),

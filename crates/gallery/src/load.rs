@@ -58,7 +58,7 @@ pub(super) fn load(
     };
     let mut stored = None;
     let mut problem = "it is missing".to_owned();
-    if params.graph_from_items <= store.items() && file.exists() {
+    if params.graph_from_items <= store.state().items && file.exists() {
         let opened = StoredBaseSegment::open(&file, dimension, params);
         match opened {
             Ok(opened) => stored = Some(opened),

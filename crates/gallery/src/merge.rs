@@ -20,8 +20,8 @@ use crate::store::ItemStore;
 /// visible.
 pub struct GalleryMerge {
     store: ItemStore,
-    /// Where the items are that were there before; `None` if there were none.
-    before: Option<ItemsBefore>,
+    /// Where the items are that were there before.
+    before: ItemsBefore,
     state: GalleryState,
     last_row: i64,
     // After the store, so that the file is closed before another may open it.
@@ -104,7 +104,7 @@ impl GalleryMerge {
             .map_err(|source| GalleryError::not_found(path, source))?;
         let lock = WriterLock::take(&path)?;
         let mut store = ItemStore::open(&path, true)?;
-        let (before, last_row, mut state) = read_before(&mut store, &path)?;
+        let (before, last_row, mut state) = read_before(&mut store)?;
         state.generation += 1;
         store.begin(is_new)?;
         Ok(Self {
@@ -162,6 +162,10 @@ impl GalleryMerge {
         }
         let sql_error = |error| GalleryError::from_sqlite(source, "read", error);
         let connection = &from.connection;
+        // Ids are sorted in memory: a folder for temporary files may be small, and its errors would name the gallery.
+        connection
+            .pragma_update(None, "temp_store", "MEMORY")
+            .map_err(sql_error)?;
         // All of it is read at one moment, even beside a writer.
         let _moment = connection.unchecked_transaction().map_err(sql_error)?;
         let mut in_order = connection
@@ -190,7 +194,7 @@ impl GalleryMerge {
                 ControlFlow::Continue(false) => {}
                 ControlFlow::Continue(true) => {
                     let image = image_of(&from, source, number, &head)?;
-                    let before = self.find(&head.id)?;
+                    let before = self.before.find(&self.store.source(), &head.id)?;
                     self.put(row, before.as_ref(), &checksum, image.as_deref())?;
                     self.count(before.as_ref(), &checksum, &mut taken)?;
                 }
@@ -198,15 +202,6 @@ impl GalleryMerge {
             last_id = head.id;
         }
         Ok(taken)
-    }
-
-    /// The item that was there before under an id.
-    fn find(&self, id: &str) -> Result<Option<StoredAt>, GalleryError> {
-        let found = self
-            .before
-            .as_ref()
-            .map_or(Ok(None), |before| before.find(id));
-        found.map_err(|error| self.store.write_error(error))
     }
 
     fn put(
@@ -309,36 +304,40 @@ pub struct MergedGallery {
     pub digest: String,
 }
 
-/// Verifies the items that there are; where they are, the last row, and the state.
-fn read_before(
-    store: &mut ItemStore,
-    path: &Path,
-) -> Result<(Option<ItemsBefore>, i64, GalleryState), GalleryError> {
-    let failed = |error| GalleryError::from_sqlite(path, "write a temporary file beside", error);
-    if store.items() == 0 {
+impl MergedGallery {
+    /// What a gallery holds, if it says that its digest is this one: all of it is verified then. Works beside a writer.
+    ///
+    /// # Errors
+    /// There is no gallery, or it is damaged.
+    pub fn with_digest(path: &Path, digest: &str) -> Result<Option<Self>, GalleryError> {
+        let mut store = ItemStore::open(path, false)?;
+        if store.state().digest.to_string() != digest {
+            return Ok(None);
+        }
         let state = store.load(|_| (), |_| ())?;
-        return Ok((None, 0, state));
+        let digest_now = state.digest.to_string();
+        Ok((digest_now == digest).then_some(Self {
+            items: state.items,
+            digest: digest_now,
+        }))
     }
-    let before = ItemsBefore::new().map_err(failed)?;
-    let (mut last_row, mut added) = (0, Ok(()));
+}
+
+/// Verifies the items that there are; where they are, the last row, and the state.
+fn read_before(store: &mut ItemStore) -> Result<(ItemsBefore, i64, GalleryState), GalleryError> {
+    let (before, mut rows, mut last_row) = (ItemsBefore::default(), Vec::new(), 0);
     let state = store.load(
-        |row| row.head.id,
+        |row| before.hash(&row.head.id),
         |row| {
             last_row = last_row.max(row.number);
-            let at = StoredAt {
-                number: row.number,
-                checksum: row.checksum,
-            };
-            if added.is_ok() {
-                added = before.add(&row.found, &at);
-            }
+            rows.push((row.found, row.number));
         },
     )?;
-    added.map_err(failed)?;
-    if let Some(number) = before.finish().map_err(failed)? {
+    let before = before.with(rows);
+    if let Some(number) = before.repeated(&store.source())? {
         return Err(store.repeated(number));
     }
-    Ok((Some(before), last_row, state))
+    Ok((before, last_row, state))
 }
 
 /// The digest of galleries together that have no item in common, of the digests of each; `None` if one is no digest.

@@ -192,7 +192,7 @@ impl RowSource<'_> {
     }
 
     /// Calls `take` with what `examine` makes of each row of these numbers, in order.
-    fn read<T>(
+    pub(super) fn read<T>(
         &self,
         numbers: RangeInclusive<i64>,
         examine: &impl Fn(StoredRow) -> T,

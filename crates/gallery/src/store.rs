@@ -170,9 +170,18 @@ impl ItemStore {
         compacted.map_err(|error| GalleryError::from_sqlite(&self.path, "compact", error))
     }
 
-    /// Number of items when it was opened.
-    pub(super) fn items(&self) -> usize {
-        self.state.items
+    /// The state when it was opened, or read last.
+    pub(super) fn state(&self) -> &GalleryState {
+        &self.state
+    }
+
+    /// What its rows are read from.
+    pub(super) fn source(&self) -> RowSource<'_> {
+        RowSource {
+            path: &self.path,
+            about: &self.about,
+            connection: &self.connection,
+        }
     }
 
     /// Reads and verifies every item: calls `take` with what `examine` makes of each, in order of the rows' numbers.
@@ -182,11 +191,7 @@ impl ItemStore {
         examine: impl Fn(StoredRow) -> T + Sync,
         mut take: impl FnMut(ExaminedRow<T>),
     ) -> Result<GalleryState, GalleryError> {
-        let source = RowSource {
-            path: &self.path,
-            about: &self.about,
-            connection: &self.connection,
-        };
+        let source = self.source();
         let moment = source.moment()?;
         let state = moment.state;
         let mut found = GalleryState {
@@ -400,12 +405,12 @@ fn prepare_to_write(connection: &Connection, path: &Path) -> Result<(), GalleryE
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::item::ItemHead;
     use matchpoint_vector::Embedding;
 
-    fn row(number: i64, id: &str, values: Vec<f32>) -> NewRow {
+    pub(crate) fn row(number: i64, id: &str, values: Vec<f32>) -> NewRow {
         let head = ItemHead {
             id: id.to_owned(),
             label: "one".to_owned(),
@@ -424,7 +429,7 @@ mod tests {
     }
 
     /// A gallery of these rows, which says that it has `items`.
-    fn gallery(rows: &[NewRow], items: usize) -> (tempfile::TempDir, PathBuf) {
+    pub(crate) fn gallery(rows: &[NewRow], items: usize) -> (tempfile::TempDir, PathBuf) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("gallery.db");
         let about = About {
