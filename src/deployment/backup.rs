@@ -236,7 +236,9 @@ pub fn restore(
     let digest = archive::read(archive, Some(unpacked.path()), belongs, progress)
         .map_err(|cause| ArchiveError::of(archive, "unpack", cause))?;
     let mut folder = Folder::open(unpacked.path())?;
-    let found = sync_and_examine(&folder)?;
+    let written = archive::within(unpacked.path())
+        .map_err(|cause| DeploymentError::io(unpacked.path(), &cause))?;
+    let found = sync_and_examine(&folder, &written)?;
     if let PackedIndex::LeftOut(problem) = &found.index {
         let index = unpacked.path().join(INDEX);
         tracing::warn!(
@@ -258,18 +260,28 @@ pub fn restore(
     Ok(found.of(archive, digest))
 }
 
-/// Verifies all of a folder that was just written, while the disk takes it.
-fn sync_and_examine(folder: &Folder) -> Result<SnapshotReport, DeploymentError> {
-    let failed = |cause: io::Error| DeploymentError::io(folder.path(), &cause);
-    let written = archive::within(folder.path()).map_err(failed)?;
-    thread::scope(|scope| {
-        let synced = scope.spawn(|| archive::sync_all(&written));
-        let found = examine(folder)?;
-        let synced = synced.join();
-        let synced = synced.unwrap_or_else(|_panicked| Err(io::ErrorKind::Other.into()));
-        synced.map_err(failed)?;
-        Ok(found)
-    })
+/// Verifies all of a folder that was just written, while the disk takes what is in it.
+fn sync_and_examine(
+    folder: &Folder,
+    written: &[PathBuf],
+) -> Result<SnapshotReport, DeploymentError> {
+    let sync = || archive::sync_all(written);
+    let (synced, found) = thread::scope(|scope| {
+        let thread = thread::Builder::new().name("syncing".to_owned());
+        let syncing = thread.spawn_scoped(scope, sync);
+        let found = examine(folder);
+        let synced = match syncing {
+            Ok(syncing) => syncing
+                .join()
+                .unwrap_or_else(|_panicked| Err(io::ErrorKind::Other.into())),
+            // The system starts no thread.
+            Err(_) => sync(),
+        };
+        (synced, found)
+    });
+    // Comes first: what a disk did not take may look like damage.
+    synced.map_err(|cause| DeploymentError::io(folder.path(), &cause))?;
+    found
 }
 
 /// Whether a file of this name is part of a snapshot.
@@ -421,6 +433,23 @@ mod tests {
         let made = restore(&at("b"), &at("made"), &|_| Ok(None), step).unwrap();
         assert!(matches!(made.index, PackedIndex::LeftOut(_)), "{made:?}");
         assert!(!at("made").join(INDEX).exists());
+    }
+
+    #[test]
+    fn a_disk_that_fails_is_named_before_what_looks_damaged() {
+        let root = tempfile::tempdir().unwrap();
+        let model = ModelReference {
+            name: "x".to_owned(),
+            fingerprint: "fingerprint".to_owned(),
+            folder: PathBuf::new(),
+            precision: None,
+            vectors: Some(2),
+        };
+        let folder = Folder::prepare(&root.path().join("made"), "shop", model).unwrap();
+        let damaged = sync_and_examine(&folder, &[]).unwrap_err();
+        assert!(matches!(damaged, DeploymentError::Gallery(_)), "{damaged}");
+        let named = sync_and_examine(&folder, &[root.path().join("gone")]).unwrap_err();
+        assert!(!matches!(named, DeploymentError::Gallery(_)), "{named}");
     }
 
     #[test]

@@ -367,23 +367,35 @@ impl<'a> ByteSteps<'a> {
         to: &mut (dyn Write + Send),
     ) -> io::Result<[u8; 32]> {
         let mut from = from.take(bytes);
-        if bytes < PIECE_BYTES * PIECES_APART {
+        let is_long = PIECE_BYTES * PIECES_APART <= bytes;
+        let apart = is_long.then(|| self.copy_apart(&mut from, to)).flatten();
+        apart.unwrap_or_else(|| {
             let mut piece = Vec::new();
-            return self.hash(&mut from, &mut piece, |piece| to.write_all(piece));
-        }
+            self.hash(&mut from, &mut piece, |piece| to.write_all(piece))
+        })
+    }
+
+    /// Copies to the end by a thread that writes; `None`, with nothing read, if the system starts no thread.
+    fn copy_apart(
+        &mut self,
+        from: &mut dyn Read,
+        to: &mut (dyn Write + Send),
+    ) -> Option<io::Result<[u8; 32]>> {
         thread::scope(|scope| {
             let (full, pieces) = mpsc::sync_channel::<Vec<u8>>(PIECES_WAITING);
             let (used, again) = mpsc::channel();
-            let writer = scope.spawn(move || {
+            let write = move || {
                 pieces.into_iter().try_for_each(|piece| {
                     to.write_all(&piece)?;
                     // Nobody wants it any more at the end.
                     drop(used.send(piece));
                     Ok(())
                 })
-            });
+            };
+            let thread = thread::Builder::new().name("writing".to_owned());
+            let writer = thread.spawn_scoped(scope, write).ok()?;
             let mut piece = Vec::new();
-            let hashed = self.hash(&mut from, &mut piece, |piece| {
+            let hashed = self.hash(from, &mut piece, |piece| {
                 let next = again.try_recv().unwrap_or_default();
                 // Fails if writing failed, which is found below.
                 let sent = full.send(std::mem::replace(piece, next));
@@ -393,7 +405,7 @@ impl<'a> ByteSteps<'a> {
             let written: io::Result<()> = writer
                 .join()
                 .unwrap_or_else(|_panicked| Err(io::ErrorKind::Other.into()));
-            written.and(hashed)
+            Some(written.and(hashed))
         })
     }
 
