@@ -48,8 +48,8 @@ pub struct Deployment {
     pub(super) shadow: ShadowRunner<ShadowQuery>,
     pub(super) active_point: Arc<ArcSwap<ActivePoint>>,
     pub(super) latest_state: LatestState,
-    /// Dropped last, after threads have ended and the gallery's lock is released: see
-    /// [`Deployment::closed`].
+    /// Dropped last, after threads have ended and the gallery's lock is released, but by a worker that was left at its
+    /// job: see [`Deployment::closed`].
     pub(super) open: watch::Sender<()>,
 }
 
@@ -244,8 +244,8 @@ impl Deployment {
         restored.filter(|_| self.writer.is_some())
     }
 
-    /// Waits until this is closed, with all its threads, and its folder is free. Keeps nothing open
-    /// meanwhile.
+    /// Waits until this is closed, with all its threads but a worker that did not come back from its job in time: until
+    /// that ends, the folder may be locked, and opening it again be refused. Keeps nothing open meanwhile.
     pub fn closed(&self) -> impl Future<Output = ()> + Send + use<> {
         let mut open = self.open.subscribe();
         // Nothing is ever sent: it fails once the sender is dropped.

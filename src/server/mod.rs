@@ -72,6 +72,7 @@ use matchpoint_client::proto::operating_point_service_server::OperatingPointServ
 use matchpoint_client::proto::retrieval_service_server::RetrievalServiceServer;
 use matchpoint_client::proto::server_service_server::ServerServiceServer;
 use matchpoint_client::proto::snapshot_service_server::SnapshotServiceServer;
+use matchpoint_embed::pool::ENDING_MAX;
 use matchpoint_gallery::Access;
 use monitoring::MonitoringHandler;
 use operating_points::OperatingPointHandler;
@@ -87,9 +88,9 @@ use transport::{Answering, Stack};
 /// How long the last answers may take to leave the machine after the last call.
 const FLUSH: Duration = Duration::from_millis(300);
 
-/// How long the end waits for what still uses a deployment: a round of canaries, or a shadow that is being
-/// opened, takes longer, and is not waited for.
-const CLOSING_MAX: Duration = Duration::from_secs(2);
+/// How long the end waits until deployments are closed: a round of canaries, or a shadow that is being opened, takes longer,
+/// and is not waited for. A worker that does not come back is, and the journal ends after that.
+const CLOSING_MAX: Duration = ENDING_MAX.saturating_add(Duration::from_secs(3));
 
 /// How often gauges are updated: well below any scrape interval.
 const GAUGE_INTERVAL: Duration = Duration::from_millis(500);

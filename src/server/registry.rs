@@ -253,7 +253,7 @@ impl Registry {
         );
     }
 
-    /// Waits until the deployments that are served now are closed, so that their folders are free.
+    /// Waits until the deployments that are served now are closed: see [`Deployment::closed`].
     pub(super) fn closed(&self) -> impl Future<Output = ()> + use<> {
         let loaded = self.loaded().ok();
         let served = loaded.iter().flat_map(|loaded| loaded.deployments.values());

@@ -22,7 +22,7 @@ use super::queue::{ClientId, Pushed, Queue};
 use super::seat::{RunningJob, Seat};
 
 /// How long the end of a pool that nobody asks any more waits for a job that is being run: nobody waits for its result.
-const ENDING_MAX: Duration = Duration::from_secs(2);
+pub const ENDING_MAX: Duration = Duration::from_secs(2);
 
 /// The pool. Dropping it ends it as [`WorkerPool::shutdown`] does, but waits two seconds at most for what is being run.
 #[derive(Debug)]
