@@ -138,7 +138,7 @@ compare-pillow: ## Compare the pixels of thousands of odd files with Pillow's (S
 
 docs: ## The documentation as a site, target/docs/index.html
 	@echo "== documentation site"
-	@"$$(scripts/venv.sh docs scripts/docs-requirements.txt)/bin/mkdocs" build --strict --quiet
+	@"$$(scripts/venv.sh docs scripts/docs-requirements.txt)/bin/mkdocs" build --strict
 
 sbom: ## Write a CycloneDX bill of materials, target/matchpoint.cdx.json
 	@mkdir -p target && python3 scripts/third_party.py sbom target/matchpoint.cdx.json

@@ -33,7 +33,7 @@ check() {
 docs_site() {
     local site
     site=$(mktemp -d)
-    "$(scripts/venv.sh docs scripts/docs-requirements.txt)/bin/mkdocs" build --strict --quiet --site-dir "$site" || return 1
+    "$(scripts/venv.sh docs scripts/docs-requirements.txt)/bin/mkdocs" build --strict --site-dir "$site" || return 1
     rm -rf "$site"
 }
 skip() {
