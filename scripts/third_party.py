@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""What the program is made of that others made: licences to pass on, and a bill of materials.
+"""What the program and the module for Python are made of that others made: licences, and a bill of materials.
 
-    third_party.py licences            write THIRD-PARTY-LICENSES.txt
-    third_party.py licences --check    say whether that file is current
-    third_party.py sbom FILE           write a CycloneDX 1.6 bill of materials as JSON
+    third_party.py licences            write the THIRD-PARTY-LICENSES.txt of both
+    third_party.py licences --check    say whether these files are current
+    third_party.py sbom FILE           write a CycloneDX 1.6 bill of materials of the program as JSON
 
-Both come from what cargo resolves for the shipped program (Linux, no tests), offline once the crates
+All come from what cargo resolves for what is shipped (Linux, no tests), offline once the crates
 are fetched. Run `licences` after a change of Cargo.lock.
 """
 
@@ -20,7 +20,14 @@ import uuid
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-OUTPUT = ROOT / "THIRD-PARTY-LICENSES.txt"
+# What is shipped, by its package: what it is called, and where its licences go.
+SHIPPED = {
+    "matchpoint": ("the program `matchpoint`", ROOT / "THIRD-PARTY-LICENSES.txt"),
+    "matchpoint-calibration-python": (
+        "the Python module `matchpoint_calibration`",
+        ROOT / "clients/calibration-python/THIRD-PARTY-LICENSES.txt",
+    ),
+}
 TARGET = "x86_64-unknown-linux-gnu"
 MODEL = ROOT / "models/efficientnet-lite0"
 
@@ -43,11 +50,11 @@ def metadata() -> dict:
     return json.loads(done.stdout)
 
 
-def shipped(found: dict) -> tuple[dict[str, dict], dict[str, list[str]]]:
-    """The packages that are linked into the program, by their ids, and what each depends on."""
+def shipped(found: dict, name: str) -> tuple[dict[str, dict], dict[str, list[str]]]:
+    """The packages that are linked into one of ours, by their ids, and what each depends on."""
     packages = {package["id"]: package for package in found["packages"]}
     nodes = {node["id"]: node for node in found["resolve"]["nodes"]}
-    [root] = [id for id, package in packages.items() if package["name"] == "matchpoint"]
+    [root] = [id for id, package in packages.items() if package["name"] == name]
     edges: dict[str, list[str]] = {}
     waiting = [root]
     while waiting:
@@ -100,8 +107,8 @@ def common_text(package: dict, licence: str) -> str:
     return re.sub(r"Copyright .*", f"Copyright (c) {whose}", read(ROOT / "LICENSE-MIT"), count=1)
 
 
-def licences() -> str:
-    packages, _ = shipped(metadata())
+def licences(found: dict, root: str, called: str) -> str:
+    packages, _ = shipped(found, root)
     foreign = sorted((one for one in packages.values() if not is_ours(one)), key=lambda one: one["name"])
     common: list[str] = []
     sections: dict[str, list[str]] = {}
@@ -126,12 +133,21 @@ def licences() -> str:
             if path not in files:
                 add(f"{what}, in {name}", path)
     parts = [
-        "What others made in the program `matchpoint`, and under which terms.\n"
+        f"What others made in {called}, and under which terms.\n"
         "Written by scripts/third_party.py; do not edit.\n",
         heading(common) + read(ROOT / "LICENSE-APACHE"),
     ]
     parts += [heading(names) + text for text, names in sorted(sections.items(), key=lambda one: one[1])]
     return "\n".join(parts)
+
+
+def files_of_licences() -> list[tuple[Path, str]]:
+    found = metadata()
+    return [(path, licences(found, root, called)) for root, (called, path) in SHIPPED.items()]
+
+
+def is_written(path: Path, text: str) -> bool:
+    return path.is_file() and path.read_text(encoding="utf-8") == text
 
 
 def heading(names: list[str]) -> str:
@@ -150,7 +166,7 @@ def sha256(path: Path) -> str:
 
 
 def sbom() -> dict:
-    packages, edges = shipped(metadata())
+    packages, edges = shipped(metadata(), "matchpoint")
     digests = checksums()
 
     def ref(id: str) -> str:
@@ -231,11 +247,14 @@ def model_files() -> list[dict]:
 def main() -> int:
     match sys.argv[1:]:
         case ["licences"]:
-            OUTPUT.write_text(licences(), encoding="utf-8")
+            for path, text in files_of_licences():
+                path.write_text(text, encoding="utf-8")
         case ["licences", "--check"]:
-            if not OUTPUT.is_file() or OUTPUT.read_text(encoding="utf-8") != licences():
-                print(f"{OUTPUT.name} is not current: run scripts/third_party.py licences")
-                return 1
+            files = files_of_licences()
+            changed = [path for path, text in files if not is_written(path, text)]
+            for path in changed:
+                print(f"{path.relative_to(ROOT)} is not current: run scripts/third_party.py licences")
+            return 1 if changed else 0
         case ["sbom", file]:
             Path(file).write_text(json.dumps(sbom(), indent=2) + "\n", encoding="utf-8")
         case _:
