@@ -310,22 +310,6 @@ def calibrate_from_folder(visit: Visit, folder: Path, pictures: Path | None, axe
     expect(page.locator("tbody tr").count() == before + 1, "there is one operating point more")
 
 
-def relabel(visit: Visit) -> None:
-    """Gives an item another label, and its own again; its picture stays."""
-    page = visit.page
-    own = "gc_monuments_greatWall"
-    for label in ("a wall", own):
-        visit.open("item?id=images%2Fgc_monuments_greatWall%2Fg0_ref.jpg")
-        page.click("text=Give it another label")
-        page.fill("#relabel", label)
-        page.click("button:has-text('Relabel')")
-        page.wait_for_selector(".said")
-        visit.open("item?id=images%2Fgc_monuments_greatWall%2Fg0_ref.jpg")
-        expect(page.inner_text("h1") == label, f"the item is not {label}")
-        kept = page.evaluate("document.querySelector('figure img').naturalWidth")
-        expect(kept > 120, "the picture is not kept")
-
-
 def secured(browser: Browser, program: Path, shop: Path, folder: Path, key: str) -> None:
     """Over TLS the session's cookie is for this host alone, and never goes over a plain connection."""
     pem, private = folder / "server.pem", folder / "server.key"
@@ -452,7 +436,6 @@ def main() -> int:
             label_by_keyboard(labelling)
             choose_point(labelling)
             calibrate_from_folder(labelling, folder, arguments.pictures, axe_source())
-            relabel(labelling)
             labelling.context.close()
             check_pages(browser, server, key, arguments.pictures)
             server.stop()

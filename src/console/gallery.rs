@@ -194,17 +194,6 @@ pub(super) async fn one(
                         @for (name, value) in metadata { dt { (shown(name)) } dd { (shown(value)) } }
                     }
                     details.change {
-                        summary { "Give it another label" }
-                        (form(&visitor, &place.below("gallery/relabel"), "choose", &html! {
-                            input type="hidden" name="id" value=(item.id);
-                            label for="relabel" { "What is it?" }
-                            input #relabel name="label" list="labels" data-labels=(place.below("labels")) required maxlength="512" autocomplete="off" spellcheck="false" aria-describedby="about-relabel";
-                            datalist #labels {}
-                            p.note #about-relabel { "Correct the list that it was enrolled from too: another build of that list would bring the old label back." }
-                            button { "Relabel" }
-                        }))
-                    }
-                    details.change {
                         summary { "Remove it" }
                         (form(&visitor, &place.below("gallery/remove"), "choose", &html! {
                             input type="hidden" name="id" value=(item.id);
@@ -216,42 +205,6 @@ pub(super) async fn one(
             }
         },
     ))
-}
-
-/// Gives an item another label, and leaves all else as it is.
-pub(super) async fn relabel(
-    Extension(visitor): Extension<Visitor>,
-    Path(deployment): Path<String>,
-    Extension(form): Posted,
-) -> Result<Response<Body>, Problem> {
-    let place = Place::of(&visitor, &deployment, Tab::Gallery).await?;
-    let request = GetItemRequest {
-        deployment: deployment.clone(),
-        id: form.text("id")?,
-        include_embedding: true,
-        include_image: true,
-    };
-    let found = visitor.get_item(request).await?;
-    let item = found.item.unwrap_or_default();
-    // With its picture, if that is kept, so that it stays kept.
-    let source = match (found.image, item.embedding) {
-        (image, _) if !image.is_empty() => Some(upsert_item_request::Source::Image(image.into())),
-        (_, embedding) => embedding.map(upsert_item_request::Source::Embedding),
-    };
-    let request = UpsertItemRequest {
-        deployment,
-        id: item.id.clone(),
-        label: form.required("label", "Say what it is.")?,
-        metadata: item.metadata,
-        source,
-    };
-    let done = visitor.upsert_item(request).await?;
-    let page = html! {
-        p { a href=(of_item(&place, "item", &item.id)) { "The item" } }
-        h1 { "Another label" }
-        (outcome(&place, &item.id, &done))
-    };
-    Ok(framed(&visitor, &place, &page).into_response())
 }
 
 /// Removes an item.

@@ -239,7 +239,6 @@ fn router() -> Router {
             get(gallery::enrolling).post(gallery::enrol),
         )
         .route("/d/{deployment}/gallery/remove", post(gallery::remove))
-        .route("/d/{deployment}/gallery/relabel", post(gallery::relabel))
         .route("/d/{deployment}/item", get(gallery::one))
         .route("/d/{deployment}/labels", get(labelling::labels))
         .route(

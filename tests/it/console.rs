@@ -13,8 +13,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::common::{Running, config, photos, run, text};
-use matchpoint_client::proto::gallery_service_client::GalleryServiceClient;
-use matchpoint_client::proto::{GetItemRequest, Item, search_request};
+use matchpoint_client::proto::search_request;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -700,39 +699,4 @@ async fn a_folder_of_pictures_calibrates_or_is_refused_with_what_it_takes() {
         "{problem}"
     );
     server.stop().await;
-}
-
-#[tokio::test]
-async fn an_item_takes_another_label_and_keeps_all_else() {
-    let server = Running::sample(&[CONSOLE]).await;
-    let mut browser = Browser::at(server.console.unwrap());
-    let id = "images/gc_explore_monuments_egypt_meidumPyramid/g0_ref.jpg";
-    let token = browser.get("/d/sample/gallery/enrol").await.token();
-    let token = ("form_token", token.as_bytes());
-    let relabel = "/d/sample/gallery/relabel";
-    let (id, label) = (("id", id.as_bytes()), ("label", HOSTILE.as_bytes()));
-    assert_eq!(browser.post(relabel, &[id, label]).await.status, 403);
-    assert_eq!(browser.post(relabel, &[token, id]).await.status, 400);
-    let before = item(&server).await;
-    let done = browser.post(relabel, &[token, id, label]).await;
-    assert!(done.status == 200 && is_harmless(&done), "{}", done.text());
-    let after = item(&server).await;
-    assert_eq!(after.label, HOSTILE);
-    assert_eq!(
-        (after.embedding, after.metadata),
-        (before.embedding, before.metadata)
-    );
-    server.stop().await;
-}
-
-/// The pyramid, as it is enrolled.
-async fn item(server: &Running) -> Item {
-    let request = GetItemRequest {
-        id: "images/gc_explore_monuments_egypt_meidumPyramid/g0_ref.jpg".to_owned(),
-        include_embedding: true,
-        ..Default::default()
-    };
-    let mut gallery = GalleryServiceClient::new(server.channel.clone());
-    let found = gallery.get_item(request).await.unwrap();
-    found.into_inner().item.unwrap()
 }
