@@ -138,12 +138,35 @@ WRONG: list[tuple[dict[str, Any], str]] = [
         {"embeddings": [[1.0, 0.0], [0.0, 0.0]], "labels": AB, "equal_error": True},
         "row 1 of embeddings is zero",
     ),
+    (
+        {"embeddings": np.ma.masked_greater(MATRIX, 0.5), "labels": AB, "equal_error": True},
+        "embeddings has masked entries; leave their rows out",
+    ),
+    (
+        {"embeddings": list(np.ma.masked_greater([[1.0, 0.2], [0.1, 0.3]], 0.5)), "labels": AB, "equal_error": True},
+        "embeddings has masked entries;",
+    ),
+    (
+        {"scores": np.ma.masked_greater([[0.5, 0.9]], 0.6), "labels": AB, "query_labels": ["a"], "equal_error": True},
+        "scores has masked entries",
+    ),
     ({"embeddings": MATRIX, "labels": AB}, "give exactly one of target_far"),
     ({"embeddings": MATRIX, "labels": AB, "target_far": 0.1, "equal_error": True}, "there are 2"),
     ({"embeddings": MATRIX, "labels": AB, "target_far": 1}, "target FAR 1 is outside"),
     ({"embeddings": MATRIX, "labels": AB, "target_far": "1 %"}, "target_far is '1 %'; give a fraction"),
     ({"embeddings": MATRIX, "labels": AB, "target_far": 0.1, "confidence": 95}, "confidence 95 is outside"),
+    ({"embeddings": MATRIX, "labels": AB, "target_far": 0}, "target FAR 0 is outside"),
+    ({"embeddings": MATRIX, "labels": AB, "target_far": True}, "target_far is True; give a fraction"),
+    ({"embeddings": MATRIX, "labels": AB, "target_far": 0.1, "estimated": 1}, "estimated is 1; give True or False"),
+    (
+        {"embeddings": MATRIX, "labels": AB, "costs": mc.Costs(np.nan, 1.0, 0.5)},
+        "costs.false_accept is nan; give a number",
+    ),
+    ({"embeddings": MATRIX, "labels": AB, "costs": (100, 1, 0.5)}, "costs is (100, 1, 0.5); give Costs("),
     ({"embeddings": MATRIX, "labels": AB, "equal_error": True, "seed": -1}, "seed is -1"),
+    ({"embeddings": MATRIX, "labels": AB, "equal_error": True, "seed": np.int64(-1)}, "give a whole number from 0"),
+    ({"embeddings": MATRIX, "labels": AB, "equal_error": True, "grow_to": 0}, "grow_to goes with target_far"),
+    ({"embeddings": MATRIX, "labels": AB, "equal_error": True, "created": "today"}, "created is 'today'; give"),
     ({"embeddings": MATRIX, "labels": AB, "equal_error": True, "grow_to": 10}, "grow_to goes with target_far"),
     (
         {"embeddings": MATRIX, "labels": AB, "equal_error": True, "ids": ["x", "x"]},
@@ -206,6 +229,24 @@ def test_whole_numbers_and_arrays_are_labels() -> None:
         target_far=0.1,
     )
     assert found.certified
+
+
+def test_numbers_and_truth_values_of_numpy_mean_what_pythons_mean() -> None:
+    numpys: dict[str, Any] = {"confidence": np.float32(0.5), "seed": np.int64(3), "estimated": np.True_}
+    of_numpy = mc.calibrate(**SAMPLE.arguments(), target_far=np.float32(0.125), **numpys)
+    of_python = mc.calibrate(**SAMPLE.arguments(), target_far=0.125, estimated=True, confidence=0.5, seed=3)
+    assert of_numpy.threshold == of_python.threshold and of_numpy.far_bound == of_python.far_bound
+    costs = mc.Costs(np.float32(8), np.int64(1), np.float16(0.5))
+    whole = mc.calibrate(**SAMPLE.arguments(), costs=mc.Costs(8, 1, 0.5))
+    assert mc.calibrate(**SAMPLE.arguments(), costs=costs).threshold == whole.threshold
+
+
+def test_masked_scores_are_not_accepted() -> None:
+    found = mc.calibrate(**SAMPLE.arguments(), equal_error=True)
+    assert found.accepts(np.ma.masked_array([1.0, 1.0], mask=[True, False])).tolist() == [False, True]
+    # Nothing is masked here, so the numbers are all there is.
+    unmasked = np.ma.masked_array(SAMPLE.gallery)
+    assert mc.calibrate(**{**SAMPLE.arguments(), "embeddings": unmasked}, equal_error=True).threshold == found.threshold
 
 
 def test_control_c_ends_a_long_calibration() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime, timezone
 from typing import Any
 
@@ -83,7 +83,7 @@ def calibrate(
         "estimated": estimated,
         "target_frr": target_frr,
         "equal_error": equal_error,
-        "costs": asdict(costs) if costs else None,
+        "costs": costs,
         "confidence": confidence,
         "seed": seed,
         "grow_to": grow_to,
@@ -93,8 +93,9 @@ def calibrate(
         "review_frr": review_frr,
         "pairs_max": pairs_max,
         "name": name or ("scores" if embeddings is None else "embeddings"),
-        "created": _written(created or datetime.now(timezone.utc)),
+        "created": _written(datetime.now(timezone.utc) if created is None else created),
     }
+    _make_plain(asked)
     _check_target(asked)
     request = json.dumps(asked, allow_nan=False)
     if (embeddings is None) == (scores is None):
@@ -133,31 +134,50 @@ def similarities(queries: object, items: object) -> NDArray[np.float32]:
     return np.frombuffer(scores, dtype="<f4").reshape(len(left), len(right)).astype(np.float32)
 
 
-def _written(created: datetime) -> str:
+def _written(created: object) -> str:
     """RFC 3339 in UTC, whole seconds, as the command writes it."""
+    if not isinstance(created, datetime):
+        raise InputError(f"created is {created!r}; give a datetime with a time zone")
     if created.tzinfo is None:
         raise InputError("created has no time zone; give datetime.now(timezone.utc), for instance")
     return created.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+def _make_plain(asked: dict[str, Any]) -> None:
+    """Numbers and truth values of Python, whatever they came as; else InputError."""
+    for name in ("estimated", "equal_error", "labels_as_they_are", "strangers_are_distinct"):
+        asked[name] = given.flag(asked[name], name)
+    asked["confidence"] = given.number(asked["confidence"], "confidence", "a fraction, such as 0.95")
+    for name in ("target_far", "target_frr", "review_frr"):
+        if asked[name] is not None:
+            asked[name] = given.number(asked[name], name, "a fraction, such as 0.01")
+    asked["seed"] = given.count(asked["seed"], "seed")
+    for name in ("grow_to", "pairs_max"):
+        if asked[name] is not None:
+            asked[name] = given.count(asked[name], name)
+    asked["name"] = given.word(asked["name"], "name")
+    if asked["worst_group_of"] is not None:
+        asked["worst_group_of"] = given.word(asked["worst_group_of"], "worst_group_of")
+    costs = asked["costs"]
+    if costs is not None:
+        if not isinstance(costs, Costs):
+            raise InputError(f"costs is {costs!r}; give Costs(false_accept=, false_reject=, prior_mated=)")
+        named = [(field.name, getattr(costs, field.name)) for field in fields(costs)]
+        asked["costs"] = {name: given.number(value, f"costs.{name}", "a number") for name, value in named}
+
+
 def _check_target(asked: Mapping[str, Any]) -> None:
+    def is_given(name: str) -> bool:
+        # A rate of 0 is given, and refused for what it is.
+        return asked[name] is not None and asked[name] is not False
+
     kinds = ("target_far", "target_frr", "equal_error", "costs")
-    named = [kind for kind in kinds if asked[kind] not in (None, False)]
-    if len(named) != 1:
-        raise InputError(f"give exactly one of {', '.join(kinds)}; there are {len(named)}: what is the threshold for?")
-    for number in ("target_far", "target_frr", "confidence", "review_frr"):
-        value = asked[number]
-        if value is None:
-            continue
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not np.isfinite(value):
-            raise InputError(f"{number} is {value!r}; give a fraction, such as 0.01")
-    for count in ("seed", "grow_to", "pairs_max"):
-        value = asked[count]
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**64):
-            raise InputError(f"{count} is {value!r}; give a whole number from 0 on")
-    if asked["target_far"] is None:
+    count = sum(map(is_given, kinds))
+    if count != 1:
+        raise InputError(f"give exactly one of {', '.join(kinds)}; there are {count}: what is the threshold for?")
+    if not is_given("target_far"):
         for belongs in ("estimated", "grow_to", "worst_group_of", "review_frr"):
-            if asked[belongs] not in (None, False):
+            if is_given(belongs):
                 raise InputError(f"{belongs} goes with target_far")
 
 

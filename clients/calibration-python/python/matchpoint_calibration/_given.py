@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from numbers import Integral
+from numbers import Integral, Real
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -45,6 +45,10 @@ def numbers(given: object, what: str) -> Floats:
         raise InputError(
             f"{what} is no array of numbers: {error}; of a tensor, give `.detach().float().cpu()`"
         ) from error
+    rows = given if isinstance(given, (list, tuple)) else ()
+    # Numpy drops the mask, and what lies below it would count.
+    if np.ma.is_masked(given) or any(np.ma.is_masked(row) for row in rows if isinstance(row, np.ma.MaskedArray)):
+        raise InputError(f"{what} has masked entries; leave their rows out, or fill them")
     if array.dtype.kind not in "fiu":
         raise InputError(
             f"{what} holds {array.dtype}, and not numbers; rows of different lengths make no matrix either"
@@ -135,3 +139,30 @@ def columns(given: Mapping[str, object] | None, what: str, rows: int, of: str) -
     if not isinstance(given, Mapping):
         raise InputError(f"{what} is {type(given).__name__}; give a dict of columns, such as {{'camera': [...]}}")
     return {str(column): texts(values, f"{what}[{column!r}]", rows, of) for column, values in given.items()}
+
+
+def number(given: object, what: str, such_as: str) -> float:
+    """A finite number of Python or numpy."""
+    if isinstance(given, Real) and not isinstance(given, bool) and np.isfinite(float(given)):
+        return float(given)
+    raise InputError(f"{what} is {given!r}; give {such_as}")
+
+
+def count(given: object, what: str) -> int:
+    """A whole number of Python or numpy, of 64 bits."""
+    if isinstance(given, Integral) and not isinstance(given, bool) and 0 <= int(given) < 2**64:
+        return int(given)
+    raise InputError(f"{what} is {given!r}; give a whole number from 0 to 2**64 - 1")
+
+
+def flag(given: object, what: str) -> bool:
+    """A truth value of Python or numpy, and nothing that only counts as one."""
+    if isinstance(given, (bool, np.bool_)):
+        return bool(given)
+    raise InputError(f"{what} is {given!r}; give True or False")
+
+
+def word(given: object, what: str) -> str:
+    if isinstance(given, str):
+        return given
+    raise InputError(f"{what} is {given!r}; give a text")

@@ -144,11 +144,14 @@ class Calibration:
     report: str = field(repr=False)
 
     def accepts(self, scores: ArrayLike) -> NDArray[np.bool_]:
-        """Which scores are accepted, compared in single precision as the service compares them; NaN never is.
+        """Which scores are accepted, compared in single precision as the service compares them.
+
+        NaN and what is masked never are.
 
         Take them from `similarities`: a score of other arithmetic may fall on the other side of the threshold.
         """
-        return np.asarray(np.asarray(scores, dtype=np.float32) >= np.float32(self.threshold))
+        plain = np.ma.filled(np.ma.asarray(scores, dtype=np.float32), np.nan)
+        return np.asarray(plain >= np.float32(self.threshold))
 
     def save_report(self, path: str | Path) -> Path:
         """Writes the report as one HTML file."""
