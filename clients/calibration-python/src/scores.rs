@@ -1,8 +1,10 @@
 //! A calibration of scores that another system computed.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::AtomicBool;
 
 use pyo3::prelude::*;
+use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::PyBytes;
 
 use matchpoint_calibration::procedure::{
@@ -14,13 +16,16 @@ use matchpoint_vector::{Embedding, Similarity};
 use super::outcome::Outcome;
 use super::request::{InputError, Request, not_analysed};
 use super::vectors::{conditions_of, floats};
-use super::watched::interruptible;
+use super::watched::{interruptible, unless_stopped};
+
+/// Similarities in one array: 4 GiB.
+const SIMILARITIES_MAX: usize = 1 << 30;
 
 /// The best match of each of many searches.
 #[derive(FromPyObject)]
-pub(super) struct GivenMatches<'py> {
+pub(super) struct GivenMatches {
     /// Single precision, little endian.
-    scores: Bound<'py, PyBytes>,
+    scores: PyBackedBytes,
     labels: Vec<String>,
     ids: Vec<String>,
     items: Vec<String>,
@@ -28,9 +33,9 @@ pub(super) struct GivenMatches<'py> {
     conditions: BTreeMap<String, Vec<String>>,
 }
 
-impl GivenMatches<'_> {
+impl GivenMatches {
     fn queries(&self) -> PyResult<Vec<ScoredQuery>> {
-        let scores = floats(self.scores.as_bytes());
+        let scores = floats(&self.scores);
         let queries = self.labels.iter().zip(&self.ids);
         let found = self.items.iter().zip(&self.item_labels);
         let all = queries.zip(found).zip(scores).enumerate();
@@ -56,15 +61,33 @@ impl GivenMatches<'_> {
 
 /// Chooses a threshold on searches that another system did in a gallery of these labels, one for each item.
 #[pyfunction]
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "what Python gives is converted"
+)]
 pub(super) fn calibrate_scores(
     py: Python<'_>,
     request: &str,
     gallery: Vec<String>,
-    matches: GivenMatches<'_>,
+    matches: GivenMatches,
 ) -> PyResult<Outcome> {
     let request = Request::parse(request)?;
+    let matches = &matches;
+    interruptible(py, |stopped| {
+        calibrated(&request, gallery, matches, stopped)
+    })?
+}
+
+/// The same, away from Python's thread.
+fn calibrated(
+    request: &Request,
+    gallery: Vec<String>,
+    matches: &GivenMatches,
+    stopped: &AtomicBool,
+) -> PyResult<Outcome> {
     let settings = request.settings()?;
-    let source = request.source(vectors_digest(&floats(matches.scores.as_bytes())));
+    let source = request.source(vectors_digest(&floats(&matches.scores)));
+    unless_stopped(stopped)?;
     let queries = matches.queries()?;
     let items = gallery.len();
     let labels: BTreeSet<String> = gallery.into_iter().collect();
@@ -78,10 +101,10 @@ pub(super) fn calibrate_scores(
         items: items as u64,
         labels,
     };
-    let found = interruptible(py, |_stopped| {
-        procedure::calibrate_scores(&gallery, queries, &source, &settings)
-    })?;
+    unless_stopped(stopped)?;
+    let found = procedure::calibrate_scores(&gallery, queries, &source, &settings);
     let found = found.map_err(|error| not_analysed(&error))?;
+    unless_stopped(stopped)?;
     Outcome::of(&source, &settings, sizes, found)
 }
 
@@ -94,16 +117,28 @@ pub(super) fn similarities<'py>(
     items: &[u8],
     dimension: usize,
 ) -> PyResult<Bound<'py, PyBytes>> {
-    let (queries, items) = (unit(queries, dimension)?, unit(items, dimension)?);
-    let scores = py.detach(|| {
-        let pairs = queries
-            .iter()
-            .flat_map(|query| items.iter().map(move |item| (query, item)));
-        let scores =
-            pairs.map(|(query, item)| Similarity::between(query.as_slice(), item.as_slice()));
-        let scores = scores.flat_map(|score| score.map_or(f32::NAN, Similarity::get).to_le_bytes());
-        scores.collect::<Vec<u8>>()
-    });
+    let row = dimension.max(1).saturating_mul(size_of::<f32>());
+    let (rows, columns) = (queries.len() / row, items.len() / row);
+    let count = rows.saturating_mul(columns);
+    if count > SIMILARITIES_MAX {
+        return Err(InputError::new_err(format!(
+            "{rows} queries and {columns} items have {count} similarities, and one array takes {SIMILARITIES_MAX}; \
+             give fewer queries at a time"
+        )));
+    }
+    let scores = interruptible(py, |stopped| {
+        let (queries, items) = (unit(queries, dimension)?, unit(items, dimension)?);
+        let mut scores = Vec::with_capacity(count.saturating_mul(size_of::<f32>()));
+        for query in &queries {
+            unless_stopped(stopped)?;
+            for item in &items {
+                let score = Similarity::between(query.as_slice(), item.as_slice());
+                let score = score.map_or(f32::NAN, Similarity::get);
+                scores.extend_from_slice(&score.to_le_bytes());
+            }
+        }
+        PyResult::Ok(scores)
+    })??;
     Ok(PyBytes::new(py, &scores))
 }
 

@@ -1,10 +1,10 @@
 //! A calibration of vectors.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use pyo3::prelude::*;
-use pyo3::types::PyBytes;
+use pyo3::pybacked::PyBackedBytes;
 
 use matchpoint_calibration::analysis::consistency::Band;
 use matchpoint_calibration::analysis::{AnalysisScope, BAND_POINTS};
@@ -14,23 +14,23 @@ use matchpoint_calibration::procedure::{
 
 use super::outcome::Outcome;
 use super::request::{Request, not_analysed};
-use super::watched::interruptible;
+use super::watched::{interruptible, unless_stopped};
 
 /// Vectors in one block, and what is known of each.
 #[derive(FromPyObject)]
-pub(super) struct GivenRows<'py> {
+pub(super) struct GivenRows {
     /// Single precision, little endian, row after row.
-    values: Bound<'py, PyBytes>,
+    values: PyBackedBytes,
     dimension: usize,
     labels: Vec<String>,
     ids: Vec<String>,
     conditions: BTreeMap<String, Vec<String>>,
 }
 
-impl GivenRows<'_> {
+impl GivenRows {
     fn read(&self) -> ReadRows<'_> {
         ReadRows {
-            values: floats(self.values.as_bytes()),
+            values: floats(&self.values),
             of: self,
         }
     }
@@ -39,7 +39,7 @@ impl GivenRows<'_> {
 /// The same, with numbers that can be computed with.
 struct ReadRows<'a> {
     values: Vec<f32>,
-    of: &'a GivenRows<'a>,
+    of: &'a GivenRows,
 }
 
 impl ReadRows<'_> {
@@ -79,23 +79,43 @@ pub(super) fn floats(bytes: &[u8]) -> Vec<f32> {
 
 /// Chooses a threshold for labelled vectors; without queries, each searches among the others.
 #[pyfunction]
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "what Python gives is converted"
+)]
 pub(super) fn calibrate_vectors(
     py: Python<'_>,
     request: &str,
-    gallery: GivenRows<'_>,
-    queries: Option<GivenRows<'_>>,
+    gallery: GivenRows,
+    queries: Option<GivenRows>,
 ) -> PyResult<Outcome> {
     let request = Request::parse(request)?;
+    let (gallery, queries) = (&gallery, queries.as_ref());
+    interruptible(py, |stopped| {
+        calibrated(&request, gallery, queries, stopped)
+    })?
+}
+
+/// The same, away from Python's thread.
+fn calibrated(
+    request: &Request,
+    gallery: &GivenRows,
+    queries: Option<&GivenRows>,
+    stopped: &AtomicBool,
+) -> PyResult<Outcome> {
     let settings = request.settings()?;
     let gallery = gallery.read();
-    let queries = queries.as_ref().map(GivenRows::read);
+    let queries = queries.map(GivenRows::read);
     let mut all = gallery.values.clone();
     all.extend(queries.iter().flat_map(|queries| &queries.values));
+    unless_stopped(stopped)?;
     let digest = vectors_digest(&all);
     drop(all);
+    unless_stopped(stopped)?;
     let query_rows = queries.as_ref().map(ReadRows::rows).unwrap_or_default();
     let vectors = LabelledVectors::normalise(gallery.rows(), query_rows);
     let vectors = vectors.map_err(|error| not_analysed(&error))?;
+    unless_stopped(stopped)?;
     let asked = VectorRequest {
         source: request.source(digest),
         settings,
@@ -105,12 +125,11 @@ pub(super) fn calibrate_vectors(
             band_points: BAND_POINTS,
         },
     };
-    let found = interruptible(py, |stopped| {
-        procedure::calibrate_vectors(&vectors, &asked, &|_, _, _| {
-            !stopped.load(Ordering::Relaxed)
-        })
-    })?;
+    let found = procedure::calibrate_vectors(&vectors, &asked, &|_, _, _| {
+        !stopped.load(Ordering::Relaxed)
+    });
     let found = found.map_err(|error| not_analysed(&error))?;
+    unless_stopped(stopped)?;
     Outcome::of(
         &asked.source,
         &asked.settings,

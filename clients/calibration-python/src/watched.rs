@@ -11,6 +11,14 @@ use pyo3::prelude::*;
 /// How long a signal waits to be seen.
 const SIGNALS_EVERY: Duration = Duration::from_millis(100);
 
+/// Ends work that was stopped. Nobody reads what it says: the signal is raised in its place.
+pub(super) fn unless_stopped(stopped: &AtomicBool) -> PyResult<()> {
+    if stopped.load(Ordering::Relaxed) {
+        return Err(PyRuntimeError::new_err("stopped"));
+    }
+    Ok(())
+}
+
 /// Does `work` on a thread of its own, while this one, which alone is shown signals, looks for them; the work
 /// has to ask whether it was stopped. Other threads of Python go on meanwhile.
 pub(super) fn interruptible<T: Send>(

@@ -7,6 +7,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import time
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -249,19 +250,42 @@ def test_masked_scores_are_not_accepted() -> None:
     assert mc.calibrate(**{**SAMPLE.arguments(), "embeddings": unmasked}, equal_error=True).threshold == found.threshold
 
 
-def test_control_c_ends_a_long_calibration() -> None:
-    program = """
-import numpy, signal, sys, matchpoint_calibration as mc
+# Each takes far longer than the test waits: more than a minute on two cores, in a development build.
+LONG = {
+    "calibrate": "mc.calibrate(embeddings=random.normal(size=(120_000, 64)), labels=range(120_000), equal_error=True)",
+    "similarities": "mc.similarities(*random.normal(size=(2, 6_000, 4_096)))",
+}
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads are counted by /proc")
+@pytest.mark.parametrize("call", LONG.values(), ids=LONG.keys())
+def test_control_c_ends_long_work_once_it_is_underway(call: str) -> None:
+    program = f"""
+import numpy, os, signal, sys, matchpoint_calibration as mc
 # What runs in the background is started with it ignored.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-vectors = numpy.random.default_rng(1).normal(size=(40_000, 64))
+random = numpy.random.default_rng(1)
+print(len(os.listdir("/proc/self/task")), flush=True)
 try:
-    print("ready", flush=True)
-    mc.calibrate(embeddings=vectors, labels=list(range(40_000)), equal_error=True)
+    {call}
 except KeyboardInterrupt:
     sys.exit(7)
 """
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as running:
-        assert running.stdout is not None and running.stdout.readline() == b"ready\n"
+        assert running.stdout is not None
+        threads = int(running.stdout.readline())
+        # The compiled module works on threads of its own: when there is one more, that has begun.
+        while len(list(Path(f"/proc/{running.pid}/task").iterdir())) <= threads:
+            assert running.poll() is None
+            time.sleep(0.01)
         running.send_signal(signal.SIGINT)
-        assert running.wait(timeout=60) == 7
+        try:
+            assert running.wait(timeout=10) == 7
+        finally:
+            running.kill()
+
+
+def test_more_similarities_than_one_array_takes_are_refused() -> None:
+    many = np.ones((40_000, 1), dtype=np.float32)
+    with pytest.raises(mc.InputError, match="40000 queries and 40000 items have 1600000000 similarities"):
+        mc.similarities(many, many)

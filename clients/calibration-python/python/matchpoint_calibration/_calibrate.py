@@ -76,7 +76,7 @@ def calibrate(
     name, created           what stands in the record
 
     Raises InputError (a ValueError) if something given cannot be used, and RefusedError if the data cannot support
-    the target. Ctrl-C ends it.
+    the target. Ctrl-C ends it, at the latest after the step at hand: docs/calibration-python.md.
     """
     asked = {
         "target_far": target_far,
@@ -124,6 +124,7 @@ def similarities(queries: object, items: object) -> NDArray[np.float32]:
     """The cosine similarity of each query with each item, (queries, items), to the last bit as the service computes it.
 
     A threshold often lies between two scores that only the last bits tell apart, and numpy's products have others.
+    Ctrl-C ends it. One call gives at most 2**30 of them: 4 GiB.
     """
     left, right = given.matrix(queries, "queries"), given.matrix(items, "items")
     if left.shape[1] != right.shape[1]:
