@@ -67,7 +67,7 @@ const ROOMS: &[Room] = &[
         "adapt",
         "adapt",
         "",
-        &["calibration", "analysis", "vector", "kernels"],
+        &["calibration", "analysis", "procedure", "vector", "kernels"],
     ),
     room("arrays", "arrays", "", &[]),
     room(

@@ -12,7 +12,7 @@ use super::head::{Head, vector_sha256};
 use super::judgement::Judgement;
 use super::parts::Part;
 
-/// Version 1 has no roots.
+/// Version 1 has no roots; a head without roots is still written as that, so that older programs read it.
 const FORMATS: std::ops::RangeInclusive<u32> = 1..=2;
 
 /// The model whose embeddings a head takes.
@@ -74,7 +74,7 @@ impl HeadRecord {
             (part, labels.collect())
         });
         Self {
-            format: *FORMATS.end(),
+            format: if adapted.head.roots() { 2 } else { 1 },
             recipe: adapted.recipe.name.to_owned(),
             seed: request.seed,
             from: adapted.head.from(),
@@ -115,10 +115,31 @@ impl HeadRecord {
     /// # Errors
     /// A figure that is no number.
     pub fn to_bytes(&self) -> Result<Vec<u8>, AdaptError> {
+        // JSON has no such numbers: they would be written as null, and the folder could not be opened.
+        if let Some(figure) = self.not_a_number() {
+            return Err(AdaptError::Stored {
+                problem: format!("{figure} is not a number, and could not be read again"),
+            });
+        }
         let bytes = serde_json::to_vec_pretty(self);
         bytes.map_err(|cause| AdaptError::Stored {
             problem: cause.to_string(),
         })
+    }
+
+    /// The name of a figure that is not finite.
+    fn not_a_number(&self) -> Option<String> {
+        let of_candidates = self.candidates.iter().flat_map(|one| {
+            let values = one.figures.values().into_iter().chain([one.score]);
+            values.map(|value| (one.recipe.as_str(), value))
+        });
+        let of_changes = self.judgement.changes.iter().flat_map(|one| {
+            let values = [one.without, one.with, one.lower, one.upper];
+            values.map(|value| (one.figure.as_str(), value))
+        });
+        let mut figures = of_candidates.chain(of_changes);
+        let found = figures.find(|(_, value)| !value.is_finite());
+        found.map(|(name, _)| format!("a figure of {name}"))
     }
 
     /// The head itself, of its bytes.

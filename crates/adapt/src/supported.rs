@@ -2,11 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use matchpoint_calibration::analysis::embeddings::Embeddings;
-use matchpoint_calibration::analysis::nearest::nearest;
 use matchpoint_calibration::analysis::rng::SeededRng;
 use matchpoint_calibration::menu::Menu;
-use matchpoint_calibration::trials::{MatedSearch, NonMatedSearch, StrangerOrigin, Top, Trials};
+use matchpoint_calibration::procedure::{Assured, LabelledVectors, VectorRow, VectorTrials};
 use serde::Serialize;
 
 use super::error::AdaptError;
@@ -15,9 +13,11 @@ use super::labelled_rows::LabelledRows;
 /// The confidence of each promise.
 const CONFIDENCE: f64 = 0.95;
 
-/// For each FAR the threshold that is certified, and what it costs in false rejects, on the same searches before a head and
-/// behind it. Of the labels that are left to calibrate with, half are enrolled by half of their pictures, and asked for by the others; the
-/// other half are strangers.
+/// For each FAR the threshold that is certified, and what it costs in false rejects, on the same pictures before a head and
+/// behind it, by the trials that `calibrate` makes of such vectors. Of the labels that are left to calibrate with, half are enrolled by
+/// half of their pictures, and asked for by the others; the other half are strangers.
+///
+/// Each line holds by itself, for who asks for its FAR beforehand: not all at once.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct SupportedTargets {
     /// Labels that are enrolled.
@@ -42,7 +42,9 @@ impl SupportedTargets {
         }
         let menu = |rows: &LabelledRows| -> Result<Menu, AdaptError> {
             let trials = roles.search(rows, names)?;
-            Menu::of(&trials, CONFIDENCE, seed, true).map_err(|error| wrong(&error))
+            let named = trials.unnamed.is_none();
+            let menu = Menu::of(trials.recording.trials(), CONFIDENCE, seed, named);
+            menu.map_err(|error| wrong(&error))
         };
         let enrolled = roles.enrolled.iter().filter_map(|row| names.get(*row));
         Ok(Some(Self {
@@ -86,36 +88,23 @@ impl Roles {
         roles
     }
 
-    fn search(&self, rows: &LabelledRows, names: &[&str]) -> Result<Trials, AdaptError> {
-        let chosen = |rows_of: &[usize]| rows.chosen(rows_of).embeddings();
-        let gallery = chosen(&self.enrolled)?;
-        let found = |queries: &Embeddings| {
-            nearest(queries, &gallery, &|_, _| true).map_err(|error| wrong(&error))
+    /// The trials that `calibrate` makes of these vectors: near copies are none, and strangers who may be one count either way.
+    fn search(&self, rows: &LabelledRows, names: &[&str]) -> Result<VectorTrials, AdaptError> {
+        let vector = |row: &usize| {
+            Some(VectorRow {
+                id: row.to_string(),
+                label: names.get(*row)?,
+                conditions: BTreeMap::new(),
+                vector: rows.row(*row)?,
+            })
         };
-        let named = |row: &usize| {
-            let name = names.get(*row).copied().unwrap_or_default();
-            (name.to_owned(), row.to_string())
-        };
-        let mated = found(&chosen(&self.asked)?)?;
-        let mated = self.asked.iter().zip(mated).map(|(row, best)| {
-            let (label, probe) = named(row);
-            let top = best.top().map(|(row, label_matches)| Top {
-                score: row.score,
-                label_matches,
-            });
-            MatedSearch { label, probe, top }
-        });
-        let strangers = found(&chosen(&self.strangers)?)?;
-        let non_mated = self.strangers.iter().zip(strangers).map(|(row, best)| {
-            let (label, probe) = named(row);
-            NonMatedSearch {
-                label,
-                probe,
-                top_score: best.top().map(|(row, _)| row.score),
-                origin: StrangerOrigin::NeverEnrolled,
-            }
-        });
-        Trials::new(mated.collect(), non_mated.collect()).map_err(|error| wrong(&error))
+        let gallery = self.enrolled.iter().filter_map(vector);
+        let queries = self.asked.iter().chain(&self.strangers);
+        let queries = queries.filter_map(vector).collect();
+        let vectors = LabelledVectors::from_unit(gallery.collect(), queries);
+        let vectors = vectors.map_err(|error| wrong(&error))?;
+        VectorTrials::search(&vectors, Assured::default(), &|_, _, _| true)
+            .map_err(|error| wrong(&error))
     }
 }
 

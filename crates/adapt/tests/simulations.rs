@@ -3,6 +3,7 @@
 
 use matchpoint_adapt::{
     AdaptRequest, AdaptedHead, Head, HeadRecord, Judgement, LabelledRows, Part, Parts, Recipe,
+    SupportedTargets,
 };
 use matchpoint_calibration::analysis::rng::SeededRng;
 use matchpoint_calibration::certify::{TargetFar, certify_scores};
@@ -88,6 +89,10 @@ fn a_head_of_roots_is_kept_as_one_and_older_records_have_none() {
     let read = HeadRecord::parse(text.as_bytes()).unwrap();
     assert_eq!(&read.head(&bytes).unwrap(), head);
     // Signs are kept, large components count less, and one row is mapped as many are.
+    // Zeros of both signs, and what is nearly zero, too.
+    let mut vectors = rows.vectors().to_vec();
+    vectors[5 * DIMENSION..][..4].copy_from_slice(&[0.0, -0.0, 1e-30, -1e-12]);
+    let rows = LabelledRows::normalise(DIMENSION, vectors, rows.labels().to_vec()).unwrap();
     let together = head.apply_to(&rows).unwrap();
     let one = rows.row(5).unwrap();
     let roots: Vec<f32> = one
@@ -110,9 +115,65 @@ fn a_head_of_roots_is_kept_as_one_and_older_records_have_none() {
     assert!(older.len() < text.len());
     let older = HeadRecord::parse(older.as_bytes()).unwrap();
     assert!(!older.roots && older.head(&bytes).unwrap() == linear);
+    assert!(text.contains("\"format\": 2"));
     let newer = text.replace("\"format\": 2", "\"format\": 3");
     let error = HeadRecord::parse(newer.as_bytes()).unwrap_err();
     assert!(error.to_string().contains("1 to 2 are read"), "{error}");
+    // A head without roots is one of the first version still, and says so.
+    let plain = adapt(&rows, Some("whitening"), 3).1.to_bytes().unwrap();
+    assert!(String::from_utf8(plain).unwrap().contains("\"format\": 1"));
+}
+
+#[test]
+fn a_record_with_a_figure_that_is_no_number_is_not_written() {
+    let world = World {
+        within: 0.5,
+        odd: 5.0,
+    };
+    let rows = world.rows(80, &mut SeededRng::new(2, 0));
+    let (_, record) = adapt(&rows, Some("whitening"), 3);
+    for figure in [f64::NAN, f64::INFINITY] {
+        let mut wrong = record.clone();
+        wrong.judgement.changes[1].upper = figure;
+        let error = wrong.to_bytes().unwrap_err().to_string();
+        assert!(error.contains("a figure of EER is not a number"), "{error}");
+    }
+}
+
+/// What a quarter of labels with four pictures each promises.
+fn supported(rows: &LabelledRows) -> SupportedTargets {
+    let names: Vec<String> = (0..rows.len())
+        .map(|row| format!("label {}", row / 4))
+        .collect();
+    let labels: Vec<&str> = names.iter().map(String::as_str).collect();
+    let parts = Parts::deal(&labels, 0).unwrap();
+    let request = AdaptRequest {
+        rows,
+        names: &names,
+        parts: &parts,
+        recipe: Some(Recipe::named("whitening").unwrap()),
+        seed: 0,
+    };
+    let adapted = request.run(&|_, _, _| true).unwrap();
+    request.supported(&adapted).unwrap().unwrap()
+}
+
+#[test]
+fn strangers_under_several_names_promise_no_more_than_one() {
+    let world = World {
+        within: 0.5,
+        odd: 5.0,
+    };
+    // Fifty things, each with the same four pictures under eight labels.
+    let rows = world.rows(50, &mut SeededRng::new(4, 0));
+    let things = rows.vectors().chunks(4 * DIMENSION);
+    let vectors: Vec<f32> = things.flat_map(|thing| thing.repeat(8)).collect();
+    let labels = (0..400).flat_map(|label| [label; 4]).collect();
+    let rows = LabelledRows::normalise(DIMENSION, vectors, labels).unwrap();
+    let supported = supported(&rows);
+    for menu in [supported.without, supported.with] {
+        assert!(menu.stranger_labels < 40, "{menu:?}");
+    }
 }
 
 #[test]
@@ -121,21 +182,7 @@ fn what_is_left_to_calibrate_with_promises_the_same_searches_before_and_behind()
         within: 0.5,
         odd: 5.0,
     };
-    let rows = world.rows(400, &mut SeededRng::new(3, 0));
-    let names: Vec<String> = (0..rows.len())
-        .map(|row| format!("label {}", row / 4))
-        .collect();
-    let labels: Vec<&str> = names.iter().map(String::as_str).collect();
-    let parts = Parts::deal(&labels, 0).unwrap();
-    let request = AdaptRequest {
-        rows: &rows,
-        names: &names,
-        parts: &parts,
-        recipe: Some(Recipe::named("whitening").unwrap()),
-        seed: 0,
-    };
-    let adapted = request.run(&|_, _, _| true).unwrap();
-    let supported = request.supported(&adapted).unwrap().unwrap();
+    let supported = supported(&world.rows(400, &mut SeededRng::new(3, 0)));
     // A hundred labels are left, half of them enrolled: 50 strangers certify 10 % at 95 %, and not 5 %.
     assert_eq!(supported.enrolled_labels, 50);
     assert_eq!(supported.with.stranger_labels, 50);
