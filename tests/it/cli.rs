@@ -1381,7 +1381,7 @@ fn the_drift_demo_raises_each_alarm_in_its_own_chapter_and_recalibrating_ends_th
 }
 
 #[test]
-fn the_adapt_demo_takes_a_head_into_service_or_says_why_not() {
+fn the_adapt_demo_takes_a_head_into_service() {
     let root = TempDir::new().unwrap();
     let deployment = root.path().join("demo");
     let told = run(&[
@@ -1395,13 +1395,14 @@ fn the_adapt_demo_takes_a_head_into_service_or_says_why_not() {
     let report = json(&told);
     let adapted = &report["adapted"];
     assert_eq!(adapted["parts"][0]["labels"], 36);
-    let taken = adapted["outcome"] == "adapted";
-    assert_eq!(taken, adapted["judgement"]["refused"].is_null());
-    assert_eq!(taken, deployment.join("adapted-model").is_dir());
-    assert_eq!(taken, report["built"]["enrolled"] == 36);
-    assert_eq!(taken, report["calibrated"][1]["fitted"].is_u64());
+    // Seed and data are fixed, and the head is better by far.
+    assert_eq!(adapted["outcome"], "adapted");
+    assert!(adapted["judgement"]["refused"].is_null());
+    assert!(deployment.join("adapted-model").is_dir());
+    assert_eq!(report["built"]["enrolled"], 36);
+    assert!(report["calibrated"][1]["fitted"].is_u64());
     let page = fs::read_to_string(deployment.join("adapted.html")).unwrap();
-    assert!(page.contains(if taken { "Better on labels" } else { "Refused" }));
+    assert!(page.contains("Better on labels"));
 }
 
 #[test]

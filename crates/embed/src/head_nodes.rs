@@ -198,26 +198,32 @@ mod tests {
 
     #[test]
     fn a_head_is_one_more_graph_behind_the_file_whatever_part_it_takes() {
-        let head = HeadWeights {
+        let head = |roots| HeadWeights {
             from: 2,
-            roots: true,
+            roots,
             weights: &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0],
             bias: &[0.0, 1.0, 2.0],
         };
         let file = field(7, &field(2, b"net"));
-        for part in [
+        let parts = [
             EmbeddingPart::Vector,
             EmbeddingPart::FirstToken,
             EmbeddingPart::Token(3),
             EmbeddingPart::LastToken,
             EmbeddingPart::MeanOfTokens { skip: 1 },
-        ] {
-            let with = with_head(&file, "features", part, &head);
+        ];
+        for (part, roots) in parts
+            .into_iter()
+            .flat_map(|part| [(part, true), (part, false)])
+        {
+            let with = with_head(&file, "features", part, &head(roots));
             assert!(with.starts_with(&file));
             assert_eq!(check(&with), Ok(()));
             let names = computed(&with).unwrap();
             assert_eq!(names.last().map(String::as_str), Some(OUTPUT));
             assert!(names.iter().all(|name| name.starts_with(PREFIX)));
+            let root = format!("{PREFIX}signed_roots");
+            assert_eq!(names.contains(&root), roots);
             // By columns, since the network multiplies from the left.
             let turned: Vec<u8> = [1.0_f32, 3.0, 5.0, 2.0, 4.0, 6.0]
                 .iter()
