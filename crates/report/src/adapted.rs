@@ -45,8 +45,8 @@ pub struct AdaptedReport {
 pub struct SupportedTable {
     /// Labels that were enrolled.
     pub enrolled_labels: usize,
-    /// Labels of strangers.
-    pub stranger_labels: u64,
+    /// Strangers before the head and behind it: labels that may be one count once.
+    pub stranger_labels: [u64; 2],
     /// The confidence, as text.
     pub confidence: String,
     /// FAR, threshold before and behind, FRR before and behind; empty where nothing is certified.
@@ -221,10 +221,15 @@ fn det(report: &AdaptedReport) -> Option<Markup> {
 }
 
 fn supported(main: &mut Markup, of: &SupportedTable) {
+    let strangers = match of.stranger_labels {
+        [before, behind] if before == behind => format!("{behind} were strangers"),
+        [before, behind] => format!("strangers count as {before} before and {behind} behind"),
+    };
     let note = format!(
-        "Searches of labels that neither fitted the head nor judged it: {} were enrolled, {} were strangers. The threshold that \
-         keeps each FAR at {} confidence, and the FRR there; none where so many strangers cannot promise it.",
-        of.enrolled_labels, of.stranger_labels, of.confidence
+        "Searches of labels that neither fitted the head nor judged it: {} were enrolled, {strangers}. The threshold that \
+         keeps each FAR at {} confidence, and the FRR there; none where so many strangers cannot promise it. Each line holds by \
+         itself, not all at once.",
+        of.enrolled_labels, of.confidence
     );
     section(main, "supported", "What can be promised", &note, |body| {
         let columns = [

@@ -35,7 +35,7 @@ const NEAR_COPIES_LISTED: usize = 20;
 
 /// Fit a head to labelled pictures, so that one threshold fits all labels
 ///
-/// A head is a linear map behind the model, fitted in seconds. Labels are split once: half of them fit it, a quarter is left to
+/// A head is a linear map behind the model, fitted in a minute or two. Labels are split once: half of them fit it, a quarter is left to
 /// calibrate with, a quarter judges it. It is refused, and nothing is written, unless it is better on labels that it has not
 /// seen. Written is a model's folder, for `build --embeddings-of` and all else; or, of plain vectors, the head alone.
 ///
@@ -125,7 +125,8 @@ struct AdaptReport {
     supported: Option<SupportedTargets>,
     /// Rows that are nearly one picture, under two labels.
     near_copies: Vec<AcrossLabels>,
-    near_copies_total: usize,
+    /// How many; `None` if they were not looked for, since there are too many rows.
+    near_copies_total: Option<usize>,
     /// The model with the head, in each precision.
     models: Vec<AdaptedModel>,
     failed: Vec<RefusedItem>,
@@ -247,8 +248,12 @@ impl Adapt {
             candidates: adapted.candidates.clone(),
             judgement: adapted.judgement.clone(),
             supported: request.supported(adapted)?,
-            near_copies_total: near_copies.len(),
-            near_copies: near_copies.into_iter().take(NEAR_COPIES_LISTED).collect(),
+            near_copies_total: near_copies.as_ref().map(Vec::len),
+            near_copies: near_copies
+                .into_iter()
+                .flatten()
+                .take(NEAR_COPIES_LISTED)
+                .collect(),
             models: Vec::new(),
             failed: rows.failed.clone(),
             left_out: rows.left_out.clone(),
@@ -270,10 +275,10 @@ fn fit(request: &AdaptRequest<'_>, signal: &Signal) -> Result<AdaptedHead, Adapt
     found
 }
 
-/// Pictures that are nearly one, under two labels: nothing hurts a fit more.
-fn across_labels(rows: &AdaptRows) -> anyhow::Result<Vec<AcrossLabels>> {
+/// Pictures that are nearly one, under two labels: nothing hurts a fit more. `None` if there are too many to look for them.
+fn across_labels(rows: &AdaptRows) -> anyhow::Result<Option<Vec<AcrossLabels>>> {
     if COMPARED_MAX < rows.rows.len() {
-        return Ok(Vec::new());
+        return Ok(None);
     }
     let embeddings = Embeddings::from_unit(
         rows.rows.dimension(),
@@ -289,9 +294,8 @@ fn across_labels(rows: &AdaptRows) -> anyhow::Result<Vec<AcrossLabels>> {
         first_label: name(copy.first),
         similarity: copy.similarity.get(),
     });
-    Ok(found
-        .filter(|copy| copy.label != copy.first_label)
-        .collect())
+    let across = found.filter(|copy| copy.label != copy.first_label);
+    Ok(Some(across.collect()))
 }
 
 #[cfg(test)]

@@ -109,7 +109,7 @@ fn supported(report: &AdaptReport) -> Option<SupportedTable> {
     });
     Some(SupportedTable {
         enrolled_labels: found.enrolled_labels,
-        stranger_labels: found.with.stranger_labels,
+        stranger_labels: [&found.without, &found.with].map(|menu| menu.stranger_labels),
         confidence: percent(found.with.confidence),
         rows: rows.collect(),
     })

@@ -1,6 +1,6 @@
 //! What a fit came to, as text.
 
-use super::AdaptReport;
+use super::{AdaptReport, COMPARED_MAX};
 use crate::cli::output::{percent, table, wrapped};
 use matchpoint_adapt::{Candidate, SupportedTargets};
 use matchpoint_calibration::menu::{MenuLine, MenuStanding};
@@ -11,11 +11,17 @@ pub(super) fn text(report: &AdaptReport) -> String {
     for one in &report.failed {
         text.push_str(&format!("failed: {one}\n"));
     }
-    if let Some(first) = report.near_copies.first() {
+    if report.near_copies_total.is_none() {
+        let note = format!(
+            "pictures that are nearly those of another label were not looked for: these are more than {COMPARED_MAX}"
+        );
+        text.push_str(&wrapped(&note, "note: "));
+    }
+    if let (Some(total), Some(first)) = (report.near_copies_total, report.near_copies.first()) {
         let warning = format!(
             "{} pictures are nearly those of another label (row {} of {} and row {} of {}, for one): nothing hurts a fit more; \
              correct their labels, or give both one label",
-            report.near_copies_total, first.row, first.label, first.first_row, first.first_label
+            total, first.row, first.label, first.first_row, first.first_label
         );
         text.push_str(&wrapped(&warning, "warning: "));
     }
@@ -101,9 +107,19 @@ fn supported_text(supported: &SupportedTargets) -> String {
     let certified: Vec<(&MenuLine, &MenuLine)> = lines
         .filter(|(without, with)| [without, with].iter().any(|line| is_certified(line)))
         .collect();
+    let (before, behind) = (
+        supported.without.stranger_labels,
+        supported.with.stranger_labels,
+    );
+    // Labels that may be one stranger count once, and which these are the head may change.
+    let strangers = if before == behind {
+        format!("{behind} of strangers")
+    } else {
+        format!("{before} of strangers before, {behind} behind")
+    };
     let labels = format!(
-        "{} enrolled labels and {} of strangers",
-        supported.enrolled_labels, supported.with.stranger_labels
+        "{} enrolled labels and {strangers}",
+        supported.enrolled_labels
     );
     if certified.is_empty() {
         let least = supported
@@ -116,10 +132,11 @@ fn supported_text(supported: &SupportedTargets) -> String {
         );
         return wrapped(&text, "");
     }
-    let mut text = format!(
-        "what the labels left to calibrate with certify (searches; {labels}; {} confidence)\n",
+    let heading = format!(
+        "what the labels left to calibrate with certify, each FAR by itself (searches; {labels}; {} confidence)",
         percent(supported.with.confidence)
     );
+    let mut text = wrapped(&heading, "");
     for (without, with) in certified {
         let cell = |of: fn(&MenuLine) -> String| {
             let cell = |line: &MenuLine| {
@@ -155,4 +172,40 @@ pub(super) fn false_rejects(line: &MenuLine) -> String {
 
 pub(super) fn is_certified(line: &MenuLine) -> bool {
     line.standing == MenuStanding::Certified
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::left_out::LeftOut;
+    use matchpoint_adapt::Judgement;
+
+    #[test]
+    fn near_copies_that_were_not_looked_for_are_not_said_to_be_none() {
+        let report = |near_copies_total| AdaptReport {
+            outcome: "refused",
+            written: None,
+            recipe: "whitening",
+            what: "",
+            seed: 0,
+            from: 2,
+            to: 2,
+            parts: Vec::new(),
+            candidates: Vec::new(),
+            judgement: Judgement {
+                labels: 0,
+                rows: 0,
+                changes: Vec::new(),
+                refused: None,
+            },
+            supported: None,
+            near_copies: Vec::new(),
+            near_copies_total,
+            models: Vec::new(),
+            failed: Vec::new(),
+            left_out: LeftOut::default(),
+        };
+        assert!(text(&report(None)).contains("were not looked for"));
+        assert!(!text(&report(Some(0))).contains("nearly"));
+    }
 }
