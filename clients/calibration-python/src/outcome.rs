@@ -3,6 +3,7 @@
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 
+use matchpoint_calibration::operating_point::OperatingPoint;
 use matchpoint_calibration::procedure::{
     CalibratedSizes, ThresholdSettings, VectorCalibration, VectorFindings, VectorSource,
 };
@@ -41,7 +42,7 @@ impl Outcome {
             .map(|supported| &supported.point);
         let id = point.map(|point| point.id().to_owned());
         let goal = point.map(|point| point.content().goal());
-        let record = point.map(|point| point.to_json()).transpose();
+        let record = point.map(OperatingPoint::to_json).transpose();
         let recording = found.trials.recording.to_json();
         let findings = serde_json::to_string(&VectorFindings::of(sizes, found));
         Ok(Self {

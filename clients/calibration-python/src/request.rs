@@ -22,6 +22,7 @@ pyo3::create_exception!(
 /// The settings of one calibration, by the names of the command's flags.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[expect(clippy::struct_excessive_bools, reason = "the flags of the command")]
 pub(super) struct Request {
     name: String,
     created: String,
