@@ -159,10 +159,16 @@ fn stands(point: Option<&OperatingPoint>, info: &DeploymentInfo) -> bool {
         (Some(target), Some(bound)) => bound <= target,
         (Some(_), None) | (None, _) => true,
     };
-    // What growth was allowed for stands as a prediction.
     let far = point.filter(|point| point.certified && point.target_far.is_some());
-    let certified = far.is_none_or(|point| info.certified || point.growth_target_far.is_some());
+    let certified = far.is_none_or(|point| info.certified || is_foreseen(point, info));
     info.within_calibrated_size && kept && certified
+}
+
+/// Whether the growth that was allowed for has come, and stands as a prediction. Without a bound for today's gallery (its
+/// record is lost, or items are gone that scores were adjusted by) there is none.
+fn is_foreseen(point: &OperatingPoint, info: &DeploymentInfo) -> bool {
+    let is_grown = info.items_added.is_some_and(|added| 0 < added);
+    point.growth_target_far.is_some() && is_grown && info.far_bound.is_some()
 }
 
 fn promise(point: Option<&OperatingPoint>, info: &DeploymentInfo) -> String {
@@ -300,4 +306,39 @@ fn left_out(info: &DeploymentInfo) -> String {
         percent(round.lower),
         percent(round.upper)
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_promise_stands_by_allowed_growth_only_where_the_gallery_grew_and_has_a_bound() {
+        let point = OperatingPoint {
+            certified: true,
+            target_far: Some(0.01),
+            growth_target_far: Some(0.02),
+            confidence: Some(0.95),
+            ..OperatingPoint::default()
+        };
+        let today = |items_added, far_bound| DeploymentInfo {
+            within_calibrated_size: true,
+            items_added,
+            far_bound,
+            ..DeploymentInfo::default()
+        };
+        let says =
+            |info: &DeploymentInfo| (stands(Some(&point), info), promise(Some(&point), info));
+        let (stood, said) = says(&today(Some(50), Some(0.015)));
+        assert!(stood && said.starts_with("foresees FAR <= 2 %"), "{said}");
+        // The record of what the calibration saw is lost; items are gone that scores were adjusted by.
+        for info in [
+            today(None, None),
+            today(Some(0), None),
+            today(Some(50), None),
+        ] {
+            let (stood, said) = says(&info);
+            assert!(!stood && said.starts_with("promised FAR"), "{said}");
+        }
+    }
 }
