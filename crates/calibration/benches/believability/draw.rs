@@ -68,7 +68,8 @@ pub(crate) enum NamedBy<'a> {
     WorstValue(&'a str),
     /// The nearest tenth of strangers.
     NearestTenth,
-    /// The other kinds, if as many of them as of the tested ones are among the strangers, and named.
+    /// The other kinds, if as many of them as of the tested ones are among the strangers, and named. These are the labels
+    /// that are then judged, and the certificate is made without them.
     OtherKinds,
 }
 

@@ -98,7 +98,7 @@ fn notices(rows: &BTreeMap<(usize, String), Vec<Outcome>>) {
         };
         let unnoticed = |one: &Outcome| {
             one.certified
-                && !one.noticed.stress
+                && !one.noticed.stress_beforehand
                 && !one.noticed.left_out
                 && one.alarm.is_none()
                 && one.noticed.audit.is_none()

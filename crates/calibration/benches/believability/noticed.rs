@@ -18,6 +18,8 @@ use crate::{DELTA, FAR, LABELS};
 pub(crate) struct Noticed {
     /// The stress report of the calibration has the FAR of just these strangers, and it is above the target.
     pub(crate) stress: bool,
+    /// It is, and was made of the strangers of the certificate alone, and not of those who are then judged.
+    pub(crate) stress_beforehand: bool,
     /// The left-out searches of the changed gallery come to more than those of the calibration's, and than the
     /// target.
     pub(crate) left_out: bool,
@@ -31,8 +33,10 @@ impl Noticed {
         certificate: &Certificate,
         changed: &Changed<'_>,
     ) -> Self {
+        let stress = is_named(draw, certificate, changed.named_by);
         Self {
-            stress: is_named(draw, certificate, changed.named_by),
+            stress,
+            stress_beforehand: stress && changed.named_by != NamedBy::OtherKinds,
             left_out: left_out_warns(draw, certificate, changed),
             audit: audit(draw, certificate, changed),
         }
