@@ -6,9 +6,10 @@
 Without a set, scores are normal as in the simulations of docs/monitoring.md. Else LABELS.csv has a line for
 each vector, with `label` (or `class`) and `role`; 40 % of the labels are enrolled (roles gallery and unused),
 and the others are strangers. Traffic is half mated. Look-alikes (strangers near the threshold or above)
-double the FAR; mates that are missed become half as many again. Shown is how fast evidence grows, by the best
-stake for it: 13,000 searches times the expected log of what one of them multiplies it by. Rates are scaled so
-that 400 labels are expected of traffic as it was. Seeds are fixed. Needs numpy.
+double the FAR; mates that are missed become half as many again as the limit, or there is no figure of the FRR
+(`-`) where that is more than all. Shown is how fast evidence grows, by the best stake for it, which is chosen
+with the change known: 13,000 searches times the expected log of what one of them multiplies it by. Rates are
+scaled so that 400 labels are expected of traffic as it was. Seeds are fixed. Needs numpy.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ class World:
     stranger: np.ndarray
     error: np.ndarray
     frr_limit: float
+    """NaN where half as many misses again are more than there are mates."""
     before: np.ndarray
     more_accepts: np.ndarray
     more_misses: np.ndarray
@@ -59,8 +61,10 @@ def world(mates: np.ndarray, right: np.ndarray, strangers: np.ndarray, margins: 
     part = (2 * LIMIT - far) / (far_alike - far)
     accepts = np.where(stranger, before * (1 - part), before) + alike * (1 - MATED) * part / alike.sum()
     frr = error[~stranger].mean()
-    limit = min(0.95, 1.2 * frr + 0.005)
-    missed = min(0.99, 1.5 * limit)
+    limit = 1.2 * frr + 0.005
+    missed = 1.5 * limit
+    if missed >= 1:
+        limit = missed = np.nan
     misses = np.where(
         stranger, before, np.where(error, before * missed / frr, before * (1 - missed) / (1 - frr))
     )
@@ -69,6 +73,8 @@ def world(mates: np.ndarray, right: np.ndarray, strangers: np.ndarray, margins: 
 
 def growth(weights: np.ndarray, rates: np.ndarray, gains: np.ndarray) -> float:
     """The log of evidence after all searches, by the best stake that costs at most half of it at once."""
+    if np.isnan(gains).any():
+        return np.nan
     gains = gains / rates
     stakes = 0.5 / -gains.min() * np.geomspace(1e-3, 1, 60)
     return float(SEARCHES * max((weights * rates * np.log1p(stake * gains)).sum() for stake in stakes))
@@ -138,6 +144,11 @@ def dealt(vectors: np.ndarray, labels: dict[str, tuple[list[int], list[int]]], d
     return world(mates, right, scores, np.concatenate([mates_margin, margin]))
 
 
+def figure(value: float) -> str:
+    """A dash where there is none."""
+    return "-" if np.isnan(value) else f"{value:.1f}"
+
+
 def main() -> None:
     """Prints the means over the draws, and the ratios to the usual design."""
     if len(sys.argv) < 3:
@@ -158,12 +169,12 @@ def main() -> None:
     usual = np.mean([one["usual"] for one in found], 0)
     print(
         f"FRR {frr:.3f}; ln E of the usual design after {LABELS} labels: "
-        f"FAR {usual[0]:.1f}, FRR {usual[1]:.1f}\n"
+        f"FAR {figure(usual[0])}, FRR {figure(usual[1])}\n"
     )
     print("| sampling rates | FAR, FRR: times the evidence of the usual design |\n| --- | --- |")
     for name in found[0]:
         far, frr_ratio = np.mean([one[name] for one in found], 0) / usual
-        print(f"| {name} | {far:.1f}, {frr_ratio:.1f} |")
+        print(f"| {name} | {figure(far)}, {figure(frr_ratio)} |")
 
 
 if __name__ == "__main__":

@@ -141,10 +141,10 @@ impl ReviewsInService {
         match self.strays {
             None => "",
             Some(PredictionSide::Above) => {
-                "More work for people than was planned: searches or the gallery are not what they were. Calibrate again on pictures like those of today."
+                "More work for people than was planned: scores of enrolled things fell below the threshold, or those of strangers rose towards it. Label sampled decisions to see which, and calibrate again on pictures like those of today."
             }
             Some(PredictionSide::Below) => {
-                "Searches or the gallery are not what they were, and more may be rejected that nobody sees. Calibrate again on pictures like those of today."
+                "Scores fell below the band, so that more is rejected that nobody sees, or rose over the threshold, which can be false accepts. Label sampled rejects and accepts to see which, and calibrate again on pictures like those of today."
             }
         }
     }
@@ -227,6 +227,32 @@ mod tests {
             predicted.beside(counts(1_000, 200)).strays,
             Some(PredictionSide::Above)
         );
+    }
+
+    /// All searches are counted together: a change has to outweigh all that was quiet before it.
+    #[test]
+    #[expect(clippy::print_stderr, reason = "figures of docs/monitoring.md")]
+    fn after_a_long_quiet_time_a_change_takes_in_proportion_longer_to_see() {
+        let predicted = PredictedReviews::of(&band(100, 30, 10), 0.05).unwrap();
+        let until_seen = |quiet: u64| {
+            // Of ten quiet searches three go to a person, and of ten after the change six.
+            let mut more = (10..200_000_u64).step_by(10);
+            more.find(|more| {
+                let reviewed = (3 * quiet + 6 * more) / 10;
+                let found = predicted.beside(counts(quiet + more, reviewed));
+                found.strays == Some(PredictionSide::Above)
+            })
+        };
+        let [at_once, later, much_later] =
+            [0, 1_000, 10_000].map(|quiet| until_seen(quiet).unwrap());
+        // The shortest run of searches in the band that strays at the start.
+        let run = (1..100).find(|run| predicted.beside(counts(*run, *run)).strays.is_some());
+        let run = run.unwrap();
+        eprintln!(
+            "twice the share of mates is seen after {at_once} searches; after 1,000 quiet ones {later}, after 10,000 {much_later}; {run} in a row stray"
+        );
+        assert!(at_once < 300 && 2_000 < later && 20_000 < much_later);
+        assert!((5..20).contains(&run), "{run}");
     }
 
     /// Each month a calibration of its own, and 2,000 searches like it, all of mates or all of strangers, which is
