@@ -40,6 +40,7 @@ use tower::util::BoxCloneSyncService;
 use crate::identity::{CallerAccess, Identity, Sessions};
 use calibrations::Calibrations;
 use desks::Desks;
+use matchpoint_embed::pixels::ImageLimits;
 use posted::PostedForm;
 use problem::Problem;
 use thumbnails::Thumbnails;
@@ -76,6 +77,8 @@ pub struct ConsoleSetup {
     pub access: CallerAccess,
     /// Where it is reached.
     pub address: SocketAddr,
+    /// What decoding a picture may cost.
+    pub image_limits: ImageLimits,
 }
 
 /// Who makes a call of a page: put beside the call where it begins, and nothing that comes over the network can
@@ -123,7 +126,7 @@ impl Console {
             sessions: Sessions::default(),
             desks: Desks::default(),
             calibrations: Calibrations::default(),
-            thumbnails: Thumbnails::default(),
+            thumbnails: Thumbnails::new(setup.image_limits),
             setup,
         });
         Self {

@@ -1,119 +1,122 @@
 //! Small pictures for pages with many: made one at a time, and kept up to a limit.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum::body::Bytes;
 use sha2::{Digest, Sha256};
 use tokio::sync::Semaphore;
 
-use matchpoint_embed::pixels::{BYTES_MAX, DECODE_BYTES_MAX, ImageLimits, thumbnail};
+use matchpoint_embed::pixels::{ImageLimits, stated_size, thumbnail};
 
 /// The longer side: a tile on a high-resolution screen.
 const SIDE: u32 = 320;
-/// A picture below this is small enough already.
+/// A file below this is small enough already, if its sides are.
 const SMALL_BYTES: usize = 64 << 10;
 /// Small pictures take some 100 KB each.
 const KEPT_BYTES_MAX: usize = 64 << 20;
+/// What an entry counts beside its picture, so that failures do not add up without end.
+const ENTRY_BYTES: usize = 1 << 10;
 /// Leaves the other cores to searches, and limits the memory for decoding.
 const AT_ONCE: usize = 1;
 
 /// Small pictures by the hash of the full ones.
 #[derive(Debug)]
 pub(super) struct Thumbnails {
-    making: Semaphore,
-    kept: Mutex<KeptThumbnails>,
+    limits: ImageLimits,
+    making: Arc<Semaphore>,
+    kept: Arc<Mutex<KeptThumbnails>>,
 }
 
 #[derive(Debug, Default)]
 struct KeptThumbnails {
+    /// Empty for a file that cannot be decoded.
     pictures: VecDeque<([u8; 32], Bytes)>,
     bytes: usize,
 }
 
-impl Default for Thumbnails {
-    fn default() -> Self {
+impl Thumbnails {
+    pub(super) fn new(limits: ImageLimits) -> Self {
         Self {
-            making: Semaphore::new(AT_ONCE),
-            kept: Mutex::default(),
+            limits,
+            making: Arc::new(Semaphore::new(AT_ONCE)),
+            kept: Arc::default(),
         }
     }
-}
 
-impl Thumbnails {
-    /// A small version of a picture; the picture itself if it is small already, or not readable.
+    /// A picture of at most [`SIDE`] pixels; empty for a file that cannot be decoded.
     #[expect(
         clippy::disallowed_methods,
         reason = "one at a time, and the workers of the pool belong to searches"
     )]
     pub(super) async fn of(&self, picture: Bytes) -> Bytes {
-        if picture.len() < SMALL_BYTES {
+        if picture.is_empty() || is_small(&picture) {
             return picture;
         }
-        let digest: [u8; 32] = Sha256::digest(&picture).into();
-        if let Some(small) = self.find(&digest) {
-            return small;
-        }
-        // The semaphore is never closed. Another page may have made this one meanwhile.
-        let Ok(_turn) = self.making.acquire().await else {
-            return picture;
+        // The semaphore is never closed.
+        let Ok(turn) = Arc::clone(&self.making).acquire_owned().await else {
+            return Bytes::new();
         };
-        if let Some(small) = self.find(&digest) {
-            return small;
-        }
-        let source = picture.clone();
-        let limits = ImageLimits {
-            bytes_max: BYTES_MAX,
-            decode_bytes_max: DECODE_BYTES_MAX,
-        };
-        let made = tokio::task::spawn_blocking(move || thumbnail(&source, &limits, SIDE)).await;
-        let Ok(Ok(small)) = made else {
-            return picture;
-        };
-        let small = Bytes::from(small);
-        self.keep(digest, small.clone());
-        small
+        let (kept, limits) = (Arc::clone(&self.kept), self.limits);
+        let made = tokio::task::spawn_blocking(move || {
+            // A browser that goes away does not end this: the next one waits until it has ended.
+            let _turn = turn;
+            let digest = Sha256::digest(&picture).into();
+            let found = lock(&kept).find(&digest);
+            found.unwrap_or_else(|| {
+                let small = Bytes::from(thumbnail(&picture, &limits, SIDE).unwrap_or_default());
+                lock(&kept).keep(digest, small.clone());
+                small
+            })
+        });
+        made.await.unwrap_or_default()
     }
+}
 
+fn is_small(picture: &[u8]) -> bool {
+    let fits = |(width, height): (u32, u32)| width.max(height) <= SIDE;
+    picture.len() < SMALL_BYTES && stated_size(picture).is_some_and(fits)
+}
+
+fn lock(kept: &Mutex<KeptThumbnails>) -> MutexGuard<'_, KeptThumbnails> {
+    kept.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl KeptThumbnails {
     fn find(&self, digest: &[u8; 32]) -> Option<Bytes> {
-        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let found = kept.pictures.iter().find(|(of, _)| of == digest);
+        let found = self.pictures.iter().find(|(of, _)| of == digest);
         found.map(|(_, small)| small.clone())
     }
 
     /// Drops the oldest if there is no room.
-    fn keep(&self, digest: [u8; 32], small: Bytes) {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.bytes += small.len();
-        kept.pictures.push_back((digest, small));
-        while KEPT_BYTES_MAX < kept.bytes {
-            let Some((_, oldest)) = kept.pictures.pop_front() else {
+    fn keep(&mut self, digest: [u8; 32], small: Bytes) {
+        self.bytes += small.len() + ENTRY_BYTES;
+        self.pictures.push_back((digest, small));
+        while KEPT_BYTES_MAX < self.bytes {
+            let Some((_, oldest)) = self.pictures.pop_front() else {
                 break;
             };
-            kept.bytes -= oldest.len();
+            self.bytes -= oldest.len() + ENTRY_BYTES;
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use matchpoint_embed::pixels::{BYTES_MAX, DECODE_BYTES_MAX};
+
     use super::*;
 
-    #[tokio::test]
-    async fn a_small_picture_and_a_file_that_is_no_picture_stay_as_they_are() {
-        let thumbnails = Thumbnails::default();
-        for picture in [vec![7; 10], vec![7; SMALL_BYTES]] {
-            let picture = Bytes::from(picture);
-            assert_eq!(thumbnails.of(picture.clone()).await, picture);
-        }
-        assert!(thumbnails.kept.lock().unwrap().pictures.is_empty());
+    fn thumbnails(bytes_max: usize) -> Thumbnails {
+        Thumbnails::new(ImageLimits {
+            bytes_max,
+            decode_bytes_max: DECODE_BYTES_MAX,
+        })
     }
 
-    #[tokio::test]
-    async fn a_large_picture_is_made_small_once() {
-        // A BMP of 400 x 300 pixels.
-        let (width, height) = (400_u32, 300_u32);
-        let size = width * height * 3;
+    /// A BMP of one colour.
+    fn bmp(width: u32, height: u32) -> Bytes {
+        let size = (width * 3).next_multiple_of(4) * height;
         let mut bmp = b"BM".to_vec();
         for number in [54 + size, 0, 54, 40, width, height] {
             bmp.extend_from_slice(&number.to_le_bytes());
@@ -123,22 +126,65 @@ mod tests {
             bmp.extend_from_slice(&number.to_le_bytes());
         }
         bmp.resize(54 + size as usize, 99);
-        let thumbnails = Thumbnails::default();
-        let small = thumbnails.of(Bytes::from(bmp.clone())).await;
-        assert!(small.starts_with(b"\x89PNG") && small.len() < bmp.len());
+        bmp.into()
+    }
+
+    #[tokio::test]
+    async fn a_small_picture_stays_as_it_is() {
+        let (thumbnails, small) = (thumbnails(BYTES_MAX), bmp(100, 50));
+        assert_eq!(thumbnails.of(small.clone()).await, small);
+        assert!(lock(&thumbnails.kept).pictures.is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_decoded_or_is_over_the_limit_is_no_picture_and_remembered() {
+        let thumbnails = thumbnails(SMALL_BYTES);
+        let large = bmp(400, 300);
+        let cut = Bytes::from(b"\xff\xd8\xff cut short".to_vec());
+        for _ in 0..2 {
+            assert!(thumbnails.of(large.clone()).await.is_empty());
+            assert!(thumbnails.of(cut.clone()).await.is_empty());
+        }
+        assert_eq!(lock(&thumbnails.kept).pictures.len(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_large_picture_is_made_small_once() {
+        let thumbnails = thumbnails(BYTES_MAX);
+        let small = thumbnails.of(bmp(400, 300)).await;
+        assert!(small.starts_with(b"\x89PNG"));
         assert_eq!(&small[16..24], [0, 0, 1, 64, 0, 0, 0, 240], "320 x 240");
-        let again = thumbnails.of(Bytes::from(bmp)).await;
+        let again = thumbnails.of(bmp(400, 300)).await;
         assert_eq!(again.as_ptr(), small.as_ptr());
+        // Many pixels in a small file.
+        let wide = bmp(1000, 10);
+        assert!(wide.len() < SMALL_BYTES);
+        assert_eq!(thumbnails.of(wide).await[16..20], [0, 0, 1, 64]);
+    }
+
+    #[tokio::test]
+    async fn a_browser_that_goes_away_frees_no_turn_before_the_decoding_ends() {
+        let thumbnails = thumbnails(BYTES_MAX);
+        let mut asked = Box::pin(thumbnails.of(bmp(1000, 1000)));
+        // Begins the decoding, and goes away.
+        let waker = std::task::Waker::noop();
+        let polled = asked
+            .as_mut()
+            .poll(&mut std::task::Context::from_waker(waker));
+        assert!(polled.is_pending());
+        drop(asked);
+        assert!(thumbnails.making.acquire().await.is_ok());
+        assert_eq!(lock(&thumbnails.kept).pictures.len(), 1);
     }
 
     #[test]
     fn the_oldest_is_dropped_if_there_is_no_room() {
-        let thumbnails = Thumbnails::default();
-        let half = Bytes::from(vec![0; KEPT_BYTES_MAX / 2]);
+        let mut kept = KeptThumbnails::default();
+        let half = Bytes::from(vec![0; KEPT_BYTES_MAX / 2 - ENTRY_BYTES]);
         for number in 0..3 {
-            thumbnails.keep([number; 32], half.clone());
+            kept.keep([number; 32], half.clone());
         }
-        assert!(thumbnails.find(&[0; 32]).is_none());
-        assert!(thumbnails.find(&[1; 32]).is_some() && thumbnails.find(&[2; 32]).is_some());
+        assert!(kept.find(&[0; 32]).is_none());
+        assert!(kept.find(&[1; 32]).is_some() && kept.find(&[2; 32]).is_some());
     }
 }

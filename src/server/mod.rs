@@ -50,7 +50,7 @@ pub use error::ServeError;
 pub use listeners::{BoundAddress, CallListener, Listeners, SocketFile, announce, bind};
 pub use registry::{ServedState, UnopenedDeployment};
 
-use crate::config::{ListenWhen, ServerConfig};
+use crate::config::{EngineConfig, ListenWhen, ServerConfig};
 use crate::console::{CallService, Console, ConsoleSetup};
 use crate::deployment::{Deployment, DeploymentError, JudgedScore, Models, OpenOptions};
 use crate::identity::CallerAccess;
@@ -72,6 +72,7 @@ use matchpoint_client::proto::operating_point_service_server::OperatingPointServ
 use matchpoint_client::proto::retrieval_service_server::RetrievalServiceServer;
 use matchpoint_client::proto::server_service_server::ServerServiceServer;
 use matchpoint_client::proto::snapshot_service_server::SnapshotServiceServer;
+use matchpoint_embed::pixels::ImageLimits;
 use matchpoint_embed::pool::ENDING_MAX;
 use matchpoint_gallery::Access;
 use monitoring::MonitoringHandler;
@@ -278,7 +279,7 @@ pub async fn serve(
     let gated = Gate::new(access.clone()).layer(routes.prepare());
     let stack = RequestIds(registry.clone()).layer(gated);
     let answering = Answering {
-        pages: pages(&listeners, &stack, &access),
+        pages: pages(&listeners, &stack, &access, &config.engine),
         stack,
         access,
     };
@@ -337,6 +338,7 @@ fn pages<S: Stack + Sync>(
     listeners: &Listeners,
     stack: &S,
     access: &CallerAccess,
+    engine: &EngineConfig,
 ) -> Option<Console> {
     let address = listeners.pages.as_ref()?.local_addr().ok()?;
     let calls = stack.clone().map_request(of_console).map_err(|error| {
@@ -348,6 +350,10 @@ fn pages<S: Stack + Sync>(
         may,
         access: access.clone(),
         address,
+        image_limits: ImageLimits {
+            bytes_max: engine.image_bytes_max,
+            decode_bytes_max: engine.image_decode_bytes_max,
+        },
     }))
 }
 

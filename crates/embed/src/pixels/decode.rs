@@ -63,17 +63,26 @@ pub fn decoding_bytes(bytes: &[u8], limits: &ImageLimits, geometry: &Geometry) -
     if limits.bytes_max < bytes.len() {
         return 0;
     }
-    let cost = || -> Option<((u32, u32), u64)> {
-        match file_type::format(bytes).ok()? {
-            Format::Jpeg => jpeg::cost(bytes, Some(geometry)),
-            Format::Png => png::cost(bytes),
-            Format::WebP => webp::cost(bytes),
-            Format::Gif => gif::size(bytes).map(|size| (size, gif::decoding_bytes(size))),
-            Format::Bmp => bmp::cost(bytes),
-        }
+    cost(bytes, Some(geometry))
+        .filter(|(size, bytes)| limits.check(*size, *bytes).is_ok())
+        .map_or(0, |(_, bytes)| bytes)
+}
+
+/// Width and height by what the headers say; `None` for what will be refused.
+#[must_use]
+pub fn stated_size(bytes: &[u8]) -> Option<(u32, u32)> {
+    cost(bytes, None).map(|(size, _)| size)
+}
+
+/// Width and height, and the most memory that decoding takes.
+fn cost(bytes: &[u8], geometry: Option<&Geometry>) -> Option<((u32, u32), u64)> {
+    let cost = || match file_type::format(bytes).ok()? {
+        Format::Jpeg => jpeg::cost(bytes, geometry),
+        Format::Png => png::cost(bytes),
+        Format::WebP => webp::cost(bytes),
+        Format::Gif => gif::size(bytes).map(|size| (size, gif::decoding_bytes(size))),
+        Format::Bmp => bmp::cost(bytes),
     };
     // A decoder that panics here will panic again when it decodes, and the error is given there.
-    let cost = panic::catch_unwind(cost).unwrap_or(None);
-    cost.filter(|(size, bytes)| limits.check(*size, *bytes).is_ok())
-        .map_or(0, |(_, bytes)| bytes)
+    panic::catch_unwind(cost).unwrap_or(None)
 }

@@ -32,7 +32,7 @@ mod window;
 use std::fmt;
 
 pub use augment::Augmentation;
-pub use decode::{decoding_bytes, is_large};
+pub use decode::{decoding_bytes, is_large, stated_size};
 pub use precheck::precheck;
 pub use sniff::{SNIFF_BYTES, sniff};
 pub use thumbnail::thumbnail;
