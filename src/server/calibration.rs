@@ -170,10 +170,13 @@ impl CalibrationJob {
             in_flight_max: IN_FLIGHT_MAX,
         };
         let ids = &mut self.ids;
-        let queries = incoming.map(|message| match message.map_err(broken)?.part {
-            Some(Part::Query(query)) => query_to_search(query, ids),
-            Some(Part::Settings(_)) | None => {
-                Err(invalid("every message after the first must carry a query"))
+        let queries = incoming.map(|message| {
+            registry.check_identity()?;
+            match message.map_err(broken)?.part {
+                Some(Part::Query(query)) => query_to_search(query, ids),
+                Some(Part::Settings(_)) | None => {
+                    Err(invalid("every message after the first must carry a query"))
+                }
             }
         });
         let (metadata, handle) = (&mut self.metadata, &self.handle);
@@ -277,6 +280,7 @@ impl CalibrationJob {
             if self.handle.is_cancelled() {
                 return Err(cancelled());
             }
+            registry.check_identity()?;
             let now = deployment.activate(point.id(), Some(&self.etag));
             let now = now.map_err(|error| from_error(&error))?;
             changed(

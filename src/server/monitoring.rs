@@ -11,7 +11,7 @@ use super::request_id::caller_of;
 use super::status::{from_error, status, wrong_replica};
 use super::stream::as_message;
 use super::{drift_messages, shadow};
-use crate::deployment::DeploymentError;
+use crate::deployment::{Deployment, DeploymentError};
 use crate::journal::entry::{self, AnnotationRefusal, DecisionId, DecisionRow};
 use crate::journal::read::QueueRequest;
 use crate::monitor::{
@@ -185,9 +185,9 @@ impl MonitoringHandler {
 
     async fn replay(
         &self,
-        request: ReplayCanariesRequest,
+        found: Result<Arc<Deployment>, Status>,
     ) -> Result<ReplayCanariesResponse, Status> {
-        let deployment = self.registry.find(&request.deployment)?;
+        let deployment = found?;
         let round = deployment.replay_canaries().await;
         let round = round.map_err(|error| from_error(&error))?;
         Ok(ReplayCanariesResponse {
@@ -275,9 +275,10 @@ impl MonitoringService for MonitoringHandler {
         let request = request.into_inner();
         // A round is as many searches as there are canaries, each of which may take as long as a call.
         let found = service.registry.find(&request.deployment);
-        let canaries = found.map_or(Ok(0), |deployment| deployment.monitor().canary_count());
+        let canaries = found.as_ref();
+        let canaries = canaries.map_or(Ok(0), |deployment| deployment.monitor().canary_count());
         let canaries = canaries.map_err(refused_by_monitor)?;
-        let work = service.replay(request);
+        let work = service.replay(found);
         let calls = u32::try_from(canaries).unwrap_or(u32::MAX);
         let answer = self.registry.call_of(calls, "ReplayCanaries", work).await;
         answer.map(Response::new)

@@ -297,14 +297,19 @@ impl Registry {
         }
     }
 
+    /// Checks that the caller's key is not revoked or expired meanwhile: a stream may outlive it.
+    pub(super) fn check_identity(&self) -> Result<(), Status> {
+        if self.identity.is_revoked() {
+            return Err(no_longer_known(&self.identity));
+        }
+        Ok(())
+    }
+
     /// The deployment with this name, for a caller who may use it; an empty name means the default. Called once for
     /// each call and each item of a stream: they are counted here for keys that may make so many in a second.
     pub(super) fn find(&self, name: &str) -> Result<Arc<Deployment>, Status> {
         let loaded = self.loaded()?;
-        // A stream may outlive its key.
-        if self.identity.is_revoked() {
-            return Err(no_longer_known(&self.identity));
-        }
+        self.check_identity()?;
         self.identity.count_call().map_err(too_many_calls)?;
         let name = match (name, loaded.default.as_deref()) {
             ("", Some(default)) => default,

@@ -15,14 +15,17 @@ use std::time::{Duration, Instant};
 use crate::common::{ROOT, Running, config, copy_of_sample, matchpoint, run, text};
 use matchpoint::server;
 use matchpoint_client::Client;
+use matchpoint_client::proto::calibration_service_client::CalibrationServiceClient;
 use matchpoint_client::proto::gallery_service_client::GalleryServiceClient;
+use matchpoint_client::proto::longrunning::operation;
 use matchpoint_client::proto::operating_point_service_client::OperatingPointServiceClient;
 use matchpoint_client::proto::retrieval_service_client::RetrievalServiceClient;
 use matchpoint_client::proto::server_service_client::ServerServiceClient;
 use matchpoint_client::proto::{
-    ActivateOperatingPointRequest, DESCRIPTORS, DeleteItemRequest, GetServerInfoRequest,
-    ListItemsRequest, ListOperatingPointsRequest, SearchRequest, SearchStreamRequest, Vector,
-    search_request, search_stream_response,
+    ActivateOperatingPointRequest, CalibrateRequest, CalibrationSettings, DESCRIPTORS,
+    DeleteItemRequest, GetServerInfoRequest, LabelledQuery, ListItemsRequest,
+    ListOperatingPointsRequest, SearchRequest, SearchStreamRequest, Vector, calibrate_request,
+    calibration_settings, search_request, search_stream_response,
 };
 use prost::Message as _;
 use prost_types::FileDescriptorSet;
@@ -369,6 +372,46 @@ async fn keys_are_taken_and_revoked_while_the_server_runs_also_within_a_stream()
     assert_eq!(by(&new).await, Code::Ok);
     assert_eq!(streamed().await, Code::Unauthenticated);
     drop(items);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_calibration_ends_with_the_key_that_began_it() {
+    let keys = KeysAt::new();
+    let key = keys.make("engineer", "calibrate,search", &[]);
+    let path = keys.path();
+    let running = Running::sample(&[("MATCHPOINT_KEYS_FILE", path.to_str().unwrap())]).await;
+    let (queries, incoming) = tokio::sync::mpsc::channel(1);
+    let incoming = tokio_stream::wrappers::ReceiverStream::new(incoming);
+    let send = |part| queries.send(CalibrateRequest { part: Some(part) });
+    let settings = calibrate_request::Part::Settings(CalibrationSettings {
+        target: Some(calibration_settings::Target::TargetFar(0.2)),
+        ..CalibrationSettings::default()
+    });
+    let mut calibration = CalibrationServiceClient::new(running.channel.clone());
+    let request = with_key(incoming, &key);
+    let call = tokio::spawn(async move { calibration.calibrate(request).await });
+    send(settings).await.unwrap();
+
+    keys.command(&["revoke", "engineer"]);
+    let mut server = ServerServiceClient::new(running.channel.clone());
+    let since = Instant::now();
+    let mut known = async || {
+        let request = with_key(GetServerInfoRequest::default(), &key);
+        server.get_server_info(request).await.is_ok()
+    };
+    while known().await {
+        assert!(since.elapsed() < NOTICED);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    // Whatever it holds: it is not looked at.
+    drop(send(calibrate_request::Part::Query(LabelledQuery::default())).await);
+    drop(queries);
+    let ended = call.await.unwrap().unwrap().into_inner();
+    let Some(operation::Result::Error(error)) = ended.result else {
+        panic!("{ended:?}");
+    };
+    assert_eq!(Code::from(error.code), Code::Unauthenticated, "{error:?}");
     running.stop().await;
 }
 
