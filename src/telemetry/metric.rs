@@ -108,7 +108,7 @@ table! {
     gauge(Seconds) CALIBRATION_TIMESTAMP = "matchpoint_calibration_timestamp_seconds":
         "When the operating point was calibrated, since 1970-01-01 UTC.";
     counter RECORDED = "matchpoint_recorded_decisions_total":
-        "All decisions ever written to the journal, counted on disk, so a restart does not reset them. If another folder takes a deployment's place, the count goes on. By operating point, source (live, comparison, canaries), decision, stratum of the audit, and whether a filter was used. Strata beside the threshold are the decisions that a small change of scores would reverse. Says nothing of who was searched for.";
+        "All decisions ever written to the journal, counted on disk, so a restart does not reset them. If another folder takes a deployment's place, the count goes on. By operating point, source (live, comparison, canaries), decision, stratum of the audit, and whether a filter was used. Strata beside the threshold are the decisions that a small change of scores would reverse. Blind to who was searched for.";
     counter RECORDING_LOST = "matchpoint_recording_lost_total":
         "What was answered and not recorded, by reason: queue_full, not_written (the disk), image (the decision was recorded), crowded_out (sampled for the audit, and removed for want of room before anybody labelled it). Counted also while nothing can be written.";
     gauge JOURNAL_ROWS = "matchpoint_journal_decisions":
