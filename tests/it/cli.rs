@@ -1039,7 +1039,10 @@ fn a_person_and_a_probe_learn_how_a_server_is_doing() {
     );
 
     let status = ask(&["status"]);
+    // As it reads, wherever its lines are broken.
     let shown = text(&status.stdout);
+    let shown: Vec<&str> = shown.split_whitespace().collect();
+    let shown = shown.join(" ");
     assert_eq!(code(&status), 0, "{shown}");
     for words in [
         "sample: promises FAR <= 10 % at 90 % confidence",
