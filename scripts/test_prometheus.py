@@ -35,8 +35,13 @@ EXPECTED = {
     "The same traffic again": set(),
 }
 WATCHED = {"MatchpointFrrAboveLimit", "MatchpointFarAboveLimit", "MatchpointDecisionsNotRecorded"}
-# The story has no candidate.
-EMPTY = {"Share of decisions that differ", "Compared and skipped", "Candidates"}
+# The story has no candidate, and no review band.
+EMPTY = {
+    "Candidates",
+    "Compared and skipped",
+    "Share of decisions that differ",
+    "Share of searches that goes to a person",
+}
 # Nor is evidence reset in it.
 UNMARKED = {"Evidence reset"}
 REST_SECONDS = 12
