@@ -23,12 +23,14 @@ demo: runtime ## The main job: enrol, calibrate, serve, decide, on real photogra
 	@echo "== demo"
 	@target/$(PROFILE:dev=debug)/matchpoint demo
 
-# What needs the program comes after what builds it, two at once: most of it waits, for a server or a download.
+# What needs the program comes after what builds it, two at once: most of it waits, for a server or a download. The
+# wheel comes alone, since its build takes the program away for a moment.
 test: test-rust ## Every check: format, lints, tests, docs, protocol, deployment files, Python client, wheel
 	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target test-rest
+	@$(MAKE) --no-print-directory test-wheel
 	@echo "== all checks passed"
 
-REST := test-python test-wheel lint test-tools test-documents test-doc
+REST := test-python lint test-tools test-documents test-doc
 ifneq ($(shell command -v prometheus),)
 REST := test-prometheus $(REST)
 endif
