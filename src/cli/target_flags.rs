@@ -1,12 +1,9 @@
 //! The target of a threshold, as flags.
 
 use super::exit::{Exit, fail};
-use matchpoint_calibration::CalibrationError;
-use matchpoint_calibration::certify::TargetFar;
 use matchpoint_calibration::certify_frr::TargetFrr;
-use matchpoint_calibration::cost::{CostModel, Costs};
-use matchpoint_calibration::evidence::Prior;
 use matchpoint_calibration::policy::CalibrationTarget;
+use matchpoint_calibration::stated_target::StatedTarget;
 
 /// One of the four, or none, and its parameters.
 #[derive(Debug, clap::Args)]
@@ -55,16 +52,9 @@ pub(super) struct TargetFlags {
 impl TargetFlags {
     /// The target; `None` if none is named.
     pub(super) fn target(&self) -> anyhow::Result<Option<CalibrationTarget>> {
-        if self.target_far.is_none()
-            && self.target_frr.is_none()
-            && !self.equal_error
-            && !self.min_cost
-        {
-            return Ok(None);
-        }
-        let checked = self.checked();
+        let checked = self.stated().map(|stated| stated.checked(self.confidence));
         checked
-            .map(Some)
+            .transpose()
             .map_err(|cause| fail(Exit::Usage, cause.to_string()))
     }
 
@@ -82,35 +72,26 @@ impl TargetFlags {
         self.confidence
     }
 
-    fn checked(&self) -> Result<CalibrationTarget, CalibrationError> {
-        if let Some(far) = self.target_far {
-            let far = TargetFar::new(far, self.confidence)?;
-            return Ok(if self.estimated {
-                CalibrationTarget::FarEstimated(far)
-            } else {
-                CalibrationTarget::Far(far)
-            });
+    fn stated(&self) -> Option<StatedTarget> {
+        if let Some(rate) = self.target_far {
+            let estimated = self.estimated;
+            return Some(StatedTarget::Far { rate, estimated });
         }
-        if let Some(frr) = self.target_frr {
-            return Ok(CalibrationTarget::Frr(TargetFrr::new(
-                frr,
-                self.confidence,
-            )?));
+        if let Some(rate) = self.target_frr {
+            return Some(StatedTarget::Frr(rate));
         }
-        let costs = (
-            self.cost_false_accept,
-            self.cost_false_reject,
-            self.prior_mated,
-        );
-        if let (Some(false_accept), Some(false_reject), Some(prior)) = costs {
-            return Ok(CalibrationTarget::Cost(CostModel::new(Costs {
-                false_accept,
-                false_reject,
-                prior_mated: Prior::new(prior)?,
-            })?));
+        if self.equal_error {
+            return Some(StatedTarget::EqualError);
         }
-        // One of the four was named.
-        Ok(CalibrationTarget::EqualError)
+        if !self.min_cost {
+            return None;
+        }
+        // It requires all of them.
+        Some(StatedTarget::Cost {
+            false_accept: self.cost_false_accept?,
+            false_reject: self.cost_false_reject?,
+            prior_mated: self.prior_mated?,
+        })
     }
 }
 

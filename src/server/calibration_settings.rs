@@ -6,13 +6,11 @@ use super::convert::invalid;
 use crate::deployment::{CalibrationSettings, Query, RemedyChoice};
 use matchpoint_calibration::CalibrationError;
 use matchpoint_calibration::analysis::remedy::Remedy;
-use matchpoint_calibration::certify::TargetFar;
 use matchpoint_calibration::certify_frr::TargetFrr;
-use matchpoint_calibration::cost::{CostModel, Costs};
-use matchpoint_calibration::evidence::Prior;
 use matchpoint_calibration::margin::MarginFactor;
 use matchpoint_calibration::policy::CalibrationTarget;
 use matchpoint_calibration::procedure::{Assured, ThresholdSettings};
+use matchpoint_calibration::stated_target::StatedTarget;
 use matchpoint_client::proto;
 
 /// Why an FRR cannot be promised by the gallery alone.
@@ -36,33 +34,25 @@ pub(super) fn calibration_settings(
     use proto::calibration_settings::Target as Message;
     let refused = |cause: CalibrationError| invalid(&cause.to_string());
     let confidence = confidence(settings);
-    let target = match &settings.target {
-        Some(Message::TargetFar(far)) => {
-            let far = TargetFar::new(*far, confidence).map_err(refused)?;
-            if settings.estimated {
-                CalibrationTarget::FarEstimated(far)
-            } else {
-                CalibrationTarget::Far(far)
-            }
-        }
-        Some(Message::TargetFrr(frr)) => {
-            CalibrationTarget::Frr(TargetFrr::new(*frr, confidence).map_err(refused)?)
-        }
-        Some(Message::EqualError(true)) => CalibrationTarget::EqualError,
-        Some(Message::Cost(cost)) => {
-            let costs = Costs {
-                false_accept: cost.false_accept,
-                false_reject: cost.false_reject,
-                prior_mated: Prior::new(cost.prior_mated).map_err(refused)?,
-            };
-            CalibrationTarget::Cost(CostModel::new(costs).map_err(refused)?)
-        }
+    let stated = match &settings.target {
+        Some(Message::TargetFar(rate)) => StatedTarget::Far {
+            rate: *rate,
+            estimated: settings.estimated,
+        },
+        Some(Message::TargetFrr(rate)) => StatedTarget::Frr(*rate),
+        Some(Message::EqualError(true)) => StatedTarget::EqualError,
+        Some(Message::Cost(cost)) => StatedTarget::Cost {
+            false_accept: cost.false_accept,
+            false_reject: cost.false_reject,
+            prior_mated: cost.prior_mated,
+        },
         Some(Message::EqualError(false)) | None => {
             return Err(invalid(
                 "target is required: set target_far, target_frr, equal_error to true, or cost",
             ));
         }
     };
+    let target = stated.checked(confidence).map_err(refused)?;
     let has_far = matches!(
         target,
         CalibrationTarget::Far(_) | CalibrationTarget::FarEstimated(_)

@@ -5,12 +5,9 @@ use serde::Deserialize;
 
 use matchpoint_calibration::CalibrationError;
 use matchpoint_calibration::analysis::AnalysisError;
-use matchpoint_calibration::certify::TargetFar;
 use matchpoint_calibration::certify_frr::TargetFrr;
-use matchpoint_calibration::cost::{CostModel, Costs};
-use matchpoint_calibration::evidence::Prior;
-use matchpoint_calibration::policy::CalibrationTarget;
 use matchpoint_calibration::procedure::{Assured, ThresholdSettings, VectorSource};
+use matchpoint_calibration::stated_target::StatedTarget;
 
 pyo3::create_exception!(
     matchpoint_calibration,
@@ -67,7 +64,10 @@ impl Request {
         let review = self.review_frr;
         let review = review.map(|frr| TargetFrr::new(frr, self.confidence));
         Ok(ThresholdSettings {
-            target: self.target().map_err(|error| wrong(&error))?,
+            target: self
+                .target()
+                .checked(self.confidence)
+                .map_err(|error| wrong(&error))?,
             seed: self.seed,
             grow_to_items: self.grow_to,
             assured: Assured {
@@ -80,27 +80,20 @@ impl Request {
     }
 
     /// Python has seen to it that there is exactly one.
-    fn target(&self) -> Result<CalibrationTarget, CalibrationError> {
-        if let Some(far) = self.target_far {
-            let far = TargetFar::new(far, self.confidence)?;
-            return Ok(if self.estimated {
-                CalibrationTarget::FarEstimated(far)
-            } else {
-                CalibrationTarget::Far(far)
-            });
+    fn target(&self) -> StatedTarget {
+        if let Some(rate) = self.target_far {
+            let estimated = self.estimated;
+            return StatedTarget::Far { rate, estimated };
         }
-        if let Some(frr) = self.target_frr {
-            let frr = TargetFrr::new(frr, self.confidence)?;
-            return Ok(CalibrationTarget::Frr(frr));
+        if let Some(rate) = self.target_frr {
+            return StatedTarget::Frr(rate);
         }
-        let Some(costs) = self.costs.filter(|_| !self.equal_error) else {
-            return Ok(CalibrationTarget::EqualError);
-        };
-        Ok(CalibrationTarget::Cost(CostModel::new(Costs {
+        let costs = self.costs.filter(|_| !self.equal_error);
+        costs.map_or(StatedTarget::EqualError, |costs| StatedTarget::Cost {
             false_accept: costs.false_accept,
             false_reject: costs.false_reject,
-            prior_mated: Prior::new(costs.prior_mated)?,
-        })?))
+            prior_mated: costs.prior_mated,
+        })
     }
 }
 

@@ -13,10 +13,13 @@
     reason = "a program that prints a table"
 )]
 
+mod labelled_table;
+
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
-use matchpoint_arrays::{BYTES_MAX, LabelTable, ReadOptions, Role};
+use matchpoint_arrays::Role;
 use matchpoint_calibration::adjustment::{Adjuster, ComparedPair};
 use matchpoint_calibration::analysis::remedies::{plan, remedy_trial, stranger_labels};
 use matchpoint_calibration::analysis::remedy::{Remedy, RemedyTrial};
@@ -28,7 +31,7 @@ use matchpoint_calibration::held_out::Folds;
 use matchpoint_calibration::margin::MarginFactor;
 use matchpoint_calibration::policy::CalibrationTarget;
 use matchpoint_calibration::recording::{RecordedMatch, RecordedSearch, Recording, TrialKind};
-use matchpoint_vector::{Embedding, Similarity};
+use matchpoint_vector::Similarity;
 use rayon::prelude::*;
 
 const SPLITS: u64 = 60;
@@ -41,10 +44,7 @@ const REMEDIES: [Remedy; 4] = [
 ];
 
 fn main() {
-    let arguments: Vec<String> = std::env::args()
-        .skip(1)
-        .filter(|one| one != "--bench")
-        .collect();
+    let arguments = labelled_table::arguments();
     let [vectors, labels, far, rest @ ..] = &arguments[..] else {
         println!("give VECTORS.npy LABELS.csv FAR [KIND=VALUE]; see the head of this file");
         return;
@@ -118,26 +118,13 @@ struct SetLabel {
 
 struct LabelledSet {
     labels: Vec<SetLabel>,
-    vectors: Vec<Vec<f32>>,
+    vectors: Vec<Arc<[f32]>>,
 }
 
 impl LabelledSet {
     fn read(vectors: &Path, labels: &Path, kind: Option<(&str, &str)>) -> Self {
-        let options = ReadOptions {
-            name: None,
-            text: None,
-            bytes_max: BYTES_MAX,
-        };
-        let table = matchpoint_arrays::read(vectors, &options).unwrap();
-        let known = LabelTable::read(labels, table.rows()).unwrap();
+        let (vectors, known) = labelled_table::read(vectors, labels);
         let roles = known.role.as_ref().unwrap();
-        let vectors = table.vectors.chunks_exact(table.dimension);
-        let unit = |row: &[f32]| {
-            Embedding::normalise(row.to_vec())
-                .unwrap()
-                .as_slice()
-                .to_vec()
-        };
         let mut of_label: BTreeMap<&str, SetLabel> = BTreeMap::new();
         for (row, name) in known.label.iter().enumerate() {
             if kind.is_some_and(|(column, value)| known.metadata[column][row] != value) {
@@ -157,7 +144,7 @@ impl LabelledSet {
         let labels = of_label.into_values();
         Self {
             labels: labels.filter(|label| !label.queries.is_empty()).collect(),
-            vectors: vectors.map(unit).collect(),
+            vectors,
         }
     }
 }

@@ -64,6 +64,7 @@ pub mod review;
 mod seeded_hash;
 mod splitmix64;
 pub mod standing;
+pub mod stated_target;
 pub mod strangers;
 pub mod sweep;
 pub mod target_rate;

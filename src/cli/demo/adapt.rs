@@ -41,9 +41,7 @@ impl Story<'_> {
             &"--report",
             &page,
         ];
-        if let Some(precision) = &self.demo.precision {
-            arguments.extend([&"--precision" as &dyn AsRef<OsStr>, precision]);
-        }
+        arguments.extend(self.precision());
         let (exit, adapted) = self.command_ending(&arguments, &[Exit::Done, Exit::Underpowered])?;
         let page = page.display();
         if exit == Exit::Underpowered {

@@ -296,10 +296,15 @@ impl Story<'_> {
             &"--name",
             &NAME,
         ];
-        if let Some(precision) = &self.demo.precision {
-            arguments.extend([&"--precision" as &dyn AsRef<OsStr>, precision]);
-        }
+        arguments.extend(self.precision());
         self.command(&arguments, Exit::Done)
+    }
+
+    /// The flags for the precision that was asked for.
+    fn precision(&self) -> Vec<&dyn AsRef<OsStr>> {
+        let asked = self.demo.precision.as_ref();
+        let flags = asked.map(|precision| [&"--precision" as &dyn AsRef<OsStr>, precision]);
+        flags.into_iter().flatten().collect()
     }
 
     fn calibrate(&self) -> anyhow::Result<(Value, Value)> {

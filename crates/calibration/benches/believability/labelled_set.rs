@@ -4,9 +4,11 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
-use matchpoint_arrays::{BYTES_MAX, LabelTable, ReadOptions, Role};
-use matchpoint_vector::{Embedding, Similarity};
+use matchpoint_arrays::Role;
+use matchpoint_vector::Similarity;
 use rayon::prelude::*;
+
+use super::labelled_table;
 
 /// Labels with their queries, and how near each query is to each label's enrolled pictures.
 pub(crate) struct LabelledSet {
@@ -34,21 +36,10 @@ impl LabelledSet {
         condition: &str,
         kind: Option<(&str, &str)>,
     ) -> Self {
-        let options = ReadOptions {
-            name: None,
-            text: None,
-            bytes_max: BYTES_MAX,
-        };
-        let table = matchpoint_arrays::read(vectors, &options).unwrap();
-        let known = LabelTable::read(labels, table.rows()).unwrap();
+        let (rows, known) = labelled_table::read(vectors, labels);
         let roles = known.role.as_ref().unwrap();
         let names: BTreeSet<&String> = known.label.iter().collect();
         let names: Vec<String> = names.into_iter().cloned().collect();
-        let rows: Vec<Arc<[f32]>> = table
-            .vectors
-            .chunks_exact(table.dimension)
-            .map(|row| Arc::from(Embedding::normalise(row.to_vec()).unwrap().as_slice()))
-            .collect();
         let mut set = Self {
             tested: vec![true; names.len()],
             items: vec![0; names.len()],

@@ -15,6 +15,8 @@
 
 mod draw;
 mod labelled_set;
+#[path = "../labelled_table/mod.rs"]
+mod labelled_table;
 mod noticed;
 
 use std::collections::BTreeMap;
@@ -39,10 +41,7 @@ const LABELS: u64 = 400;
 const LARGER: &str = "the gallery larger, by all labels that are left";
 
 fn main() {
-    let arguments: Vec<String> = std::env::args()
-        .skip(1)
-        .filter(|one| one != "--bench")
-        .collect();
+    let arguments = labelled_table::arguments();
     let [vectors, labels, condition, rest @ ..] = &arguments[..] else {
         println!("give VECTORS.npy LABELS.csv CONDITION [KIND=VALUE]; see the head of this file");
         return;
