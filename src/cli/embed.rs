@@ -4,12 +4,13 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::csv_file::CsvFile;
 use super::exit::{Exit, fail};
+use super::input::images;
+use super::output::csv_file::CsvFile;
+use super::output::file::OutputFile;
+use super::output::npy;
 use super::output::{self, Output, table};
-use super::output_file::OutputFile;
 use super::standard_streams::is_standard;
-use super::{images, npy};
 use crate::config::{EngineFlags, ProcessEnvironment};
 use crate::deployment::{Models, RefusedItem};
 use crate::telemetry;

@@ -1,79 +1,33 @@
-//! The commands: one file each.
+//! The commands: one file or folder each. `input` and `output` are what they share.
 
 mod adapt;
-mod adapted_embeddings;
-mod alike;
-mod analysis_text;
-mod archive_place;
-mod array_flags;
-mod audit;
 mod backup;
-mod backup_served;
 mod bench;
 mod build;
-mod build_input;
-mod build_shard;
 mod calibrate;
-mod calibrate_served;
-mod calibrate_vectors;
-mod calibration_run;
-mod canaries;
-mod colours;
 mod compact;
 mod config;
-mod csv_file;
 mod demo;
-mod doubts;
-mod drift;
-mod drift_fleet;
 mod embed;
-mod evaluate;
 mod exit;
-mod export;
-mod external_vectors;
-mod fields;
-mod fitted_labels;
-mod head;
 mod health;
 mod help_groups;
-mod image_ending;
-mod image_sources;
-mod images;
-mod in_words;
+mod input;
 mod inspect;
-mod inspect_served;
 mod keys;
-mod labelled_search;
-mod left_out;
-mod listing;
-mod menu;
-mod merge;
 mod model;
-mod npy;
-mod operating_point_text;
+mod monitor;
 mod output;
-mod output_file;
-mod pictures;
-mod point_outcomes;
-mod point_summary;
 mod points;
-mod points_served;
-mod progress;
-mod replicas;
 mod runtime;
 mod search;
 mod serve;
-mod served_point;
 mod server_address;
-mod shadow;
 mod shell;
 mod signal;
 mod standard_streams;
 mod status;
-mod steps_shown;
 mod switch;
-mod switch_fleet;
-mod target_flags;
 mod verify;
 
 use std::process::ExitCode;
@@ -97,7 +51,7 @@ enum CliCommand {
     /// Embed images and enrol them in a deployment
     Build(Box<build::Build>),
     /// Make one deployment of the shards that `build --shard` made
-    Merge(merge::Merge),
+    Merge(build::merge::Merge),
     /// Choose a threshold that keeps what it promises, or refuse
     Calibrate(Box<calibrate::Calibrate>),
     /// List, compare, activate and roll back operating points
@@ -113,15 +67,15 @@ enum CliCommand {
     /// Say whether a server answers requests: for probes and scripts
     Health(health::Health),
     /// Label sampled decisions: what FAR and FRR in service are computed from
-    Audit(audit::AuditArgs),
+    Audit(monitor::audit::AuditArgs),
     /// Have the server search for pictures whose truth is known, on a schedule
-    Canaries(canaries::Canaries),
+    Canaries(monitor::canaries::Canaries),
     /// Say whether the operating point keeps its promise in service
-    Drift(drift::DriftArgs),
+    Drift(monitor::drift::DriftArgs),
     /// Fit a head to labelled pictures, so that one threshold fits all labels
     Adapt(Box<adapt::Adapt>),
     /// Measure recall, FAR, FRR and latency with labelled queries
-    Evaluate(evaluate::Evaluate),
+    Evaluate(calibrate::evaluate::Evaluate),
     /// Show and verify what a deployment, or a model, consists of
     Inspect(inspect::Inspect),
     /// Describe a model of your own, and compare it with its author's pipeline
@@ -135,7 +89,7 @@ enum CliCommand {
     /// Serve another folder in a deployment's place, without downtime
     Switch(switch::Switch),
     /// Compare a candidate with what is served, on a share of the live queries
-    Shadow(shadow::ShadowArgs),
+    Shadow(monitor::shadow::ShadowArgs),
     /// Measure an index of vectors, or a server under load
     Bench(bench::BenchArgs),
     /// Copy a deployment into one file with checksums, also while it is served

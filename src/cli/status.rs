@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::exit::Exit;
 use super::output::{Output, percent, short, wrapped};
-use super::served_point::covered_items;
+use super::points::served_point::covered_items;
 use super::server_address::ServerAddress;
 use matchpoint_client::proto::{
     DeploymentInfo, Finding, GetServerInfoResponse, OperatingPoint, UnopenedDeployment, Verdict,

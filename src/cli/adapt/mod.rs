@@ -11,12 +11,12 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use self::rows::AdaptRows;
-use super::array_flags::ArrayFlags;
 use super::exit::{Exit, fail};
-use super::left_out::LeftOut;
-use super::listing::ExcludeFlags;
-use super::output_file::OutputFile;
-use super::progress::SharedProgress;
+use super::input::array_flags::ArrayFlags;
+use super::input::left_out::LeftOut;
+use super::input::listing::ExcludeFlags;
+use super::output::file::OutputFile;
+use super::output::progress::SharedProgress;
 use super::signal::Signal;
 use crate::config::{EngineFlags, ProcessEnvironment};
 use crate::deployment::{Models, RefusedItem};

@@ -8,10 +8,10 @@ use sha2::{Digest, Sha256};
 
 use super::Adapt;
 use crate::cli::exit::{Exit, fail};
-use crate::cli::image_sources::{ImageSources, Purpose};
-use crate::cli::images;
-use crate::cli::left_out::LeftOut;
-use crate::cli::pictures::Pictures;
+use crate::cli::input::image_sources::{ImageSources, Purpose};
+use crate::cli::input::images;
+use crate::cli::input::left_out::LeftOut;
+use crate::cli::output::pictures::Pictures;
 use crate::deployment::{Folder, LoadedModel, Models, RefusedItem, read_image};
 use matchpoint_adapt::{HeadBase, LabelledRows, Part};
 use matchpoint_arrays::{LabelTable, Role};

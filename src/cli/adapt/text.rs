@@ -177,7 +177,7 @@ pub(super) fn is_certified(line: &MenuLine) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::left_out::LeftOut;
+    use crate::cli::input::left_out::LeftOut;
     use matchpoint_adapt::Judgement;
 
     #[test]

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use super::AdaptedModel;
 use crate::cli::exit::{Exit, fail};
-use crate::cli::head::{RECORD_NAME, WEIGHTS_NAME};
-use crate::cli::output_file::write_within;
+use crate::cli::input::head::{RECORD_NAME, WEIGHTS_NAME};
+use crate::cli::output::file::write_within;
 use crate::deployment::{DeploymentError, LoadedModel, Models, TemporaryFolder};
 use matchpoint_adapt::{AdaptedHead, HeadRecord};
 use matchpoint_embed::{HeadWeights, adapted_folder};

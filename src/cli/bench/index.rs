@@ -18,8 +18,8 @@ use serde::Serialize;
 
 use super::speed::{Speed, machine};
 use crate::cli::exit::{Exit, fail};
+use crate::cli::output::progress::ItemProgress;
 use crate::cli::output::{Output, table};
-use crate::cli::progress::ItemProgress;
 use matchpoint_arrays::VectorTable;
 use matchpoint_gallery::filter::ItemFilter;
 use matchpoint_gallery::item::Item;

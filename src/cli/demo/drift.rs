@@ -6,9 +6,9 @@ use serde::Serialize;
 use tokio::sync::oneshot;
 
 use super::{NAME, SUPPORTED, Story};
-use crate::cli::drift::rate_text;
 use crate::cli::exit::{Exit, fail};
-use crate::cli::image_sources::{ImageSource, ImageSources, Purpose};
+use crate::cli::input::image_sources::{ImageSource, ImageSources, Purpose};
+use crate::cli::monitor::drift::rate_text;
 use crate::cli::output::percent;
 use crate::config::ServerConfig;
 use crate::server;

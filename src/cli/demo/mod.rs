@@ -16,7 +16,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::oneshot;
 
 use crate::cli::exit::{Exit, fail};
-use crate::cli::image_sources::{ImageSource, ImageSources, Purpose};
+use crate::cli::input::image_sources::{ImageSource, ImageSources, Purpose};
 use crate::cli::output::{Output, percent, rate, table};
 use crate::cli::search;
 use crate::cli::serve::stop_signal;

@@ -6,8 +6,8 @@ use serde::Serialize;
 
 use super::doubts;
 use crate::cli::exit::{Exit, fail};
-use crate::cli::fields::resolved;
-use crate::cli::images;
+use crate::cli::input::fields::resolved;
+use crate::cli::input::images;
 use crate::cli::output::{self, Output, table};
 use crate::config::{EngineFlags, ProcessEnvironment};
 use crate::deployment::{LoadedModel, Models, RefusedItem};

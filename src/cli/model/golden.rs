@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::keys::Keys;
 use crate::cli::exit::{Exit, fail};
-use crate::cli::image_ending::ending;
+use crate::cli::output::image_ending::ending;
 use crate::deployment::{DeploymentError, read_image};
 use matchpoint_arrays::ReadOptions;
 use matchpoint_embed::caller::Cancellation;

@@ -1,0 +1,107 @@
+//! A new gallery behind a head: made from stored embeddings, without any image.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::cli::exit::{Exit, fail};
+use crate::cli::input::head::StoredHead;
+use crate::deployment::{Folder, RefusedItem};
+use matchpoint_adapt::{Head, LabelledRows};
+use matchpoint_gallery::item::{Item, ItemHead};
+use matchpoint_gallery::view::GalleryView;
+use matchpoint_vector::Embedding;
+
+/// Embeddings of one product.
+const ROWS: usize = 2_000;
+
+/// What another deployment holds, behind a head.
+pub(crate) struct AdaptedEmbeddings {
+    view: Arc<GalleryView>,
+    head: Head,
+    /// The precision of the model that embedded it, if it is not the model's own file.
+    pub(crate) precision: Option<String>,
+}
+
+impl AdaptedEmbeddings {
+    /// Opens the deployment, and the head in the folder of the model, which has to be made from the deployment's.
+    pub(crate) fn open(deployment: &Path, model: &Path) -> anyhow::Result<Self> {
+        let folder = Folder::open(deployment)?;
+        let reference = &folder.record().model;
+        let StoredHead { record, head } = StoredHead::read(model)?;
+        let base = record.base.as_ref();
+        if base.is_none_or(|base| base.fingerprint != reference.fingerprint) {
+            let message = format!(
+                "{} holds embeddings of model `{}` (fingerprint {}), and the head in {} was fitted to those of {}; another head \
+                 would make nonsense of them: adapt this deployment, or embed its images again by --images-of",
+                deployment.display(),
+                reference.name,
+                reference.fingerprint,
+                model.display(),
+                base.map_or("no model that is known".to_owned(), |base| format!(
+                    "`{}` in {} (fingerprint {})",
+                    base.name, base.precision, base.fingerprint
+                )),
+            );
+            return Err(fail(Exit::Mismatch, message));
+        }
+        Ok(Self {
+            view: folder.open_items()?.view(),
+            head,
+            precision: reference.precision.clone(),
+        })
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.view.len()
+    }
+
+    pub(crate) fn labels(&self) -> BTreeSet<&str> {
+        self.view
+            .items()
+            .map(|(item, _)| item.label.as_str())
+            .collect()
+    }
+
+    /// Every item with its embedding behind the head, or why it has none.
+    pub(crate) fn items(&self) -> impl Iterator<Item = Result<Item, RefusedItem>> {
+        let mut items: Vec<_> = self.view.items().collect();
+        items.sort_unstable_by(|a, b| a.0.id.cmp(&b.0.id));
+        let mut items = items.into_iter().peekable();
+        std::iter::from_fn(move || {
+            items.peek()?;
+            let some: Vec<_> = items.by_ref().take(ROWS).collect();
+            Some(self.behind(&some))
+        })
+        .flatten()
+    }
+
+    fn behind(&self, items: &[(&Arc<ItemHead>, &[f32])]) -> Vec<Result<Item, RefusedItem>> {
+        let vectors: Vec<f32> = items
+            .iter()
+            .flat_map(|(_, vector)| vector.iter().copied())
+            .collect();
+        let together = LabelledRows::normalise(self.head.from(), vectors, vec![0; items.len()])
+            .and_then(|rows| self.head.apply_to(&rows));
+        let one = |(row, (item, vector)): (usize, &(&Arc<ItemHead>, &[f32]))| {
+            // If the head maps one of them to zero, each is mapped alone.
+            let embedding = match &together {
+                Ok(rows) => Embedding::from_unit(rows.row(row).unwrap_or_default().to_vec()),
+                Err(_) => self.head.apply(vector),
+            };
+            let embedding = embedding.map_err(|cause| RefusedItem {
+                item: item.id.clone(),
+                reason: cause.to_string(),
+            })?;
+            Ok(Item {
+                id: item.id.clone(),
+                label: item.label.clone(),
+                metadata: item.metadata.clone(),
+                embedding,
+                source_sha256: item.source_sha256,
+                image: None,
+            })
+        };
+        items.iter().enumerate().map(one).collect()
+    }
+}

@@ -1,0 +1,123 @@
+//! Labelled queries, searched for in a deployment: the trials of calibration and evaluation.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::cli::input::image_sources::{ImageSource, ImageSources};
+use crate::cli::output::progress::ItemProgress;
+use crate::config::EngineConfig;
+use crate::deployment::{
+    Deployment, Gathered, LabelledQuery, MaskedSearches, Models, OpenOptions, ProbeSource,
+    QueryFailure, QuerySettings, QueryToSearch, RefusedItem, Timings,
+};
+use matchpoint_gallery::Access;
+
+/// Opens a deployment for one batch of work.
+pub(crate) fn open(
+    deployment: &Path,
+    model: Option<PathBuf>,
+    access: Access,
+    engine: &EngineConfig,
+) -> anyhow::Result<Deployment> {
+    let mut models = Models::new(engine, window(engine));
+    Ok(Deployment::open(
+        deployment,
+        &mut models,
+        OpenOptions {
+            model,
+            ..OpenOptions::recorded(access)
+        },
+    )?)
+}
+
+fn window(engine: &EngineConfig) -> usize {
+    engine.workers.count(engine.compute.joined_max()) * 4
+}
+
+/// Whether embeddings of queries are cached.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub(crate) struct CacheFlags {
+    /// Embed every query again, and keep none of their embeddings: else a picture is embedded once, and a second run takes
+    /// its embedding from query-embeddings.cache in the deployment's folder, here or on the server
+    #[arg(long)]
+    pub(crate) no_cache: bool,
+}
+
+/// What labelled queries found.
+pub(crate) struct Probes {
+    pub(crate) gathered: Gathered,
+    /// Queries that could not be used.
+    pub(crate) failed: Vec<RefusedItem>,
+    /// The time of each query by stage.
+    pub(crate) timings: Vec<Timings>,
+    /// How long all of it took.
+    pub(crate) took: Duration,
+}
+
+impl Probes {
+    /// Leaves out queries that the model's head was fitted to, or refuses them.
+    pub(crate) fn but_fitted(mut self, without_fitted: bool) -> anyhow::Result<Self> {
+        if without_fitted {
+            self.gathered = self.gathered.without_fitted();
+        }
+        self.gathered.refuse_fitted()?;
+        Ok(self)
+    }
+}
+
+/// Searches for every query, on all workers.
+pub(crate) fn run(
+    deployment: &Arc<Deployment>,
+    sources: &ImageSources,
+    masked: MaskedSearches,
+    engine: &EngineConfig,
+    cache: CacheFlags,
+) -> anyhow::Result<Probes> {
+    let kept = (!cache.no_cache).then(|| deployment.embedding_cache());
+    let mut probes = Probes {
+        gathered: Gathered::of(deployment)?.with_cache(kept.flatten()),
+        failed: sources.refused.clone(),
+        timings: Vec::new(),
+        took: Duration::ZERO,
+    };
+    let labels = probes.gathered.labels();
+    // An empty gallery has an error of its own.
+    if !labels.is_empty() {
+        sources.refuse_contradictions(|label| labels.contains(label))?;
+    }
+    let settings = QuerySettings {
+        masked,
+        in_flight_max: window(engine),
+    };
+    let query = |source: &ImageSource| QueryToSearch {
+        query: LabelledQuery {
+            id: source.id.clone(),
+            label: source.label.clone(),
+            conditions: source.metadata.clone(),
+        },
+        source: Ok(ProbeSource::File(source.path.clone())),
+    };
+    let queries = tokio_stream::iter(sources.items.iter().map(|source| Ok(query(source))));
+    let mut progress = ItemProgress::new("search", sources.items.len());
+    let (timings, failed) = (&mut probes.timings, &mut probes.failed);
+    let done = |id: &str, outcome: Result<Timings, QueryFailure>| {
+        progress.step();
+        match outcome {
+            Ok(took) => timings.push(took),
+            Err(QueryFailure::Search(error)) if !error.is_of_one_image() => {
+                return Err(anyhow::Error::from(error));
+            }
+            Err(failure) => failed.push(RefusedItem {
+                item: id.to_owned(),
+                reason: failure.to_string(),
+            }),
+        }
+        Ok(())
+    };
+    let search = probes.gathered.search(deployment, settings, queries, done);
+    crate::cli::runtime::single_threaded()?.block_on(search)?;
+    probes.gathered.settle()?;
+    probes.took = progress.finish();
+    Ok(probes)
+}

@@ -1,0 +1,167 @@
+//! `matchpoint drift report --servers`: several servers that decide by one operating point.
+
+use serde::Serialize;
+
+use super::audit::Where;
+use crate::cli::exit::{Exit, fail};
+use crate::cli::output::percent;
+use crate::telemetry::escaped;
+use matchpoint_calibration::monitoring::fleet::{
+    FleetEvidence, FleetRate, ReplicaEvidence, ReplicaRate,
+};
+use matchpoint_client::proto::{AuditedRate, Evidence, GetDriftResponse};
+
+/// What several servers report together.
+#[derive(Serialize)]
+pub(crate) struct FleetReport {
+    operating_point_id: String,
+    far: FleetFinding,
+    frr: FleetFinding,
+    replicas: Vec<Replica>,
+}
+
+/// One of the two rates.
+#[derive(Serialize)]
+struct FleetFinding {
+    rate: Option<f64>,
+    lower: Option<f64>,
+    upper: Option<f64>,
+    limit: Option<f64>,
+    log_e_value: Option<f64>,
+    log_e_value_alarm: Option<f64>,
+    alarm: bool,
+}
+
+/// One server.
+#[derive(Serialize)]
+struct Replica {
+    server: String,
+    report: GetDriftResponse,
+}
+
+impl FleetReport {
+    /// Asks all servers.
+    pub(crate) async fn of(servers: &[String], at: &Where) -> anyhow::Result<Self> {
+        let mut replicas = Vec::with_capacity(servers.len());
+        for server in servers {
+            let client = at.server.of_another(server).connect().await?;
+            let report = client.drift(&at.deployment, "").await?;
+            replicas.push(Replica {
+                server: server.clone(),
+                report,
+            });
+        }
+        let mut ids = replicas.iter().map(|one| &one.report.operating_point_id);
+        let first = ids.next().cloned().unwrap_or_default();
+        if let Some(other) = ids.find(|id| **id != first) {
+            let named = |id: &str| match id {
+                "" => "none".to_owned(),
+                id => id.to_owned(),
+            };
+            let message = format!(
+                "the servers decide by different operating points ({}, {}), so nothing can be said of them together; activate one on all of them",
+                named(&first),
+                named(other)
+            );
+            return Err(fail(Exit::Mismatch, message));
+        }
+        let reports = || replicas.iter().map(|one| &one.report);
+        Ok(Self {
+            operating_point_id: first,
+            far: FleetFinding::of(reports().map(|found| (found.far, found.far_evidence))),
+            frr: FleetFinding::of(reports().map(|found| (found.frr, found.frr_evidence))),
+            replicas,
+        })
+    }
+
+    /// As text.
+    pub(crate) fn text(&self) -> String {
+        let mut text = format!(
+            "{} servers, operating point {}\n\n",
+            self.replicas.len(),
+            if self.operating_point_id.is_empty() {
+                "none"
+            } else {
+                &self.operating_point_id
+            }
+        );
+        for (name, finding) in [("FAR", &self.far), ("FRR", &self.frr)] {
+            text.push_str(&format!("  {name:<6} {}\n", finding.text()));
+        }
+        text.push('\n');
+        for Replica { server, report } in &self.replicas {
+            let evidence = |found: Option<Evidence>| {
+                found.map_or_else(
+                    || "not known".to_owned(),
+                    |found| format!("{:.2}", found.log_e_value),
+                )
+            };
+            text.push_str(&format!(
+                "  {}: {} of {} labelled, ln E of the FAR {}, of the FRR {}\n",
+                escaped(server),
+                report.annotated,
+                report.sampled,
+                evidence(report.far_evidence),
+                evidence(report.frr_evidence)
+            ));
+        }
+        text
+    }
+}
+
+impl FleetFinding {
+    fn of(found: impl Iterator<Item = (Option<AuditedRate>, Option<Evidence>)>) -> Self {
+        let (rates, evidence): (Vec<_>, Vec<_>) = found.unzip();
+        let rates: Vec<ReplicaRate> = rates
+            .into_iter()
+            .flatten()
+            .map(|rate| ReplicaRate {
+                errors: rate.weighted_errors,
+                trials: rate.weighted_trials,
+                interval: [rate.lower, rate.upper],
+            })
+            .collect();
+        let evidence: Vec<Evidence> = evidence.into_iter().flatten().collect();
+        let bets: Vec<ReplicaEvidence> = evidence
+            .iter()
+            .map(|one| ReplicaEvidence {
+                ln_e: one.log_e_value,
+                ln_e_alarm: one.log_e_value_alarm,
+            })
+            .collect();
+        let (rate, together) = (FleetRate::of(&rates), FleetEvidence::of(&bets));
+        Self {
+            rate: rate.map(|rate| rate.rate),
+            lower: rate.map(|rate| rate.lower),
+            upper: rate.map(|rate| rate.upper),
+            limit: evidence.first().map(|one| one.limit),
+            log_e_value: together.map(|found| found.ln_e),
+            log_e_value_alarm: together.map(|found| found.ln_e_alarm),
+            alarm: together.is_some_and(|found| found.alarm),
+        }
+    }
+
+    fn text(&self) -> String {
+        let rate = match (self.rate, self.lower, self.upper) {
+            (Some(rate), Some(lower), Some(upper)) => {
+                format!(
+                    "{} [{} .. {}]",
+                    percent(rate),
+                    percent(lower),
+                    percent(upper)
+                )
+            }
+            _ => "not known".to_owned(),
+        };
+        let (Some(limit), Some(ln_e), Some(alarm)) =
+            (self.limit, self.log_e_value, self.log_e_value_alarm)
+        else {
+            return rate;
+        };
+        format!(
+            "{rate}; evidence above {}, multiplied: ln E = {ln_e:.2}, an alarm at {alarm:.2}{}",
+            percent(limit),
+            if self.alarm { ": ALARM" } else { "" }
+        )
+    }
+}

@@ -1,0 +1,9 @@
+//! The commands that watch an operating point in service.
+
+pub(super) mod audit;
+pub(super) mod canaries;
+pub(super) mod drift;
+mod drift_fleet;
+mod export;
+mod replicas;
+pub(super) mod shadow;
