@@ -19,6 +19,7 @@ mod log_throttle;
 mod monitoring;
 mod operating_points;
 mod operations;
+mod pace;
 mod paced_messages;
 mod page_token;
 mod registry;

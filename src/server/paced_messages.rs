@@ -8,8 +8,9 @@ use std::task::{Context, Poll};
 use tokio_stream::Stream;
 use tonic::{Status, Streaming};
 
+use super::pace::PacedWait;
 use super::registry::Registry;
-use super::transport::{Call, PacedWait, QuotaShare};
+use super::transport::{Call, QuotaShare};
 
 /// The messages, and an error if they come too slowly. The consumer works on a few at once, and polls for
 /// the next when there is a place for it.

@@ -11,8 +11,8 @@ use tokio::sync::{Semaphore, watch};
 use tonic::{Code, Status};
 
 use super::denied::{deployment_denied, identity_of, no_longer_known, too_many_calls};
+use super::pace::Pace;
 use super::status::{classify, status};
-use super::transport::Pace;
 use crate::deployment::{Deployment, DeploymentError, Folder, Models};
 use crate::identity::Identity;
 use crate::telemetry;

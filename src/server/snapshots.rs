@@ -17,9 +17,10 @@ use super::changes::changed;
 use super::convert::invalid;
 use super::denied::identity_of;
 use super::operations::{Handle, OperationOwner, Running, cancelled};
+use super::pace::Pace;
 use super::registry::{Registry, ServedState, shutting_down};
 use super::status::{from_error, status};
-use super::transport::{Call, Pace};
+use super::transport::Call;
 use crate::clock::now_rfc_3339;
 use crate::config::MonitoringConfig;
 use crate::deployment::{

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use prost::Message;
 use tonic::{Response, Status};
 
-use super::pace::Pace;
 use super::quota::{ClientAddress, Quota, QuotaExceeded, QuotaShare};
+use crate::server::pace::Pace;
 
 /// One running call.
 #[derive(Debug)]

@@ -5,7 +5,6 @@ mod answer;
 mod call;
 mod connection;
 mod inflated;
-mod pace;
 mod pages;
 mod quota;
 mod received;
@@ -21,7 +20,6 @@ use tonic::codegen::http::{Request, Response};
 use tower::Service;
 
 pub(super) use call::{Call, roomy};
-pub(super) use pace::{Pace, PacedWait};
 pub(super) use quota::QuotaShare;
 
 use super::connections::begin;

@@ -19,10 +19,10 @@ use tonic::codegen::http::{HeaderValue, Request, Response, StatusCode, header};
 use super::answer::AnswerBody;
 use super::call::{Call, Taking};
 use super::connection::Shared;
-use super::pace::Pace;
 use super::quota::ClientAddress;
 use crate::console::{Console, Visit};
 use crate::server::connections::Peer;
+use crate::server::pace::Pace;
 use crate::telemetry;
 
 /// The longest head of a request, in bytes: addresses carry names of items.

@@ -13,14 +13,14 @@ const BYTES_PER_SECOND: u64 = 64 << 10;
 /// Waiting for one client, added up: at most `stall` at once and as long in all, plus a second for each
 /// [`BYTES_PER_SECOND`] that moved meanwhile. So a place cannot be kept by a byte now and then.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::server) struct Pace {
+pub(super) struct Pace {
     stall: Duration,
     allowed: Duration,
     waited: Duration,
 }
 
 impl Pace {
-    pub(in crate::server) fn new(stall: Duration) -> Self {
+    pub(super) fn new(stall: Duration) -> Self {
         Self {
             stall,
             allowed: stall,
@@ -29,36 +29,36 @@ impl Pace {
     }
 
     /// Bytes arrived or were read.
-    pub(in crate::server) fn moved(&mut self, bytes: u64) {
+    pub(super) fn moved(&mut self, bytes: u64) {
         let micros = bytes.saturating_mul(1_000_000) / BYTES_PER_SECOND;
         self.allowed = self.allowed.saturating_add(Duration::from_micros(micros));
     }
 
     /// One message arrived that is worth a second, however small it is.
-    pub(in crate::server) fn moved_one(&mut self) {
+    pub(super) fn moved_one(&mut self) {
         self.moved(BYTES_PER_SECOND);
     }
 
     /// This long was waited.
-    pub(in crate::server) fn waited(&mut self, time: Duration) {
+    pub(super) fn waited(&mut self, time: Duration) {
         self.waited = self.waited.saturating_add(time);
     }
 
     /// How long may still be waited.
-    pub(in crate::server) fn left(&self) -> Duration {
+    pub(super) fn left(&self) -> Duration {
         self.stall.min(self.allowed.saturating_sub(self.waited))
     }
 }
 
 /// Waiting for a client by polling, at its pace.
 #[derive(Debug)]
-pub(in crate::server) struct PacedWait {
+pub(super) struct PacedWait {
     pace: Pace,
     waiting: Option<(Instant, Pin<Box<Sleep>>)>,
 }
 
 impl PacedWait {
-    pub(in crate::server) fn new(pace: Pace) -> Self {
+    pub(super) fn new(pace: Pace) -> Self {
         Self {
             pace,
             waiting: None,
@@ -66,7 +66,7 @@ impl PacedWait {
     }
 
     /// The wait is over; returns the pace, to record how much arrived.
-    pub(in crate::server) fn over(&mut self) -> &mut Pace {
+    pub(super) fn over(&mut self) -> &mut Pace {
         if let Some((since, _)) = self.waiting.take() {
             self.pace.waited(since.elapsed());
         }
@@ -74,12 +74,12 @@ impl PacedWait {
     }
 
     /// Nothing is waited for.
-    pub(in crate::server) fn idle(&mut self) {
+    pub(super) fn idle(&mut self) {
         self.waiting = None;
     }
 
     /// Waits: ready if it took too long.
-    pub(in crate::server) fn poll_late(&mut self, context: &mut Context<'_>) -> Poll<()> {
+    pub(super) fn poll_late(&mut self, context: &mut Context<'_>) -> Poll<()> {
         let left = self.pace.left();
         let (_, sleep) = self
             .waiting
