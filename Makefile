@@ -120,10 +120,11 @@ test-rust: runtime
 	@echo "== tests"
 	@cargo test --locked --quiet
 
-protocol: ## Write crates/client/generated after a change of proto/
+protocol: ## Write what is generated from proto/ after a change of it: Rust, descriptors, OpenAPI
 	@cargo clippy --locked --all-targets --quiet -p matchpoint-protocol -- -D warnings
 	@MATCHPOINT_TESTS_WRITE_GENERATED=1 cargo test --locked --quiet -p matchpoint-protocol
 	@scripts/protocol-seal.sh > proto/generated.sha256
+	@"$$(scripts/venv.sh lint scripts/lint-requirements.txt)/bin/python" scripts/make_openapi.py
 
 lint: ## Lint protocol, scripts, Python and deployment files
 	@echo "== protocol, scripts, Python, deployment files"

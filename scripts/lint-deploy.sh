@@ -53,6 +53,7 @@ check "protocol (buf)" buf lint
 # Adding is free; what is there keeps its name, number and type. After a release, the baseline is made of it:
 # buf build --exclude-source-info -o proto/baseline.binpb
 check "protocol, against its baseline (buf)" buf breaking --against proto/baseline.binpb
+check "JSON over HTTP (descriptors, OpenAPI)" "$venv/bin/python" scripts/make_openapi.py --check
 check "scripts (shellcheck)" shellcheck scripts/*.sh deploy/slurm/*.sbatch .ci/run
 check "Python (ruff check)" ruff check --no-cache --quiet "${python[@]}" clients/python clients/calibration-python
 check "spelling (typos)" typos --format brief

@@ -4,22 +4,28 @@
     test_proxies.py --program target/debug/matchpoint
 
 Through each: searches, a stream, errors with their details, keys, and a restart of the server while calls are
-made, which may end in UNAVAILABLE and in nothing else. Of nginx also its own limits. Then three replicas,
+made, which may end in UNAVAILABLE and in nothing else. Of nginx also its own limits; of Envoy JSON over HTTP,
+held to docs/openapi.json, gRPC-Web, and the commands of docs/json.md. Then three replicas,
 behind nginx and for a client that takes turns by itself: each is ended and started while calls are made, of
-which none may fail, without a retry by the client. Needs nginx and openssl
-(Debian: apt-get install nginx-light openssl), and the Python of `scripts/venv.sh proxies
+which none may fail, without a retry by the client. Needs nginx, openssl and curl
+(Debian: apt-get install nginx-light openssl curl), and the Python of `scripts/venv.sh proxies
 scripts/proxies-requirements.txt`, which has Envoy. Ends with exit code 1 and says what was not so.
 """
 
 from __future__ import annotations
 
 import argparse
+import base64
 import contextlib
+import http.client
 import json
 import os
+import re
 import shutil
 import signal
 import socket
+import ssl
+import struct
 import subprocess
 import sys
 import tempfile
@@ -29,6 +35,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import grpc
+import jsonschema
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 from grpc_tools import protoc
@@ -97,8 +104,9 @@ class Served:
         ]
         kind = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
         run("openssl", "req", "-x509", *kind, *named, "-keyout", self.key, "-out", self.certificate)
-        keys = run(program, "keys", "new", "test", "--scopes", "all", "--keys-file", folder / "keys.json")
-        self.secret = keys.splitlines()[0]
+        new = [program, "keys", "new", "--keys-file", folder / "keys.json"]
+        self.secret = run(*new, "test", "--scopes", "all").splitlines()[0]
+        self.searching = run(*new, "till", "--scopes", "search", "--calls-per-second=3").splitlines()[0]
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -166,18 +174,24 @@ def nginx(served: Served, ports: list[int] | None = None) -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def envoy(served: Served) -> Iterator[int]:
+def envoy(served: Served, name: str = "matchpoint.yaml") -> Iterator[int]:
     port, folder = free_port(), served.folder
+    path = ROOT / "deploy/envoy" / name
     words = {
-        "address: 0.0.0.0, port_value: 443": f"address: 127.0.0.1, port_value: {port}",
+        "deploy/envoy/matchpoint.binpb": str(ROOT / "deploy/envoy/matchpoint.binpb"),
         "port_value: 50051": f"port_value: {served.port}",
-        "/etc/matchpoint/server": str(folder / "server"),
     }
-    (folder / "envoy.yaml").write_text(
-        adapted(ROOT / "deploy/envoy/matchpoint.yaml", words), encoding="utf-8"
-    )
+    if name == "json.yaml":
+        words["address: 127.0.0.1, port_value: 8080"] = f"address: 127.0.0.1, port_value: {port}"
+    else:
+        words["address: 0.0.0.0, port_value: 443"] = f"address: 127.0.0.1, port_value: {port}"
+        words["/etc/matchpoint/server"] = str(folder / "server")
+    text = adapted(path, words)
+    # With its lines for pages of another site.
+    text = re.sub(r"^( +)# (?=typed_per_filter_config| {2})", r"\1", text, flags=re.MULTILINE)
+    (folder / name).write_text(text, encoding="utf-8")
     program = Path(sys.executable).with_name("envoy")
-    command = [str(program), "-c", str(folder / "envoy.yaml"), "--log-level", "error", "--concurrency", "1"]
+    command = [str(program), "-c", str(folder / name), "--log-level", "error", "--concurrency", "1"]
     with running(command, port):
         yield port
 
@@ -351,6 +365,154 @@ def in_turn(replicas: Replicas) -> grpc.Channel:
     return grpc.insecure_channel(f"ipv4:{addresses}", options=options)
 
 
+class Json:
+    """Calls as JSON over HTTP, whose answers are held to the OpenAPI file."""
+
+    def __init__(self, served: Served, port: int) -> None:
+        self.served, self.port = served, port
+        self.openapi = json.loads((ROOT / "docs/openapi.json").read_text(encoding="utf-8"))
+        self.strict(self.openapi["components"]["schemas"])
+
+    def strict(self, schemas: dict) -> None:
+        """What no schema names is found, too."""
+        for schema in schemas.values():
+            if "properties" in schema and "@type" not in schema["properties"]:
+                schema["additionalProperties"] = False
+
+    def holds(self, value: object, name: str) -> bool:
+        schema = {**self.openapi, "$ref": f"#/components/schemas/{name}"}
+        problems = list(jsonschema.Draft202012Validator(schema).iter_errors(value))
+        for problem in problems:
+            print(f"       {problem.json_path}: {problem.message[:200]}")
+        return not problems
+
+    def raw(
+        self, method: str, path: str, body: bytes = b"", **headers: str
+    ) -> tuple[int, dict[str, str], bytes]:
+        trusted = ssl.create_default_context(cafile=str(self.served.certificate))
+        there = http.client.HTTPSConnection("localhost", self.port, timeout=WAIT_SECONDS, context=trusted)
+        with contextlib.closing(there):
+            named = {name.replace("_", "-"): text for name, text in headers.items()}
+            there.request(method, path, body, named)
+            answer = there.getresponse()
+            return answer.status, {name.lower(): text for name, text in answer.getheaders()}, answer.read()
+
+    def post(self, call: str, message: object, key: str | None = None) -> tuple[int, object]:
+        headers = {"content-type": "application/json"}
+        if key != "":
+            headers["authorization"] = f"Bearer {key or self.served.secret}"
+        status, _, body = self.raw("POST", f"/{call}", json.dumps(message).encode(), **headers)
+        return status, json.loads(body) if body.startswith((b"{", b"[")) else body.decode()
+
+    def refused(self, call: str, message: object, key: str | None = None) -> tuple[int, str, bool]:
+        """The status of HTTP, the reason, and whether it says when to come back."""
+        status, error = self.post(call, message, key)
+        check(self.holds(error, "google.rpc.Status"), f"the error of {call} is as the OpenAPI file has it")
+        said = {one["@type"].rpartition("/")[2]: one for one in error["details"]}
+        reason = said.get("google.rpc.ErrorInfo", {}).get("reason", "")
+        return status, reason, "retry_delay" in said.get("google.rpc.RetryInfo", {})
+
+
+def check_json(served: Served, port: int) -> None:
+    call, photo = Json(served, port), ENROLLED.read_bytes()
+    searching, text = "matchpoint.v1.RetrievalService/Search", base64.b64encode(photo).decode()
+    status, answer = call.post(searching, {"image": text, "limit": 2})
+    found = status == 200 and (answer["decision"], answer["decided_label"])
+    check(found == ("DECISION_ACCEPT", ENROLLED.parent.name), f"JSON: a search is answered: {status} {found}")
+    check(call.holds(answer, "SearchResponse"), "JSON: the answer is as the OpenAPI file has it")
+    for service, message, kind in [
+        ("ServerService/GetServerInfo", {}, "GetServerInfoResponse"),
+        ("GalleryService/ListItems", {"page_size": 3, "include_embedding": True}, "ListItemsResponse"),
+        ("OperatingPointService/ListOperatingPoints", {}, "ListOperatingPointsResponse"),
+        ("MonitoringService/GetDrift", {}, "GetDriftResponse"),
+    ]:
+        status, answer = call.post(f"matchpoint.v1.{service}", message)
+        check(status == 200 and call.holds(answer, kind), f"JSON: {service} as the OpenAPI file has it")
+    items = [{"request_id": name, "search": {"image": data}} for name, data in (("a", text), ("b", "AAAA"))]
+    status, answers = call.post("matchpoint.v1.RetrievalService/SearchStream", items)
+    outcomes = {one["request_id"]: set(one) - {"request_id"} for one in answers}
+    check(outcomes == {"a": {"result"}, "b": {"error"}}, f"JSON: a stream is an array: {status} {outcomes}")
+    undecodable = base64.b64encode(photo[:1000]).decode()
+    refusals = {
+        "no picture": (call.refused(searching, {"image": undecodable}), (400, "IMAGE_UNDECODABLE", False)),
+        "too large": (call.refused(searching, {"image": "A" * (BODY_BYTES // 3 * 4)}), (400, "", False)),
+        "no key": (call.refused(searching, {"image": text}, ""), (401, "KEY_MISSING", False)),
+        "another key": (call.refused(searching, {"image": text}, "mp_no"), (401, "KEY_UNKNOWN", False)),
+        "no scope": (
+            call.refused("matchpoint.v1.GalleryService/DeleteItem", {"id": "x"}, served.searching),
+            (403, "SCOPE_MISSING", False),
+        ),
+        "not there": (
+            call.refused("matchpoint.v1.GalleryService/GetItem", {"id": "no"}),
+            (404, "ITEM_NOT_FOUND", False),
+        ),
+    }
+    for what, (refusal_, expected) in refusals.items():
+        check(refusal_ == expected, f"JSON: {what}: {refusal_}")
+    several = [call.post(searching, {"image": text}, served.searching) for _ in range(8)]
+    waits = [error for status, error in several if status == 429]
+    check(
+        bool(waits) and "CALLS_PER_SECOND" in str(waits[0]), f"JSON: calls per second: {str(waits[:1])[:90]}"
+    )
+    check(bool(waits) and "retry_delay" in str(waits[0]), "JSON: it says when to come back")
+    key = {"authorization": f"Bearer {served.secret}"}
+    for what, (method, path, kind, body), expected in [
+        ("a misspelt path", ("POST", "Find", "application/json", b"{}"), 404),
+        ("no JSON", ("POST", "Search", "application/json", b"{"), 400),
+        # As a form of another site would be sent, which needs no leave.
+        ("a form", ("POST", "Search", "text/plain", b"{}"), 415),
+        ("GET", ("GET", "Search", "application/json", b""), 404),
+    ]:
+        path = f"/matchpoint.v1.RetrievalService/{path}"
+        status, _, said = call.raw(method, path, body, content_type=kind, **key)
+        check(status == expected, f"JSON: {what}: {status} {said[:60]!r}")
+
+
+def check_pages(served: Served, port: int) -> None:
+    """gRPC-Web, and what a browser asks before it sends something of a page of another site."""
+    call, path = Json(served, port), "/matchpoint.v1.RetrievalService/Search"
+    asked = {"access_control_request_method": "POST", "access_control_request_headers": "x-grpc-web"}
+    for origin, let in [("https://shop.example", "https://shop.example"), ("https://other.example", None)]:
+        _, headers, _ = call.raw("OPTIONS", path, origin=origin, **asked)
+        found = headers.get("access-control-allow-origin")
+        check(found == let, f"gRPC-Web: a page of {origin} may call: {found}")
+    from matchpoint.v1 import retrieval_pb2
+
+    message = retrieval_pb2.SearchRequest(image=ENROLLED.read_bytes()).SerializeToString()
+    body = struct.pack(">BI", 0, len(message)) + message
+    key = f"Bearer {served.secret}"
+    status, _, answer = call.raw(
+        "POST", path, body, content_type="application/grpc-web+proto", authorization=key, x_grpc_web="1"
+    )
+    length = struct.unpack(">BI", answer[:5])[1] if 5 <= len(answer) else 0
+    found = retrieval_pb2.SearchResponse.FromString(answer[5 : 5 + length]).decided_label
+    trailers = answer[5 + length + 5 :].decode()
+    check((status, found) == (200, ENROLLED.parent.name), f"gRPC-Web: a search is answered: {status} {found}")
+    check("grpc-status:0" in trailers.replace(" ", ""), f"gRPC-Web: trailers: {trailers.split()[:2]}")
+
+
+def check_commands_of_json(served: Served, port: int) -> None:
+    """The commands of docs/json.md, as they stand there."""
+    text = (ROOT / "docs/json.md").read_text(encoding="utf-8")
+    blocks = [one for one in re.findall(r"```sh\n(.*?)```", text, flags=re.DOTALL) if "curl" in one]
+    check(len(blocks) == 1, f"docs/json.md has a command with curl: {len(blocks)}")
+    shutil.copy(ENROLLED, served.folder / "photo.jpg")
+    # The server of this test asks for a key.
+    (served.folder / ".curlrc").write_text(f'silent\nheader = "authorization: Bearer {served.secret}"\n')
+    command = blocks[0].replace("127.0.0.1:8080", f"127.0.0.1:{port}")
+    home = {**os.environ, "HOME": str(served.folder)}
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=served.folder, env=home, capture_output=True, text=True
+    )
+    label = json.loads(done.stdout or "{}").get("decided_label")
+    check(label == ENROLLED.parent.name, f"docs/json.md: curl is answered: {label} {done.stderr[:80]}")
+    other = ["curl", "--silent", "--json", "{}", "--header", "host: other.example"]
+    status = ["--output", "/dev/null", "--write-out", "%{http_code}"]
+    url = f"http://127.0.0.1:{port}/matchpoint.v1.ServerService/GetServerInfo"
+    found = subprocess.run([*other, *status, url], capture_output=True, text=True).stdout
+    check(found == "404", f"JSON: no other name leads to this machine: {found}")
+
+
 def check_limits_of_nginx(calls: Calls) -> None:
     code, _, _ = refusal(lambda: calls.search(bytes(BODY_BYTES)))
     check(code == "OUT_OF_RANGE", f"a message that is too large: {code}")
@@ -403,6 +565,11 @@ def main() -> int:
                     check_restart(calls, says_when=proxy is nginx)
                     if proxy is nginx:
                         check_limits_of_nginx(Calls(served, port))
+                    else:
+                        check_json(served, port)
+                        check_pages(served, port)
+            with envoy(served, "json.yaml") as port:
+                check_commands_of_json(served, port)
         finally:
             served.stop()
         print("== three replicas", flush=True)
