@@ -1,9 +1,9 @@
-//! FAR, FRR and false discoveries in service, from labels of decisions that were sampled for it.
+//! Estimates the FAR, the FRR and the share of wrong accepts in service, from labels of sampled decisions.
 //!
-//! Each label stands for the decisions that it was sampled from: a stratum of N decisions with n
-//! labels gives each of them the weight N / n. N is what was counted (post-stratification: Holt and
-//! Smith 1979), or where nobody did, the sum of 1 / probability of what was sampled (Horvitz and
-//! Thompson 1952; as a ratio, Hájek 1971).
+//! Each label represents the decisions that it was sampled from: in a stratum of N decisions with n labels,
+//! each label has the weight N / n. N is the counted number of decisions (post-stratification: Holt and Smith
+//! 1979). If they were not counted, N is estimated as the sum of 1 / probability of the sampled decisions
+//! (Horvitz and Thompson 1952; as a ratio, Hájek 1971).
 
 use std::collections::BTreeMap;
 
@@ -12,125 +12,126 @@ use super::strata::{Inclusion, Strata};
 use crate::binomial::{normal_quantile, real};
 use crate::rates::{Confidence, Interval, Proportion};
 
-/// The truth of one search, by its annotation.
+/// The truth about one search, as its annotation says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SearchTruth {
-    /// The probe's label is enrolled, and the best candidate has it.
+    /// The search is mated (the probe's label is enrolled), and the best candidate has the probe's label.
     MatedRight,
-    /// The probe's label is enrolled, and the best candidate has another, or there is none.
+    /// The search is mated, and the best candidate has another label or there is no candidate.
     MatedWrong,
-    /// The probe's label is not enrolled.
+    /// The search is non-mated: the probe's label is not enrolled.
     NonMated,
 }
 
 /// One decision that was sampled for the audit.
 ///
-/// It cannot be had without the probability of drawing it. What is known of accepts alone, because
-/// somebody complained or confirmed, is [`AcceptFeedback`].
+/// A decision without a known sampling probability cannot be used here. Complaints and confirmations, which
+/// concern accepts only, are counted in [`AcceptFeedback`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AuditRow {
-    /// The stratum's index in the design.
+    /// The index of its stratum in the design.
     pub stratum: usize,
     /// Whether the decision was an ACCEPT.
     pub accepted: bool,
-    /// The probability with which it was sampled, as of then.
+    /// The probability of being sampled that was in force when the decision was made.
     pub inclusion: Inclusion,
-    /// The label; `None` while there is none.
+    /// Its label; `None` until it is labelled.
     pub truth: Option<SearchTruth>,
 }
 
-/// Decisions of one window, one threshold and one design, with the labels there are.
+/// Sampled decisions of one period, made at one threshold and under one design.
 ///
-/// Assumes that a sampled decision gets its label independently of its truth, given its stratum,
-/// and that decisions are independent. Many searches of one person or object in a window make the
-/// intervals too narrow.
+/// The estimates assume that, within a stratum, whether a sampled decision gets labelled does not depend on
+/// its truth, and that decisions are independent. If one person or object is searched for many times in the
+/// period, the intervals are too narrow.
 #[derive(Clone, Copy, Debug)]
 pub struct AuditSample<'a> {
-    /// The design that the rows were sampled by.
+    /// The design by which the rows were sampled.
     pub strata: &'a Strata,
-    /// The decisions that were sampled, labelled or not, in any order. Each stands for 1 / probability.
+    /// The sampled decisions, labelled or not, in the order in which they were made. Each represents 1 /
+    /// probability decisions.
     pub rows: &'a [AuditRow],
-    /// All decisions that were made since one of the rows, sampled or not, if known.
+    /// The number of all decisions made since one of the rows, sampled or not; `None` if it is not known.
     pub counted: Option<&'a CountedDecisions>,
 }
 
-/// All decisions from some moment on, by stratum.
+/// Counts of all decisions, by stratum, from some moment on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CountedDecisions {
-    /// The number of the first row, from 0, that was made since that moment. Rows are in the order in
-    /// which decisions were made.
+    /// The index, from 0, of the first row that was made after that moment. Rows are in the order in which
+    /// decisions were made.
     pub from_row: usize,
-    /// Decisions of each stratum since then.
+    /// Number of decisions in each stratum since that moment.
     pub decisions: Vec<u64>,
 }
 
-/// What a stricter threshold would do, by the present annotations.
+/// The rates that a stricter threshold would have, estimated from the present annotations.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Tighter {
-    /// How much higher it is than the active one.
+    /// How far this threshold is above the active one, as a difference of scores.
     pub by: f64,
-    /// The FAR with it.
+    /// The FAR at this threshold.
     pub far: AuditedRate,
-    /// The FRR with it; `None` without an annotation for it.
+    /// The FRR at this threshold; `None` if no annotation bears on it.
     pub frr: Option<AuditedRate>,
 }
 
-/// A rate in service, with its uncertainty.
+/// An estimated rate in service, with its uncertainty.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AuditedRate {
-    /// Numerator by denominator, in [0, 1].
+    /// The estimated rate: numerator / denominator, in [0, 1].
     pub estimate: f64,
     /// The low end of the interval, in [0, 1].
     pub lower: f64,
     /// The high end of the interval, in [0, 1].
     pub upper: f64,
-    /// The share of such intervals that cover the rate, approximately.
+    /// The nominal coverage of the interval, which is approximate.
     pub confidence: Confidence,
-    /// Decisions in error that the labels stand for.
+    /// Estimated number of decisions in error.
     pub numerator: f64,
-    /// Decisions that could have been in error that the labels stand for.
+    /// Estimated number of decisions that could have been in error (for the FAR, non-mated searches).
     pub denominator: f64,
-    /// Labels of decisions that could have been in error.
+    /// Number of labels of decisions that could have been in error.
     pub at_risk: u64,
-    /// Labels of decisions in error.
+    /// Number of labels of decisions in error.
     pub errors: u64,
-    /// The linearised standard error of the ratio. A stratum whose labels all agree adds nothing
-    /// to it, so it is too small if errors are rare: decide by the interval.
+    /// The linearised standard error of the ratio. A stratum whose labels all agree adds nothing to it, so it
+    /// is too small if errors are rare. Use the interval for decisions.
     pub standard_error: f64,
-    /// How many decisions at risk, sampled without strata, would leave as much uncertainty: those
-    /// whose Wilson interval has the same upper end. `None` if the interval is all of [0, 1].
+    /// The effective sample size: how many labelled decisions, sampled without strata, would give a Wilson
+    /// interval with the same upper end. `None` if the interval is all of [0, 1].
     pub effective: Option<f64>,
 }
 
-/// What an audit says. A rate is `None` if no label bears on it: unknown is not zero.
+/// The rates that an audit estimates. A rate is `None`, which does not mean zero, if no label bears on it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AuditedRates {
     /// Share of non-mated searches that were accepted (FPIR).
     pub far: Option<AuditedRate>,
     /// Share of mated searches that were rejected or accepted with a wrong label (FNIR).
     pub frr: Option<AuditedRate>,
-    /// Share of accepts that were non-mated or had a wrong label: 1 - precision. It moves with
-    /// the share of strangers even while FAR and FRR stay.
+    /// Share of accepts that were non-mated or had a wrong label (1 - precision). It depends on the share of
+    /// non-mated searches, even if FAR and FRR do not change.
     pub false_discovery: Option<AuditedRate>,
-    /// Decisions that were sampled.
+    /// Number of sampled decisions.
     pub sampled: u64,
-    /// Those of them that have a label.
+    /// Number of sampled decisions that are labelled.
     pub labelled: u64,
-    /// Decisions that the rows stand for.
+    /// Number of decisions that the rows represent.
     pub decisions: f64,
 }
 
 impl AuditSample<'_> {
-    /// The rates, with intervals at `confidence`.
+    /// Estimates the rates, with intervals at `confidence`.
     ///
-    /// The interval moves one stratum's share at a time to the ends of its Wilson interval and
-    /// adds the changes of the rate as squares (square-and-add: Newcombe 1998; Zou and Donner
-    /// 2008). So a stratum without errors adds what its number of labels leaves open. A stratum
-    /// with decisions and no label takes the shares of the nearest one on its side of the
-    /// threshold, and any share within the interval.
+    /// The interval comes from the square-and-add method (Newcombe 1998; Zou and Donner 2008): each stratum's
+    /// share in turn is set to the ends of its Wilson interval, and the resulting changes of the rate are
+    /// added as squares. So even a stratum without observed errors widens the interval, and the more so the
+    /// fewer labels it has. A stratum with decisions but no label takes its shares from the nearest labelled
+    /// stratum on the same side of the threshold; for the interval, its share may be anything from 0 to 1.
     ///
     /// # Errors
-    /// Refuses rows of another design.
+    /// Returns an error if a row or a count belongs to another design.
     pub fn rates(&self, confidence: Confidence) -> Result<AuditedRates, MonitoringError> {
         let cells = self.cells()?;
         let rate = |kind: RateKind| {
@@ -151,12 +152,12 @@ impl AuditSample<'_> {
         })
     }
 
-    /// The least edge of the design above the threshold at which the FAR's interval would lie below
-    /// `limit`; `None` if there is none. What a threshold between two edges would do, strata do not
-    /// tell.
+    /// Finds the lowest stricter threshold at which the upper end of the FAR's interval is at most `limit`;
+    /// `None` if there is none. Only the edges of the design are tried, because strata say nothing about
+    /// thresholds between two edges.
     ///
     /// # Errors
-    /// Refuses rows of another design.
+    /// Returns an error if a row belongs to another design.
     pub fn tighter(
         &self,
         limit: f64,
@@ -191,7 +192,7 @@ impl AuditSample<'_> {
         Ok(None)
     }
 
-    /// Rows of one stratum together.
+    /// Collects the rows of each stratum.
     fn cells(&self) -> Result<Vec<StratumRows>, MonitoringError> {
         let mut cells: BTreeMap<usize, StratumRows> = BTreeMap::new();
         for (stratum, decisions) in self.counts() {
@@ -223,7 +224,7 @@ impl AuditSample<'_> {
         Ok(cells.into_values().collect())
     }
 
-    /// The strata of which decisions were counted, with their number.
+    /// The strata in which decisions were counted, with the number of decisions.
     fn counts(&self) -> impl Iterator<Item = (usize, u64)> {
         let counted = self.counted.into_iter();
         let counts = counted.flat_map(|counted| counted.decisions.iter().copied().enumerate());
@@ -231,22 +232,24 @@ impl AuditSample<'_> {
     }
 }
 
-/// The rows of one stratum. A budget changes the sampling probabilities: each annotation then weighs what
-/// its row stands for, and all of them together are as informative as the number of equal ones that Kish
-/// (Survey Sampling, 1965) gives: (sum w)^2 / sum w^2.
+/// The rows of one stratum together. If a labelling budget changed the sampling probabilities, the rows of a
+/// stratum have unequal weights w = 1 / probability. Their annotations are then worth as many equally
+/// weighted ones as Kish's effective sample size says (Survey Sampling, 1965): (sum w)^2 / sum w^2.
 #[derive(Clone, Copy)]
 struct StratumRows {
     stratum: usize,
     accepted: bool,
-    /// Decisions that it stands for.
+    /// Number of decisions that the rows represent.
     weight: f64,
-    /// How uncertain that number is: the variance of a sum of 1 / probability over independent draws.
+    /// The variance of `weight`: that of a sum of 1 / probability over independent draws; 0 if the decisions
+    /// were counted.
     weight_variance: f64,
     sampled: u64,
     right: u64,
     wrong: u64,
     non_mated: u64,
-    /// What these stand for, in that order, and the sum of the squares of all.
+    /// The sums of the weights of `right`, `wrong` and `non_mated` rows; `squares` is the sum of all squared
+    /// weights.
     weighed: [f64; 3],
     squares: f64,
 }
@@ -267,7 +270,7 @@ impl StratumRows {
         }
     }
 
-    /// Adds a row, and what it stands for unless that was counted.
+    /// Adds a row, and its weight if the decisions that it represents were not counted.
     fn add(&mut self, row: &AuditRow, stands_for_others: bool) {
         let probability = row.inclusion.get();
         if stands_for_others {
@@ -287,7 +290,7 @@ impl StratumRows {
         self.squares += probability.powi(-2);
     }
 
-    /// Labels that are right, wrong and of strangers, as numbers of equal ones.
+    /// The effective numbers of labels that are right, wrong and non-mated, as if all had equal weights.
     fn equal(&self) -> [f64; 3] {
         let all: f64 = self.weighed.iter().sum();
         if self.squares <= 0.0 {
@@ -308,14 +311,14 @@ enum RateKind {
     Discovery,
 }
 
-/// A share within a cell.
+/// A share within a stratum, and how it is known.
 #[derive(Clone, Copy)]
 enum Share {
-    /// It follows from the definition of the rate.
+    /// The share follows from the definition of the rate.
     Certain(f64),
-    /// It was observed in annotations.
+    /// The share was observed in the stratum's annotations.
     Seen { events: f64, trials: f64 },
-    /// There is no annotation; another cell's share is used.
+    /// The stratum has no annotation; the share of another one is used.
     Assumed(f64),
 }
 
@@ -339,7 +342,8 @@ impl Share {
     }
 }
 
-/// What one cell adds to a rate: weight x at risk x in error over weight x at risk.
+/// The contribution of one stratum to a rate, which is the sum of weight x at risk x in error over the sum of
+/// weight x at risk.
 #[derive(Clone, Copy)]
 struct StratumPart {
     weight: f64,
@@ -350,7 +354,7 @@ struct StratumPart {
     equal: LabelSums<f64>,
 }
 
-/// Labels: as they were counted, or as numbers of equal ones.
+/// Numbers of labels, either as counted or as effective numbers.
 #[derive(Clone, Copy)]
 struct LabelSums<T> {
     all: T,
@@ -376,7 +380,7 @@ impl<T: Copy + std::ops::Add<Output = T> + Default> LabelSums<T> {
     }
 }
 
-/// `None` if the cell has no label, nor has any other on its side of the threshold.
+/// `None` if neither this stratum nor any other on its side of the threshold has a label.
 fn part(cell: &StratumRows, cells: &[StratumRows], kind: RateKind) -> Option<StratumPart> {
     let seen = labels(cell, kind);
     let donor = equal(nearest_labelled(cell, cells)?, kind);
@@ -419,7 +423,7 @@ fn equal(cell: &StratumRows, kind: RateKind) -> LabelSums<f64> {
     LabelSums::of(kind, cell.accepted, cell.equal())
 }
 
-/// The cell itself, or the nearest that has labels on the same side of the threshold.
+/// This stratum if it has labels, or else the nearest labelled one on the same side of the threshold.
 fn nearest_labelled<'a>(
     cell: &'a StratumRows,
     cells: &'a [StratumRows],
@@ -433,8 +437,8 @@ fn nearest_labelled<'a>(
         .min_by_key(|other| other.stratum.abs_diff(cell.stratum))
 }
 
-/// The share of errors among all accepts at risk, half an error and one accept added, so that
-/// there is always one.
+/// The share of errors among all accepts at risk. Half an error and one accept are added, so that the share
+/// is defined and above 0 without any label.
 fn pooled(cells: &[StratumRows], kind: RateKind) -> f64 {
     let accepts = || cells.iter().filter(|cell| cell.accepted);
     let errors: u64 = accepts().map(|cell| labels(cell, kind).errors).sum();
@@ -442,7 +446,7 @@ fn pooled(cells: &[StratumRows], kind: RateKind) -> f64 {
     (real(errors) + 0.5) / (real(at_risk) + 1.0)
 }
 
-/// Numerator and denominator of a rate, whole or in part.
+/// The numerator and denominator of a rate, or of one stratum's contribution to it.
 #[derive(Clone, Copy)]
 struct Ratio {
     errors: f64,
@@ -511,7 +515,8 @@ fn rated(parts: &[StratumPart], confidence: Confidence) -> Option<AuditedRate> {
     })
 }
 
-/// What a part becomes at the two ends of each of its uncertain numbers.
+/// The contribution of a stratum with each of its three uncertain numbers set to the two ends of its
+/// interval.
 fn moved(part: &StratumPart, confidence: Confidence) -> [[Ratio; 2]; 3] {
     let (at_risk, in_error) = (part.at_risk.value(), part.in_error.value());
     let risk_ends = part.at_risk.ends(confidence);
@@ -526,8 +531,8 @@ fn moved(part: &StratumPart, confidence: Confidence) -> [[Ratio; 2]; 3] {
     ]
 }
 
-/// The root of sum N^2 s^2 / n, with s^2 the variance of the residuals (error - rate) of labels at
-/// risk: for FAR, sum (a - FAR)^2 N^2 p (1 - p) / (n - 1).
+/// The square root of the sum of N^2 s^2 / n over strata, where s^2 is the variance of the residuals (error -
+/// rate) of labels at risk. For the FAR this is sum (a - FAR)^2 N^2 p (1 - p) / (n - 1).
 fn linearised(parts: &[StratumPart], rate: f64) -> f64 {
     let squares = parts.iter().map(|part| {
         let labels = part.equal;
@@ -542,7 +547,8 @@ fn linearised(parts: &[StratumPart], rate: f64) -> f64 {
     squares.sum::<f64>().sqrt()
 }
 
-/// Wilson's bound u at n trials solves n (u - p)^2 = z^2 u (1 - u).
+/// The number of trials n at which the Wilson bound u has its present value; it solves n (u - p)^2 = z^2 u (1
+/// - u).
 fn effective(estimate: f64, (lower, upper): (f64, f64), confidence: Confidence) -> Option<f64> {
     let end = if upper < 1.0 { upper } else { lower };
     let z_squared = normal_quantile(confidence.delta() / 2.0).powi(2);
@@ -550,23 +556,23 @@ fn effective(estimate: f64, (lower, upper): (f64, f64), confidence: Confidence) 
     (trials.is_finite() && 0.0 < trials).then_some(trials)
 }
 
-/// Users' feedback on accepted searches, without any sampling: complaints and confirmations.
+/// Feedback of users on accepted searches: complaints and confirmations that nobody sampled.
 ///
-/// It has no inclusion probability, so that no rate of all searches follows from it: who is
-/// rejected is never heard (verification bias: Begg and Greenes 1983). Hence there is a precision
-/// here, and no FAR.
+/// Since such feedback has no sampling probability, no rate of all searches can be estimated from it; wrong
+/// rejects in particular are not reported (verification bias: Begg and Greenes 1983). So it gives a precision
+/// and no FAR.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AcceptFeedback {
-    /// Accepts that were reported as right.
+    /// Number of accepts that were reported as right.
     pub right: u64,
-    /// Accepts that were reported as wrong.
+    /// Number of accepts that were reported as wrong.
     pub wrong: u64,
 }
 
 impl AcceptFeedback {
-    /// The share of right ones among the accepts that were spoken of, with the exact interval of
-    /// Clopper and Pearson. It is that of all accepts only if speaking up does not depend on the
-    /// truth. `None` without feedback.
+    /// The share of right accepts among those with feedback, with the exact interval of Clopper and Pearson.
+    /// It equals the share among all accepts only if giving feedback does not depend on the truth. `None`
+    /// without feedback.
     #[must_use]
     pub fn precision(self, confidence: Confidence) -> Option<(Proportion, Interval)> {
         let share = Proportion::new(self.right, self.right.checked_add(self.wrong)?).ok()?;
@@ -585,8 +591,8 @@ mod tests {
         );
     }
 
-    /// Of each stratum: decisions, then labels mated right, mated wrong and non-mated. Without a label
-    /// one decision is sampled, which waits for it.
+    /// For each stratum: the number of decisions, then the labels mated right, mated wrong and non-mated. A
+    /// stratum without labels gets one sampled, unlabelled decision.
     type Counts = (u64, [u64; 3]);
 
     fn audited(counts: &[Counts], accepting: usize) -> (Strata, Vec<AuditRow>) {
@@ -651,7 +657,7 @@ mod tests {
         close(found.false_discovery.unwrap().estimate, 20.0 / 700.0, 1e-12);
         assert_eq!((found.sampled, found.labelled), (200, 200));
         close(found.decisions, 6_000.0, 1e-9);
-        // Without weights the FAR would be 25 times as high.
+        // An unweighted FAR would be 25 times as high.
         close(real(far.errors) / real(far.at_risk), 0.102, 1e-3);
     }
 
@@ -708,7 +714,7 @@ mod tests {
             truth: None,
             ..*row
         };
-        // Every second row of a second, equal draw has no label yet.
+        // Every second row of a second, identical sample has no label yet.
         let more: Vec<AuditRow> = rows.iter().map(waiting).collect();
         rows.extend(more);
         let audit = AuditSample {
@@ -743,7 +749,7 @@ mod tests {
         let rate = found.false_discovery.unwrap();
         close(rate.estimate, 10.0 / 110.0, 1e-12);
         assert_eq!((rate.at_risk, rate.errors), (20, 10));
-        // As much as 110^2 / 1010 = 12 equal ones, and not as 20.
+        // The labels are worth 110^2 / 1010 = 12 of equal weight, and not 20.
         assert!(0.15 < rate.upper - rate.estimate, "{rate:?}");
     }
 
@@ -767,7 +773,7 @@ mod tests {
         };
         let estimated = far(None);
         close(estimated.estimate, 0.5, 1e-12);
-        // By chance more than half of the 30 accepts were not sampled.
+        // By chance, more than half of the 30 accepts were not sampled.
         let counted = CountedDecisions {
             from_row: 0,
             decisions: vec![20, 30],
@@ -775,7 +781,7 @@ mod tests {
         let known = far(Some(&counted));
         close(known.estimate, 0.6, 1e-12);
         assert!(known.upper - known.lower < estimated.upper - estimated.lower);
-        // The first ten rows are from before it was counted, and stand for twenty decisions.
+        // The first ten rows were made before counting began; they represent twenty decisions.
         let lately = CountedDecisions {
             from_row: 10,
             decisions: vec![0, 30],

@@ -1,7 +1,8 @@
-//! Searches whose truth is known beforehand: what they say directly of FAR and FRR, and what not.
+//! Canaries are searches whose truth is known in advance. They measure FAR and FRR directly, within limits.
 //!
-//! They catch what breaks for everybody: a model, preprocessing, an index, a gallery that grew. New
-//! traffic they know nothing of, and genuine canaries are easier than what callers send.
+//! They detect faults that affect every search: of a model, of preprocessing, of an index, or from a gallery
+//! that has grown. They cannot detect that traffic has changed, and mated canaries are usually easier than
+//! the pictures that callers send.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +10,7 @@ use super::drift::{DriftVerdict, Finding, FindingSubject, Limit, PromisedLimits}
 use super::sequential::{EProcess, of_outcomes};
 use crate::rates::{Confidence, Interval, Proportion, percent};
 
-/// Outcomes of one round: one search for each canary, its label and whether it is an error.
+/// The outcomes of one round, with one search for each canary: its label, and whether it was an error.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CanaryCounts {
     mated: Vec<(String, bool)>,
@@ -17,8 +18,8 @@ pub struct CanaryCounts {
 }
 
 impl CanaryCounts {
-    /// Takes down one search for a picture of `label`: whether that is enrolled and was not left out,
-    /// whether the best match was accepted, and whether it has that label.
+    /// Records one search for a picture of `label`. `mated`: the label is enrolled and was not left out.
+    /// `accepted`: the best match was accepted. `right`: the best match has this label.
     pub fn take(&mut self, label: &str, mated: bool, accepted: bool, right: bool) {
         if mated {
             self.mated.push((label.to_owned(), !(accepted && right)));
@@ -28,33 +29,33 @@ impl CanaryCounts {
     }
 }
 
-/// One rate of one round.
+/// A rate in one round of canaries.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct CanaryRate {
-    /// Canaries of this kind.
+    /// Number of canaries that can have this error.
     pub trials: u64,
-    /// Those of them in error.
+    /// Number of these canaries that were in error.
     pub errors: u64,
-    /// The interval of Clopper and Pearson; `None` without trials.
+    /// The interval of Clopper and Pearson; `None` if there are no trials.
     pub interval: Option<Interval>,
-    /// The evidence that canaries fail more often than the limit, from the first picture of each
-    /// label: others of it are alike, and no independent trials. `None` without trials or limit. It
-    /// is that of one round: if nothing has changed, the next round is the same, and no more
+    /// The evidence that canaries fail more often than the limit allows. It uses the first picture of each
+    /// label, because further pictures of a label are not independent trials. `None` without trials or limit.
+    /// It is the evidence of one round: if nothing has changed, the next round repeats this one and adds no
     /// evidence.
     pub evidence: Option<EProcess>,
 }
 
-/// What a round says of both rates.
+/// Both rates of a round.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct CanaryRates {
-    /// Non-mated canaries that were accepted.
+    /// The share of non-mated canaries that were accepted.
     pub far: CanaryRate,
-    /// Mated canaries that were rejected or matched to a wrong label.
+    /// The share of mated canaries that were rejected or matched to a wrong label.
     pub frr: CanaryRate,
 }
 
 impl CanaryRates {
-    /// Counts a round, and holds it against the limits of the operating point.
+    /// Computes both rates of a round and compares them with the limits of the operating point.
     #[must_use]
     pub fn new(counts: &CanaryCounts, limits: PromisedLimits) -> Self {
         Self {
@@ -63,8 +64,8 @@ impl CanaryRates {
         }
     }
 
-    /// What it says in words. `changed` canaries came out otherwise than in the first round under
-    /// the operating point.
+    /// The findings as text. `changed` is the number of canaries whose outcome differs from the first round
+    /// under this operating point.
     #[must_use]
     pub fn findings(&self, changed: usize) -> Vec<Finding> {
         let mut findings = Vec::new();

@@ -1,47 +1,49 @@
-//! When did a rate begin to rise? Fast, and without a bound on ever being wrong.
+//! Estimates when a rate began to rise. It reacts quickly, but its probability of ever being wrong is not
+//! bounded.
 //!
-//! The e-process of [`super::sequential`] may be wrong once with a small probability, for which it
-//! waits. A CUSUM forgets what spoke for the promise, so that it sees a change after a long quiet
-//! time sooner, and is wrong every so often (Page 1954; Reynolds and Stoumbos 1999 for Bernoulli
-//! outcomes).
+//! The e-process of [`super::sequential`] raises a false alarm with a small probability at most, and needs
+//! time for that certainty. A CUSUM discards earlier evidence in favour of the promise. So after a long quiet
+//! period it detects a change sooner, but it gives a false suspicion from time to time (Page 1954; Reynolds
+//! and Stoumbos 1999 for Bernoulli outcomes).
 
 use super::MonitoringError;
 use super::audit::AuditRow;
 use super::observed::AuditWindow;
 use super::sequential::{Bet, EProcess};
 
-/// Sampled decisions between two false suspicions, on average, at least. With 400 labels a month a
-/// false one comes less often than every second month.
+/// The mean number of sampled decisions between two false suspicions is at least this. With 400 labels a
+/// month, a false suspicion comes less often than every second month.
 const RUN_LENGTH: f64 = 1000.0;
 
-/// The sum after the last sampled decision.
+/// The CUSUM statistic after the last sampled decision.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Cusum {
-    /// S = max(0, S + ln(1 + lambda X)); at least 0.
+    /// The statistic S = max(0, S + ln(1 + lambda X)), which is at least 0.
     pub value: f64,
-    /// From here on a change is suspected.
+    /// A change is suspected when the statistic reaches this value.
     pub limit: f64,
-    /// The number of the sampled decision, from 1, after which the sum was 0 last and has grown since:
-    /// where a change began, if there is one. `None` while it is 0.
+    /// The estimated start of the change: the number, from 1, of the sampled decision after which the
+    /// statistic was last 0. `None` while the statistic is 0.
     pub began_at: Option<u64>,
-    /// The first sampled decision at which it reached the limit; `None` if it never did.
+    /// The number of the sampled decision at which the statistic first reached the limit; `None` if it never
+    /// did.
     pub suspected_at: Option<u64>,
 }
 
 impl Cusum {
-    /// Sums up sampled decisions, in the order in which they were made.
+    /// Computes the statistic over sampled decisions, in the order in which they were made.
     ///
-    /// X is that of the bet: r (e - limit) by the probability of being sampled, so that a decision
-    /// counts as those that it stands for. If all are sampled, this is Bernoulli's CUSUM for a
-    /// doubled rate, S + e - gamma in units of the logarithm of an error's likelihood ratio.
+    /// X is the same as in [`Bet`]: r (e - limit) divided by the sampling probability, so that each decision
+    /// counts for all that it represents. If all decisions are sampled, this is the Bernoulli CUSUM for a
+    /// doubled rate, S + e - gamma, in units of the log likelihood ratio of one error.
     ///
-    /// The limit is ln 1000. While the rate is at most its limit, 1 + lambda X is expected to be at
-    /// most 1 given all before, whatever the labels that are missing, and then the mean number of
-    /// sampled decisions before the first false suspicion is at least 1000 (Shin, Ramdas and Rinaldo
-    /// 2023, on e-detectors). That is no bound on ever being wrong.
+    /// The limit of the statistic is ln 1000. While the rate is at most its limit, the conditional
+    /// expectation of 1 + lambda X is at most 1, whichever labels are missing. It follows that the mean
+    /// number of sampled decisions before the first false suspicion is at least 1000 (Shin, Ramdas and
+    /// Rinaldo 2023, on e-detectors). This does not bound the probability of ever being wrong.
     ///
     /// # Errors
-    /// Refuses a row with a probability below the lowest of the design.
+    /// Returns an error if a row has a stratum that the design does not have.
     pub fn settle(
         bet: &Bet<'_>,
         rows: impl IntoIterator<Item = AuditRow>,
@@ -78,23 +80,24 @@ impl Cusum {
     }
 }
 
-/// Since when a rate is above its limit, according to annotations.
+/// When a rate rose above its limit, as far as annotations show.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Onset {
-    /// When the sampled decision was made at which the evidence reached its limit, in milliseconds
-    /// since 1970-01-01 UTC; `None` without an alarm.
+    /// When the sampled decision was made at which the evidence raised the alarm, in milliseconds since
+    /// 1970-01-01 UTC; `None` without an alarm.
     pub alarm_unix_ms: Option<u64>,
-    /// The CUSUM; `None` if there is no limit to exceed.
+    /// The CUSUM; `None` if the rate has no limit.
     pub cusum: Option<Cusum>,
-    /// When the sampled decision was made with which its rise began; `None` while it is 0.
+    /// When the sampled decision was made at which the CUSUM began to rise, in milliseconds since 1970-01-01
+    /// UTC; `None` while the statistic is 0.
     pub rise_unix_ms: Option<u64>,
 }
 
 impl Onset {
-    /// Looks at what was seen, with the evidence that `bet` made of it.
+    /// Computes the CUSUM of the decisions in `seen`, and dates its rise and the alarm of the e-process.
     ///
     /// # Errors
-    /// As [`Cusum::settle`].
+    /// Returns the errors of [`Cusum::settle`].
     pub fn of(
         bet: &Bet<'_>,
         seen: &AuditWindow<'_>,
@@ -124,7 +127,7 @@ mod tests {
         Strata::new(vec![0.0], vec![Inclusion::new(inclusion).unwrap(); 2]).unwrap()
     }
 
-    /// Outcomes of strangers: `true` is an accept.
+    /// The CUSUM of decisions on strangers, in which `true` is an accept.
     fn sum(outcomes: &[bool], inclusion: f64) -> Cusum {
         let strata = strata(inclusion);
         let bet = Bet::new(

@@ -1,4 +1,4 @@
-//! Is the promise kept? What labels, evidence and feedback say together, in words.
+//! Judges whether the promise is kept, from labels, evidence and feedback together, and says so in words.
 
 use super::MonitoringError;
 use super::audit::{AcceptFeedback, AuditSample, AuditedRate, AuditedRates, Tighter};
@@ -15,32 +15,31 @@ use crate::operating_point::OperatingPoint;
 use crate::rates::{Confidence, Interval, Rate, percent};
 use crate::standing::{PromiseToday, UnseenToday};
 
-/// A rate that is watched, and what it is held against.
+/// The limit that a watched rate is compared with.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Limit {
-    /// The rate that must not be exceeded.
+    /// The highest rate allowed, and the probability of a false alarm.
     pub null: Null,
-    /// Whether the operating point is made for it; false if it is the upper end of what its
-    /// calibration measured.
+    /// True if the limit is the target of the operating point; false if it is the upper end of the interval
+    /// that the calibration measured.
     pub target: bool,
 }
 
-/// What the rates of an operating point are held against. `None` if nothing is known that a
-/// rate could exceed.
+/// The limits for the rates of an operating point; `None` if a rate has no known limit.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct PromisedLimits {
-    /// For the FAR.
+    /// The limit for the FAR.
     pub far: Option<Limit>,
-    /// For the FRR.
+    /// The limit for the FRR.
     pub frr: Option<Limit>,
-    /// For the share of searches that go to a person; `None` without a review band.
+    /// The predicted share of searches that go to a person; `None` without a review band.
     pub reviews: Option<PredictedReviews>,
 }
 
 impl PromisedLimits {
-    /// The targets of an operating point, and if it has none for a rate, the upper end of the
-    /// interval that its calibration measured. An alarm is false with a probability of at most
-    /// `delta` for each rate.
+    /// The limits of an operating point: its target, or, for a rate without one, the upper end of the
+    /// interval that the calibration measured. For each rate, the probability of a false alarm is at most
+    /// `delta`.
     #[must_use]
     pub fn of(point: &OperatingPoint, delta: f64) -> Self {
         let content = point.content();
@@ -73,31 +72,31 @@ impl PromisedLimits {
     }
 }
 
-/// Which rate, or what else, a finding is about.
+/// The subject of a finding: a rate, or something else that is watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FindingSubject {
     /// The false accept rate.
     Far,
     /// The false reject rate.
     Frr,
-    /// A rise of either that is suspected.
+    /// A suspected rise of the FAR or the FRR.
     Rise,
-    /// The labels that wait.
+    /// Sampled decisions that wait for a label.
     Audit,
-    /// Searches whose truth is known beforehand.
+    /// Canaries: searches whose truth is known in advance.
     Canary,
-    /// What was enrolled and removed since the calibration.
+    /// Items added and removed since the calibration.
     Gallery,
-    /// What users say of accepts.
+    /// Feedback of users on accepts.
     Feedback,
     /// Whether searches look like those of the calibration.
     Traffic,
-    /// How many searches go to a person.
+    /// The share of searches that go to a person.
     Review,
 }
 
 impl FindingSubject {
-    /// The rate of an error.
+    /// The subject for an error of this side.
     #[must_use]
     pub fn of(side: ErrorSide) -> Self {
         match side {
@@ -106,7 +105,7 @@ impl FindingSubject {
         }
     }
 
-    /// The name in metrics and messages.
+    /// The name used in metrics and messages.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -123,23 +122,23 @@ impl FindingSubject {
     }
 }
 
-/// How it stands.
+/// The judgement of a finding, from harmless to urgent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum DriftVerdict {
-    /// Worth knowing, and nothing to act on.
+    /// Information that needs no action.
     Note,
-    /// The data show that it is as promised.
+    /// The data show that the promise is kept.
     Kept,
-    /// The data do not say.
+    /// The data do not suffice for a judgement.
     Unknown,
-    /// Something should be done before the promise is broken.
+    /// Action is advisable before the promise is broken.
     Warning,
-    /// The promise is broken, with the stated probability of a false alarm.
+    /// The promise is broken. The probability of a false alarm is at most the stated one.
     Broken,
 }
 
 impl DriftVerdict {
-    /// The name in metrics and messages.
+    /// The name used in metrics and messages.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -152,67 +151,68 @@ impl DriftVerdict {
     }
 }
 
-/// One thing that is known, or is not, and what to do about it.
+/// One fact that is known, or is not known, with advice.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Finding {
-    /// What it is about.
+    /// The subject of the finding.
     pub subject: FindingSubject,
-    /// How it stands.
+    /// The judgement.
     pub verdict: DriftVerdict,
-    /// A sentence or two.
+    /// The finding, in a sentence or two.
     pub says: String,
-    /// What to do; empty if there is nothing.
+    /// The advice; empty if there is nothing to do.
     pub next: String,
 }
 
-/// Sampled decisions that are called recent.
+/// The number of latest sampled decisions that count as recent.
 pub const RECENT: usize = 250;
 
-/// All that is known of how an operating point does in service.
+/// Everything that is known about an operating point in service.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DriftAssessment {
-    /// What the rates are held against.
+    /// The limits that the rates are compared with.
     pub limits: PromisedLimits,
-    /// The rates, from labels of sampled decisions.
+    /// The rates, estimated from labels of sampled decisions.
     pub rates: AuditedRates,
-    /// The rates from the latest [`RECENT`] sampled decisions alone: what an alarm is about may have
-    /// begun long after the operating point did.
+    /// The rates estimated from the latest [`RECENT`] sampled decisions only, because the cause of an alarm
+    /// may have begun long after the operating point became active.
     pub recent: AuditedRates,
     /// The evidence that the FAR is above its limit.
     pub far_evidence: Option<EProcess>,
     /// The evidence that the FRR is above its limit.
     pub frr_evidence: Option<EProcess>,
-    /// Since when the FAR is above its limit.
+    /// When the FAR rose above its limit.
     pub far_onset: Onset,
-    /// Since when the FRR is above its limit.
+    /// When the FRR rose above its limit.
     pub frr_onset: Onset,
-    /// When the first and the latest sampled decision were made, in milliseconds since 1970-01-01 UTC;
-    /// `None` without any.
+    /// When the first and the last sampled decision were made, in milliseconds since 1970-01-01 UTC; `None`
+    /// if there are none.
     pub sampled_unix_ms: Option<[u64; 2]>,
-    /// What was said of accepts without being asked.
+    /// Feedback on accepts that users gave without being asked.
     pub feedback: AcceptFeedback,
-    /// How many searches go to a person; `None` without a review band.
+    /// The share of searches that go to a person; `None` without a review band.
     pub reviews: Option<ReviewsInService>,
-    /// Labels and conditions that have more of the labelled errors than chance explains.
+    /// Labels and conditions with more labelled errors than chance explains.
     pub groups: Vec<SharedCause>,
-    /// Whether the labels can certify the target again; `None` if the operating point has none.
+    /// Whether the labels suffice to certify the target again; `None` if the operating point has no target.
     pub recalibration: Option<Recalibration>,
-    /// In words, the most urgent first.
+    /// The findings in words, the most urgent first.
     pub findings: Vec<Finding>,
 }
 
 impl DriftAssessment {
-    /// Adds what else was found.
+    /// Adds findings and sorts them again.
     pub fn add(&mut self, findings: Vec<Finding>) {
         self.findings.extend(findings);
         self.findings
             .sort_by_key(|finding| std::cmp::Reverse(finding.verdict));
     }
 
-    /// Adds what errors have in common and, if a rate is too high or the gallery too large, whether
-    /// the labels do for a calibration.
+    /// Adds what errors have in common. If a rate is too high or the gallery too large, it also adds whether
+    /// the labels suffice for a new calibration.
     pub fn advise(&mut self, groups: Vec<SharedCause>, recalibration: Option<Recalibration>) {
-        // Once is enough: with the most urgent of the findings that call for it.
+        // Only the most urgent finding that calls for a calibration gets this advice, so that it is not
+        // repeated.
         let mut left = recalibration;
         for finding in &mut self.findings {
             let of = |group: &&SharedCause| finding.subject == FindingSubject::of(group.side);
@@ -235,8 +235,8 @@ impl DriftAssessment {
         self.recalibration = recalibration;
     }
 
-    /// The number of the sampled decision, from 1, with which a rise began that an alarm or the CUSUM speaks
-    /// of, the later one of the two rates; `None` without one.
+    /// The number, from 1, of the sampled decision at which a rise began, if an alarm or the CUSUM reports
+    /// one; the later one if both rates rise. `None` otherwise.
     #[must_use]
     pub fn rise_began_at(&self) -> Option<u64> {
         let rates = [
@@ -251,10 +251,10 @@ impl DriftAssessment {
         rises.max()
     }
 
-    /// Looks at what was seen, with intervals at `confidence`.
+    /// Assesses the decisions in `seen`, with intervals at `confidence`.
     ///
     /// # Errors
-    /// Refuses rows of another design.
+    /// Returns an error if a row belongs to another design.
     pub fn new(
         seen: &AuditWindow<'_>,
         limits: PromisedLimits,
@@ -332,7 +332,7 @@ impl DriftAssessment {
     }
 }
 
-/// From when on decisions count.
+/// Names the moment from which decisions are counted.
 fn since(reset: bool) -> &'static str {
     if reset {
         "since the latest reset"
@@ -341,13 +341,13 @@ fn since(reset: bool) -> &'static str {
     }
 }
 
-/// How many searches go to a person, beside what was predicted.
+/// Compares the share of searches that go to a person with the prediction.
 fn reviews(limits: PromisedLimits, seen: &AuditWindow<'_>) -> Option<ReviewsInService> {
     let (predicted, counts) = limits.reviews.zip(seen.reviews)?;
     Some(predicted.beside(counts))
 }
 
-/// Whether as many searches go to people as was predicted.
+/// The finding about the share of searches that go to a person.
 fn for_people(found: &ReviewsInService) -> Option<Finding> {
     Some(Finding {
         subject: FindingSubject::Review,
@@ -359,13 +359,13 @@ fn for_people(found: &ReviewsInService) -> Option<Finding> {
     })
 }
 
-/// The first and the last.
+/// The first and the last of these times.
 fn ends(times: &[u64]) -> Option<[u64; 2]> {
     let (first, last) = times.first().zip(times.last())?;
     Some([*first, *last])
 }
 
-/// Adds to a FAR that is too high what a stricter threshold would do.
+/// Adds the rates of a stricter threshold to a finding that the FAR is too high.
 fn with_a_stricter_threshold(
     mut finding: Finding,
     lately: &AuditSample<'_>,
@@ -389,7 +389,7 @@ fn with_a_stricter_threshold(
     Ok(finding)
 }
 
-/// The evidence that a rate is above its limit, and since when.
+/// The evidence that a rate is above its limit, and when it rose.
 fn evidence(
     seen: &AuditWindow<'_>,
     limit: Option<Limit>,
@@ -403,13 +403,13 @@ fn evidence(
     let mut process = bet.settle(seen.rows.iter().copied())?;
     let onset = Onset::of(&bet, seen, &process)?;
     if raised {
-        // On decisions that are not kept any more: when, nothing here tells.
+        // The alarm was raised by decisions that are no longer kept, so its position is unknown: 0.
         process.alarm_at.get_or_insert(0);
     }
     Ok((Some(process), onset))
 }
 
-/// One of the two rates.
+/// Everything that is known about the FAR or about the FRR.
 struct WatchedRate {
     subject: FindingSubject,
     rate: Option<AuditedRate>,
@@ -421,7 +421,7 @@ struct WatchedRate {
     since: &'static str,
 }
 
-/// Labels asked for if none say anything yet.
+/// The number of labels to ask for if there are none yet.
 const LABELS_TO_BEGIN: u64 = 100;
 
 impl WatchedRate {
@@ -535,7 +535,8 @@ impl WatchedRate {
         .to_owned()
     }
 
-    /// The width of an interval falls with the root of the number of labels.
+    /// How many more labels would be needed, given that an interval's width is inversely proportional to the
+    /// square root of the number of labels.
     fn more_labels(&self, rate: &AuditedRate, limit: f64) -> String {
         let (width, room) = (rate.upper - rate.estimate, limit - rate.estimate);
         let factor = (width / room).powi(2);
@@ -561,7 +562,7 @@ pub fn shown(rate: &AuditedRate) -> String {
     )
 }
 
-/// What the CUSUM says before there is an alarm.
+/// What the CUSUM says as long as there is no alarm.
 fn suspicion(name: &str, evidence: Option<EProcess>, onset: Onset) -> Option<Finding> {
     let alarm = evidence.is_some_and(|found| found.alarm_at.is_some());
     let sum = onset.cusum.filter(|_| !alarm)?;
@@ -576,7 +577,7 @@ fn suspicion(name: &str, evidence: Option<EProcess>, onset: Onset) -> Option<Fin
     })
 }
 
-/// What has become of the gallery, and of the promise with it.
+/// The findings about changes of the gallery and what they do to the promise.
 fn gallery(today: GalleryToday<'_>) -> Vec<Finding> {
     let finding = |verdict, says: String, next: &str| Finding {
         subject: FindingSubject::Gallery,
@@ -623,7 +624,7 @@ fn gallery(today: GalleryToday<'_>) -> Vec<Finding> {
     findings
 }
 
-/// Which promises about mates ended with the items that are gone, and those that were added.
+/// Says which promises about mated searches no longer hold because items were removed or added.
 fn promises_of_mates(promise: &PromiseToday, coverage: Coverage) -> Vec<Finding> {
     let unseen = promise.unseen;
     let rates = [
@@ -659,7 +660,7 @@ fn promises_of_mates(promise: &PromiseToday, coverage: Coverage) -> Vec<Finding>
     ended.collect()
 }
 
-/// Which items promises about mates have lost, and what came in between.
+/// Says how many of the items that the calibration saw are gone, and how many were added since.
 fn what_mates_lost(coverage: Coverage) -> String {
     let [gone, added] = [coverage.removed(), coverage.added()];
     let came = format!("{added} items were added, which may come before the right ones");
@@ -674,7 +675,7 @@ fn what_mates_lost(coverage: Coverage) -> String {
     }
 }
 
-/// The bound on the FAR in it, if there is one.
+/// Names the bound on the FAR in today's gallery, if there is one.
 fn in_which(promise: &PromiseToday) -> String {
     let Some(bound) = promise.far_bound else {
         return String::new();
@@ -781,7 +782,7 @@ mod tests {
         DriftAssessment::new(&seen, limits(), Confidence::DISPLAY).unwrap()
     }
 
-    /// Covers 25 items more.
+    /// A promise that covers 25 more items.
     fn promise(coverage: Coverage) -> PromiseToday {
         PromiseToday {
             coverage: Some(coverage),
@@ -812,7 +813,7 @@ mod tests {
             gallery(today(promise))
         };
         assert_eq!(of(100, 0), []);
-        // What is gone takes nothing from a bound on the FAR.
+        // Removed items do not weaken a bound on the FAR.
         assert_eq!(of(60, 0), []);
         let [within] = &of(100, 20)[..] else { panic!() };
         assert_eq!(within.verdict, DriftVerdict::Note);

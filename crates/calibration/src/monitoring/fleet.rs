@@ -1,31 +1,32 @@
-//! Several servers with one operating point: their evidence and rates together.
+//! Combines the evidence and the rates of several servers that decide by the same operating point.
 //!
-//! Each bets on decisions of its own, and while the promise is kept no bet is expected to grow, whatever
-//! the others have seen. So the product of their wealth is an e-process too: it reaches 1 / delta, ever,
-//! with a probability of at most delta for all of them, where the alarms of each alone have delta each.
+//! Each server bets on its own decisions. While the promise is kept, no bet is expected to grow, whatever the
+//! others have observed. So the product of their wealth is an e-process too: the probability that it ever
+//! reaches 1 / delta is at most delta for all servers together. The separate alarms, in contrast, have a
+//! probability of delta for each server.
 
 /// The evidence of one server against one limit.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ReplicaEvidence {
-    /// The natural logarithm of its e-process now.
+    /// The natural logarithm of its e-process at present.
     pub ln_e: f64,
-    /// The limit for an alarm.
+    /// The value of `ln_e` at which its alarm is raised.
     pub ln_e_alarm: f64,
 }
 
-/// Evidence of all of them.
+/// The combined evidence of all servers.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct FleetEvidence {
-    /// The logarithm of the product.
+    /// The natural logarithm of the product of the e-processes.
     pub ln_e: f64,
-    /// The limit for an alarm: the highest of them.
+    /// The value of `ln_e` at which the alarm is raised: the highest of the servers' values.
     pub ln_e_alarm: f64,
-    /// Whether it is one.
+    /// Whether the alarm is raised.
     pub alarm: bool,
 }
 
 impl FleetEvidence {
-    /// Multiplies them; `None` without any.
+    /// Combines the evidence; `None` without any.
     #[must_use]
     pub fn of(replicas: &[ReplicaEvidence]) -> Option<Self> {
         let alarms = replicas.iter().map(|replica| replica.ln_e_alarm);
@@ -39,31 +40,32 @@ impl FleetEvidence {
     }
 }
 
-/// A rate that one server has audited.
+/// A rate that one server estimated by its audit.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ReplicaRate {
-    /// Decisions in error that its labels stand for.
+    /// Estimated number of its decisions in error.
     pub errors: f64,
-    /// Decisions that could have been.
+    /// Estimated number of its decisions that could have been in error.
     pub trials: f64,
     /// The interval of its rate.
     pub interval: [f64; 2],
 }
 
-/// A rate of all of them.
+/// A rate of all servers together.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct FleetRate {
-    /// Sum of errors by sum of trials, in [0, 1].
+    /// The sum of errors divided by the sum of trials, in [0, 1].
     pub rate: f64,
-    /// The low end of its interval.
+    /// The lower end of its interval.
     pub lower: f64,
-    /// The high end.
+    /// The upper end of its interval.
     pub upper: f64,
 }
 
 impl FleetRate {
-    /// Adds up errors and trials; the distances of each server's rate from the ends of its interval are
-    /// added as squares, by its part of the trials. `None` if nobody knows the rate.
+    /// Adds up errors and trials. The distance from each server's rate to the end of its interval is weighted
+    /// by the server's part of the trials, and these distances are added as squares. `None` if no server
+    /// knows the rate.
     #[must_use]
     pub fn of(replicas: &[ReplicaRate]) -> Option<Self> {
         let trials: f64 = replicas.iter().map(|replica| replica.trials).sum();
@@ -99,7 +101,7 @@ mod tests {
         };
         let found = FleetEvidence::of(&[one(1.5), one(2.0), one(-0.25)]).unwrap();
         assert!(found.alarm && (found.ln_e - 3.25).abs() < 1e-12);
-        // One that was reset takes more.
+        // A server whose evidence was reset needs more evidence for an alarm.
         let strict = ReplicaEvidence {
             ln_e: 0.0,
             ln_e_alarm: 3.7,

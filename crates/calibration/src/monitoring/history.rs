@@ -1,29 +1,30 @@
-//! How the rates developed.
+//! How the rates developed over time.
 
 use super::MonitoringError;
 use super::audit::{AuditRow, AuditSample, AuditedRate};
 use super::strata::Strata;
 use crate::rates::Confidence;
 
-/// What was known after a part of the sampled decisions.
+/// The rates known after some of the sampled decisions.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct HistoryPoint {
-    /// When the last of them was made, in milliseconds since 1970-01-01 UTC.
+    /// When the last of these decisions was made, in milliseconds since 1970-01-01 UTC.
     pub unix_ms: u64,
-    /// The FAR of all up to then.
+    /// The FAR over all decisions up to this point.
     pub far: Option<AuditedRate>,
-    /// The FRR of all up to then.
+    /// The FRR over all decisions up to this point.
     pub frr: Option<AuditedRate>,
 }
 
-/// Points of a history, at most: a chart shows no more.
+/// The highest number of points, which is enough for a chart.
 const POINTS_MAX: usize = 40;
 
-/// The rates of ever more of the rows, in the order in which they were made at `unix_ms`. The
-/// intervals hold each for its point, and not for all points together.
+/// Estimates the rates at several points, each from all rows up to it. Rows are in the order in which they
+/// were made, at the times in `unix_ms`. Each interval is valid for its own point, and not for all points
+/// together.
 ///
 /// # Errors
-/// Refuses rows of another design.
+/// Returns an error if a row belongs to another design.
 pub fn rate_history(
     strata: &Strata,
     rows: &[AuditRow],

@@ -1,9 +1,9 @@
-//! Searches of today's gallery for its own items, each with its label left out: whatever they accept is
-//! wrong.
+//! Searches today's gallery for its own items, each with all items of its label left out. Every accept is
+//! then an error.
 //!
-//! They need no annotation and no picture, and show what the gallery's size does not: that added items are
-//! like existing ones. They are of enrolled labels, which may be more alike than strangers are, so they are
-//! also compared with the first round under the operating point.
+//! Such searches need neither annotations nor pictures, and detect what the size of the gallery cannot show:
+//! that added items look like existing ones. They are made for enrolled labels, which may resemble each other
+//! more than strangers do. So they are also compared with the first round under the operating point.
 
 use std::collections::BTreeMap;
 
@@ -12,32 +12,32 @@ use serde::{Deserialize, Serialize};
 use super::drift::{DriftVerdict, Finding, FindingSubject};
 use crate::rates::{Confidence, Interval, Rate, percent};
 
-/// One item, searched for with its label left out.
+/// The search for one item with its label left out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LeftOutSearch {
     /// The item's label.
     pub label: String,
-    /// The label that it was accepted as; `None` if it was rejected.
+    /// The label that was wrongly accepted; `None` if the search was rejected.
     pub accepted_as: Option<String>,
 }
 
-/// The share of them that was accepted.
+/// The share of left-out searches that were accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LeftOutRate {
-    /// Searches, one for each label of the sample.
+    /// Number of searches, one for each sampled label.
     pub searches: u64,
-    /// Those of them that were accepted.
+    /// Number of searches that were accepted.
     pub accepted: u64,
-    /// Their share, in [0, 1].
+    /// The accepted share, in [0, 1].
     pub estimate: f64,
-    /// Its interval, over groups of labels that are taken for each other.
+    /// The interval of the share, over groups of labels that are accepted as each other.
     pub interval: Interval,
 }
 
 impl LeftOutRate {
-    /// Counts them; `None` without any. Two labels of the sample that are taken for each other are accepted
-    /// both or neither, so that they, and whatever else they are linked to, are one trial.
+    /// Computes the share; `None` without searches. If two sampled labels are accepted as each other, their
+    /// outcomes depend on each other, so all labels that are linked in this way count as one trial.
     #[must_use]
     pub fn of(searches: &[LeftOutSearch]) -> Option<Self> {
         let groups = groups(searches);
@@ -56,7 +56,7 @@ impl LeftOutRate {
     }
 }
 
-/// For each search the number of its group: the first search that it is linked to.
+/// The group of each search, named by the index of the first search that it is linked to.
 fn groups(searches: &[LeftOutSearch]) -> Vec<usize> {
     let places: BTreeMap<&str, usize> = searches
         .iter()
@@ -85,20 +85,21 @@ fn root(first: &[usize], mut place: usize) -> usize {
     place
 }
 
-/// Today's share, and its limit.
+/// Today's share, with the values that it is compared with.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LeftOutStanding {
-    /// Today.
+    /// Today's share.
     pub now: LeftOutRate,
-    /// The first round under the operating point, if all of its items were already there.
+    /// The share in the first round under the operating point; `None` unless all items of the calibration
+    /// were still there.
     pub first: Option<LeftOutRate>,
-    /// The FAR that it is made for, if there is one.
+    /// The target FAR of the operating point; `None` if it has none.
     pub target_far: Option<f64>,
 }
 
 impl LeftOutStanding {
-    /// The limit: the target FAR, or the share of the first round, whichever is higher. `None` if neither
-    /// is known.
+    /// The limit: the target FAR or the upper end of the interval of the first round, whichever is higher.
+    /// `None` if neither is known.
     #[must_use]
     pub fn limit(&self) -> Option<f64> {
         let first = self.first.map(|first| first.interval.upper);
@@ -115,7 +116,7 @@ impl LeftOutStanding {
         self.limit().is_some_and(|limit| limit < lower)
     }
 
-    /// The finding in words.
+    /// The finding as text.
     #[must_use]
     pub fn finding(&self) -> Finding {
         let Self { now, first, .. } = self;
@@ -215,8 +216,8 @@ mod tests {
         assert_eq!((nothing.limit(), nothing.exceeds()), (None, false));
     }
 
-    /// A round over a gallery in which each label is accepted with a probability, `pairs` of them as
-    /// each other.
+    /// One round over a gallery in which each label is accepted with probability `far`; with `pairs`, labels
+    /// are accepted as each other in twos.
     fn round(random: &mut SimulatedDraws, far: f64, pairs: bool) -> LeftOutRate {
         let mut all = Vec::new();
         for label in (0..400).step_by(if pairs { 2 } else { 1 }) {
@@ -231,7 +232,7 @@ mod tests {
         LeftOutRate::of(&all).unwrap()
     }
 
-    /// Once a day for a month, everything in the gallery exchanged for others of the same kind each time.
+    /// One round a day for a month. Each time all items are replaced by others of the same kind.
     #[test]
     #[expect(clippy::print_stderr, reason = "the figures of docs/monitoring.md")]
     fn turnover_by_items_of_the_same_kind_raises_few_warnings_and_look_alikes_raise_one() {
@@ -250,7 +251,7 @@ mod tests {
             );
             assert!(warned <= stories / 10, "{far}: {warned}");
         }
-        // A FAR of 36 %, as where the emoji of a gallery were all exchanged for others.
+        // A FAR of 36 % was seen when the emoji of a gallery were all replaced by others.
         let first = round(&mut random, 0.03, false);
         assert!(
             (0..100).all(|_| standing(round(&mut random, 0.36, true), Some(first), 0.05).exceeds())

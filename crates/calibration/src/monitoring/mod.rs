@@ -1,9 +1,10 @@
-//! Does an operating point still keep its promise in service?
+//! Checks whether an operating point still keeps its promise in service.
 //!
-//! Pure: no input or output, no clock, no randomness of its own. Reading order: which decisions
-//! are labelled, the rates that follow from the labels, the evidence against a promise while
-//! labels come in; whether searches look like those of the calibration, which needs no label and says
-//! less; the findings in words.
+//! The code here is pure: no input or output, no clock, and no randomness of its own. Read it in this order:
+//! which decisions are labelled ([`strata`]), the rates estimated from the labels ([`audit`]), and the
+//! evidence against a promise while labels come in ([`sequential`]). [`traffic`] compares searches with those
+//! of the calibration; it needs no labels, and cannot say whether a rate has changed. [`drift`] puts the
+//! findings into words.
 
 pub mod audit;
 pub mod canaries;
@@ -24,25 +25,25 @@ mod simulation;
 pub mod strata;
 pub mod traffic;
 
-/// Why something cannot be monitored as asked.
+/// The reasons why something cannot be monitored as requested.
 #[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
 pub enum MonitoringError {
-    /// A decision that can never be sampled cannot be weighted.
+    /// A sampling probability outside [1e-6, 1]. A decision that can never be sampled cannot be weighted.
     #[error("inclusion probability {value} is outside [1e-6, 1]; give it as a fraction")]
     Inclusion {
         /// The number given.
         value: f64,
     },
-    /// Between accepts and rejects there has to be an edge.
+    /// A design without an edge at distance 0, where accepts and rejects meet.
     #[error("no edge of the strata is 0, which is the threshold; add it")]
     NoEdgeAtThreshold,
-    /// Edges are distances of a score from a threshold.
+    /// An edge that is out of order or is not a possible distance between a score and a threshold.
     #[error("edge {value} of the strata is not above the one before, or outside (-2, 2)")]
     Edge {
         /// The first edge that is wrong.
         value: f64,
     },
-    /// One rate for each stratum, and one stratum more than edges.
+    /// The number of sampling rates is not one more than the number of edges.
     #[error("{edges} edges make {} strata, and there are {rates} rates", edges + 1)]
     RateCount {
         /// Edges given.
@@ -50,7 +51,7 @@ pub enum MonitoringError {
         /// Rates given.
         rates: usize,
     },
-    /// Finer than any audit can fill.
+    /// More strata than an audit can fill with labels.
     #[error("{count} strata are over the limit of {limit}")]
     TooManyStrata {
         /// Strata given.
@@ -58,7 +59,7 @@ pub enum MonitoringError {
         /// Strata allowed.
         limit: usize,
     },
-    /// Counts of another design.
+    /// Decision counts that belong to another design.
     #[error("there are {strata} strata, and counts of {counts}; count with the same design")]
     CountsOfAnother {
         /// Strata of the design.
@@ -66,7 +67,7 @@ pub enum MonitoringError {
         /// Counts given.
         counts: usize,
     },
-    /// A row of another design, or of another threshold.
+    /// A row that belongs to another design or another threshold.
     #[error(
         "a row is {outcome} in stratum {stratum}, which the design does not have or has on the \
          other side of the threshold; keep the windows of two designs apart"
@@ -77,13 +78,13 @@ pub enum MonitoringError {
         /// `accepted` or `rejected`.
         outcome: &'static str,
     },
-    /// A promise is a rate that can be broken and can be kept.
+    /// A limit that cannot be exceeded or cannot be kept.
     #[error("limit {value} is outside [1e-9, 0.999]; give it as a fraction, such as 0.001")]
     Limit {
         /// The number given.
         value: f64,
     },
-    /// A probability of being wrong.
+    /// A probability of a false alarm that is out of range.
     #[error("probability {value} is outside [1e-9, 0.5]; 0.05 is usual")]
     Delta {
         /// The number given.

@@ -1,8 +1,8 @@
-//! Can the deployment be recalibrated with the labels at hand?
+//! Judges whether the labels at hand suffice to calibrate the deployment again.
 //!
-//! Decisions are sampled for the audit with unequal probabilities, so that their labels are no plain
-//! sample of the searches, and a certificate wants one. Thinning makes them one: what was likelier to
-//! be sampled is left out more often.
+//! The audit samples decisions with unequal probabilities, but a certificate needs a simple random sample of
+//! the searches. Thinning makes one: the more likely a decision was to be sampled, the more likely it is
+//! dropped.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime};
@@ -14,25 +14,26 @@ use super::strata::uniform;
 use crate::binomial::real;
 use crate::operating_point::OperatingPoint;
 
-/// A row of the audit, and the sampling hash of its decision.
+/// A row of the audit with the sampling hash of its decision.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SampledRow {
     /// The row.
     pub row: AuditRow,
-    /// Sixty-four uniform bits (see [`super::strata::Inclusion::samples`]).
+    /// 64 uniformly distributed bits (see [`super::strata::Inclusion::samples`]).
     pub sampling_hash: u64,
 }
 
-/// Places of the labelled rows that together are a plain sample of the decisions: every decision of
-/// the window is in it with the same probability, whatever its score.
+/// Selects labelled rows that form a simple random sample: each decision of the period is selected with the
+/// same probability, whatever its score. Returns indices into `sampled`.
 ///
-/// A labelled row stands for w decisions, which is 1 / probability, and more if a part of its
-/// stratum is labelled. It is kept with the probability w / (the highest w): if all are labelled,
-/// (the lowest probability) / (its own). Its sampling hash decides, which was uniform below its probability when
-/// it was sampled; so nothing is sampled again, and the same rows are kept each time.
+/// A labelled row represents w decisions: 1 / probability, and more if only part of its stratum is labelled.
+/// It is selected with probability w / (the highest w). If all rows are labelled, this is (the lowest
+/// probability) / (its own probability). Its sampling hash decides; given that the decision was sampled, the
+/// hash is uniform below the sampling probability. So no new randomness is needed, and the same rows are
+/// selected each time.
 ///
-/// Assumes what [`super::audit::AuditSample`] does. `None` without a label, and if a stratum has sampled
-/// decisions of which none is labelled: nothing stands for them.
+/// Makes the same assumptions as [`super::audit::AuditSample`]. `None` if there is no label, or if a stratum
+/// has sampled decisions but no labelled one, because then no row represents its decisions.
 #[must_use]
 pub fn plain_sample(sampled: &[SampledRow]) -> Option<Vec<usize>> {
     let shares = labelled_shares(sampled)?;
@@ -51,7 +52,7 @@ pub fn plain_sample(sampled: &[SampledRow]) -> Option<Vec<usize>> {
     Some(kept.map(|(place, _, _)| place).collect())
 }
 
-/// Which part of each stratum's decisions, as far as rows stand for them, has a label.
+/// For each stratum, the labelled share of the decisions that its rows represent.
 fn labelled_shares(sampled: &[SampledRow]) -> Option<BTreeMap<usize, f64>> {
     let mut sums: BTreeMap<usize, [f64; 2]> = BTreeMap::new();
     for SampledRow { row, .. } in sampled {
@@ -68,17 +69,18 @@ fn labelled_shares(sampled: &[SampledRow]) -> Option<BTreeMap<usize, f64>> {
         .collect()
 }
 
-/// What it takes to certify an operating point's target.
+/// What a certificate for the target of an operating point needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Certifying {
-    /// Whether strangers certify it, for a target FAR, or enrolled labels, for a target FRR.
+    /// False accepts if strangers are needed, for a target FAR; false rejects if mated searches are needed,
+    /// for a target FRR.
     pub side: ErrorSide,
-    /// Independent searches of that kind, of which none may be in error.
+    /// The least number of independent searches of that kind, if none of them is in error.
     pub searches: u64,
 }
 
 impl Certifying {
-    /// That of the target FAR or FRR of an operating point; `None` if it has neither.
+    /// The requirement for the operating point's target FAR or FRR; `None` if it has neither.
     #[must_use]
     pub fn of(point: &OperatingPoint) -> Option<Self> {
         let content = point.content();
@@ -98,30 +100,31 @@ impl Certifying {
     }
 }
 
-/// Whether the labels at hand can certify the operating point's target again.
+/// Whether the labels at hand suffice to certify the operating point's target again.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Recalibration {
-    /// Whether it takes strangers, for a target FAR, or enrolled labels, for a target FRR.
+    /// False accepts if strangers are needed, for a target FAR; false rejects if mated searches are needed,
+    /// for a target FRR.
     pub side: ErrorSide,
-    /// How many it takes, at the least: if none of them is in error.
+    /// The least number of independent searches needed, if none of them is in error.
     pub needed: u64,
-    /// How many the plain sample of the labels has: each stranger with a name and each enrolled label
-    /// once, each decision on a stranger without a name as another stranger. `None` if the labels
-    /// make no plain sample.
+    /// The number of independent searches in the simple random sample of the labels. Each named stranger and
+    /// each enrolled label counts once; each decision on an unnamed stranger counts as another stranger.
+    /// `None` if the labels give no such sample.
     pub present: Option<u64>,
-    /// Those of them that are strangers without a name: by them nothing is certified unless each is
-    /// known to be another one.
+    /// How many of them are unnamed strangers. They certify nothing unless each is known to be a different
+    /// one.
     pub unnamed: u64,
-    /// Labels of decisions, sampled as up to now, that are missing, about; 0 if none is. `None` if
-    /// nothing tells.
+    /// Approximate number of labels that are missing, if sampling goes on as before; 0 if none is. `None` if
+    /// it cannot be estimated.
     pub labels_missing: Option<u64>,
-    /// The decisions that count were made from then on, in milliseconds since 1970-01-01 UTC: since a
-    /// rise began, if there is one. What was before is not today's traffic. `None` for all.
+    /// Only decisions made from this time on are counted, in milliseconds since 1970-01-01 UTC: from the
+    /// start of a rise, because earlier traffic differs from today's. `None` if all decisions are counted.
     pub since_unix_ms: Option<u64>,
 }
 
 impl Recalibration {
-    /// Counts among the decisions seen, from the sampled decision of number `from` on, counted from 1.
+    /// Counts the independent searches among the sampled decisions from number `from` on; numbers start at 1.
     #[must_use]
     pub fn of(certifying: Certifying, seen: &AuditWindow<'_>, from: Option<u64>) -> Self {
         let Certifying { side, searches } = certifying;
@@ -151,7 +154,7 @@ impl Recalibration {
         }
     }
 
-    /// What to do, in words.
+    /// The result and the advice as text.
     #[must_use]
     pub fn says(&self) -> String {
         let (strangers, targets) = match self.side {
@@ -201,16 +204,16 @@ fn rfc_3339(unix_ms: u64) -> String {
     humantime::format_rfc3339_millis(time).to_string()
 }
 
-/// Searches of a side that count as independent.
+/// The number of independent searches of one side.
 #[derive(Clone, Copy, Debug)]
 struct Independent {
-    /// Labels, or strangers with a name.
+    /// Number of different labels, or of different strangers with a name.
     named: u64,
-    /// Decisions on strangers without one.
+    /// Number of decisions on unnamed strangers.
     unnamed: u64,
 }
 
-/// How many of the rows at these places count as independent searches of a side.
+/// Counts the independent searches among the rows in `kept`.
 fn independent(side: ErrorSide, seen: &AuditWindow<'_>, kept: &BTreeSet<usize>) -> Independent {
     let of_side = |case: &&super::shared_causes::Case| match side {
         ErrorSide::FalseAccept => case.truth == SearchTruth::NonMated,
@@ -231,7 +234,8 @@ fn independent(side: ErrorSide, seen: &AuditWindow<'_>, kept: &BTreeSet<usize>) 
     }
 }
 
-/// Labels that are missing, if further ones give as many searches each as those at hand.
+/// Number of labels still to be made, if each gives as many independent searches as those at hand; `None` if
+/// those give none.
 fn missing(needed: u64, present: u64, labelled: u64) -> Option<u64> {
     if present == 0 {
         return None;
@@ -256,11 +260,11 @@ mod tests {
 
     use crate::splitmix64::next as bits;
 
-    /// Strangers by stratum of the usual design, of whom those in the upper three are accepted.
+    /// Number of strangers in each stratum of the usual design. The upper three strata are accepts.
     const STRANGERS: [u64; 6] = [12_000, 6_000, 1_400, 400, 150, 50];
     const TRUE_FAR: f64 = 600.0 / 20_000.0;
 
-    /// What is sampled of them, of which `labelled` says which part of each stratum has a label.
+    /// A sample of them; `labelled` is the labelled share of each stratum.
     fn sampled(state: &mut u64, labelled: [f64; 6]) -> Vec<SampledRow> {
         let strata = Strata::usual();
         let mut sampled = Vec::new();
@@ -283,8 +287,8 @@ mod tests {
         sampled
     }
 
-    /// The share of accepts over 200 windows together, of all labels and of the plain samples, and how
-    /// many rows a plain sample has.
+    /// The share of accepts over 200 periods together, first among all labels, then in the simple random
+    /// samples; and the mean number of rows in such a sample.
     fn shares(labelled: [f64; 6]) -> [f64; 3] {
         let (mut all, mut plain) = ([0_u64; 2], [0_u64; 2]);
         let count = |sums: &mut [u64; 2], sampled: &SampledRow| {
@@ -330,7 +334,7 @@ mod tests {
         assert_eq!(plain_sample(&rows), None);
     }
 
-    /// Strangers and enrolled labels, each decision sampled.
+    /// Strangers and enrolled labels, with every decision sampled.
     fn recalibration(certifying: Certifying, strangers: u64, from: Option<u64>) -> Recalibration {
         let strata = Strata::new(vec![0.0], vec![Inclusion::ALWAYS; 2]).unwrap();
         let truths = (0..strangers).map(|_| SearchTruth::NonMated);
@@ -385,7 +389,7 @@ mod tests {
             enough.says()
         );
 
-        // 100 strangers of 140 labels: 199 more in 279 labels.
+        // There are 100 strangers in 140 labels, so 199 more strangers need 279 labels.
         let few = recalibration(far, 100, None);
         assert_eq!((few.present, few.labels_missing), (Some(100), Some(279)));
         let says = few.says();
@@ -421,7 +425,7 @@ mod tests {
             inclusion: Inclusion::ALWAYS,
             truth: Some(SearchTruth::NonMated),
         };
-        // Ten decisions on three strangers by name, and two more on nobody knows whom.
+        // Ten decisions on three named strangers, and two on unnamed ones.
         let names = (0..10).map(|n| Some(format!("visitor {}", n % 3)));
         let cases: Vec<Case> = names
             .chain([None, None])

@@ -1,22 +1,23 @@
-//! What the FAR is predicted to be in a gallery that has grown.
+//! Predicts the FAR in a gallery that has grown.
 
 use crate::growth::{FpirAt, predicted};
 use crate::operating_point::Content;
 
-/// The FAR that a gallery of some size is predicted to have under an operating point.
+/// The predicted FAR of an operating point in a gallery of some size.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct PredictedFar {
-    /// From what its calibration measured.
+    /// The prediction from the FAR that the calibration measured.
     pub estimate: f64,
-    /// From the bound that its calibration gives, or the upper end of the interval it measured.
+    /// The prediction from the upper bound of the calibration: its certified bound, or else the upper end of
+    /// the interval.
     pub upper: f64,
 }
 
 /// Predicts the FAR in a gallery of `items` from what was measured at calibration; `None` if none was
 /// measured, or if the gallery is empty.
 ///
-/// Blind to everything but the number of items: strangers and pictures are taken as they were, and
-/// new items as alike to strangers as the old ones ([`predicted`]).
+/// Only the number of items is taken into account. The prediction assumes that strangers and pictures are
+/// still of the same kind, and that strangers resemble new items as much as the old ones ([`predicted`]).
 #[must_use]
 pub fn predicted_far(content: &Content, items: u64) -> Option<PredictedFar> {
     let measured = content.measured.far?;

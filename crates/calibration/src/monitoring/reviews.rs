@@ -1,70 +1,72 @@
-//! Does as much of the traffic go to a person as the calibration of a review band predicted?
+//! Compares the share of searches that go to a person with what the calibration of a review band predicted.
 //!
-//! The calibration knows which share of mated searches falls into the band, and which of strangers. What part
-//! of traffic is mated nobody knows, but whatever it is, the share of all searches lies between these two. If
-//! it does not, searches or gallery are not what they were, or people get more to do than was foreseen; no
-//! label is needed to see that.
+//! The calibration measured which share of mated searches falls into the band, and which share of searches
+//! for strangers. The share of all searches must lie between these two, whatever part of traffic is mated. If
+//! it does not, then searches or gallery have changed, or more work goes to people than was predicted. This
+//! needs no labels.
 
 use super::sequential::{Null, ln_e_of_counts};
 use crate::binomial::real;
 use crate::rates::{Confidence, Interval, Rate, percent};
 use crate::review::ReviewBand;
 
-/// What the calibration says of the share of searches that go to a person.
+/// The prediction of the calibration for the share of searches that go to a person.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct PredictedReviews {
-    /// The share of mated searches, with its interval, and that of strangers.
+    /// The share of mated searches in the band and that of searches for strangers, each with its interval.
     pub shares: [(f64, Interval); 2],
-    /// The lower and the upper end of what is foreseen, whatever part of traffic is mated: of the two
-    /// intervals at 95 %.
+    /// The lowest and the highest share that are consistent with the calibration, whatever part of traffic is
+    /// mated: the outer ends of the two 95 % intervals.
     pub ends: [f64; 2],
-    /// The ends that evidence is gathered against, which are farther apart: half of `alarm_delta` is for
-    /// them, the other half for the bets.
+    /// The limits that evidence is gathered against. They are farther apart than `ends`, because half of
+    /// `alarm_delta` covers their uncertainty; the other half is for the e-processes.
     against: [f64; 2],
     delta: f64,
 }
 
-/// Searches in service, live and without a filter.
+/// Counts of live searches without a filter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReviewCounts {
-    /// All of them.
+    /// Number of all such searches.
     pub searches: u64,
-    /// Those that went to a person.
+    /// Number of such searches that went to a person.
     pub reviewed: u64,
-    /// From when on the operating point's searches are counted, in milliseconds since 1970-01-01 UTC: since the
-    /// design of the audit, since a reset, or as far back as the journal holds all decisions.
+    /// The searches are counted from this time on, in milliseconds since 1970-01-01 UTC: since the design of
+    /// the audit changed, since a reset, or as far back as the journal has all decisions.
     pub since_unix_ms: u64,
 }
 
-/// How the share of searches that go to a person stands beside what was predicted.
+/// The share of searches that go to a person, compared with the prediction.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ReviewsInService {
-    /// What was counted.
+    /// The counts of searches.
     pub counts: ReviewCounts,
-    /// Their share with its interval at 95 %; `None` without a search.
+    /// The share with its 95 % interval; `None` without a search.
     pub share: Option<(f64, Interval)>,
-    /// What was predicted.
+    /// The prediction.
     pub predicted: PredictedReviews,
-    /// Whether the evidence says that it is below or above what was predicted.
+    /// Whether evidence shows that the share is below or above the prediction; `None` if it does not.
     pub strays: Option<PredictionSide>,
 }
 
-/// On which side of a prediction.
+/// The side on which a share differs from its prediction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PredictionSide {
-    /// Fewer than predicted.
+    /// Fewer searches than predicted.
     Below,
-    /// More than predicted.
+    /// More searches than predicted.
     Above,
 }
 
 impl PredictedReviews {
-    /// Of a band; `None` if its calibration did not measure both shares. That the evidence is wrong has a
-    /// probability of about `delta`: about, since the ends of the intervals are approximate.
+    /// The prediction of a review band; `None` if its calibration did not measure both shares. The
+    /// probability of a false alarm is about `delta`, not exactly, because the ends of the intervals are
+    /// approximate.
     #[must_use]
     pub fn of(band: &ReviewBand, delta: f64) -> Option<Self> {
         let rates = [band.mated_reviewed?, band.strangers_reviewed?];
-        // Four ends of two intervals have half of delta.
+        // Half of delta is divided among the four ends of the two intervals: delta / 8 for each, as Wilson's
+        // interval is two-sided.
         let wider = Confidence::new(1.0 - delta / 4.0).ok()?;
         let wilson = |rate: Rate| Interval::wilson(rate.estimate, rate.effective_trials, wider);
         let shares = rates.map(|rate| (rate.estimate, rate.interval));
@@ -76,7 +78,7 @@ impl PredictedReviews {
         })
     }
 
-    /// What was counted, beside it.
+    /// Compares these counts with the prediction.
     #[must_use]
     pub fn beside(self, counts: ReviewCounts) -> ReviewsInService {
         let trials = real(counts.searches);
@@ -87,7 +89,7 @@ impl PredictedReviews {
         });
         let others = counts.searches.saturating_sub(counts.reviewed);
         let [lower, upper] = self.against;
-        // An end at 0 or 1 cannot be left.
+        // A limit of 0 or 1 cannot be exceeded, so it gives no evidence.
         let leaves = |limit: f64, events: u64, others: u64| {
             Null::new(limit, self.delta / 4.0)
                 .is_ok_and(|null| -null.delta().ln() <= ln_e_of_counts(null, events, others))
@@ -114,7 +116,7 @@ fn ends(intervals: [Interval; 2]) -> [f64; 2] {
 }
 
 impl ReviewsInService {
-    /// In words; `None` without a search.
+    /// The comparison as text; `None` without a search.
     #[must_use]
     pub fn says(&self) -> Option<String> {
         let (share, interval) = self.share?;
@@ -135,7 +137,7 @@ impl ReviewsInService {
         ))
     }
 
-    /// What to do; empty if there is nothing.
+    /// The advice; empty if there is nothing to do.
     #[must_use]
     pub fn next(&self) -> &'static str {
         match self.strays {
@@ -157,7 +159,7 @@ mod tests {
     use crate::decision::Threshold;
     use crate::splitmix64::SimulatedDraws;
 
-    /// A band whose calibration saw these shares of so many labels, one search of each.
+    /// A band whose calibration measured these numbers of reviewed searches, with one search for each label.
     fn band(labels: u32, mated: u32, strangers: u32) -> ReviewBand {
         let rate = |events: u32| {
             let names: Vec<String> = (0..labels).map(|label| label.to_string()).collect();
@@ -213,7 +215,7 @@ mod tests {
         assert!(says.contains("more than was predicted"), "{says}");
         let below = predicted.beside(counts(1_000, 10));
         assert_eq!(below.strays, Some(PredictionSide::Below));
-        // A few searches say nothing.
+        // A few searches are no evidence.
         assert_eq!(predicted.beside(counts(3, 3)).strays, None);
         assert_eq!(predicted.beside(counts(20, 0)).strays, None);
     }
@@ -229,13 +231,13 @@ mod tests {
         );
     }
 
-    /// All searches are counted together: a change has to outweigh all that was quiet before it.
+    /// All searches are counted together, so a change has to outweigh the whole quiet period before it.
     #[test]
     #[expect(clippy::print_stderr, reason = "figures of docs/monitoring.md")]
     fn after_a_long_quiet_time_a_change_takes_in_proportion_longer_to_see() {
         let predicted = PredictedReviews::of(&band(100, 30, 10), 0.05).unwrap();
         let until_seen = |quiet: u64| {
-            // Of ten quiet searches three go to a person, and of ten after the change six.
+            // Before the change, 3 of 10 searches go to a person; after it, 6 of 10.
             let mut more = (10..200_000_u64).step_by(10);
             more.find(|more| {
                 let reviewed = (3 * quiet + 6 * more) / 10;
@@ -245,7 +247,7 @@ mod tests {
         };
         let [at_once, later, much_later] =
             [0, 1_000, 10_000].map(|quiet| until_seen(quiet).unwrap());
-        // The shortest run of searches in the band that strays at the start.
+        // The shortest run of searches in the band that is detected at the start.
         let run = (1..100).find(|run| predicted.beside(counts(*run, *run)).strays.is_some());
         let run = run.unwrap();
         eprintln!(
@@ -255,8 +257,9 @@ mod tests {
         assert!((5..20).contains(&run), "{run}");
     }
 
-    /// Each month a calibration of its own, and 2,000 searches like it, all of mates or all of strangers, which is
-    /// where the share is nearest to an end; looked at after every hundredth.
+    /// Each month has its own calibration and 2,000 searches that agree with it. They are all mated or all
+    /// for strangers, where the share is closest to a limit. The evidence is checked after every hundredth
+    /// search.
     #[test]
     #[expect(clippy::print_stderr, reason = "figures of docs/monitoring.md")]
     fn unchanged_traffic_strays_in_no_more_months_than_delta_says() {

@@ -1,31 +1,31 @@
-//! Evidence against a promise while outcomes come in, which may be looked at after each.
+//! Gathers evidence against a promise while outcomes come in. The evidence may be checked after each outcome.
 //!
-//! An e-process starts at 1 and is, while the promise is kept, expected never to grow; it exceeds
-//! 1 / delta at any time with a probability of at most delta (Ville 1939; Ramdas, Grünwald, Vovk
-//! and Shafer 2023). Looking every day costs nothing, unlike a test of a fixed size.
+//! An e-process starts at 1. While the promise is kept, its expected value never grows, and it ever exceeds 1
+//! / delta with a probability of at most delta (Ville 1939; Ramdas, Grünwald, Vovk and Shafer 2023). Checking
+//! it every day costs nothing, unlike repeating a test that is made for one sample size.
 
 use super::MonitoringError;
 use super::audit::{AuditRow, SearchTruth};
 use super::strata::Strata;
 use crate::binomial::real;
 
-/// The hypothesis that a promise is kept: at every decision, given all before it, the rate is at
-/// most `limit`.
+/// The null hypothesis that a promise is kept: for every decision, given all earlier ones, the error
+/// probability is at most `limit`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Null {
     limit: f64,
     delta: f64,
 }
 
-/// The highest limit that evidence can be gathered against: a rate of 1 cannot be exceeded.
+/// The highest limit that evidence can be gathered against, because a rate of 1 cannot be exceeded.
 pub const LIMIT_MAX: f64 = 0.999;
 
 impl Null {
-    /// Takes the highest rate that is allowed, and the probability with which an alarm may ever
-    /// be raised while it is kept. With many deployments, give each its part of delta.
+    /// Takes the highest allowed rate, and the probability `delta` with which an alarm may ever be raised
+    /// while the rate is kept. With several deployments, divide delta among them.
     ///
     /// # Errors
-    /// Refuses a limit outside [1e-9, [`LIMIT_MAX`]], and a delta outside [1e-9, 0.5].
+    /// Returns an error for a limit outside [1e-9, [`LIMIT_MAX`]] and for a delta outside [1e-9, 0.5].
     pub fn new(limit: f64, delta: f64) -> Result<Self, MonitoringError> {
         if !(1e-9..=LIMIT_MAX).contains(&limit) {
             return Err(MonitoringError::Limit { value: limit });
@@ -42,44 +42,46 @@ impl Null {
         self.limit
     }
 
-    /// The highest probability of a false alarm, ever.
+    /// The highest probability of ever raising a false alarm.
     #[must_use]
     pub fn delta(self) -> f64 {
         self.delta
     }
 }
 
-/// How much the outcomes speak against a promise.
+/// The evidence that outcomes give against a promise.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct EProcess {
     /// The natural logarithm of the e-process after the last outcome; 0 before the first.
     pub ln_e: f64,
-    /// The highest that it ever was; at least 0.
+    /// The highest value that `ln_e` ever had; at least 0.
     pub ln_e_max: f64,
-    /// What it takes for an alarm: ln(1 / delta).
+    /// The value of `ln_e` at which the alarm is raised: ln(1 / delta).
     pub ln_e_alarm: f64,
-    /// Outcomes that were looked at.
+    /// Number of outcomes that were examined.
     pub observations: u64,
-    /// The number of the outcome, from 1, that raised the alarm; it stays raised. `None` without
-    /// one, which is no evidence that the promise is kept; 0 if outcomes raised it that are not
-    /// kept any more.
+    /// The number, from 1, of the outcome that raised the alarm, which then stays raised; 0 if outcomes
+    /// raised it that are no longer kept. `None` without an alarm, which is no evidence that the promise is
+    /// kept.
     pub alarm_at: Option<u64>,
 }
 
-/// Alternatives are these multiples of the limit: no guess is needed, and the evidence is short
-/// of that for the best of them by ln 4 at most.
+/// The alternative rates are these multiples of the limit, so that nobody has to guess one. Averaging over
+/// four costs at most ln 4 of `ln_e`, compared with the best of them.
 const MULTIPLES: [f64; 4] = [1.5, 2.0, 4.0, 10.0];
 
-/// Outcomes that are all seen, such as canaries: `true` is an error.
+/// The evidence of outcomes that are all observed, such as those of canaries; `true` is an error.
 ///
-/// The likelihood ratio of independent outcomes, averaged over alternatives of 1.5, 2, 4 and 10
-/// times the limit. Holds for any rate up to the limit, since each ratio only falls with it.
+/// It is the likelihood ratio of independent outcomes, averaged over alternatives of 1.5, 2, 4 and 10 times
+/// the limit. It is valid for any true rate up to the limit, because each likelihood ratio is expected to be
+/// smaller at a lower rate.
 #[must_use]
 pub fn of_outcomes(null: Null, outcomes: impl IntoIterator<Item = bool>) -> EProcess {
     ratios(null, &alternatives(null), outcomes)
 }
 
-/// The natural logarithm of the e-value of [`of_outcomes`] after so many errors and other outcomes, in any order.
+/// The natural logarithm of the e-value of [`of_outcomes`] after these numbers of errors and other outcomes;
+/// their order does not matter.
 #[must_use]
 pub(super) fn ln_e_of_counts(null: Null, errors: u64, others: u64) -> f64 {
     let ratios = alternatives(null).map(|rate| {
@@ -89,19 +91,19 @@ pub(super) fn ln_e_of_counts(null: Null, errors: u64, others: u64) -> f64 {
     ln_mean_exp(&ratios)
 }
 
-/// An alternative has to stay below 1.
+/// The alternative rates, which have to stay below 1.
 fn alternatives(null: Null) -> [f64; 4] {
     MULTIPLES.map(|multiple| (multiple * null.limit).min(f64::midpoint(null.limit, 1.0)))
 }
 
-/// The logarithms of the likelihood ratio of an error, and of another outcome, for a rate.
+/// The log likelihood ratios of an error and of another outcome, for one alternative rate.
 fn ln_ratios(null: Null, rate: f64) -> [f64; 2] {
     let other = (-rate).ln_1p() - (-null.limit).ln_1p();
     [(rate / null.limit).ln(), other]
 }
 
-/// The likelihood ratio of independent outcomes, averaged over alternative rates, all above the limit
-/// and below 1.
+/// The likelihood ratio of independent outcomes, averaged over alternative rates, which must all lie above
+/// the limit and below 1.
 fn ratios(null: Null, rates: &[f64], outcomes: impl IntoIterator<Item = bool>) -> EProcess {
     let mut mixture = Mixture::new(null, rates.len());
     for error in outcomes {
@@ -113,7 +115,7 @@ fn ratios(null: Null, rates: &[f64], outcomes: impl IntoIterator<Item = bool>) -
     mixture.process
 }
 
-/// Which of the two errors is bet on.
+/// The kind of error that is watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ErrorSide {
     /// A non-mated search is accepted.
@@ -122,18 +124,19 @@ pub enum ErrorSide {
     FalseReject,
 }
 
-/// A bet against a promise on audited decisions, which are seen with known probabilities.
+/// A bet against a promise (testing by betting) on audited decisions, which are observed with known
+/// probabilities.
 ///
-/// Each decision brings X = (S / pi) r (e - limit), with S = 1 if it was sampled, r = 1 if it could
-/// have been an error of this kind and e = 1 if it was. While the promise is kept, X is expected
-/// to be at most 0, so that the product of 1 + lambda X is an e-process for each fixed lambda
-/// (Waudby-Smith and Ramdas 2024), and so is the average over several. A bet that began at the
-/// first decision has lost much after a long quiet time; hence the average is also over when to
-/// begin, half of it on the first decision and the rest on all later ones.
+/// Each decision contributes X = (S / pi) r (e - limit), where S = 1 if it was sampled, r = 1 if it could
+/// have been an error of this kind, and e = 1 if it was one. While the promise is kept, X has an expected
+/// value of at most 0, so the product of 1 + lambda X is an e-process for each fixed lambda (Waudby-Smith and
+/// Ramdas 2024), and so is an average over several lambdas. A bet that starts at the first decision loses
+/// much of its wealth during a long quiet period. Therefore the average is also taken over starting times:
+/// half of the weight starts at the first decision, and the rest at later ones.
 ///
-/// A labelling budget multiplies all pi by one number that is fixed before the decision is made. The
-/// stake is multiplied by the same number, which may depend on the past, so that it cancels: what
-/// counts is the pi of the design, whatever part of it was sampled at the time.
+/// A labelling budget multiplies all pi by one factor that is fixed before the decision is made. The stake is
+/// multiplied by the same factor, which may depend on the past, so the two cancel: only the pi of the design
+/// counts, whatever part of it was in force at the time.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Bet<'a> {
     null: Null,
@@ -143,25 +146,25 @@ pub struct Bet<'a> {
     double: f64,
 }
 
-/// The largest part of the wealth that one decision may cost.
+/// The largest part of its wealth that a bet may lose by one decision.
 const LOSS_MAX: f64 = 0.5;
-/// Stakes that are averaged: the evidence is short of that for the best of them by ln 6 at most.
+/// Number of stakes that are averaged. This costs at most ln 6 of `ln_e`, compared with the best of them.
 const STAKES: usize = 6;
 
 impl<'a> Bet<'a> {
     /// A bet on decisions that are sampled by `strata`.
     ///
-    /// An error that is sampled with probability pi multiplies the wealth by about 1 + lambda / pi.
-    /// Were all decisions sampled alike, the best lambda for a rate that has reached a multiple of
-    /// its limit would be pi (multiple - 1); if some are sampled more rarely, and so weigh more,
-    /// less. Hence stakes in equal ratios from a sixteenth of pi, for pi of the stratum at the
-    /// threshold where such errors are likeliest, to nine times pi. They are capped at half of the
-    /// lowest pi by the limit, so that no decision costs more than half of the wealth.
+    /// An error that is sampled with probability pi multiplies the wealth by about 1 + lambda / pi. If all
+    /// decisions were sampled with the same pi, the best lambda for a rate of some multiple of its limit
+    /// would be pi (multiple - 1). It is smaller if some decisions are sampled more rarely and therefore
+    /// weigh more. So the stakes form a geometric sequence from pi / 16 to 9 pi, where pi is that of the
+    /// stratum next to the threshold, in which such errors are most likely. They are capped at half of the
+    /// lowest pi divided by the limit, so that one decision costs at most half of the wealth.
     #[must_use]
     pub fn new(null: Null, side: ErrorSide, strata: &'a Strata) -> Self {
         let likeliest = match side {
             ErrorSide::FalseAccept => strata.first_accepting(),
-            // The one just below the threshold.
+            // The stratum just below the threshold.
             ErrorSide::FalseReject => strata.first_accepting().saturating_sub(1),
         };
         let floor = strata.floor();
@@ -171,20 +174,21 @@ impl<'a> Bet<'a> {
             null,
             side,
             strata,
-            // With it, an error of that stratum multiplies the wealth by 2, the ratio of the rates.
+            // With this stake, an error in that stratum doubles the wealth, which is the ratio of the two
+            // rates.
             double: (likely / (1.0 - null.limit)).min(most),
             stakes: between((0.5 * likely).min(most) / 8.0, (9.0 * likely).min(most)),
         }
     }
 
-    /// The evidence after `rows`, the sampled decisions in the order in which they were made.
+    /// Computes the evidence after `rows`, the sampled decisions in the order in which they were made.
     ///
-    /// Computed again whenever a label comes in or is corrected. A row without a label is taken as
-    /// the outcome that speaks most for the promise; so evidence only grows with late labels, and
-    /// the bound on false alarms holds whichever labels are missing.
+    /// It is computed again whenever a label is added or corrected. A row without a label counts as the
+    /// outcome that supports the promise most. So late labels can only increase the evidence, and the bound
+    /// on false alarms holds whichever labels are missing.
     ///
     /// # Errors
-    /// Refuses a row of a stratum that the design does not have.
+    /// Returns an error if a row has a stratum that the design does not have.
     pub fn settle(
         &self,
         rows: impl IntoIterator<Item = AuditRow>,
@@ -197,11 +201,11 @@ impl<'a> Bet<'a> {
         Ok(mixture.process)
     }
 
-    /// X of a row that was sampled: r (e - limit) / pi, for pi of the design: a budget multiplies all of
-    /// them alike, which cancels.
+    /// X of a sampled row: r (e - limit) / pi. The pi is that of the design, because the factor of a
+    /// labelling budget cancels.
     ///
     /// # Errors
-    /// Refuses a row of a stratum that the design does not have.
+    /// Returns an error if a row has a stratum that the design does not have.
     pub(super) fn weighted_gain(&self, row: &AuditRow) -> Result<f64, MonitoringError> {
         let Some(inclusion) = self.strata.inclusion(row.stratum) else {
             return Err(MonitoringError::RowOfAnother {
@@ -212,8 +216,8 @@ impl<'a> Bet<'a> {
         Ok(self.gain(row) / inclusion.get())
     }
 
-    /// The stake that is best for a rate of twice the limit where errors are likeliest. If all
-    /// decisions are sampled, it makes 1 + lambda X the likelihood ratio of the doubled rate.
+    /// The best stake for a rate of twice the limit, for errors where they are most likely. If all decisions
+    /// are sampled, it makes 1 + lambda X the likelihood ratio of the doubled rate.
     pub(super) fn stake_for_double(&self) -> f64 {
         self.double
     }
@@ -221,7 +225,8 @@ impl<'a> Bet<'a> {
     /// r (e - limit).
     fn gain(&self, row: &AuditRow) -> f64 {
         let error = match (self.side, row.accepted, row.truth) {
-            // Taken as mated, or if it is accepted for a false reject, as the right match.
+            // A row without a label counts as mated; for false rejects, an accepted one counts as correctly
+            // matched.
             (ErrorSide::FalseAccept, true, None) | (ErrorSide::FalseReject, false, None) => None,
             (ErrorSide::FalseAccept, false, None) | (ErrorSide::FalseReject, true, None) => {
                 Some(false)
@@ -240,7 +245,7 @@ impl<'a> Bet<'a> {
     }
 }
 
-/// Numbers in equal ratios, from the lowest to the highest.
+/// A geometric sequence from the lowest to the highest.
 fn between(lowest: f64, highest: f64) -> [f64; STAKES] {
     let ratio = (highest / lowest).powf(1.0 / real(STAKES as u64 - 1));
     let mut next = lowest;
@@ -251,7 +256,7 @@ fn between(lowest: f64, highest: f64) -> [f64; STAKES] {
     })
 }
 
-/// E-processes side by side, and their average.
+/// Several e-processes on the same outcomes, and their average.
 struct Mixture {
     logs: Vec<f64>,
     process: EProcess,
@@ -278,15 +283,15 @@ impl Mixture {
         self.record(ln_mean_exp(&self.logs));
     }
 
-    /// As [`Mixture::step`], and a bet starts again at each outcome with the weight that is left for
-    /// it: all that began share the factor, so that they are one sum.
+    /// Like [`Mixture::step`], but a part of the remaining weight also starts a new bet at each outcome. All
+    /// started bets are multiplied by the same factor, so only their sum is kept.
     fn step_or_begin(&mut self, parameters: &[f64], ln_factor: impl Fn(f64) -> f64) {
-        // Of the weight that has not begun, a part begins now; the rest stays as it is, a wealth of 1.
+        // A part of the weight that has not started yet starts now; the rest keeps its wealth of 1.
         let before = self.process.observations;
         let begins = (unbegun(before) - unbegun(before + 1)).ln();
         let left = unbegun(before + 1).ln();
         for (log, &parameter) in self.logs.iter_mut().zip(parameters) {
-            // Nothing has begun before the first.
+            // Before the first outcome, no bet has started.
             let begun = if before == 0 {
                 begins
             } else {
@@ -308,8 +313,8 @@ impl Mixture {
     }
 }
 
-/// Weight of the bets that begin after `observations` outcomes: 1 before the first, then falling so
-/// slowly that a late one still counts.
+/// The weight of the bets that start after `observations` outcomes. It is 1 before the first outcome, and
+/// then decreases so slowly that a late start still has some weight.
 pub(super) fn unbegun(observations: u64) -> f64 {
     1.0 / (1.0 + real(observations + 1).log2())
 }
@@ -401,11 +406,11 @@ mod tests {
         let strata = Strata::usual();
         let bet = Bet::new(null(), ErrorSide::FalseAccept, &strata);
         let ln_e = |row: AuditRow| bet.settle([row]).unwrap().ln_e;
-        // pi = 0.2 at the threshold, 0.005 at the least: stakes from 0.0125 to 0.25.
+        // pi = 0.2 at the threshold and 0.005 at the lowest, so the stakes range from 0.0125 to 0.25.
         let mean = |gain: f64| {
             let stakes = (0..6).map(|step| 0.0125 * 20.0_f64.powf(f64::from(step) / 5.0));
             let factors = stakes.map(|stake| 1.0 + stake * gain);
-            // Half of the weight begins with the first decision.
+            // Half of the weight starts with the first decision.
             (0.5 + 0.5 * factors.sum::<f64>() / 6.0).ln()
         };
         close(
@@ -419,7 +424,7 @@ mod tests {
             1e-12,
         );
         close(ln_e(row(3, Some(SearchTruth::MatedWrong))), 0.0, 0.0);
-        // A tenth of it sampled for a budget, and a tenth of the stake.
+        // A budget samples a tenth of the decisions and divides the stake by ten too.
         let rarer = AuditRow {
             inclusion: Inclusion::new(0.02).unwrap(),
             ..row(3, Some(SearchTruth::NonMated))

@@ -1,29 +1,30 @@
-//! Two models compared: which decisions differ, and how often.
+//! Compares the decisions of two models: which differ, and how often.
 //!
-//! It shows that they differ, and not which of the two is right: that needs annotations.
+//! A difference does not show which model is right. That needs annotations.
 
 use crate::decision::Decision;
 use crate::rates::{Confidence, Interval, Proportion};
 use crate::splitmix64::{STEP, mixed};
 
-/// What the candidate found, compared with the live model.
+/// The label that the candidate model found, compared with that of the live model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ShadowMatch {
-    /// The same label.
+    /// Both found the same label.
     Same,
-    /// Another one.
+    /// They found different labels.
     Other,
-    /// Another one necessarily: the label is not enrolled in the candidate.
+    /// They found different labels, and the candidate could not find the same one because it is not enrolled
+    /// there.
     Missing,
-    /// One of the two found nothing.
+    /// At least one of them found nothing.
     Nothing,
 }
 
 impl ShadowMatch {
-    /// Every one, in the order of reports.
+    /// All variants, in the order in which reports show them.
     pub const ALL: [Self; 4] = [Self::Same, Self::Other, Self::Missing, Self::Nothing];
 
-    /// The name in metrics and reports.
+    /// The name used in metrics and reports.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -35,19 +36,19 @@ impl ShadowMatch {
     }
 }
 
-/// The outcome of one query on both sides.
+/// The outcome of one query with both models.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pair {
-    /// What was answered.
+    /// The decision that was answered.
     pub live: Decision,
-    /// What the candidate would have answered.
+    /// The decision that the candidate would have made.
     pub shadow: Decision,
-    /// Which label each found.
+    /// How the labels compare that the two models found.
     pub best: ShadowMatch,
 }
 
 impl Pair {
-    /// Every one that there can be.
+    /// All possible outcomes.
     pub fn all() -> impl Iterator<Item = Self> {
         const DECISIONS: [Decision; 3] = [Decision::Accept, Decision::Reject, Decision::Undecided];
         DECISIONS.into_iter().flat_map(|live| {
@@ -59,7 +60,7 @@ impl Pair {
         })
     }
 
-    /// Whether a caller would have been answered otherwise: by another decision, or by accepting
+    /// Whether the candidate would have answered the caller differently, by another decision or by accepting
     /// another label.
     #[must_use]
     pub fn disagrees(self) -> bool {
@@ -68,7 +69,7 @@ impl Pair {
     }
 }
 
-/// How often each came up.
+/// The number of queries with each outcome.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ShadowCounts(Vec<(Pair, u64)>);
 
@@ -79,33 +80,33 @@ impl Default for ShadowCounts {
 }
 
 impl ShadowCounts {
-    /// Takes down one query.
+    /// Counts one query.
     pub fn take(&mut self, pair: Pair) {
         for (_, count) in self.0.iter_mut().filter(|(known, _)| *known == pair) {
             *count += 1;
         }
     }
 
-    /// What came up, and how often.
+    /// The outcomes that occurred, with their numbers.
     pub fn seen(&self) -> impl Iterator<Item = (Pair, u64)> {
         self.0.iter().copied().filter(|(_, count)| 0 < *count)
     }
 
-    /// Queries that both have answered.
+    /// Number of queries that both models answered.
     #[must_use]
     pub fn compared(&self) -> u64 {
         self.seen().map(|(_, count)| count).sum()
     }
 
-    /// Those of them that the two answer differently.
+    /// Number of queries that the two models answer differently.
     #[must_use]
     pub fn disagreements(&self) -> u64 {
         let differ = self.seen().filter(|(pair, _)| pair.disagrees());
         differ.map(|(_, count)| count).sum()
     }
 
-    /// The interval of the share of disagreements (Wilson, 95 %), as if queries were independent;
-    /// `None` before the first.
+    /// The 95 % Wilson interval of the share of disagreements, which treats queries as independent; `None`
+    /// before the first query.
     #[must_use]
     pub fn interval(&self) -> Option<Interval> {
         let share = Proportion::new(self.disagreements(), self.compared()).ok()?;
@@ -119,8 +120,8 @@ impl ShadowCounts {
     }
 }
 
-/// Whether the query with this number is among the `share` that is compared: by its number alone,
-/// so that no score and no truth has a part in it.
+/// Whether the query with this number belongs to the `share` that is compared. Only the number decides, so
+/// that the choice does not depend on score or truth.
 #[must_use]
 pub fn is_sampled(number: u64, share: f64) -> bool {
     let bits = mixed(number.wrapping_add(1).wrapping_mul(STEP));
@@ -149,7 +150,7 @@ mod tests {
         assert!(disagree(Accept, Accept, ShadowMatch::Missing));
         assert!(disagree(Accept, Reject, ShadowMatch::Same));
         assert!(disagree(Reject, Accept, ShadowMatch::Same));
-        // A reject names nobody.
+        // A reject names no label, so different labels are no disagreement.
         assert!(!disagree(Reject, Reject, ShadowMatch::Other));
         assert!(disagree(Accept, Undecided, ShadowMatch::Same));
         assert!(!disagree(Undecided, Undecided, ShadowMatch::Other));
@@ -174,7 +175,7 @@ mod tests {
         assert_eq!((counts.compared(), counts.disagreements()), (100, 5));
         assert_eq!(counts.seen().count(), 4);
         let interval = counts.interval().unwrap();
-        // Wilson's for 5 of 100.
+        // The Wilson interval of 5 in 100.
         assert!((interval.lower - 0.0215).abs() < 1e-4, "{interval:?}");
         assert!((interval.upper - 0.1118).abs() < 1e-4, "{interval:?}");
         assert_eq!(Pair::all().count(), 36);

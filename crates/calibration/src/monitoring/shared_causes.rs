@@ -1,4 +1,4 @@
-//! Do errors have something in common? One label, or one condition, that stands out beyond chance.
+//! Looks for a label or a condition that has more errors than chance explains.
 
 use std::collections::BTreeMap;
 
@@ -7,20 +7,20 @@ use super::sequential::ErrorSide;
 use crate::binomial::{hypergeometric_tail, real};
 use crate::recording::CONDITION_VALUES_MAX;
 
-/// A labelled decision, with what its row does not say.
+/// A labelled decision, with facts that its audit row does not have.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Case {
-    /// The place of its row among those that were sampled.
+    /// The index of its row among the sampled decisions.
     pub place: usize,
     /// Whether the decision was an ACCEPT.
     pub accepted: bool,
-    /// What it turned out to be.
+    /// The truth according to its annotation.
     pub truth: SearchTruth,
-    /// The best match; `None` if nothing was found.
+    /// The best match; `None` if the search found nothing.
     pub found: Option<BestMatch>,
-    /// The label that the query showed, or the name of the stranger; `None` for one without a name.
+    /// The label that the query showed, or the name of the stranger; `None` for an unnamed stranger.
     pub shown: Option<String>,
-    /// Metadata of the best match, as far as it is enrolled still.
+    /// Metadata of the best match, if that item is still enrolled.
     pub conditions: BTreeMap<String, String>,
 }
 
@@ -34,7 +34,7 @@ pub struct BestMatch {
 }
 
 impl Case {
-    /// Whether it is an error of this side; `None` if it could not have been one.
+    /// Whether the decision is an error of this side; `None` if it could not have been one.
     fn error(&self, side: ErrorSide) -> Option<bool> {
         match (side, self.truth) {
             (ErrorSide::FalseAccept, SearchTruth::NonMated) => Some(self.accepted),
@@ -62,52 +62,57 @@ enum CauseKey<'a> {
     Condition(&'a str, &'a str),
 }
 
-/// A label or a condition that has more of the errors than chance explains.
+/// A label or a condition that has more errors than chance explains.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SharedCause {
-    /// Which errors.
+    /// The kind of errors.
     pub side: ErrorSide,
     /// The metadata column of the best match; `None` for a label.
     pub column: Option<String>,
-    /// The column's value; or the label: for false accepts that of the best match, for false rejects
-    /// the one that the queries showed.
+    /// The value in the column. For a label, it is the best match's label (false accepts) or the label that
+    /// the queries showed (false rejects).
     pub value: String,
-    /// The item of the label that was falsely accepted most often; `None` for a condition and for
-    /// false rejects.
+    /// The item of this label that was falsely accepted most often; `None` for conditions and for false
+    /// rejects.
     pub item: Option<String>,
-    /// Labelled errors in the group.
+    /// Number of labelled errors in the group.
     pub errors: u64,
-    /// Labelled decisions in the group that could have been such errors.
+    /// Number of labelled decisions in the group that could have been such errors.
     pub trials: u64,
-    /// Labelled errors in all.
+    /// Number of labelled errors over all groups.
     pub all_errors: u64,
-    /// Labelled decisions in all that could have been such errors.
+    /// Number of labelled decisions over all groups that could have been such errors.
     pub all_trials: u64,
-    /// The probability that chance gives some group as much, as [`groups`] has it; in [0, 1].
+    /// The p-value, corrected for the number of groups as [`groups`] describes; in [0, 1].
     pub p_value: f64,
 }
 
-/// Groups that are named, at most: those with the least chance.
+/// At most this many groups are named, those with the lowest p-values.
 const GROUPS_MAX: usize = 5;
-/// If errors have nothing in common, some group is named in at most this share of evaluations.
+/// The significance level: if errors are unrelated to the groups, some group is named in at most this share
+/// of evaluations.
 const LEVEL: f64 = 0.01;
-/// One error is not a group.
+/// A group needs at least this many errors.
 const ERRORS_MIN: u64 = 2;
 
-/// The groups of labelled decisions that have more errors than chance explains, the clearest first; at
-/// most five.
+/// Finds the groups of labelled decisions with more errors than chance explains: at most five, those with the
+/// lowest p-value first.
 ///
 /// False accepts are grouped by the label of the best match, false rejects by the label that the query
-/// showed, and both by the metadata of the best match, in columns of 2 to 20 values. If errors had
-/// nothing to do with the group, those in it would be a draw without replacement from all that could
-/// have been errors: its hypergeometric tail is the p-value (Fisher's exact test). No weights are due:
-/// decisions are sampled by their score alone, and so independently of the group unless the score depends
-/// on it, which is what is asked. Each p-value is multiplied by the number of groups of the side that
-/// have two decisions or more (Bonferroni), and named up to 0.01. So for each side and look, some group
-/// is named by chance with a probability of at most 0.01. It is a hint where to look, and no evidence:
-/// anybody who looks every day will see one by chance.
+/// showed. Both are also grouped by the metadata of the best match, in columns with 2 to 20 values.
 ///
-/// Assumes that decisions are independent. The same person ten times is one story.
+/// If errors were unrelated to a group, the errors in it would be a draw without replacement from all
+/// decisions that could have been errors. The p-value is the upper tail of this hypergeometric distribution
+/// (Fisher's exact test). No sampling weights are needed: decisions are sampled by score only, hence
+/// independently of the group unless the score depends on the group, which is the effect that the test looks
+/// for.
+///
+/// Each p-value is multiplied by the number of groups of its side that have at least two decisions
+/// (Bonferroni), and the group is named if the result is at most 0.01. So for each side and each evaluation,
+/// the probability of naming any group by chance is at most 0.01. A named group is a hint where to look, and
+/// not proof: with an evaluation every day, chance will name one at some time.
+///
+/// Assumes that decisions are independent. Ten searches for the same person are not.
 #[must_use]
 pub fn groups(cases: &[Case]) -> Vec<SharedCause> {
     let sides = [ErrorSide::FalseAccept, ErrorSide::FalseReject];
@@ -117,7 +122,7 @@ pub fn groups(cases: &[Case]) -> Vec<SharedCause> {
     found
 }
 
-/// Decisions that could have been errors, and those that were.
+/// Number of decisions that could have been errors, and of those that were.
 #[derive(Clone, Copy, Default)]
 struct CauseTally {
     errors: u64,
@@ -178,10 +183,10 @@ fn of(side: ErrorSide, cases: &[Case]) -> Vec<SharedCause> {
     named.collect()
 }
 
-/// What more errors have in common than chance explains.
+/// A candidate group with its errors.
 struct SharedError<'a> {
     key: CauseKey<'a>,
-    /// Of the decisions that have it.
+    /// The counts in the group.
     tally: CauseTally,
     p_value: f64,
 }
@@ -213,7 +218,7 @@ fn group(
     }
 }
 
-/// The item of a label that strangers were accepted as most often.
+/// The item of this label that was falsely accepted most often.
 fn accepted_most(label: &str, cases: &[Case]) -> Option<String> {
     let mut counts: BTreeMap<&str, u64> = BTreeMap::new();
     let errors = cases
@@ -229,7 +234,7 @@ fn accepted_most(label: &str, cases: &[Case]) -> Option<String> {
 }
 
 impl SharedCause {
-    /// What it is, and what to look at, in words.
+    /// The finding and the advice as text.
     #[must_use]
     pub fn says(&self) -> String {
         let value = &self.value;
@@ -268,7 +273,7 @@ impl SharedCause {
     }
 }
 
-/// How often so much comes about by chance.
+/// The p-value in words.
 fn chance(p_value: f64) -> String {
     if p_value < 0.001 {
         "less than once in 1,000 looks".to_owned()
@@ -298,7 +303,7 @@ mod tests {
             shown: (truth != SearchTruth::NonMated).then(|| label.to_owned()),
             conditions: BTreeMap::from([
                 ("camera".to_owned(), camera.to_owned()),
-                // As many values as decisions: a name, and no condition.
+                // A column with as many values as decisions is a name, and no condition.
                 ("file".to_owned(), place.to_string()),
             ]),
         }
@@ -307,7 +312,7 @@ mod tests {
     const ACCEPTED: (bool, SearchTruth) = (true, SearchTruth::NonMated);
     const REJECTED: (bool, SearchTruth) = (false, SearchTruth::NonMated);
 
-    /// 201 rejected strangers beside 30 labels and three cameras, and 9 accepted ones.
+    /// 201 rejected and 9 accepted strangers, with 30 labels and three cameras.
     fn strangers(accepted: impl Fn(usize) -> (String, String)) -> Vec<Case> {
         let rejected = (0..201).map(|place| {
             let (label, camera) = (format!("label-{}", place % 30), (place % 3).to_string());
@@ -395,7 +400,7 @@ mod tests {
         let named = (0..2_000).filter(|_| {
             let cases: Vec<Case> = (0..150)
                 .map(|place| {
-                    // Labels are met unequally often, and errors are likelier at none of them.
+                    // Some labels occur more often than others, but none has a higher error rate.
                     let label = below(20).min(below(20)).to_string();
                     let outcome = if below(10) == 0 { ACCEPTED } else { REJECTED };
                     case(place, &label, outcome, &below(4).to_string())

@@ -1,7 +1,7 @@
-//! What the audit and the evidence do where the truth is known: scores of
-//! genuine searches are N(.72, .10), of strangers N(.20, .11), the threshold is .47.
+//! Simulates the audit and the evidence with a known truth. Genuine scores are N(.72, .10), scores of
+//! strangers N(.20, .11), and the threshold is .47.
 //!
-//! Seeds are fixed, so that each run is the same.
+//! Seeds are fixed, so that each run gives the same result.
 
 use super::audit::{AuditRow, AuditSample, AuditedRates, CountedDecisions, SearchTruth};
 use super::cusum::Cusum;
@@ -16,15 +16,15 @@ use matchpoint_vector::Similarity;
 
 const THRESHOLD: f32 = 0.47;
 
-/// Traffic of one window.
+/// The distribution of the traffic in one period.
 #[derive(Clone, Copy)]
 struct World {
     name: &'static str,
     mated: f64,
     genuine: f64,
     stranger: f64,
-    /// Share of look-alikes among strangers, N(.55, .12): the reference does not say where they
-    /// lie; this gives its FAR of .0293.
+    /// Share of look-alikes among strangers, with scores N(.55, .12). The reference does not give their
+    /// distribution; this one gives its FAR of .0293.
     hard: f64,
 }
 
@@ -69,7 +69,8 @@ impl World {
         normal_tail((self.genuine - f64::from(THRESHOLD)) / 0.10)
     }
 
-    /// The score of a search, and whether its label is enrolled. Who is enrolled is found.
+    /// Draws the score of a search and whether it is mated. The search for an enrolled label always finds
+    /// that label.
     fn search(&self, draws: &mut SimulatedDraws) -> (Similarity, SearchTruth) {
         let (score, truth) = if draws.uniform() < self.mated {
             (draws.normal((self.genuine, 0.10)), SearchTruth::MatedRight)
@@ -84,7 +85,7 @@ impl World {
     }
 }
 
-/// What an audit of `searches` decisions draws, and how many decisions each stratum had.
+/// The rows that an audit of `searches` decisions samples, and the number of decisions in each stratum.
 struct Window {
     rows: Vec<AuditRow>,
     counts: Vec<u64>,
@@ -109,12 +110,12 @@ fn window(world: &World, strata: &Strata, searches: usize, draws: &mut Simulated
     Window { rows, counts }
 }
 
-/// The same strata with probabilities that are expected to give `labels` labels among
-/// `decisions`, the number of decisions in each stratum of a window.
+/// The same strata with other probabilities, chosen so that `labels` labels are expected from `decisions`,
+/// the number of decisions in each stratum of a period.
 ///
-/// Half of the labels go to the strata on either side of the threshold, where both kinds of
-/// error are; the others share the rest. A stratum that has fewer decisions than its share is
-/// drawn whole, and what it leaves goes to the others.
+/// Half of the labels go to the two strata next to the threshold, where both kinds of error occur, and the
+/// rest to the others. A stratum with fewer decisions than its share is sampled completely, and the labels
+/// that it does not need go to the others.
 fn allotted(strata: &Strata, decisions: &[u64], labels: u64) -> Strata {
     let first_accepting = strata.first_accepting();
     let others = real(decisions.len() as u64 - 2).max(1.0);
@@ -125,7 +126,7 @@ fn allotted(strata: &Strata, decisions: &[u64], labels: u64) -> Strata {
     let mut open: Vec<bool> = decisions.iter().map(|&count| 0 < count).collect();
     let mut inclusion = vec![Inclusion::ALWAYS; decisions.len()];
     let mut left = real(labels);
-    // Each round closes a stratum or is the last.
+    // Each round completes one stratum, or is the last round.
     for _ in 0..=decisions.len() {
         let shares: f64 = (0..)
             .zip(&open)
@@ -155,7 +156,7 @@ fn allotted(strata: &Strata, decisions: &[u64], labels: u64) -> Strata {
     Strata::new(strata.edges().to_vec(), inclusion).unwrap()
 }
 
-/// A design for about 400 labels in a window of 20,000, fitted to the quiet world.
+/// A design for about 400 labels in a period of 20,000 decisions, fitted to the quiet world.
 fn design(draws: &mut SimulatedDraws) -> Strata {
     let counted = window(&QUIET, &Strata::usual(), 20_000, draws);
     allotted(&Strata::usual(), &counted.counts, 400)
@@ -167,18 +168,18 @@ fn evidence(rows: &[AuditRow], limit: f64, side: ErrorSide, strata: &Strata) -> 
     bet.settle(rows.iter().copied()).unwrap()
 }
 
-/// What happens in one world, over windows of about 400 labels.
+/// The results in one world, over periods of about 400 labels each.
 struct SimulatedOutcome {
-    /// FAR and FRR of the world.
+    /// The true FAR and FRR.
     truth: [f64; 2],
-    /// Means of the audit's estimates.
+    /// The means of the audit's estimates of FAR and FRR.
     audited: [f64; 2],
-    /// Share of windows whose interval covers the truth.
+    /// Share of periods whose interval covers the truth.
     covered: [f64; 2],
-    /// Share of windows with an alarm that a rate is above .01.
+    /// Share of periods with an alarm that the rate is above .01.
     alarms: [f64; 2],
-    /// The label at which half of the windows have the alarm of the FAR; the largest number where
-    /// fewer have.
+    /// The label at which half of the periods have raised the alarm of the FAR; the largest number if fewer
+    /// do.
     label: u64,
 }
 
@@ -204,7 +205,7 @@ fn outcome(world: &World) -> SimulatedOutcome {
             (rates.frr, ErrorSide::FalseReject),
         ];
         for (place, (rate, side)) in sides.into_iter().enumerate() {
-            // Without a label that bears on it a rate is not known, which covers any truth.
+            // If no label bears on a rate, the rate is unknown, and that is consistent with any truth.
             let covers =
                 rate.is_none_or(|rate| rate.lower <= truth[place] && truth[place] <= rate.upper);
             let process = evidence(&seen.rows, 0.01, side, &strata);
@@ -253,8 +254,8 @@ fn the_audit_is_unbiased_in_every_world_and_its_intervals_cover() {
             (audited - truth).abs() <= within * truth
         };
         assert!(near(0, 0.1), "{}", world.name);
-        // A hundredth of the searches are mated there: four errors or none make the rate, and a
-        // ratio of two random sums is biased while its denominator is small.
+        // In the excluded world only one search in a hundred is mated. Its rate rests on four errors or none,
+        // and a ratio of two random sums is biased if its denominator is small.
         if world.mated >= 0.1 {
             assert!(near(1, 0.15), "{}", world.name);
         }
@@ -291,7 +292,7 @@ fn genuine_searches_that_move_away_raise_the_alarm_of_the_frr_alone() {
 #[test]
 fn look_alikes_are_caught_by_400_labels() {
     let found = named("3 % look-alikes");
-    // Three windows of four; half of them by label 250.
+    // Three periods in four raise the alarm, and half of all by label 250.
     assert!(0.7 <= found.alarms[0] && found.label <= 250);
 }
 
@@ -300,8 +301,8 @@ fn look_alikes_are_caught_by_400_labels() {
 fn evidence_dies_where_a_part_of_what_is_drawn_is_labelled_and_not_where_less_is_drawn() {
     let world = worlds()[3];
     let strata = design(&mut SimulatedDraws(1));
-    // Windows with an alarm, where a share of what is drawn is labelled at random, or a share of it
-    // is drawn and all of that is labelled.
+    // Number of periods with an alarm: either a random part of the sampled decisions is labelled, or a part
+    // is sampled and all of it is labelled.
     let alarms = |drawn: f64, labelled: f64| {
         let counts: Vec<f64> = (0..strata.count())
             .map(|s| 1.0 / strata.inclusion(s).unwrap().get())
@@ -344,7 +345,7 @@ fn false_alarms_stay_below_delta_over_a_thousand_quiet_months() {
         };
         far += u32::from(alarm(QUIET.far(), ErrorSide::FalseAccept));
         frr += u32::from(alarm(QUIET.frr(), ErrorSide::FalseReject));
-        // A budget that follows the traffic draws more and less.
+        // A budget that follows the traffic samples more decisions in one period and fewer in another.
         let mut rows = Vec::new();
         for (part, drawing) in budgets.iter().enumerate() {
             rows.extend(window(&QUIET, drawing, 1_000 + part, &mut draws).rows);
@@ -358,8 +359,8 @@ fn false_alarms_stay_below_delta_over_a_thousand_quiet_months() {
     eprintln!(
         "false alarms in 1,000 quiet months: FAR {far}, FRR {frr}, canaries {canaries}, with budgets {budget}"
     );
-    // At a probability of .05 each, more than 71 of 1,000 come once in a thousand runs (binomial): a
-    // count above it would refute the claim, and what is claimed is at most 50.
+    // If the probability of a false alarm is .05, more than 71 in 1,000 occur once in a thousand runs
+    // (binomial), so such a count would refute the claim. The assertion is stricter: at most 50.
     for (name, count) in [
         ("FAR", far),
         ("FRR", frr),
@@ -370,8 +371,8 @@ fn false_alarms_stay_below_delta_over_a_thousand_quiet_months() {
     }
 }
 
-/// Drawn decisions from a change, after `quiet` searches, to the suspicion of the CUSUM and to the
-/// alarm of the e-process: medians over 60 stories.
+/// The number of sampled decisions from a change, which comes after `quiet` searches, to the suspicion of the
+/// CUSUM and to the alarm of the e-process. Medians of 60 runs.
 #[expect(clippy::print_stderr, reason = "figures of docs/monitoring.md")]
 fn delays(quiet: usize) -> [u64; 2] {
     let strata = design(&mut SimulatedDraws(1));
@@ -390,7 +391,7 @@ fn delays(quiet: usize) -> [u64; 2] {
             ErrorSide::FalseAccept,
             &strata,
         );
-        // From 0, where it is at its slowest.
+        // Starts at 0, where the CUSUM is slowest to react.
         let suspected = Cusum::settle(&bet, rows.iter().skip(before).copied()).unwrap();
         found[0].push(suspected.suspected_at.unwrap_or(u64::MAX));
         let alarm = bet.settle(rows.iter().copied()).unwrap().alarm_at;
@@ -413,7 +414,7 @@ fn after_a_long_quiet_time_the_cusum_sees_a_change_sooner_than_the_evidence() {
     assert!(cusum < evidence, "{cusum} {evidence}");
 }
 
-/// The bound on its run length is one from below: simulated it is longer.
+/// The theory bounds the run length from below only; in simulation it is longer.
 #[test]
 #[expect(clippy::print_stderr, reason = "figures of docs/monitoring.md")]
 fn at_exactly_the_limit_the_cusum_suspects_less_often_than_once_in_a_thousand_drawn_decisions() {
@@ -438,7 +439,8 @@ fn at_exactly_the_limit_the_cusum_suspects_less_often_than_once_in_a_thousand_dr
     }
 }
 
-/// Somebody begins anew as soon as a month looks bad, and each span has half of what the one before had.
+/// The evidence is reset as soon as a month looks bad. Each span after a reset has half the delta of the one
+/// before.
 #[test]
 fn evidence_that_is_begun_anew_whenever_it_rises_is_wrong_less_often_than_twice_delta() {
     let strata = Strata::usual();
@@ -464,7 +466,7 @@ fn evidence_that_is_begun_anew_whenever_it_rises_is_wrong_less_often_than_twice_
     assert!(wrong <= 20, "{wrong} of 200");
 }
 
-/// Small calibrations measure an FRR whose interval ends above one half, and it is watched all the same.
+/// A small calibration can measure an FRR whose interval ends above one half. It is watched all the same.
 #[test]
 fn a_limit_above_one_half_is_watched_with_the_stated_false_alarms() {
     let strata = Strata::new(vec![0.0], vec![Inclusion::ALWAYS; 2]).unwrap();
@@ -496,8 +498,8 @@ fn a_limit_above_one_half_is_watched_with_the_stated_false_alarms() {
     }
 }
 
-/// Root mean square errors of FAR and FRR by weights that are estimated and by counted decisions, and
-/// the shares of intervals that cover.
+/// Root mean square errors of FAR and FRR with estimated weights and with counted decisions, and the shares
+/// of intervals that cover the truth.
 #[expect(clippy::print_stderr, reason = "the table of docs/monitoring.md")]
 fn weighed(world: &World) -> [[[f64; 2]; 2]; 2] {
     const REPEATS: u32 = 300;
@@ -545,8 +547,8 @@ fn counted_decisions_lessen_the_error_of_the_rates_and_their_intervals_cover() {
     }
 }
 
-/// The share of windows in which 3 % of look-alikes raise the alarm of a FAR above `limit`, under the
-/// usual design.
+/// The share of periods in which 3 % of look-alikes raise the alarm of a FAR above `limit`, with the usual
+/// design.
 #[expect(clippy::print_stderr, reason = "the table of docs/monitoring.md")]
 fn look_alikes_caught(limit: f64, searches: usize) -> f64 {
     const REPEATS: u32 = 100;
@@ -577,8 +579,8 @@ fn how_soon_look_alikes_are_caught_depends_on_how_far_they_lift_the_far_above_it
     assert!(shares[2][0] <= 0.4 && 0.6 <= shares[2][2]);
 }
 
-/// Three servers, each with a third of the searches, looked at ten times: months in which their evidence
-/// together, and that of any of them alone, raises the alarm.
+/// Three servers with a third of the searches each; their evidence is checked ten times. Returns the number
+/// of months in which the combined evidence, and the evidence of any single server, raises the alarm.
 fn fleet_alarms(world: &World, limit: f64, months: u32, seed: u64) -> [u32; 2] {
     let strata = Strata::usual();
     let bet = Bet::new(

@@ -1,8 +1,8 @@
-//! Which decisions are annotated: few far from the threshold, many where errors are.
+//! The design of an audit: it samples few decisions far from the threshold, and many where errors are likely.
 //!
-//! Stratified sampling by score (Cochran, Sampling Techniques, chapter 5). Any design gives
-//! unbiased rates, as long as each decision's probability of being sampled is above zero, is known,
-//! and is kept with the decision; a good design only needs fewer labels.
+//! This is stratified sampling by score (Cochran, Sampling Techniques, chapter 5). Any design gives unbiased
+//! estimates, as long as each decision's sampling probability is above zero, is known, and is stored with the
+//! decision. A good design only needs fewer labels.
 
 use serde::{Deserialize, Serialize};
 
@@ -13,7 +13,7 @@ use matchpoint_vector::Similarity;
 
 /// The probability with which a decision is sampled for the audit; in [1e-6, 1].
 ///
-/// It is fixed before the truth is known, and kept with the decision: without it a label says
+/// It is fixed before the truth is known and is stored with the decision, because a label without it says
 /// nothing about a rate.
 #[derive(Clone, Copy, Debug, PartialEq, PartialOrd, Serialize, Deserialize)]
 #[serde(try_from = "f64", into = "f64")]
@@ -22,13 +22,13 @@ pub struct Inclusion(f64);
 impl Inclusion {
     /// Every decision is sampled.
     pub const ALWAYS: Self = Self(1.0);
-    /// Below it, one label would stand for more than a million decisions.
+    /// With a lower probability, one label would represent more than a million decisions.
     const MIN: f64 = 1e-6;
 
-    /// Takes a fraction, such as 0.05.
+    /// Takes the probability as a fraction, such as 0.05.
     ///
     /// # Errors
-    /// Refuses what is outside [1e-6, 1].
+    /// Returns an error for a value outside [1e-6, 1].
     pub fn new(value: f64) -> Result<Self, MonitoringError> {
         if !(Self::MIN..=1.0).contains(&value) {
             return Err(MonitoringError::Inclusion { value });
@@ -36,7 +36,7 @@ impl Inclusion {
         Ok(Self(value))
     }
 
-    /// The fraction.
+    /// The probability as a fraction.
     #[must_use]
     pub fn get(self) -> f64 {
         self.0
@@ -44,15 +44,16 @@ impl Inclusion {
 
     /// Whether the decision with this `sampling_hash` is sampled.
     ///
-    /// It is a hash of the decision's id whose 64 bits are uniform; it must not depend on
-    /// score or truth. The same decision is sampled again at the same probability, and at any higher.
+    /// The hash is computed from the decision's id and has 64 uniformly distributed bits. It must not depend
+    /// on the score or the truth. A decision that is sampled with some probability is also sampled with the
+    /// same and with any higher probability.
     #[must_use]
     pub fn samples(self, sampling_hash: u64) -> bool {
         uniform(sampling_hash) < self.0
     }
 }
 
-/// A sampling hash as a number in [0, 1): its first 53 bits, which are what an f64 holds exactly.
+/// A sampling hash as a number in [0, 1), from its first 53 bits, because an f64 represents 53 bits exactly.
 pub(super) fn uniform(sampling_hash: u64) -> f64 {
     real(sampling_hash >> 11) * 2.0_f64.powi(-53)
 }
@@ -74,8 +75,9 @@ impl TryFrom<f64> for Inclusion {
 /// The design of an audit: ranges of the distance score - threshold, each with the probability of sampling
 /// a decision in it.
 ///
-/// Stratum i holds distances from edge i - 1, inclusive, to edge i, exclusive; the first and last
-/// are open. One edge is 0, so that a stratum has accepts only or rejects only.
+/// Stratum i contains distances from edge i - 1, inclusive, to edge i, exclusive; the first and the last
+/// stratum are unbounded outwards. One edge is 0, so that each stratum has either accepts only or rejects
+/// only.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "UncheckedStrata")]
 pub struct Strata {
@@ -98,31 +100,30 @@ impl TryFrom<UncheckedStrata> for Strata {
     }
 }
 
-/// Where a decision falls.
+/// The stratum of a decision.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct DecisionStratum {
-    /// The stratum's index, from the lowest scores up.
+    /// The index of the stratum, counted from the lowest scores.
     pub stratum: usize,
     /// Whether the decision is an ACCEPT.
     pub accepted: bool,
-    /// The probability of sampling it.
+    /// The probability of sampling the decision.
     pub inclusion: Inclusion,
 }
 
-/// More strata than this leave too few labels in each.
+/// With more strata than this, too few labels would fall into each.
 const STRATA_MAX: usize = 32;
 
-/// The distances of the usual design. Cosine scores of searches spread over a few tenths.
+/// The edges of the usual design. The cosine scores of searches spread over a few tenths.
 const USUAL_EDGES: [f64; 5] = [-0.2, -0.05, 0.0, 0.05, 0.15];
 const USUAL_INCLUSION: [f64; 6] = [0.005, 0.02, 0.2, 0.2, 0.1, 0.02];
 
 impl Strata {
-    /// Takes edges in rising order and, from the lowest scores up, the probability of each
-    /// stratum.
+    /// Takes the edges in rising order, and the probability of each stratum from the lowest scores up.
     ///
     /// # Errors
-    /// Refuses edges that do not rise, lie outside (-2, 2) or lack 0; another number of
-    /// probabilities than one more than edges; and more than 32 strata.
+    /// Returns an error if the edges do not rise, lie outside (-2, 2) or do not include 0, if the number of
+    /// probabilities is not one more than the number of edges, and for more than 32 strata.
     pub fn new(edges: Vec<f64>, inclusion: Vec<Inclusion>) -> Result<Self, MonitoringError> {
         let mut before = -2.0;
         for &value in &edges {
@@ -149,17 +150,17 @@ impl Strata {
         Ok(Self { edges, inclusion })
     }
 
-    /// The same strata about a threshold that is higher by one of the edges; `None` if that is none, or
-    /// an edge would be out of range.
+    /// The same strata relative to a threshold that is higher by `by`, which must be one of the edges; `None`
+    /// if it is not, or if an edge would be out of range.
     #[must_use]
     pub fn above(&self, by: f64) -> Option<Self> {
         let edges = self.edges.iter().map(|edge| edge - by).collect();
         Self::new(edges, self.inclusion.clone()).ok()
     }
 
-    /// A design to begin with, before any decision was counted: a fifth of what is within 0.05 of
-    /// the threshold, a tenth of the accepts beyond, one in 200 of what is far below. Once a
-    /// window is counted, [`Strata::for_budget`] fits it to the number of labels that are wanted.
+    /// A design for the start, before any decisions were counted. It samples a fifth of the decisions within
+    /// 0.05 of the threshold, a tenth of the accepts beyond, and one in 200 of the decisions far below. Once
+    /// a period is counted, [`Strata::for_budget`] fits it to the number of labels wanted.
     #[must_use]
     pub fn usual() -> Self {
         Self {
@@ -168,12 +169,12 @@ impl Strata {
         }
     }
 
-    /// Where a decision falls that was made at `threshold` on the best score found; `None` if
-    /// the search found nothing, which is a reject in the lowest stratum.
+    /// The stratum of a decision that was made at `threshold`. `best` is the highest score found; if it is
+    /// `None`, the search found nothing, which is a reject in the lowest stratum.
     #[must_use]
     pub fn place(&self, best: Option<Similarity>, threshold: Threshold) -> DecisionStratum {
         let stratum = best.map_or(0, |score| {
-            // Exact in sign: the difference of two unequal f32 is not zero in f64.
+            // The sign is exact: the difference of two unequal f32 values is not zero in f64.
             let distance = f64::from(score.get()) - f64::from(threshold.get());
             self.edges.partition_point(|&edge| edge <= distance)
         });
@@ -184,16 +185,15 @@ impl Strata {
         }
     }
 
-    /// The same strata with all probabilities times one number, so that `labels` are expected among
-    /// `decisions`, the number in each stratum of a window.
+    /// The same strata with all probabilities multiplied by one factor, so that `labels` labels are expected
+    /// from `decisions`, the number of decisions in each stratum of a period.
     ///
-    /// One number for all, because evidence then needs to know nothing of it (`sequential::Bet`), and
-    /// the budget can follow the traffic without a new design. It draws at most all of the stratum
-    /// that is sampled most, and no decision with a probability below 1e-6: a budget beyond that is not
-    /// spent, or is exceeded.
+    /// There is one factor for all strata because it then cancels in the evidence (`sequential::Bet`), so the
+    /// budget can follow the traffic without a new design. No probability exceeds 1 or falls below 1e-6, so a
+    /// very large budget is not used up, and a very small one is exceeded.
     ///
     /// # Errors
-    /// Refuses counts of another number of strata.
+    /// Returns an error if the number of counts is not the number of strata.
     pub fn for_budget(&self, decisions: &[f64], labels: f64) -> Result<Self, MonitoringError> {
         self.same_number(decisions.len())?;
         let probabilities = || self.inclusion.iter().map(|inclusion| inclusion.0);
@@ -201,7 +201,7 @@ impl Strata {
         let expected: f64 = pairs.map(|(probability, count)| probability * count).sum();
         let most = 1.0 / probabilities().fold(Inclusion::MIN, f64::max);
         let least = Inclusion::MIN / self.floor().0;
-        // If nothing is expected, no number gives more: as it is.
+        // If no labels are expected, no factor can change that, so the design stays as it is.
         let scale = if 0.0 < expected {
             (labels / expected).min(most).max(least)
         } else {
@@ -246,7 +246,7 @@ impl Strata {
         Inclusion(lowest.fold(1.0, f64::min))
     }
 
-    /// The index of the stratum just above the threshold; the one before it is just below.
+    /// The index of the stratum just above the threshold; the one before it lies just below.
     #[must_use]
     pub fn first_accepting(&self) -> usize {
         self.edges.partition_point(|&edge| edge <= 0.0)
@@ -336,7 +336,7 @@ mod tests {
             .map(|i| decisions[i] * strata.inclusion(i).unwrap().get())
             .sum();
         assert!((expected - 500.0).abs() < 1e-9, "{expected}");
-        // Hashes are uniform: as many are sampled, give or take four standard deviations.
+        // Hashes are uniform, so the sampled number matches the probability within four standard deviations.
         let mut sampling_hash = 0_u64;
         let mut sampled = 0_u32;
         for (stratum, count) in [90_000, 9_000, 600, 400, 0, 100_000]
@@ -349,7 +349,7 @@ mod tests {
             }
         }
         assert!((410..=590).contains(&sampled), "{sampled}");
-        // One number for all.
+        // All probabilities are multiplied by the same factor.
         for i in 0..6 {
             let [is, was] = [&strata, &usual].map(|s| s.inclusion(i).unwrap().get());
             assert!((is / was - strata.floor().get() / usual.floor().get()).abs() < 1e-12);

@@ -1,4 +1,4 @@
-//! The calibration of scores from another system.
+//! Calibrates a threshold on the scores of another system, without vectors.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,40 +14,40 @@ use crate::likeness::alike;
 use crate::operating_point::{Binding, Metric, OperatingPoint};
 use crate::recording::{RecordedMatch, RecordedSearch, Recording, TrialKind};
 
-/// The assumption that scores alone cannot check.
+/// An assumption that cannot be checked when only scores are given.
 const UNSEEN: &str = "Only scores were given: that no query is a copy of another or of an item, and that no two labels of strangers are one thing, was not looked into.";
 
-/// The parts of an analysis that need vectors.
+/// Says which parts of an analysis are missing because they need vectors.
 const NO_VECTORS: &str = "Pairs, look-alikes, OPIS, FAR by size of the gallery and remedies take vectors, and only scores were given.";
 
-/// One search of another system.
+/// One search that another system made.
 #[derive(Clone, Debug)]
 pub struct ScoredQuery {
-    /// Its id.
+    /// Id of the query.
     pub id: String,
-    /// Its label.
+    /// Label of the query: the identity or class that it shows.
     pub label: String,
-    /// The best match that it found.
+    /// The best match that the search returned.
     pub found: RecordedMatch,
-    /// What else is known, such as camera or country.
+    /// Further facts about the query by column, such as the camera or the country.
     pub conditions: BTreeMap<String, String>,
 }
 
 /// The gallery that was searched.
 #[derive(Clone, Debug)]
 pub struct ScoredGallery {
-    /// Items in it.
+    /// Number of enrolled items.
     pub items: u64,
-    /// The labels that are enrolled: queries of others are strangers.
+    /// The enrolled labels. A query with any other label is a stranger (non-mated).
     pub labels: BTreeSet<String>,
 }
 
-/// Chooses a threshold on searches that another system did.
+/// Chooses a threshold from searches that another system made.
 ///
 /// # Errors
-/// Labels that are another label but for spelling, unless the caller vouches for them; repeated ids;
-/// settings that contradict each other. A target that the searches cannot support is no error: see
-/// [`VectorCalibration::outcome`].
+/// Returns an error if labels differ only in spelling and the caller does not vouch for them, if an
+/// id is repeated, or if settings contradict each other. A target that the searches cannot support
+/// is not an error: it is reported in [`VectorCalibration::outcome`].
 pub fn calibrate_scores(
     gallery: &ScoredGallery,
     queries: Vec<ScoredQuery>,

@@ -1,4 +1,4 @@
-//! The calibration of plain vectors, from search to analysis.
+//! Calibrates a threshold on plain vectors: searches, chooses the threshold and analyses it.
 
 use base16ct::lower::encode_string;
 use sha2::{Digest, Sha256};
@@ -13,41 +13,41 @@ use crate::analysis::{Analysis, AnalysisError, AnalysisInput, AnalysisScope};
 use crate::likeness::Alike;
 use crate::operating_point::{Binding, Metric, OperatingPoint};
 
-/// Where vectors come from.
+/// Describes where the vectors come from.
 #[derive(Clone, Debug)]
 pub struct VectorSource {
-    /// A name, for people.
+    /// A name for people to read.
     pub name: String,
-    /// A hash over the vectors, as [`vectors_digest`] gives it: what the operating point is bound to.
+    /// A hash of the vectors, computed by [`vectors_digest`]. The operating point is bound to it.
     pub digest: String,
-    /// The time, RFC 3339.
+    /// When the calibration is made, as an RFC 3339 time.
     pub created: String,
 }
 
-/// A calibration of plain vectors to be done.
+/// The input of [`calibrate_vectors`], apart from the vectors.
 #[derive(Clone, Debug)]
 pub struct VectorRequest {
     /// Where the vectors come from.
     pub source: VectorSource,
-    /// What the threshold is asked for.
+    /// What the threshold has to achieve.
     pub settings: ThresholdSettings,
-    /// What pairs are analysed.
+    /// Which pairs of vectors are analysed.
     pub scope: AnalysisScope,
 }
 
 impl VectorRequest {
-    /// Pairs that are looked at unless somebody says otherwise.
+    /// The default limit on the number of pairs that are analysed.
     pub const PAIRS_MAX: u64 = 20_000_000_000;
 }
 
-/// What a calibration of plain vectors came to, or of scores.
+/// The result of a calibration of plain vectors or of scores.
 #[derive(Debug)]
 pub struct VectorCalibration {
-    /// Labels of strangers that are suspiciously like another.
+    /// Labels of strangers whose spelling is suspiciously similar to that of another label.
     pub alike: Vec<Alike>,
-    /// What the vectors found.
+    /// The searches, and what was found wrong with the vectors.
     pub trials: VectorTrials,
-    /// The threshold; or the refusal of one, which says what it would take.
+    /// The threshold, or a refusal that says what would be needed to support one.
     pub outcome: Result<SupportedThreshold, Refusal>,
 }
 
@@ -56,11 +56,11 @@ pub struct VectorCalibration {
 pub struct SupportedThreshold {
     /// The operating point.
     pub point: OperatingPoint,
-    /// What else the vectors say about it.
+    /// Further results about this threshold.
     pub analysis: Analysis,
 }
 
-/// SHA-256 over the components of vectors, in hexadecimal digits.
+/// The SHA-256 hash of all vector components, as hexadecimal digits.
 #[must_use]
 pub fn vectors_digest(components: &[f32]) -> String {
     let mut hash = Sha256::new();
@@ -70,13 +70,14 @@ pub fn vectors_digest(components: &[f32]) -> String {
     encode_string(&hash.finalize())
 }
 
-/// Searches for every query, chooses a threshold, and analyses it. `watch` is told of each stage how
-/// much is done, of how much, and ends the work by saying `false`.
+/// Searches for every query, chooses a threshold, and analyses it. `watch` is called with the
+/// stage, the amount of work done and the total; if it returns `false`, the work stops.
 ///
 /// # Errors
-/// Labels that are another label but for spelling, unless the caller vouches for them; vectors that
-/// cannot be compared; settings that contradict each other; [`AnalysisError::Stopped`] where `watch`
-/// said so. A target that the trials cannot support is no error: see [`VectorCalibration::outcome`].
+/// Returns an error if labels differ only in spelling and the caller does not vouch for them, if
+/// vectors cannot be compared, or if settings contradict each other, and [`AnalysisError::Stopped`]
+/// if `watch` returned `false`. A target that the trials cannot support is not an error: it is
+/// reported in [`VectorCalibration::outcome`].
 pub fn calibrate_vectors(
     vectors: &LabelledVectors,
     request: &VectorRequest,

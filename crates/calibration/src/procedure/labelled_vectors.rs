@@ -6,37 +6,40 @@ use crate::analysis::embeddings::Embeddings;
 use crate::analysis::{AnalysisError, EmbeddedSet};
 use crate::likeness::{Alike, alike};
 
-/// One vector, and what is known of it.
+/// One vector with its id, label and conditions.
 #[derive(Clone, Debug)]
 pub struct VectorRow<'a> {
-    /// Its id, once among the gallery or the queries.
+    /// Its id, which must be unique within the gallery or within the queries.
     pub id: String,
-    /// What it shows.
+    /// Its label: the identity or class that it shows.
     pub label: &'a str,
-    /// What else is known, such as camera or country.
+    /// Further facts by column, such as the camera or the country.
     pub conditions: BTreeMap<String, String>,
-    /// Its components.
+    /// The components of the vector.
     pub vector: &'a [f32],
 }
 
-/// A gallery and queries whose labels share their indices.
+/// A gallery and queries, whose labels are numbered by the same list of names.
 #[derive(Debug)]
 pub struct LabelledVectors {
-    /// The names of the labels, by index.
+    /// The names of the labels, by the index that both sets use.
     pub names: Vec<String>,
-    /// What is searched.
+    /// The vectors that are searched in.
     pub gallery: EmbeddedSet,
-    /// What is searched for; `None` where the gallery searches for itself.
+    /// The vectors that are searched for; `None` if each gallery vector is searched for among the
+    /// others.
     pub queries: Option<EmbeddedSet>,
 }
 
 type ToEmbeddings = fn(usize, Vec<f32>, Vec<u32>) -> Result<Embeddings, AnalysisError>;
 
 impl LabelledVectors {
-    /// Copies vectors and brings them to unit length. Without queries, the gallery searches for itself.
+    /// Copies the vectors and scales them to unit length. Without queries, each gallery vector is
+    /// searched for among the others.
     ///
     /// # Errors
-    /// Vectors of several dimensions, a zero vector, or one with a component that is not finite.
+    /// Returns an error if the vectors have different dimensions, if one is zero, or if a component
+    /// is not finite.
     pub fn normalise(
         gallery: Vec<VectorRow<'_>>,
         queries: Vec<VectorRow<'_>>,
@@ -44,10 +47,10 @@ impl LabelledVectors {
         Self::sorted(gallery, queries, Embeddings::normalise)
     }
 
-    /// The same for vectors of unit length, which stay what they are, bit for bit.
+    /// Copies vectors that already have unit length, without changing a bit of them.
     ///
     /// # Errors
-    /// Vectors of several dimensions, or one that is not of unit length.
+    /// Returns an error if the vectors have different dimensions or one does not have unit length.
     pub fn from_unit(
         gallery: Vec<VectorRow<'_>>,
         queries: Vec<VectorRow<'_>>,
@@ -74,13 +77,13 @@ impl LabelledVectors {
         })
     }
 
-    /// What is searched for: the queries, or the gallery itself.
+    /// The vectors that are searched for: the queries, or the gallery if there are none.
     #[must_use]
     pub fn searching(&self) -> &EmbeddedSet {
         self.queries.as_ref().unwrap_or(&self.gallery)
     }
 
-    /// Labels of strangers that are suspiciously like enrolled ones, or like each other.
+    /// Labels of strangers that are spelled suspiciously like enrolled labels, or like each other.
     #[must_use]
     pub fn alike(&self) -> Vec<Alike> {
         let Some(queries) = &self.queries else {

@@ -52,9 +52,10 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! Reading order: what is asked for ([`ThresholdSettings`]), the vectors ([`LabelledVectors`]), their trials
-//! ([`VectorTrials`]), and the calibration ([`calibrate_vectors`], or [`calibrate_scores`] where there are scores only).
-//! [`PointDraft`] writes the operating point, for whatever trials; [`VectorFindings`] is what is printed.
+//! Read in this order: the settings ([`ThresholdSettings`]), the vectors ([`LabelledVectors`]),
+//! their trials ([`VectorTrials`]), and the calibration ([`calibrate_vectors`], or
+//! [`calibrate_scores`] if there are only scores). [`PointDraft`] makes the operating point from
+//! any trials, and [`VectorFindings`] is the form in which the result is printed.
 
 mod calibrate_scores;
 mod calibrate_vectors;

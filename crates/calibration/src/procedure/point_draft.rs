@@ -1,4 +1,4 @@
-//! An operating point in the making: its target, then its trials.
+//! Makes an operating point in two steps: first the target, then the trials.
 
 use super::settings::{Assured, ThresholdSettings};
 use crate::CalibrationError;
@@ -17,28 +17,32 @@ use crate::review::ReviewBand;
 use crate::trials::Trials;
 use crate::worst_group::{StrangerGroups, WorstGroup};
 
-/// What stands in an operating point as the software that made it.
+/// The name and version of the software, as recorded in each operating point.
 const SOFTWARE: &str = concat!("matchpoint ", env!("CARGO_PKG_VERSION"));
 
-/// A threshold, and how the way to choose it does on labels that did not choose.
+/// A threshold, and the error rates of the method that chose it on labels that had no part in the
+/// choice.
 #[derive(Clone, Debug)]
 pub struct ChosenThreshold {
     /// The threshold.
     pub choice: Choice,
-    /// Rates by cross-fitting.
+    /// The error rates, measured by cross-fitting.
     pub held_out: HeldOut,
-    /// The groups of strangers that each keep the target; `None` if that was not asked for.
+    /// The groups of strangers in each of which the target FAR holds; `None` if this was not asked
+    /// for.
     pub worst_group: Option<WorstGroup>,
-    /// Scores below it of which a person decides; `None` if that was not asked for.
+    /// The range of scores below the threshold that a person decides; `None` if it was not asked
+    /// for.
     pub review: Option<ReviewBand>,
 }
 
 impl ChosenThreshold {
-    /// Chooses a threshold on these searches, for `target`: that of the settings, or a tighter one.
+    /// Chooses a threshold from these searches for `target`, which is the target of the settings or
+    /// a tighter one.
     ///
     /// # Errors
-    /// As [`choose`], as [`StrangerGroups::choose`], and as [`ReviewBand::certified`]; and a review without
-    /// a target FAR.
+    /// Returns the errors of [`choose`], [`StrangerGroups::choose`] and [`ReviewBand::certified`],
+    /// and an error if a review band is asked for without a target FAR.
     pub fn on(
         recording: &Recording,
         target: CalibrationTarget,
@@ -87,26 +91,29 @@ impl ChosenThreshold {
     }
 }
 
-/// What an operating point rests on.
+/// Everything that an operating point is based on.
 #[derive(Debug)]
 pub struct PointTrials<'a> {
     /// The threshold.
     pub chosen: &'a ChosenThreshold,
-    /// All trials, which are measured at it.
+    /// All trials; the error rates at the threshold are measured on them.
     pub trials: &'a Trials,
-    /// What is held against the threshold, where that is not the plain similarity.
+    /// How a score is adjusted before it is compared with the threshold; `None` if the plain
+    /// similarity is compared.
     pub adjustment: Option<Adjustment>,
-    /// The index against exact search; `None` where the search was exact.
+    /// How often the index differed from an exact search; `None` if the search was exact.
     pub index_check: Option<IndexMisses>,
-    /// What pictures of strangers are worth whom nobody named; `None` where all are named.
+    /// How many independent strangers the pictures of unnamed strangers count as; `None` if all
+    /// strangers have a name.
     pub unnamed: Option<&'a UnnamedStrangers>,
-    /// Labels of strangers that may be fewer things than they are; `None` if there are none.
+    /// Labels of strangers that may stand for fewer things than there are labels; `None` if there
+    /// are none.
     pub crowded: Option<&'a CrowdedStrangers>,
-    /// What has to be assumed: whole sentences.
+    /// The assumptions of the certificate, as whole sentences.
     pub remarks: Vec<String>,
 }
 
-/// An operating point in the making: what it is for, and what it will be valid for.
+/// An operating point before its threshold is known: its target, and what it will be valid for.
 #[derive(Clone, Debug)]
 pub struct PointDraft {
     created: String,
@@ -118,14 +125,14 @@ pub struct PointDraft {
     assured: Assured,
 }
 
-/// One in so many items is added or exchanged by ordinary use before somebody calibrates again.
+/// Ordinary use is expected to add or exchange one item in this many before the next calibration.
 const TURNOVER_ONE_IN: u64 = 10;
 
 impl PointDraft {
-    /// Begins with what was searched; `created` is the time, RFC 3339.
+    /// Starts a draft for the gallery, model and index in `binding`; `created` is an RFC 3339 time.
     ///
     /// # Errors
-    /// Refuses growth with a policy that has no target FAR.
+    /// Returns an error if growth is asked for and the policy has no target FAR.
     pub fn new(
         settings: &ThresholdSettings,
         binding: Binding,
@@ -143,12 +150,14 @@ impl PointDraft {
         })
     }
 
-    /// The same, with room for ordinary turnover of a gallery that is served: a tenth of its items, and at
-    /// least one, can be added or exchanged before the bound leaves the target. `None` where no FAR is
-    /// asked for, growth is allowed for already, or so low a target cannot be tightened.
+    /// The same draft with room for ordinary changes of a gallery in service: a tenth of its items,
+    /// and at least one, can be added or exchanged before the bound on the FAR exceeds the target.
     ///
-    /// It takes a tenth more labels of strangers at the least, and where there are more a threshold
-    /// that is a little higher.
+    /// Returns `None` if no FAR is asked for, if growth is already allowed for, or if the target is
+    /// too low to be tightened.
+    ///
+    /// The minimum number of labels of strangers rises by a tenth. If there are more labels than
+    /// the minimum, the threshold rises a little instead.
     #[must_use]
     pub fn with_room(&self) -> Option<Self> {
         let (now, far) = (self.binding.gallery_items, self.target.far()?);
@@ -168,25 +177,25 @@ impl PointDraft {
         })
     }
 
-    /// What to choose for: the target that was asked for, or the tighter one that the gallery needs
-    /// today so that it holds once the gallery has grown, or changed.
+    /// The target that the threshold is chosen for: the one asked for, or a tighter one, so that
+    /// the target still holds after the gallery has grown or changed.
     #[must_use]
     pub fn target(&self) -> CalibrationTarget {
         let tightened = self
             .turnover
             .zip(self.target.far())
             .and_then(|(room, far)| {
-                // Made from this very target.
+                // This cannot fail: `room` was computed from this target.
                 TargetFar::new(room.far_today, far.confidence().get()).ok()
             });
         tightened.map_or(self.target, |far| self.target.for_far(far))
     }
 
-    /// The operating point.
+    /// Makes the operating point.
     ///
     /// # Errors
-    /// [`CalibrationError::EmptyGallery`] where nothing was enrolled, and the refusal of strangers
-    /// whom nobody named and nobody vouches for, where they would carry a certificate.
+    /// Returns [`CalibrationError::EmptyGallery`] if nothing is enrolled, and a refusal if a certificate
+    /// would depend on unnamed strangers that nobody vouches for.
     pub fn point(self, from: PointTrials<'_>) -> Result<OperatingPoint, CalibrationError> {
         let ChosenThreshold {
             choice,
@@ -257,7 +266,7 @@ mod tests {
         Recording::new(searches.collect()).unwrap()
     }
 
-    /// Items that can be added before the bound leaves the target.
+    /// The number of items that can be added before the bound on the FAR exceeds the target.
     fn room(draft: PointDraft, strangers: u16) -> u64 {
         let recording = recording(strangers);
         let chosen =
@@ -279,7 +288,7 @@ mod tests {
     #[test]
     fn a_tenth_of_the_items_and_at_least_one_can_be_added_whatever_the_labels_allow() {
         for strangers in [340, 400, 999, 1_500, 3_000] {
-            // One item more is a third of three, which takes 398 labels.
+            // With three items, one more is growth by a third, which needs 398 labels.
             let few = (398 < strangers).then_some(3);
             for items in [36, 1_000, 100_000].into_iter().chain(few) {
                 let found = room(draft(0.01, items, None).with_room().unwrap(), strangers);
@@ -289,7 +298,7 @@ mod tests {
                 );
             }
         }
-        // Without it, the least number of labels leaves room for hardly any.
+        // Without that room, the minimum number of labels allows hardly any growth.
         let least = room(draft(0.01, 1_000, None), 299);
         assert!(least <= 3, "{least}");
     }

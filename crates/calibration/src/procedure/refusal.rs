@@ -1,28 +1,28 @@
-//! Why a target is not supported, and how many labels it needs.
+//! The reason why a target is not supported, with the number of labels that it would need.
 
 use serde::Serialize;
 
 use crate::CalibrationError;
 
-/// Why a target is not supported.
+/// The reason why the data do not support a target.
 #[derive(Clone, Debug, PartialEq, Serialize, thiserror::Error)]
 #[error("{message}")]
 pub struct Refusal {
-    /// `CALIBRATION_UNDERPOWERED`, `CALIBRATION_UNATTAINABLE` if more labels would not help, or
-    /// `STRANGERS_UNNAMED`.
+    /// A code: `CALIBRATION_UNDERPOWERED` if there are too few labels, `CALIBRATION_UNATTAINABLE`
+    /// if more labels would not help, or `STRANGERS_UNNAMED`.
     pub reason: &'static str,
-    /// Labels that count as independent trials.
+    /// Number of labels, each of which counts as one independent trial.
     pub independent_trials: Option<u64>,
-    /// How many are necessary; `None` if that is unknown.
+    /// Number of labels that the target needs; `None` if that is unknown.
     pub needed: Option<u64>,
-    /// The lowest rate of the kind asked for that these data can support.
+    /// The lowest rate of the kind asked for (FAR or FRR) that these data can support.
     pub best_supported: Option<f64>,
-    /// In words.
+    /// The reason as text.
     pub message: String,
 }
 
 impl Refusal {
-    /// `None` if the error is not a refusal of the target.
+    /// Converts an error; `None` if it does not refuse the target.
     #[must_use]
     pub fn of(error: &CalibrationError) -> Option<Self> {
         let reason = error.refusal()?;

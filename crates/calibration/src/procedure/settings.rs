@@ -1,4 +1,4 @@
-//! What a threshold is asked for.
+//! Settings for choosing a threshold.
 
 use crate::CalibrationError;
 use crate::analysis::crowded::CrowdedStrangers;
@@ -10,41 +10,41 @@ use crate::operating_point::GrowthAllowed;
 use crate::policy::CalibrationTarget;
 use crate::strangers;
 
-/// What a threshold is asked for.
+/// Settings for choosing a threshold.
 #[derive(Clone, Debug)]
 pub struct ThresholdSettings {
-    /// What the threshold is to achieve.
+    /// The policy and the error rate that the threshold has to achieve.
     pub target: CalibrationTarget,
-    /// The seed of the draw of one probe for each label, and of the split into folds.
+    /// Seed for drawing one probe of each label and for splitting the labels into folds.
     pub seed: u64,
-    /// The number of items that the gallery will grow to. Only with a target FAR.
+    /// Number of items that the gallery is expected to grow to. Needs a target FAR.
     pub grow_to_items: Option<u64>,
-    /// What the caller knows of the queries, and nobody can see in them.
+    /// Facts about the queries that the caller vouches for, because the data cannot show them.
     pub assured: Assured,
-    /// A metadata column of the queries: the target FAR is certified for each of its values among the
-    /// strangers. Only with a certified target FAR.
+    /// A metadata column of the queries. The target FAR is certified for the strangers of each
+    /// value of this column. Needs a certified target FAR.
     pub worst_group_of: Option<String>,
-    /// The share of mated searches that may be rejected unseen, or accepted with a wrong label: more than
-    /// that goes to a person. Only with a target FAR.
+    /// The largest share of mated searches that may be rejected without review or accepted with a
+    /// wrong label. A review band sends others to a person to keep to it. Needs a target FAR.
     pub review: Option<TargetFrr>,
 }
 
-/// What the caller vouches for; nothing by default.
+/// Facts that the caller vouches for; none by default.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Assured {
-    /// Labels that differ by spelling alone are different things.
+    /// Labels that differ only in spelling are different things.
     pub labels_as_they_are: bool,
-    /// Every picture of a stranger whom nobody named shows another one, and so do labels of strangers who are
-    /// nearly alike.
+    /// Each picture of an unnamed stranger shows a different one, and labels of strangers whose
+    /// embeddings are nearly alike are different things.
     pub strangers_are_distinct: bool,
 }
 
 impl ThresholdSettings {
-    /// The target that a gallery of `items_now` needs, so that what was asked for holds once it
-    /// has grown.
+    /// The target that a gallery of `items_now` items needs today, so that the requested target
+    /// holds after the gallery has grown.
     ///
     /// # Errors
-    /// Refuses growth with a policy that has no target FAR.
+    /// Returns an error if growth is asked for and the policy has no target FAR.
     pub fn tightened(
         &self,
         items_now: u64,
@@ -74,10 +74,11 @@ impl ThresholdSettings {
 }
 
 impl Assured {
-    /// What has to be assumed of labels that differ by spelling alone; `None` where there are none.
+    /// The assumption about labels that differ only in spelling; `None` if there are no such
+    /// labels.
     ///
     /// # Errors
-    /// There are some, and nobody vouches for them.
+    /// Returns an error if there are such labels and the caller does not vouch for them.
     pub fn spellings(self, alike: &[Alike]) -> Result<Option<String>, CalibrationError> {
         match refuse_spellings(alike) {
             Ok(()) => Ok(None),
@@ -88,14 +89,14 @@ impl Assured {
         }
     }
 
-    /// Whether pictures that may show the same stranger count as one.
+    /// Whether pictures that may show the same stranger are counted as one trial.
     #[must_use]
     pub fn counts_once(self) -> bool {
         !self.strangers_are_distinct
     }
 
-    /// What has to be assumed of strangers who stand nearer to each other than different things do;
-    /// `None` if there are none.
+    /// The assumption about strangers that are closer to each other than different things usually
+    /// are; `None` if there are no such strangers.
     #[must_use]
     pub fn crowded(self, crowded: Option<&CrowdedStrangers>) -> Option<String> {
         let crowded = crowded?;
@@ -109,10 +110,11 @@ impl Assured {
         })
     }
 
-    /// What has to be assumed of strangers whom nobody named; `None` where all are named.
+    /// The assumption about unnamed strangers; `None` if all strangers have a name.
     ///
     /// # Errors
-    /// They would carry a certificate, and nobody vouches for them.
+    /// Returns an error if a certificate would depend on them and the caller does not vouch for
+    /// them.
     pub fn strangers(
         self,
         unnamed: Option<&UnnamedStrangers>,

@@ -1,4 +1,4 @@
-//! The result of a calibration without a deployment, as it is printed.
+//! The result of a calibration without a deployment, in the form in which it is printed.
 
 use serde::Serialize;
 
@@ -12,50 +12,54 @@ use crate::analysis::strangers::UnnamedStrangers;
 use crate::likeness::Alike;
 use crate::operating_point::Content;
 
-/// The sizes of the input.
+/// The number of items, queries and labels of a calibration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CalibratedSizes {
-    /// Items of the gallery.
+    /// Number of items in the gallery.
     pub gallery: usize,
-    /// Queries; 0 if the gallery searched for itself.
+    /// Number of queries; 0 if each gallery vector was searched for among the others.
     pub queries: usize,
-    /// Labels of both.
+    /// Number of labels in the gallery and the queries together.
     pub labels: usize,
 }
 
-/// The result for plain vectors, or for scores. The command prints it as JSON.
+/// The result of a calibration of plain vectors or scores. The command prints it as JSON.
 #[derive(Clone, Debug, Serialize)]
 pub struct VectorFindings {
     /// `certified`, `aimed at, not certified` or `refused`.
     pub outcome: &'static str,
-    /// Items of the gallery.
+    /// Number of items in the gallery.
     pub gallery: usize,
-    /// Queries; 0 if the gallery searched for itself.
+    /// Number of queries; 0 if each gallery vector was searched for among the others.
     pub queries: usize,
-    /// Labels of both.
+    /// Number of labels in the gallery and the queries together.
     pub labels: usize,
-    /// Labels of strangers that are suspiciously like another.
+    /// Labels of strangers whose spelling is suspiciously similar to that of another label.
     pub alike: Vec<Alike>,
-    /// Queries that are nearly vectors of the gallery: of their own label not counted.
+    /// Queries whose vectors nearly equal a gallery vector. If both have the same label, the query
+    /// is not counted.
     pub copies: Vec<Copied>,
-    /// Strangers' queries that are nearly one vector with another stranger's: counted once.
+    /// Queries of strangers whose vectors nearly equal that of another stranger. Such a pair is
+    /// counted once.
     pub near_copies: Vec<NearCopied>,
-    /// How many strangers the unnamed vectors count as; `None` if there are none.
+    /// How many independent strangers the unnamed vectors count as; `None` if all have a name.
     pub unnamed: Option<UnnamedStrangers>,
-    /// Labels of strangers that may be fewer things than they are; `None` if there are none.
+    /// Labels of strangers that may stand for fewer things than there are labels; `None` if there
+    /// are none.
     pub crowded: Option<CrowdedStrangers>,
-    /// Strangers' queries that were not compared with the others for that, because there are too many.
+    /// Number of strangers' queries that were not compared with each other because there are too
+    /// many.
     pub not_compared: u64,
-    /// The operating point; `None` if the target is refused.
+    /// The content of the operating point; `None` if the target is refused.
     pub content: Option<Content>,
-    /// Why the target is refused; `None` if it is supported.
+    /// The reason for a refusal; `None` if the target is supported.
     pub refusal: Option<Refusal>,
-    /// The analysis; `None` if the target is refused.
+    /// Further results about the threshold; `None` if the target is refused.
     pub analysis: Option<Analysis>,
 }
 
 impl CalibratedSizes {
-    /// The sizes of labelled vectors.
+    /// Counts items, queries and labels of `vectors`.
     #[must_use]
     pub fn of(vectors: &LabelledVectors) -> Self {
         Self {
@@ -67,7 +71,7 @@ impl CalibratedSizes {
 }
 
 impl VectorFindings {
-    /// The printed form of a calibration.
+    /// Converts the result of a calibration.
     #[must_use]
     pub fn of(sizes: CalibratedSizes, found: VectorCalibration) -> Self {
         let trials = found.trials;

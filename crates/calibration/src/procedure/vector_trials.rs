@@ -1,4 +1,4 @@
-//! What labelled vectors find in a gallery of labelled vectors: the trials of a calibration.
+//! The trials of a calibration: labelled vectors searched for in a gallery of labelled vectors.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,89 +15,97 @@ use crate::analysis::strangers::{StrangerRow, UnnamedStrangers};
 use crate::analysis::{AnalysisError, CandidateList};
 use crate::recording::{QueryTrials, RecordedMatch, RecordedSearch, Recording, TrialKind};
 
-/// More scores than this are not computed to tell what smaller galleries would find.
+/// Candidate lists, which predict the FAR of smaller galleries, are skipped if they need more
+/// scores than this.
 const CANDIDATE_SCORES_MAX: u64 = 50_000_000;
 
-/// A part of the work that takes long.
+/// A stage of the work whose progress is reported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum VectorStage {
     /// Every query is searched for.
     Search,
     /// Strangers are compared with each other.
     NearCopies,
-    /// The pairs are analysed.
+    /// Pairs are analysed.
     Pairs,
 }
 
-/// A query that is a picture in the gallery itself, or nearly.
+/// A query whose vector equals, or nearly equals, that of a gallery item.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Copied {
     /// Id of the query.
     pub query: String,
     /// Its label.
     pub label: String,
-    /// Id of the item.
+    /// Id of the gallery item.
     pub item: String,
-    /// The item's label. Another than the query's points at a wrong label.
+    /// The item's label. If it differs from the query's, one of the two is probably wrong.
     pub item_label: String,
-    /// Their similarity.
+    /// Cosine similarity of the two, in [-1, 1].
     pub similarity: f32,
 }
 
-/// A stranger's query that is nearly one vector with an earlier one of another label.
+/// A query of a stranger whose vector nearly equals that of an earlier query with another label.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct NearCopied {
-    /// Id of the query: no trial.
+    /// Id of the query, which is not counted as a trial.
     pub query: String,
     /// Its label.
     pub label: String,
-    /// Id of the one that stands for both.
+    /// Id of the earlier query, which is counted for both.
     pub first: String,
-    /// The label of that.
+    /// The label of the earlier query.
     pub first_label: String,
-    /// Their similarity.
+    /// Cosine similarity of the two, in [-1, 1].
     pub similarity: f32,
 }
 
-/// What the vectors found, and what there is to say against it.
+/// The searches of a calibration, and the problems that were found in the vectors.
 #[derive(Debug)]
 pub struct VectorTrials {
-    /// The searches that are trials.
+    /// The searches that count as trials.
     pub recording: Recording,
-    /// Queries that are nearly vectors of the gallery: those of their own label are no trials.
+    /// Queries whose vectors nearly equal a gallery vector. If both have the same label, the query
+    /// is not counted.
     pub copies: Vec<Copied>,
-    /// Strangers' queries that are nearly one vector with another stranger's: counted once.
+    /// Queries of strangers whose vectors nearly equal that of another stranger. Such a pair is
+    /// counted once.
     pub near_copies: Vec<NearCopied>,
-    /// Strangers' queries that were not compared with the others for that: there are too many.
+    /// Number of strangers' queries that were not compared with each other because there are too
+    /// many.
     pub not_compared: u64,
-    /// What vectors of strangers are worth whom nobody named; `None` where all are named.
+    /// How many independent strangers the unnamed vectors count as; `None` if all have a name.
     pub unnamed: Option<UnnamedStrangers>,
-    /// Labels of strangers that may be fewer things than they are; `None` if there are none.
+    /// Labels of strangers that may stand for fewer things than there are labels; `None` if there
+    /// are none.
     pub crowded: Option<CrowdedStrangers>,
     no_trials: NoTrials,
 }
 
-/// Rows whose searches are no trials.
+/// Rows of queries whose searches do not count as trials.
 #[derive(Debug, Default)]
 struct NoTrials {
-    /// Of an enrolled label, and nearly an item of it.
+    /// Mated queries that nearly equal an item of their own label.
     mated: BTreeSet<usize>,
-    /// Of a stranger, and nearly a query of another.
+    /// Queries of strangers that nearly equal an earlier query of another stranger.
     strangers: BTreeSet<usize>,
 }
 
-/// Told of each stage how much is done, of how much; answers whether to go on.
+/// Called with the stage, the amount of work done and the total; returns whether to continue.
 pub(super) type StageWatch<'a> = &'a (dyn Fn(VectorStage, u64, u64) -> bool + Sync);
 
 impl VectorTrials {
-    /// Candidates of a stranger that are kept to tell what smaller galleries would find.
+    /// Number of candidates kept for each stranger, from which the FAR of smaller galleries is
+    /// predicted.
     pub const DEPTH: usize = 64;
 
-    /// Searches for every query, exactly. `watch` is told of [`VectorStage::Search`] and
-    /// [`VectorStage::NearCopies`], and ends the work by saying `false`.
+    /// Searches for every query by comparing it with every item. `watch` is called during
+    /// [`VectorStage::Search`] and [`VectorStage::NearCopies`]; if it returns `false`, the work
+    /// stops.
     ///
     /// # Errors
-    /// [`AnalysisError::Stopped`] where `watch` said so; queries of another dimension than the gallery.
+    /// Returns [`AnalysisError::Stopped`] if `watch` returned `false`, and an error if queries and
+    /// gallery have different dimensions.
     pub fn search(
         vectors: &LabelledVectors,
         assured: Assured,
@@ -130,7 +138,7 @@ impl VectorTrials {
         Ok(trials)
     }
 
-    /// Searches that another system did: none of their pictures was looked at.
+    /// Wraps searches that another system made, whose pictures and vectors were not examined.
     pub(super) fn of_scores(recording: Recording, unnamed: Option<UnnamedStrangers>) -> Self {
         Self {
             recording,
@@ -208,7 +216,8 @@ impl VectorTrials {
         Ok(())
     }
 
-    /// The trials that each row makes.
+    /// The searches that count as trials. One row can give several, such as a mated and a left-out
+    /// search.
     fn searches(&self, vectors: &LabelledVectors, found: &[Nearest]) -> Vec<RecordedSearch> {
         let (gallery, queries) = (&vectors.gallery, vectors.searching());
         let names = vectors.names.as_slice();
@@ -255,8 +264,8 @@ impl VectorTrials {
         searches
     }
 
-    /// What each stranger finds beyond its best candidate, best first; empty where that is too much
-    /// work.
+    /// For each stranger its best candidates, best first, at most [`Self::DEPTH`]. The list is
+    /// empty if that needs more than `CANDIDATE_SCORES_MAX` scores.
     #[must_use]
     pub fn candidate_lists(&self, vectors: &LabelledVectors) -> Vec<CandidateList> {
         let (gallery, queries) = (&vectors.gallery, vectors.searching());
@@ -275,7 +284,7 @@ impl VectorTrials {
     }
 }
 
-/// The vectors of the strangers that `searches` are of.
+/// The vectors of the strangers in `searches`, at most [`ROWS_MAX`].
 fn stranger_rows<'a>(
     vectors: &'a LabelledVectors,
     searches: &[RecordedSearch],

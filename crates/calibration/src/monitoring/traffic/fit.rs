@@ -1,7 +1,7 @@
-//! A third of a calibration's labels chooses the features by which searches are compared; the others are
-//! counted by them.
+//! Chooses the features by which searches are compared, from a third of a calibration's labels, and counts
+//! the other labels by them.
 //!
-//! What is counted had no part in the choice, and each label gives one query, so that counts are binomial.
+//! The counted labels had no part in the choice, and each gives one query, so the counts are binomial.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -12,22 +12,23 @@ use super::{PictureFacts, SearchFacts, TrafficReference};
 use crate::seeded_hash::seeded_hash;
 use crate::splitmix64;
 
-/// A query of a calibration.
+/// One query of a calibration.
 #[derive(Clone, Debug)]
 pub struct TrafficQuery {
-    /// Its id.
+    /// Id of the query.
     pub id: String,
-    /// What it shows.
+    /// The label that it shows.
     pub label: String,
-    /// Whether that is enrolled.
+    /// Whether its label is enrolled.
     pub mated: bool,
-    /// What else is known of it.
+    /// Further facts by column, such as the camera.
     pub conditions: BTreeMap<String, String>,
-    /// Its embedding.
+    /// The embedding of the query.
     pub vector: Arc<[f32]>,
-    /// What its picture is like; `None` if it came as a vector.
+    /// Properties of its picture; `None` if the query came as a vector.
     pub picture: Option<PictureFacts>,
-    /// The length of the feature that the embedding was made from; `None` if it came as a vector.
+    /// The length of the feature vector before it was scaled to an embedding; `None` if the query came as a
+    /// vector.
     pub feature_length: Option<f64>,
 }
 
@@ -42,31 +43,34 @@ impl TrafficQuery {
     }
 }
 
-/// One in this many labels chooses.
+/// One label in this many takes part in choosing the features; the others are counted.
 const CHOOSING: u64 = 3;
-/// Directions along which embeddings of the choosing labels differ most, at most.
+/// At most this many of the directions along which the choosing embeddings vary most.
 const LEADING_MAX: usize = 6;
-/// Random directions.
+/// Number of random directions.
 const DRAWN: usize = 2;
 /// Steps of the power iteration.
 const STEPS: usize = 12;
-/// Queries of which the directions are found, at most.
+/// At most this many queries are used to find the directions.
 const ROWS_MAX: usize = 600;
-/// Beyond such a part of the choosing queries lies a share of what is measured; 0 for beyond all.
+/// A measure of pictures gets edges beyond which these parts of the choosing queries lie; 0 means beyond all
+/// of them.
 const MEASURE_TAILS: [f64; 3] = [0.0, 0.1, 0.25];
-/// The same of embeddings.
+/// The same for the position of embeddings along a direction.
 const DIRECTION_TAILS: [f64; 2] = [0.1, 0.25];
-/// Columns of conditions that are taken, and values that one may have.
+/// At most this many columns of conditions are used, each with a number of values in `VALUES`.
 const COLUMNS_MAX: usize = 4;
 const VALUES: std::ops::RangeInclusive<usize> = 2..=8;
-/// Resemblances, and choosing queries of a condition that one takes.
+/// At most this many resemblances; each needs `ROWS_MIN` choosing queries with its condition and as many
+/// without.
 const RESEMBLANCES_MAX: usize = 12;
 const ROWS_MIN: usize = 10;
-/// The part of the choosing queries that looks like a condition: that of the condition, within these.
+/// The share of choosing queries that count as resembling a condition: the condition's own share, limited to
+/// this range.
 const RESEMBLING: [f64; 2] = [0.1, 0.5];
 
 impl TrafficReference {
-    /// What these queries look like. The order in which they come plays no part.
+    /// Describes the queries of a calibration. Their order does not matter.
     #[must_use]
     pub fn of(queries: &[TrafficQuery], seed: u64) -> Self {
         let mut labels: BTreeMap<(bool, &str), Vec<&TrafficQuery>> = BTreeMap::new();
@@ -122,13 +126,13 @@ impl TrafficReference {
     }
 }
 
-/// 64 bits that look random, of a seed and texts.
+/// 64 bits, practically uniform, from a seed and texts.
 fn hash(seed: u64, texts: &[&str]) -> u64 {
     let digest = seeded_hash(seed, texts);
     digest.first_chunk().copied().map_or(0, u64::from_be_bytes)
 }
 
-/// What the choosing queries lead to.
+/// The features that the choosing queries suggest.
 struct ShareChoice<'a> {
     rows: &'a [&'a TrafficQuery],
     seed: u64,
@@ -160,7 +164,7 @@ impl<'a> ShareChoice<'a> {
         (choice.axes, choice.rules)
     }
 
-    /// Conditions with few values, and these.
+    /// The columns of conditions with few values, and these values.
     fn columns(&self) -> Vec<(&'a str, BTreeSet<&'a str>)> {
         let mut columns: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
         for (key, value) in self.rows.iter().flat_map(|row| &row.conditions) {
@@ -187,7 +191,7 @@ impl<'a> ShareChoice<'a> {
         }
     }
 
-    /// Along the way from all other queries to those of a condition.
+    /// Adds directions from the mean of all other queries to that of the queries with some condition.
     fn resemblances(&mut self, columns: &[(&str, BTreeSet<&str>)]) {
         let without_label = WithoutLabel::of(self.rows);
         let half = |row: &TrafficQuery| hash(self.seed, &["half", &row.label]).is_multiple_of(2);
@@ -206,7 +210,8 @@ impl<'a> ShareChoice<'a> {
             if of_it < ROWS_MIN || is_it.len() - of_it < ROWS_MIN {
                 continue;
             }
-            // The edge comes from queries that had no part in the direction: in all of them it flatters itself.
+            // The edge is computed from queries that had no part in finding the direction. With all queries
+            // in both roles, the direction would seem to separate them better than it does.
             let of_half = |part: bool| {
                 without_label.direction(&is_it, |number| halves.get(number) == Some(&part))
             };
@@ -238,7 +243,7 @@ impl<'a> ShareChoice<'a> {
         }
     }
 
-    /// Along which embeddings differ most, and some that are drawn.
+    /// Adds the directions along which embeddings vary most, and some random ones.
     fn directions(&mut self) {
         let found = directions(self.rows, self.seed);
         for direction in found {
@@ -252,7 +257,7 @@ impl<'a> ShareChoice<'a> {
     }
 }
 
-/// Embeddings less the mean of their label, so that what is left is what pictures of one thing differ in.
+/// Embeddings minus the mean of their label. What remains is how pictures of the same thing differ.
 struct WithoutLabel(Vec<Vec<f64>>);
 
 impl WithoutLabel {
@@ -277,7 +282,8 @@ impl WithoutLabel {
         Self(rows.iter().map(less).collect())
     }
 
-    /// From the mean of the rows that are not it to that of those that are, of length 1; `None` where one is missing.
+    /// The unit vector from the mean of the rows without the condition to that of the rows with it; `None` if
+    /// there are no rows of one kind.
     fn direction(&self, is_it: &[bool], taken: impl Fn(usize) -> bool) -> Option<Vec<f64>> {
         let part = |wanted: bool| {
             let rows = self.0.iter().zip(is_it).enumerate();
@@ -295,7 +301,8 @@ impl WithoutLabel {
     }
 }
 
-/// Directions of length 1, at right angles to each other but for those drawn: the leading ones by power iteration.
+/// Unit vectors: the leading principal directions, orthogonal to each other and found by power iteration, and
+/// then some random ones.
 fn directions(rows: &[&TrafficQuery], seed: u64) -> Vec<Vec<f64>> {
     let Some(first) = rows.first() else {
         return Vec::new();
@@ -313,7 +320,7 @@ fn directions(rows: &[&TrafficQuery], seed: u64) -> Vec<Vec<f64>> {
     let mut draws = seed;
     let mut drawn = || {
         let mut next = || splitmix64::next(&mut draws).count_ones();
-        // Of 64 bits about half are ones: nearly normal.
+        // About half of the 64 bits are ones, and their number is nearly normally distributed.
         let values = (0..first.vector.len()).map(|_| f64::from(next()) - 32.0);
         unit(values.collect())
     };
@@ -329,7 +336,7 @@ fn directions(rows: &[&TrafficQuery], seed: u64) -> Vec<Vec<f64>> {
     found
 }
 
-/// A step of the power iteration, at right angles to what was found.
+/// One step of the power iteration, orthogonal to the directions already found.
 fn improved(rows: &[Vec<f64>], direction: &[f64], found: &[Vec<f64>]) -> Option<Vec<f64>> {
     let mut next = vec![0.0; direction.len()];
     for row in rows {
@@ -367,7 +374,7 @@ fn dot(direction: &[f64], vector: &[f32]) -> f64 {
     pairs.map(|(a, b)| a * f64::from(*b)).sum()
 }
 
-/// Of length 1; `None` of what has none.
+/// Scales a vector to length 1; `None` if its length is 0.
 fn unit(mut vector: Vec<f64>) -> Option<Vec<f64>> {
     let length = product(&vector, &vector).sqrt();
     vector.iter_mut().for_each(|value| *value /= length);
@@ -389,7 +396,7 @@ fn size(count: usize) -> f64 {
     crate::binomial::real(count as u64)
 }
 
-/// Below and above edges beyond which lie such parts of the values. Edges that are one count once.
+/// Edges below and above which these parts of the values lie. Equal edges are kept once.
 fn tails(values: Vec<f64>, parts: &[f64]) -> Vec<Beyond> {
     let values = sorted(values);
     let mut found: Vec<Beyond> = Vec::new();
@@ -417,12 +424,12 @@ fn sorted(mut values: Vec<f64>) -> Vec<f64> {
     values
 }
 
-/// The value below which such a part lies.
+/// The value below which this part of the values lies.
 fn lower(values: &[f64], part: f64) -> Option<f64> {
     values.get(place(values.len(), part)).copied()
 }
 
-/// The value above which such a part lies.
+/// The value above which this part of the values lies.
 fn upper(values: &[f64], part: f64) -> Option<f64> {
     let from_the_top = place(values.len(), part);
     values

@@ -1,17 +1,20 @@
-//! Do searches look like those of the calibration, as far as that can be seen without labels?
+//! Compares searches with those of the calibration, as far as this is possible without labels.
 //!
-//! A promise assumes that strangers, enrolled things and pictures are of the kinds that were tested. Most of
-//! that shows: in the picture's format, size, brightness and sharpness, in the length of the feature, in where
-//! embeddings lie, in what the caller says of the picture. Each of these is cut into *shares*: searches of which
-//! one thing is true, such as "format WebP". A share that is larger than it was at calibration is named.
+//! A promise assumes that strangers, enrolled things and pictures are of the kinds that the calibration
+//! tested. Most changes of kind are visible: in the picture's format, size, brightness and sharpness, in the
+//! length of the feature vector, in the position of embeddings, and in the conditions that callers state.
+//! Each of these is divided into *shares*. A share is the part of searches that have one property, such as
+//! "format WebP". A share that has become larger since the calibration is reported.
 //!
-//! What part of traffic is mated is unknown, changes by itself and breaks no promise. Whatever it is, a share of
-//! traffic is at most the larger one of its two probabilities, among mated searches and among strangers. Each of
-//! them is known from one query a label, up to an exact binomial bound; the larger bound is the share's limit.
-//! Against "at most its limit" an e-process bets for each share, and their weighted mean is one that may be looked
-//! at at any time. Half of the probability of a false alarm is for the bounds, half for the bet.
+//! The part of traffic that is mated is unknown; it may change without breaking a promise. But whatever it
+//! is, a share of traffic is at most the larger of two probabilities: that among mated searches and that
+//! among strangers. Each is estimated from one query for each label, with an exact binomial upper bound, and
+//! the larger bound is the limit of the share. For each share an e-process tests the hypothesis that the
+//! share is at most its limit. Their weighted mean is an e-process too, so it may be checked at any time.
+//! Half of the probability of a false alarm is used for the bounds, half for the e-process.
 //!
-//! It never says what became of FAR or FRR, and nothing shows of strangers that look like enrolled things.
+//! The comparison says nothing about FAR or FRR themselves, and cannot detect strangers that look like
+//! enrolled things.
 
 mod fit;
 mod reference;
@@ -27,28 +30,29 @@ pub use reference::{SearchSigns, TrafficReference};
 pub use shares::TrafficFeature;
 pub use watch::{ShareInService, TrafficAssessment, TrafficState, TrafficWatch};
 
-/// What is seen of a picture as it is decoded.
+/// Properties of a picture that are measured when it is decoded.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct PictureFacts {
     /// The name of its format, such as "JPEG".
     pub format: &'static str,
-    /// Pixels of its longer side.
+    /// Length of the longer side, in pixels.
     pub longest_side: u32,
-    /// Mean grey level, 0 to 255.
+    /// Mean grey level, from 0 to 255.
     pub brightness: f64,
-    /// Contrast of neighbouring pixels by that of pixels farther apart: blur lowers it.
+    /// Contrast between neighbouring pixels divided by that between more distant ones. Blur lowers it.
     pub sharpness: f64,
 }
 
-/// What is seen of a search.
+/// The properties of one search that are compared.
 #[derive(Clone, Copy, Debug)]
 pub struct SearchFacts<'a> {
     /// The query's embedding.
     pub vector: &'a [f32],
-    /// What its picture is like; `None` if it came as a vector.
+    /// Properties of its picture; `None` if the query came as a vector.
     pub picture: Option<PictureFacts>,
-    /// The length of the feature that the embedding was made from; `None` if it came as a vector.
+    /// The length of the feature vector before it was scaled to an embedding; `None` if the query came as a
+    /// vector.
     pub feature_length: Option<f64>,
-    /// What the caller says of the query, such as which camera it is from.
+    /// Conditions that the caller states, such as the camera.
     pub conditions: &'a BTreeMap<String, String>,
 }

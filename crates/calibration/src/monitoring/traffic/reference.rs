@@ -1,4 +1,4 @@
-//! What the searches of a calibration looked like, as stored with its operating point.
+//! The description of a calibration's searches that is stored with the operating point.
 
 use base16ct::lower::encode_string;
 use serde::{Deserialize, Serialize};
@@ -8,46 +8,46 @@ use super::SearchFacts;
 use super::shares::ShareRule;
 use matchpoint_vector::Similarity;
 
-/// Version of the file that this build writes and reads.
+/// Version of the file format that this build reads and writes.
 const FORMAT: u32 = 1;
-/// As many as [`SearchSigns`] has bits.
+/// The highest number of shares; [`SearchSigns`] has one bit for each.
 pub(super) const SHARES_MAX: usize = 128;
-/// Directions in which embeddings are looked at, at most.
+/// The highest number of directions in embedding space.
 const AXES_MAX: usize = 32;
 
-/// The shares that a search belongs to.
+/// The set of shares that a search belongs to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SearchSigns(u128);
 
 impl SearchSigns {
-    /// Whether the search belongs to the share of this number.
+    /// Whether the search belongs to the share with this index.
     pub(super) fn has(self, share: usize) -> bool {
         (self.0 >> share) & 1 == 1
     }
 }
 
-/// How many of a calibration's labels a share had, one query each.
+/// A share, and the number of the calibration's labels in it, with one query for each label.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct CalibratedShare {
     pub(super) rule: ShareRule,
-    /// Of the enrolled labels.
+    /// Number of enrolled labels in the share.
     pub(super) mated: u64,
-    /// Of the strangers.
+    /// Number of strangers in the share.
     pub(super) strangers: u64,
 }
 
-/// What the searches of a calibration looked like.
+/// The description of a calibration's searches.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TrafficReference {
-    /// Components of an embedding.
+    /// Number of components of an embedding.
     pub(super) dimension: usize,
-    /// Directions of length 1.
+    /// Directions in embedding space, as unit vectors.
     pub(super) axes: Vec<Vec<f32>>,
-    /// Enrolled labels that were counted; they had no part in choosing what is counted.
+    /// Number of enrolled labels that were counted. They had no part in choosing the shares.
     pub(super) mated_labels: u64,
-    /// Strangers that were counted.
+    /// Number of strangers that were counted. They had no part in choosing the shares.
     pub(super) stranger_labels: u64,
     pub(super) shares: Vec<CalibratedShare>,
 }
@@ -62,7 +62,7 @@ struct SealedReference {
 }
 
 impl TrafficReference {
-    /// Which shares a search belongs to; none where its embedding has another dimension.
+    /// The shares that a search belongs to; none if its embedding has another dimension.
     #[must_use]
     pub fn signs(&self, search: &SearchFacts<'_>) -> SearchSigns {
         let along = |axis: &Vec<f32>| {
@@ -75,7 +75,7 @@ impl TrafficReference {
         SearchSigns(signs.fold(0, |signs, (number, _)| signs | 1 << number))
     }
 
-    /// Labels that were counted: enrolled ones, and strangers.
+    /// Number of counted labels: enrolled ones, and strangers.
     #[must_use]
     pub fn labels(&self) -> [u64; 2] {
         [self.mated_labels, self.stranger_labels]
@@ -84,7 +84,7 @@ impl TrafficReference {
     /// The stored form.
     ///
     /// # Errors
-    /// None in practice: it has a form in JSON.
+    /// Never in practice, because every reference can be written as JSON.
     pub fn to_json(&self) -> Result<Vec<u8>, serde_json::Error> {
         serde_json::to_vec(&SealedReference {
             format: FORMAT,
@@ -96,7 +96,7 @@ impl TrafficReference {
     /// Reads what [`TrafficReference::to_json`] wrote.
     ///
     /// # Errors
-    /// In words: it is damaged, or was written by a later version.
+    /// Returns a message if the file is damaged or was written by a later version.
     pub fn from_json(bytes: &[u8]) -> Result<Self, String> {
         let sealed: SealedReference =
             serde_json::from_slice(bytes).map_err(|cause| cause.to_string())?;
@@ -117,10 +117,10 @@ impl TrafficReference {
         }
     }
 
-    /// SHA-256 of it, in hex.
+    /// SHA-256 of the reference, as hexadecimal digits.
     ///
     /// # Errors
-    /// None in practice: it has a form in JSON.
+    /// Never in practice, because every reference can be written as JSON.
     pub fn digest(&self) -> Result<String, serde_json::Error> {
         serde_json::to_vec(self).map(|json| encode_string(&Sha256::digest(json)))
     }

@@ -4,32 +4,32 @@ use serde::{Deserialize, Serialize};
 
 use super::SearchFacts;
 
-/// The formats that pictures come in.
+/// The picture formats that are told apart.
 pub(super) const FORMATS: [&str; 5] = ["JPEG", "PNG", "WebP", "GIF", "BMP"];
 
-/// What a share is about.
+/// The kind of property that a share is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum TrafficFeature {
-    /// The picture's format.
+    /// The format of the picture.
     Format,
-    /// Its longer side.
+    /// The length of the picture's longer side.
     Size,
-    /// Its mean grey level.
+    /// The picture's mean grey level.
     Brightness,
-    /// How sharp it is.
+    /// The picture's sharpness.
     Sharpness,
-    /// The length of its feature.
+    /// The length of the feature vector.
     FeatureLength,
-    /// Where its embedding lies.
+    /// The position of the embedding.
     Embedding,
-    /// Which condition of the calibration it looks like.
+    /// A condition of the calibration whose embeddings the query resembles.
     Resemblance,
     /// A condition that the caller states.
     Condition,
 }
 
 impl TrafficFeature {
-    /// All of them.
+    /// All variants.
     pub const ALL: [Self; 8] = [
         Self::Format,
         Self::Size,
@@ -41,7 +41,7 @@ impl TrafficFeature {
         Self::Condition,
     ];
 
-    /// The name in metrics and messages.
+    /// The name used in metrics and messages.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -57,7 +57,7 @@ impl TrafficFeature {
     }
 }
 
-/// What is measured of a picture.
+/// A number that is measured of a picture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum PictureMeasure {
@@ -104,7 +104,7 @@ impl PictureMeasure {
     }
 }
 
-/// Which side of an edge belongs to a share; the edge itself does not.
+/// The side of an edge that belongs to a share. The edge itself does not belong to it.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Beyond {
@@ -128,7 +128,7 @@ impl Beyond {
     }
 }
 
-/// Three digits, or all of a larger number's.
+/// Three significant digits, or all digits before the point of a larger number.
 fn short(number: f64) -> String {
     if 100.0 <= number.abs() {
         format!("{number:.0}")
@@ -139,34 +139,35 @@ fn short(number: f64) -> String {
     }
 }
 
-/// Which searches belong to a share.
+/// The rule that decides which searches belong to a share.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub(super) enum ShareRule {
-    /// Its picture has this format.
+    /// The picture has this format.
     Format { name: String },
-    /// What is measured of its picture lies beyond an edge.
+    /// A measure of the picture lies beyond an edge.
     Measure {
         measure: PictureMeasure,
         side: Beyond,
     },
-    /// Its embedding lies beyond an edge in the direction of this number.
+    /// The embedding lies beyond an edge along the direction with this index.
     Direction { axis: usize, side: Beyond },
-    /// It is nearer to calibration's queries of this condition than its edge says.
+    /// Along this direction, the embedding lies farther than the edge towards the calibration's queries with
+    /// this condition.
     Resemblance {
         axis: usize,
         edge: f64,
         key: String,
         value: String,
     },
-    /// The caller states this condition.
+    /// The caller states this value of a condition.
     Condition { key: String, value: String },
-    /// The caller states a value of it that the calibration did not have.
+    /// The caller states a value of a condition that did not occur in the calibration.
     OtherCondition { key: String, known: Vec<String> },
 }
 
 impl ShareRule {
-    /// Whether a search belongs to the share; `along` is where its embedding lies along each axis.
+    /// Whether a search belongs to the share; `along` is the position of its embedding along each direction.
     pub(super) fn holds(&self, search: &SearchFacts<'_>, along: &[f64]) -> bool {
         match self {
             Self::Format { name } => {
@@ -200,7 +201,7 @@ impl ShareRule {
         }
     }
 
-    /// The axis that it needs.
+    /// The index of the direction that the rule needs; `None` if it needs none.
     pub(super) fn axis(&self) -> Option<usize> {
         match self {
             Self::Direction { axis, .. } | Self::Resemblance { axis, .. } => Some(*axis),
@@ -211,7 +212,7 @@ impl ShareRule {
         }
     }
 
-    /// Which searches these are, in words.
+    /// The property in words.
     pub(super) fn name(&self) -> String {
         match self {
             Self::Format { name } => format!("format {name}"),

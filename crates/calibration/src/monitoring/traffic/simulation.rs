@@ -1,4 +1,5 @@
-//! The comparison of traffic where the truth is known. Seeds are fixed, so that each run is the same.
+//! Simulates the comparison of traffic with a known truth. Seeds are fixed, so that each run gives the same
+//! result.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,7 +14,7 @@ const DIMENSION: usize = 16;
 const DELTA: f64 = 0.05;
 
 impl SimulatedDraws {
-    /// Nearly normal, and quick.
+    /// An approximately normal number that is cheap to draw.
     fn nearly_normal(&mut self) -> f64 {
         let ones = self.bits().count_ones();
         (f64::from(ones) + self.uniform() - 32.5) / 4.0
@@ -33,14 +34,15 @@ impl SimulatedDraws {
     }
 }
 
-/// What searches are like.
+/// The distribution of searches.
 #[derive(Clone)]
 struct SimulatedTraffic {
     formats: Vec<(&'static str, f64)>,
     cameras: Vec<(usize, f64)>,
     brightness: f64,
     sharpness: f64,
-    /// Where strangers lie along the fourth component; the third one tells them from mated searches.
+    /// The position of strangers along the fourth component. The third component separates them from mated
+    /// searches.
     kind: f64,
 }
 
@@ -57,7 +59,7 @@ fn usual() -> SimulatedTraffic {
 const CAMERAS: [&str; 3] = ["gate", "hall", "yard"];
 
 impl SimulatedTraffic {
-    /// A query of a label; each camera pulls the embedding its own way.
+    /// A query for a label. Each camera shifts the embedding in its own way.
     fn query(&self, label: &str, mated: bool, draws: &mut SimulatedDraws) -> TrafficQuery {
         let camera = draws.of(&self.cameras);
         let mut vector = [0.0; DIMENSION].map(|_: f64| draws.nearly_normal());
@@ -82,7 +84,8 @@ impl SimulatedTraffic {
         }
     }
 
-    /// Three pictures each of so many enrolled labels and strangers.
+    /// A calibration with three pictures of each label, and with `labels` enrolled labels and as many
+    /// strangers.
     fn calibration(&self, labels: usize, draws: &mut SimulatedDraws) -> TrafficReference {
         let mut queries = Vec::new();
         for number in 0..2 * labels {
@@ -101,7 +104,7 @@ impl SimulatedTraffic {
         query
     }
 
-    /// So many searches of traffic, with this share of mated ones.
+    /// Runs searches, of which a given share is mated.
     fn run(
         &self,
         watch: &mut TrafficWatch,
@@ -120,7 +123,7 @@ impl SimulatedTraffic {
 struct Run {
     searches: usize,
     mated: f64,
-    /// Whether callers say which camera it was.
+    /// Whether callers state the camera.
     said: bool,
 }
 
@@ -139,8 +142,9 @@ fn signs(reference: &TrafficReference, query: &TrafficQuery) -> super::SearchSig
     })
 }
 
-/// Alarms in so many months of unchanged traffic, in which the share of mated searches moves between 0 and 1, each
-/// after a calibration of its own; `certain` takes the calibration's shares for the truth.
+/// The number of alarms in `months` months of unchanged traffic. The share of mated searches varies between 0
+/// and 1, and each month has its own calibration. With `certain`, the calibration's shares are taken as the
+/// truth.
 fn false_alarms(months: u64, labels: usize, searches: usize, certain: bool) -> u64 {
     let mut draws = SimulatedDraws(20_000 + labels as u64);
     let mut alarms = 0;
@@ -180,13 +184,14 @@ fn unchanged_traffic_raises_no_more_alarms_than_stated_whatever_part_of_it_is_ma
             "{alarms} of {months} with {labels} labels"
         );
     }
-    // Without the bounds for what few labels leave open there would be many.
+    // Without bounds for the uncertainty of few labels, there would be many false alarms.
     let careless = false_alarms(100, 20, 1000, true);
     eprintln!("{careless} in 100 months if what is counted was taken for the truth");
     assert!(50 <= careless, "{careless} of 100");
 }
 
-/// When traffic raises an alarm after a calibration on so many labels, and what of.
+/// The number of the search at which traffic raises an alarm after a calibration on `labels` labels, and the
+/// property that the alarm names.
 fn alarm_of(traffic: &SimulatedTraffic, labels: usize, run: Run) -> (Option<u64>, String) {
     let mut draws = SimulatedDraws(5);
     let reference = usual().calibration(labels, &mut draws);
@@ -265,7 +270,7 @@ fn what_callers_say_is_compared_and_what_they_never_said_is_named() {
     );
     assert!(found.ln_e_alarm < share.ln_e && found.alarm_at.is_some());
     assert!((share.accept_rate.unwrap() - 0.5).abs() < 0.1);
-    // A camera that the calibration did not have.
+    // A camera that did not occur in the calibration.
     let mut watch = TrafficWatch::new(&reference, DELTA, 0);
     for number in 0..200 {
         let mut query = usual().search(0.5, true, &mut draws);
@@ -326,7 +331,7 @@ fn a_change_after_a_long_quiet_time_is_seen_and_a_restart_forgets_nothing() {
     let at = watch.assessment().alarm_at;
     assert!(at.is_some_and(|at| at < 20_030), "{at:?}");
     assert_eq!(again.assessment().alarm_at, at);
-    // It stays.
+    // The alarm stays raised.
     usual().run(&mut watch, &reference, THOUSAND, &mut draws);
     assert_eq!(watch.assessment().alarm_at, at);
 }
@@ -356,7 +361,7 @@ fn too_few_labels_watch_nothing_and_say_so() {
         assert!(found.shares.is_empty() && found.alarm_at.is_none());
         assert_eq!(found.finding().verdict, DriftVerdict::Unknown);
     }
-    // Strangers alone say nothing of mated searches.
+    // Strangers alone say nothing about mated searches.
     let strangers: Vec<TrafficQuery> = (0..90)
         .map(|number| usual().query(&number.to_string(), false, &mut draws))
         .collect();
@@ -380,7 +385,7 @@ fn what_is_kept_is_read_again_and_damage_is_found() {
     assert!(refused(&text.replace("\"JPEG\"", "\"JPEg\"")).contains("checksum"));
     assert!(refused(&text.replace("\"format\":1", "\"format\":2")).contains("format 2"));
     assert!(refused(&text[..text.len() / 2]).contains("EOF"));
-    // The order of the queries plays no part, and vectors of another dimension belong to no direction.
+    // The order of the queries does not matter, and vectors of another dimension belong to no direction.
     let other = TrafficQuery {
         vector: Arc::from([1.0; 3]),
         ..usual().query("", true, &mut draws)

@@ -1,4 +1,4 @@
-//! Compares the searches of traffic with those of the calibration, one by one.
+//! Compares the searches of traffic with those of the calibration, one after the other.
 
 use std::collections::VecDeque;
 
@@ -11,42 +11,42 @@ use crate::monitoring::drift::{DriftVerdict, Finding, FindingSubject};
 use crate::monitoring::sequential::unbegun;
 use crate::rates::percent;
 
-/// Alternatives: these parts of the way from a share's limit to 1.
+/// The alternative shares: limit + part x (1 - limit), for each of these parts.
 const ALTERNATIVES: [f64; 4] = [0.05, 0.15, 0.4, 0.8];
-/// A share whose limit is as high can hardly exceed it, and is not watched.
+/// A share with this limit or a higher one is not watched, because it can hardly exceed the limit.
 const LIMIT_MAX: f64 = 0.95;
-/// Where wealth stops growing: an alarm has long been raised, and numbers stay finite.
+/// The wealth of a bet is capped here, far beyond any alarm, so that numbers stay finite.
 const WEALTH_MAX: f64 = 1e250;
-/// Searches that are called recent.
+/// Number of latest searches that count as recent.
 const RECENT: usize = 500;
 
-/// A share of traffic, and the bet on it.
+/// A share of traffic, and the bet against it.
 #[derive(Clone, Debug)]
 struct WatchedShare {
     feature: TrafficFeature,
     name: String,
-    /// Its share at calibration, the larger one of both classes.
+    /// The share at calibration: the larger one of mated searches and strangers.
     calibrated: f64,
-    /// What it is at most while traffic is like the calibration.
+    /// The highest share that is consistent with the calibration.
     limit: f64,
-    /// Its part of the evidence.
+    /// Its weight in the mean of all evidence.
     weight: f64,
-    /// By alternative: what a search outside of it, and one within, multiplies the wealth by. `None` if it is not
-    /// watched.
+    /// For each alternative, the factors by which a search outside and inside the share multiplies the
+    /// wealth. `None` if the share is not watched.
     factors: Option<[[f64; 2]; ALTERNATIVES.len()]>,
-    /// Recent searches within it.
+    /// Number of recent searches in the share.
     recent: u64,
 }
 
-/// What is stored of the evidence from one run of a server to the next.
+/// The evidence as it is stored between two runs of a server.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TrafficState {
-    /// Searches compared so far.
+    /// Number of searches compared so far.
     pub compared: u64,
-    /// Those of them that were accepted.
+    /// Number of compared searches that were accepted.
     accepted: u64,
-    /// The number of the search, from 1, that raised the alarm.
+    /// The number, from 1, of the search that raised the alarm; `None` without an alarm.
     alarm_at: Option<u64>,
     shares: Vec<ShareState>,
 }
@@ -59,23 +59,23 @@ struct ShareState {
     accepted: u64,
 }
 
-/// Compares traffic with a calibration, in memory that does not grow with it.
+/// Compares traffic with a calibration, in constant memory.
 #[derive(Clone, Debug)]
 pub struct TrafficWatch {
     shares: Vec<WatchedShare>,
     labels: [u64; 2],
-    /// The logarithm of the evidence that raises an alarm.
+    /// The natural logarithm of the evidence at which the alarm is raised.
     ln_e_alarm: f64,
     state: TrafficState,
     recent: VecDeque<SearchSigns>,
-    /// The evidence after the latest search.
+    /// The evidence after the last search.
     evidence: f64,
 }
 
 impl TrafficWatch {
-    /// Begins to watch. An alarm is false with a probability of at most `delta`, ever; where the evidence was reset
-    /// `resets` times before, this one has `delta` / 2^`resets` of its half, so that all have less than
-    /// 1.5 `delta`.
+    /// Starts to watch. The probability of ever raising a false alarm is at most `delta`. After `resets`
+    /// earlier resets, the half of `delta` that is for the evidence is divided by 2^`resets`, so that all
+    /// spans together have less than 1.5 `delta`.
     #[must_use]
     pub fn new(reference: &TrafficReference, delta: f64, resets: usize) -> Self {
         let features: Vec<TrafficFeature> =
@@ -86,7 +86,7 @@ impl TrafficWatch {
         let of_feature = |feature| features.iter().filter(|&&other| other == feature).count();
         let watched = |share: &CalibratedShare| {
             let feature = share.rule.feature();
-            // Each feature has as much of the evidence as any other, however many shares it is cut into.
+            // Each feature has the same weight in the evidence, however many shares it is divided into.
             let parts = different.len() * of_feature(feature);
             WatchedShare::new(reference, share, 1.0 / real(parts as u64), delta)
         };
@@ -103,7 +103,7 @@ impl TrafficWatch {
         watch
     }
 
-    /// Continues from what was stored; if that has other shares, from the beginning.
+    /// Continues from a stored state. If that has other shares, the evidence starts from the beginning.
     #[must_use]
     pub fn resumed(mut self, state: TrafficState) -> Self {
         let finite = |share: &ShareState| share.wealth.iter().all(|wealth| wealth.is_finite());
@@ -114,18 +114,19 @@ impl TrafficWatch {
         self
     }
 
-    /// What has to be stored.
+    /// The state that has to be stored.
     #[must_use]
     pub fn state(&self) -> &TrafficState {
         &self.state
     }
 
-    /// Takes the next search, in the order in which they are made.
+    /// Adds the next search; searches must come in the order in which they are made.
     pub fn observe(&mut self, signs: SearchSigns, accepted: bool) {
         let before = self.state.compared;
         self.state.compared += 1;
         self.state.accepted += u64::from(accepted);
-        // Of the weight that has not begun, a part begins with this search: a change after a long quiet time is seen too.
+        // A part of the weight that has not started yet starts with this search, so that a change after a
+        // long quiet period is detected too.
         let begins = unbegun(before) - unbegun(before + 1);
         for (number, (share, state)) in self
             .shares
@@ -158,7 +159,7 @@ impl TrafficWatch {
         }
     }
 
-    /// The mean of the evidence over all shares.
+    /// The weighted mean of the evidence over all shares.
     fn weigh(&self) -> f64 {
         let pairs = self.shares.iter().zip(&self.state.shares);
         let sum: f64 = pairs
@@ -175,14 +176,14 @@ impl TrafficWatch {
         wealth / real(ALTERNATIVES.len() as u64) + unbegun(self.state.compared)
     }
 
-    /// The alarm in words; `None` without one.
+    /// The alarm as text; `None` without one.
     #[must_use]
     pub fn alarm(&self) -> Option<String> {
         self.state.alarm_at?;
         self.assessment().alarm()
     }
 
-    /// What is known so far.
+    /// The comparison so far.
     #[must_use]
     pub fn assessment(&self) -> TrafficAssessment {
         let recent = self.recent.len() as u64;
@@ -222,11 +223,11 @@ impl WatchedShare {
             (share.mated, reference.mated_labels),
             (share.strangers, reference.stranger_labels),
         ];
-        // Half of delta, over all shares and both classes.
+        // Half of delta is divided over all shares and both classes.
         let alpha = delta / 2.0 * weight / 2.0;
         let larger =
             |of: &dyn Fn((u64, u64)) -> f64| classes.into_iter().map(of).fold(0.0, f64::max);
-        // Of a class without labels nothing is known.
+        // Without labels of a class, its share may be anything up to 1.
         let limit = larger(&|(within, labels)| match labels {
             0 => 1.0,
             _ => upper_bound(within, labels, alpha),
@@ -251,22 +252,22 @@ fn ratio(part: u64, whole: u64) -> Option<f64> {
     (0 < whole).then(|| real(part) / real(whole))
 }
 
-/// A share of traffic compared with the calibration.
+/// A share of traffic, compared with the calibration.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ShareInService {
-    /// What it is about.
+    /// The kind of property.
     pub feature: TrafficFeature,
-    /// Which searches these are, in words.
+    /// The property in words.
     pub name: String,
-    /// The share at calibration, the larger one of mated searches and strangers.
+    /// The share at calibration: the larger one of mated searches and strangers.
     pub calibrated: f64,
-    /// What the share is at most while traffic is like the calibration, by the number of its labels.
+    /// The highest share that is consistent with the calibration, given its number of labels.
     pub limit: f64,
-    /// Of all searches that were compared; `None` before the first.
+    /// The share among all compared searches; `None` before the first.
     pub overall: Option<f64>,
-    /// Of the latest 500 since the server started; `None` before the first.
+    /// The share among the latest 500 searches since the server started; `None` before the first.
     pub lately: Option<f64>,
-    /// The logarithm of the evidence that it is above its limit.
+    /// The natural logarithm of the evidence that the share is above its limit.
     pub ln_e: f64,
     /// The share of accepts among these searches; `None` without any.
     pub accept_rate: Option<f64>,
@@ -275,32 +276,33 @@ pub struct ShareInService {
     weighted: f64,
 }
 
-/// Whether traffic looks like the calibration.
+/// The comparison of traffic with the calibration.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TrafficAssessment {
-    /// Searches compared.
+    /// Number of compared searches.
     pub compared: u64,
-    /// The latest of them, of which shares are said too.
+    /// Number of the latest searches for which shares are given separately.
     pub recent: u64,
-    /// Labels of the calibration that shares were counted on: enrolled ones and strangers.
+    /// Number of labels of the calibration that were counted: enrolled ones, and strangers.
     pub labels: [u64; 2],
-    /// Shares of which these labels say too little.
+    /// Number of shares that are not watched because the calibration has too few labels for them.
     pub unwatched: usize,
-    /// The logarithm of the evidence.
+    /// The natural logarithm of the evidence.
     pub ln_e: f64,
-    /// The logarithm from which on it is an alarm.
+    /// The natural logarithm of the evidence at which the alarm is raised.
     pub ln_e_alarm: f64,
-    /// The number of the search, from 1, that raised it; it stays raised.
+    /// The number, from 1, of the search that raised the alarm, which then stays raised; `None` without an
+    /// alarm.
     pub alarm_at: Option<u64>,
-    /// The shares that are watched, those with most of the evidence first.
+    /// The watched shares, those with the most evidence first.
     pub shares: Vec<ShareInService>,
 }
 
-/// Shares that an alarm names, at most.
+/// An alarm names at most this many shares.
 const NAMED_MAX: usize = 3;
 
 impl TrafficAssessment {
-    /// The shares that an alarm is about: of each feature the clearest one.
+    /// The shares that an alarm names: the one with the most evidence for each feature.
     #[must_use]
     pub fn named(&self) -> Vec<&ShareInService> {
         let mut named: Vec<&ShareInService> = Vec::new();
@@ -314,7 +316,7 @@ impl TrafficAssessment {
         named
     }
 
-    /// The alarm in a sentence; `None` without one.
+    /// The alarm as a sentence; `None` without one.
     #[must_use]
     pub fn alarm(&self) -> Option<String> {
         self.alarm_at?;
@@ -322,7 +324,7 @@ impl TrafficAssessment {
         Some(named.join("; "))
     }
 
-    /// In words.
+    /// The finding as text.
     #[must_use]
     pub fn finding(&self) -> Finding {
         let subject = FindingSubject::Traffic;
@@ -361,7 +363,8 @@ impl TrafficAssessment {
         }
     }
 
-    /// Where a share of a tenth at calibration would have its limit, in the median of the shares.
+    /// The limit that a share of a tenth at calibration would have, by the median margin of the watched
+    /// shares.
     fn tenth_seen_from(&self) -> f64 {
         let margin = |share: &ShareInService| {
             let spread = (share.calibrated * (1.0 - share.calibrated)).sqrt();
@@ -375,7 +378,7 @@ impl TrafficAssessment {
 }
 
 impl ShareInService {
-    /// What it was and is.
+    /// The share then and now, as text.
     #[must_use]
     pub fn says(&self) -> String {
         let today = match (self.lately, self.overall) {
