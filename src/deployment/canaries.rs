@@ -6,8 +6,8 @@ use std::path::Path;
 use super::DeploymentError;
 use super::folder::Folder;
 use super::open::Deployment;
-use super::request::{ProbeSource, SearchOptions};
 use super::search::BUSY_PAUSE;
+use super::search::request::{ProbeSource, SearchOptions};
 use crate::monitor::{
     CanariesSet, CanaryAnswer, CanaryRound, CanarySearch, CanarySelection, KeptGallery, NewCanary,
 };

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
-use super::active_point::ActivePoint;
+use super::points::active::ActivePoint;
 use super::records_folder::RecordsFolder;
 use crate::monitor::Observed;
 use matchpoint_calibration::monitoring::traffic::TrafficReference;

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::{DeploymentError, archive};
+use crate::deployment::DeploymentError;
+use crate::deployment::backup::archive;
 
 /// Names of deployments and snapshots do not begin with a dot, so none of them can be one of these.
 const PREFIX: &str = ".matchpoint-";

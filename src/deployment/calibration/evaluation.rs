@@ -1,0 +1,215 @@
+//! How a deployment decides on labelled queries, and whether their labels may be used to judge it.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::deployment::{Deployment, DeploymentError, Gathered, Timings};
+use matchpoint_calibration::certify::TargetFar;
+use matchpoint_calibration::evaluate::evaluate;
+use matchpoint_calibration::held_out::{LabelSet, refuse_overlap};
+use matchpoint_calibration::operating_point::OperatingPoint;
+use matchpoint_calibration::rates::Rate;
+use matchpoint_calibration::recording::{Condition, Recording, TrialKind};
+use matchpoint_calibration::refusal::Overlap;
+use matchpoint_calibration::review::ReviewedShares;
+use matchpoint_calibration::trials::Trials;
+
+/// How a deployment decides on labelled queries.
+#[derive(Clone, Debug, Serialize)]
+pub struct DeploymentEvaluation {
+    /// The deployment's name.
+    pub deployment: String,
+    /// The active operating point; `None` if every decision is UNDECIDED.
+    pub operating_point: Option<String>,
+    /// Its threshold.
+    pub threshold: Option<f32>,
+    /// What it promises, or aims at, in words.
+    pub goal: Option<String>,
+    /// The false accept rate that was its target, if it had one.
+    pub target_far: Option<f64>,
+    /// Whether that is promised, and not only aimed at.
+    pub certified: Option<bool>,
+    /// Queries whose label is enrolled.
+    pub mated: u64,
+    /// Queries whose label is not.
+    pub non_mated: u64,
+    /// Share of mated queries whose nearest item has their label.
+    pub recall_at_1: Option<Rate>,
+    /// Share of mated queries with their label among the five nearest items.
+    pub recall_at_5: Option<f64>,
+    /// Share of non-mated queries that were accepted.
+    pub far: Option<Rate>,
+    /// Share of mated queries that were rejected, or accepted with a wrong label.
+    pub frr: Option<Rate>,
+    /// The part of the FRR that was accepted with a wrong label.
+    pub misidentification: Option<Rate>,
+    /// What a person would review; `None` without a review band.
+    pub review: Option<EvaluatedReview>,
+    /// Rates for each value of each metadata column of the queries.
+    pub conditions: Vec<Condition>,
+    /// Queries with a cached embedding: they do not count in the times of decoding and the model.
+    pub embedded_before: u64,
+    /// Time of a query by stage.
+    pub latency_ms: StageLatency,
+    /// Queries a second, on all workers.
+    pub queries_per_second: f64,
+}
+
+/// What a review band does to labelled queries, next to what its calibration measured.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct EvaluatedReview {
+    /// The score from which on a person reviews a REJECT.
+    pub threshold: f32,
+    /// The promised limit for the share of mated queries that are rejected unseen, or accepted with a wrong
+    /// label.
+    pub unseen_frr: f64,
+    /// What was measured on these queries.
+    #[serde(flatten)]
+    pub found: ReviewedShares,
+    /// The share of mated searches that a person would have seen at calibration.
+    pub calibrated_mated: Option<Rate>,
+    /// The same for non-mated ones.
+    pub calibrated_strangers: Option<Rate>,
+}
+
+impl EvaluatedReview {
+    fn of(point: &OperatingPoint, trials: &Trials) -> Option<Self> {
+        let band = point.content().review?;
+        let low = band.unseen.threshold;
+        Some(Self {
+            threshold: low.get(),
+            unseen_frr: band.unseen.target.frr(),
+            found: ReviewedShares::of(trials, point.threshold(), low),
+            calibrated_mated: band.mated_reviewed,
+            calibrated_strangers: band.strangers_reviewed,
+        })
+    }
+}
+
+/// Median and 99th percentile of each stage, in milliseconds.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct StageLatency {
+    /// Decoding and resizing.
+    pub decode: [f64; 2],
+    /// Running the model.
+    pub inference: [f64; 2],
+    /// Searching the gallery.
+    pub search: [f64; 2],
+}
+
+impl DeploymentEvaluation {
+    /// Judges what labelled queries found by the active operating point. `timings` has the stages of each
+    /// query, and `took` the time of all of them.
+    ///
+    /// # Errors
+    /// The searches contradict each other, or there are more of them than vectors are kept for.
+    pub fn of(
+        deployment: &Deployment,
+        gathered: &Gathered,
+        timings: &[Timings],
+        took: Duration,
+    ) -> Result<Self, DeploymentError> {
+        let active = deployment.active_point();
+        let point = active.valid();
+        let recording = Recording::new(deployment.judged(gathered)?)?;
+        let trials = recording.trials();
+        let measured = evaluate(trials, point.map(OperatingPoint::threshold));
+        let errors = measured.errors.as_ref();
+        let (mated, queries) = (trials.mated().len(), timings.len());
+        let conditions = point.map(|point| recording.by_condition(point.threshold()));
+        Ok(Self {
+            deployment: deployment.name().to_owned(),
+            operating_point: point.map(|point| point.id().to_owned()),
+            threshold: point.map(|point| point.threshold().get()),
+            goal: point.map(|point| point.content().goal()),
+            target_far: point
+                .and_then(|point| point.content().target_far())
+                .map(TargetFar::far),
+            certified: point.map(|point| point.content().policy.certifies()),
+            mated: mated as u64,
+            non_mated: trials.non_mated().len() as u64,
+            recall_at_1: measured.recall_at_1,
+            recall_at_5: share(gathered.in_top_5, mated),
+            far: errors.and_then(|errors| errors.far),
+            frr: errors.and_then(|errors| errors.frr),
+            misidentification: errors.and_then(|errors| errors.misidentification),
+            review: point.and_then(|point| EvaluatedReview::of(point, trials)),
+            conditions: conditions.unwrap_or_default(),
+            embedded_before: gathered.embedded_before(),
+            latency_ms: StageLatency::of(timings),
+            queries_per_second: share(queries, 1).unwrap_or(0.0) / took.as_secs_f64().max(1e-9),
+        })
+    }
+}
+
+impl StageLatency {
+    fn of(timings: &[Timings]) -> Self {
+        let stage = |take: fn(&Timings) -> Duration| {
+            let mut took: Vec<Duration> = timings.iter().map(take).collect();
+            // A stage that a query did not have does not count as a time of zero.
+            took.retain(|took| !took.is_zero());
+            took.sort_unstable();
+            [50, 99].map(|percent| quantile(&took, percent).as_secs_f64() * 1000.0)
+        };
+        Self {
+            decode: stage(|timings| timings.decode),
+            inference: stage(|timings| timings.inference),
+            search: stage(|timings| timings.search),
+        }
+    }
+}
+
+/// Which of these labels of queries chose the active threshold: figures on them are too good.
+///
+/// # Errors
+/// The searches of the operating point cannot be read.
+pub fn labels_that_chose(
+    deployment: &Deployment,
+    labels: &BTreeSet<&str>,
+) -> Result<Option<Overlap>, DeploymentError> {
+    let active = deployment.active_point();
+    let Some(point) = active.valid() else {
+        return Ok(None);
+    };
+    let Some(recording) = deployment.folder().recording(point.id())? else {
+        return Ok(None);
+    };
+    let enrolled = deployment.view().labels();
+    // With a target FAR, enrolled labels have no part in the choice unless they were left out.
+    let by_strangers = point.content().target_far().is_some();
+    let chose = recording.searches().iter();
+    let chose = chose.filter(|search| !by_strangers || search.truth != TrialKind::Mated);
+    let left_out = 0 < point.content().trials.left_out.searches;
+    let judging = labels.iter().copied();
+    let judging = judging.filter(|label| !by_strangers || left_out || !enrolled.contains(*label));
+    let overlap = refuse_overlap(
+        &LabelSet {
+            used_to: "chose the threshold",
+            labels: chose
+                .map(|search| search.label.as_str())
+                .chain(recording.set_aside().iter().map(String::as_str))
+                .collect(),
+        },
+        &LabelSet {
+            used_to: "judge it here",
+            labels: judging.collect(),
+        },
+    );
+    Ok(overlap.err())
+}
+
+#[expect(clippy::cast_precision_loss, reason = "counts of images")]
+fn share(part: usize, of: usize) -> Option<f64> {
+    (0 < of).then(|| part as f64 / of as f64)
+}
+
+/// The smallest value that at least `percent` of them do not exceed.
+fn quantile(sorted: &[Duration], percent: usize) -> Duration {
+    let rank = (sorted.len() * percent).div_ceil(100);
+    sorted
+        .get(rank.saturating_sub(1))
+        .copied()
+        .unwrap_or_default()
+}

@@ -1,0 +1,151 @@
+//! The gallery's own items as the searches of a calibration.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use super::searches::{Gathered, LabelledQuery, checks_index};
+use crate::deployment::search::answer::Probed;
+use crate::deployment::search::deciding::PROBE_HITS;
+use crate::deployment::search::worker::{index_misses, left_out};
+use crate::deployment::{Deployment, DeploymentError, Hit, Timings};
+use matchpoint_gallery::item::ItemHead;
+use matchpoint_gallery::view::{GalleryView, Probe};
+use matchpoint_vector::{Embedding, Similarity};
+
+impl Deployment {
+    /// Searches for each item of the gallery as if it were a query: among the other items (mated, if its
+    /// label has more than one), and among other labels (left out). On all cores; `progress` gets how many
+    /// are done and how many there are, and ends the work by returning `false`.
+    ///
+    /// # Errors
+    /// The work was ended, or a stored item cannot be searched for.
+    pub fn gather_from_gallery(
+        &self,
+        progress: &(dyn Fn(usize, usize) -> bool + Sync),
+    ) -> Result<Gathered, DeploymentError> {
+        let mut gathered = Gathered::of(self)?;
+        let view = gathered.view();
+        let mut of_label: BTreeMap<&str, usize> = BTreeMap::new();
+        for (head, _) in view.items() {
+            *of_label.entry(&head.label).or_default() += 1;
+        }
+        let mut items: Vec<(&ItemHead, &[f32])> = view
+            .items()
+            .map(|(head, vector)| (&**head, vector))
+            .collect();
+        items.sort_unstable_by_key(|(head, _)| &head.id);
+
+        let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
+        let found = Mutex::new(Vec::with_capacity(items.len()));
+        let failed = Mutex::new(None);
+        let work = || {
+            while !stop.load(Ordering::Relaxed) {
+                let number = next.fetch_add(1, Ordering::Relaxed);
+                let Some((head, vector)) = items.get(number) else {
+                    return;
+                };
+                let mates = of_label.get(head.label.as_str()).copied().unwrap_or(0);
+                match as_query(&view, head, vector, checks_index(number)) {
+                    Ok(probed) => {
+                        let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
+                        found.push((number, 1 < mates, probed));
+                        if !progress(found.len(), items.len()) {
+                            stop.store(true, Ordering::Relaxed);
+                        }
+                    }
+                    Err(error) => {
+                        *failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+                        stop.store(true, Ordering::Relaxed);
+                    }
+                }
+            }
+        };
+        let workers = std::thread::available_parallelism().map_or(1, usize::from);
+        std::thread::scope(|scope| {
+            for _ in 0..workers {
+                scope.spawn(work);
+            }
+        });
+        if let Some(error) = failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            return Err(error);
+        }
+        if stop.into_inner() {
+            return Err(DeploymentError::Cancelled);
+        }
+        let mut found = found.into_inner().unwrap_or_else(PoisonError::into_inner);
+        found.sort_unstable_by_key(|(number, _, _)| *number);
+        add_items(&mut gathered, &items, found);
+        gathered.settle()?;
+        Ok(gathered)
+    }
+}
+
+fn add_items(
+    gathered: &mut Gathered,
+    items: &[(&ItemHead, &[f32])],
+    found: Vec<(usize, bool, Probed)>,
+) {
+    for ((head, _), (_, mated, probed)) in items.iter().zip(found) {
+        let query = LabelledQuery {
+            id: head.id.clone(),
+            label: head.label.clone(),
+            conditions: head.metadata.clone(),
+        };
+        gathered.add_trials(query, probed, !mated);
+    }
+}
+
+/// The best item of another label than the first hit's, except the item itself.
+fn best_of_others_but(
+    view: &GalleryView,
+    embedding: &Embedding,
+    itself: &ItemHead,
+    hits: &[Hit],
+) -> Result<Option<Similarity>, DeploymentError> {
+    let Some(best) = hits.first() else {
+        return Ok(None);
+    };
+    if let Some(other) = hits.iter().find(|hit| hit.item.label != best.item.label) {
+        return Ok(Some(other.score));
+    }
+    let others = Probe {
+        without_label: Some(&best.item.label),
+        ..Probe::nearest(2)
+    };
+    let others = view.nearest(embedding, &others)?;
+    let other = others.iter().find(|hit| hit.item.id != itself.id);
+    Ok(other.map(|other| other.score))
+}
+
+/// An item as a query: what it finds among all others.
+fn as_query(
+    view: &GalleryView,
+    head: &ItemHead,
+    vector: &[f32],
+    check_index: bool,
+) -> Result<Probed, DeploymentError> {
+    let embedding = Embedding::normalise(vector.to_vec())?;
+    let probe = Probe::nearest(PROBE_HITS + 1);
+    let mut hits = view.nearest(&embedding, &probe)?;
+    let index_missed = if check_index {
+        index_misses(view, &embedding, &hits)?
+    } else {
+        None
+    };
+    hits.retain(|hit| hit.item.id != head.id);
+    hits.truncate(PROBE_HITS);
+    let other = best_of_others_but(view, &embedding, head, &hits)?;
+    Ok(Probed {
+        hits,
+        other,
+        others: Some(left_out(view, &embedding, &head.label)?),
+        index_missed,
+        source_sha256: head.source_sha256,
+        // It is in the gallery, which is analysed as a whole.
+        vector: None,
+        measures: None,
+        feature_length: None,
+        timings: Timings::default(),
+    })
+}

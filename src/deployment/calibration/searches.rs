@@ -1,0 +1,566 @@
+//! The searches of a calibration, and what they found.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use base16ct::lower::encode_string;
+use sha2::{Digest, Sha256};
+
+use super::embedding_cache::EmbeddingCache;
+use super::traffic_sample::TrafficSample;
+use crate::deployment::search::answer::Probed;
+use crate::deployment::search::request::ProbeRequest;
+use crate::deployment::search::worker::{OTHERS_HITS, picture_facts};
+use crate::deployment::{Deployment, DeploymentError, Hit, ProbeSource};
+use matchpoint_adapt::HeadRecord;
+use matchpoint_calibration::analysis::CandidateList;
+use matchpoint_calibration::analysis::copies::{NearCopy, near_copies, near_copy_from};
+use matchpoint_calibration::analysis::crowded::CrowdedStrangers;
+use matchpoint_calibration::analysis::embeddings::Embeddings;
+use matchpoint_calibration::analysis::strangers::{StrangerRow, UnnamedStrangers};
+use matchpoint_calibration::likeness::{Alike, alike};
+use matchpoint_calibration::monitoring::traffic::TrafficQuery;
+use matchpoint_calibration::procedure::{Copied, NearCopied};
+use matchpoint_calibration::recording::{QueryTrials, RecordedMatch, RecordedSearch, TrialKind};
+use matchpoint_gallery::item::ItemHead;
+use matchpoint_gallery::view::GalleryView;
+use matchpoint_vector::Similarity;
+
+/// Items that take part in the check of the index against exact search, at most.
+const INDEX_CHECKS_MAX: usize = 500;
+
+/// A query whose label is known.
+#[derive(Clone, Debug)]
+pub struct LabelledQuery {
+    /// Its id, once among the queries.
+    pub id: String,
+    /// What it shows.
+    pub label: String,
+    /// What else is known, such as camera or country.
+    pub conditions: BTreeMap<String, String>,
+}
+
+/// What labelled queries have found so far, in one state of a gallery.
+#[derive(Clone)]
+pub struct Gathered {
+    view: Arc<GalleryView>,
+    labels: Arc<BTreeSet<String>>,
+    /// Cached embeddings.
+    cache: Option<Arc<EmbeddingCache>>,
+    /// Whether data that only an analysis needs are kept.
+    keeps_material: bool,
+    /// The searches, one or two for each query.
+    pub searches: Vec<RecordedSearch>,
+    /// For each non-mated search, by probe, what it found without its own label, best first: it shows what
+    /// would be found in a smaller gallery.
+    near: BTreeMap<String, CandidateList>,
+    /// The queries with their vectors, of unit length; if there are many, the first of them.
+    pub queries: Vec<(LabelledQuery, Arc<[f32]>)>,
+    /// Mated queries with their label among the five nearest items.
+    pub in_top_5: usize,
+    /// How often the index was compared with exact search, and missed the nearest item.
+    pub index: IndexCheck,
+    /// Queries that are pictures in the gallery themselves, with the item: not a fair trial.
+    pub copies: Vec<Copied>,
+    /// Queries whose image or vector is that of another query.
+    pub repeated: Vec<Repeated>,
+    /// Queries of strangers that are nearly one vector with that of another stranger.
+    pub near_copies: Vec<NearCopied>,
+    /// How much pictures of unnamed strangers count.
+    pub unnamed: Option<UnnamedStrangers>,
+    /// Labels of strangers that may be fewer things than labels.
+    pub crowded: Option<CrowdedStrangers>,
+    /// Each label that counts as another one, since they may be one stranger; empty unless they are counted
+    /// so.
+    pub repeats: BTreeMap<String, String>,
+    /// Strangers whose queries were not compared with each other: there are too many.
+    pub not_compared: u64,
+    /// The similarity from which on one vector is nearly another.
+    near_copy_from: f32,
+    /// The first of the strangers, with their vectors.
+    strangers: Vec<UnnamedStranger>,
+    /// What each query was made from.
+    sources: Vec<([u8; 32], String)>,
+    /// What the queries look like.
+    pub(in crate::deployment) traffic: TrafficSample,
+    /// What the model's head was fitted to, if it has one.
+    head: Option<Arc<HeadRecord>>,
+    /// Queries that are pictures which the head was fitted to, or strangers of labels that it was fitted
+    /// to: they are not trials, and are not searched for.
+    pub fitted: Vec<String>,
+    /// Whether they are left out; otherwise they are refused.
+    without_fitted: bool,
+}
+
+impl std::fmt::Debug for Gathered {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Gathered({} searches)", self.searches.len())
+    }
+}
+
+/// The index against exact search, on a sample of queries.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct IndexCheck {
+    /// Searches compared; 0 if the index is exact.
+    pub sampled: u64,
+    /// Those in which an item was nearer than all that the index found.
+    pub missed: u64,
+}
+
+/// A query whose image another query has as well.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Repeated {
+    /// Id of the query.
+    pub query: String,
+    /// Id of the first query with this image.
+    pub first: String,
+}
+
+/// A query of a stranger, with what is needed to compare it with others.
+#[derive(Clone, Debug)]
+struct UnnamedStranger {
+    id: String,
+    label: String,
+    vector: Arc<[f32]>,
+}
+
+/// Which additional searches are made with a query's own label masked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MaskedSearches {
+    /// None.
+    None,
+    /// What strangers would find in smaller galleries.
+    OfStrangers,
+    /// Enrolled labels, once more as strangers.
+    OfEnrolled,
+    /// Both.
+    OfAll,
+}
+
+/// Makes the requests of labelled queries, all for the same state of a gallery.
+#[derive(Clone)]
+pub(in crate::deployment) struct ProbeRequests {
+    view: Arc<GalleryView>,
+    labels: Arc<BTreeSet<String>>,
+    cache: Option<Arc<EmbeddingCache>>,
+    masked: MaskedSearches,
+}
+
+impl std::fmt::Debug for ProbeRequests {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "ProbeRequests({:?})", self.masked)
+    }
+}
+
+impl ProbeRequests {
+    /// The request of one query; `number` counts the queries from 0.
+    pub(in crate::deployment) fn request(
+        &self,
+        number: usize,
+        label: &str,
+        source: ProbeSource,
+    ) -> ProbeRequest {
+        let enrolled = self.labels.contains(label);
+        ProbeRequest {
+            view: Arc::clone(&self.view),
+            source,
+            label: label.to_owned(),
+            others: match self.masked {
+                MaskedSearches::None => false,
+                MaskedSearches::OfStrangers => !enrolled,
+                MaskedSearches::OfEnrolled => enrolled,
+                MaskedSearches::OfAll => true,
+            },
+            // Decided beforehand, so that the choice of queries does not depend on how fast the others are.
+            check_index: checks_index(number),
+            cache: self.cache.clone(),
+        }
+    }
+}
+
+impl Gathered {
+    /// How many candidates are kept of each non-mated search, at most.
+    pub const DEPTH: usize = OTHERS_HITS;
+
+    /// Query vectors that are kept for the analysis: 100 MB of 1,280 components.
+    pub const VECTORS_MAX: usize = 20_000;
+
+    /// Begins to gather searches of a deployment in its present state: whatever is enrolled or deleted
+    /// meanwhile, all of them see the same gallery.
+    ///
+    /// # Errors
+    /// The record of the model's head cannot be read.
+    pub fn of(deployment: &Deployment) -> Result<Self, DeploymentError> {
+        let view = deployment.view();
+        let model = &deployment.loaded.model;
+        let head = model.head_record().map(HeadRecord::parse).transpose()?;
+        Ok(Self {
+            head: head.map(Arc::new),
+            fitted: Vec::new(),
+            without_fitted: false,
+            cache: None,
+            labels: Arc::new(view.labels()),
+            view,
+            keeps_material: true,
+            searches: Vec::new(),
+            near: BTreeMap::new(),
+            queries: Vec::new(),
+            in_top_5: 0,
+            index: IndexCheck::default(),
+            copies: Vec::new(),
+            repeated: Vec::new(),
+            near_copies: Vec::new(),
+            unnamed: None,
+            crowded: None,
+            repeats: BTreeMap::new(),
+            not_compared: 0,
+            near_copy_from: near_copy_from(deployment.loaded().model.dimension()),
+            strangers: Vec::new(),
+            sources: Vec::new(),
+            traffic: TrafficSample::default(),
+        })
+    }
+
+    /// Leaves out what the head was fitted to, instead of refusing it.
+    #[must_use]
+    pub fn without_fitted(mut self) -> Self {
+        self.without_fitted = true;
+        self
+    }
+
+    /// Rates on what a head was fitted to are too good, and a threshold chosen on it accepts too much.
+    ///
+    /// # Errors
+    /// Some queries were.
+    pub fn refuse_fitted(&self) -> Result<(), DeploymentError> {
+        match self.fitted.iter().min() {
+            Some(first) if !self.without_fitted => Err(DeploymentError::Fitted {
+                queries: self.fitted.len(),
+                first: first.clone(),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// A picture that the head was fitted to, by its bytes whatever its name; or, for a stranger, any
+    /// picture of its label. Other pictures of an enrolled label are what comes in service too.
+    fn is_fitted(&self, query: &LabelledQuery, probed: &Probed, enrolled: bool) -> bool {
+        let Some(head) = &self.head else {
+            return false;
+        };
+        let picture = probed.source_sha256.map(|sha256| encode_string(&sha256));
+        picture.is_some_and(|picture| head.fitted_on.contains(&picture))
+            || !enrolled && head.fitted_label(&query.label)
+    }
+
+    /// Uses cached embeddings of queries, and caches new ones.
+    #[must_use]
+    pub fn with_cache(mut self, cache: Option<EmbeddingCache>) -> Self {
+        self.cache = cache.map(Arc::new);
+        self
+    }
+
+    /// How many queries had a cached embedding.
+    #[must_use]
+    pub fn embedded_before(&self) -> u64 {
+        self.cache.as_ref().map_or(0, |cache| cache.taken())
+    }
+
+    /// Keeps only the searches, which suffice for a threshold, but not for an analysis.
+    #[must_use]
+    pub fn searches_only(mut self) -> Self {
+        self.keeps_material = false;
+        self
+    }
+
+    /// The state of the gallery that is searched.
+    #[must_use]
+    pub fn view(&self) -> Arc<GalleryView> {
+        Arc::clone(&self.view)
+    }
+
+    /// The items that are searched, with their vectors.
+    pub(in crate::deployment) fn items(&self) -> impl Iterator<Item = (&ItemHead, &[f32])> {
+        self.view.items().map(|(head, vector)| (&**head, vector))
+    }
+
+    /// The labels that are enrolled in it.
+    #[must_use]
+    pub fn labels(&self) -> Arc<BTreeSet<String>> {
+        Arc::clone(&self.labels)
+    }
+
+    /// The same, with unnamed pictures counted under one label if they may show the same stranger, and
+    /// names marked that may be one stranger; `None` if there are none.
+    pub fn counted_once(&self) -> Option<Self> {
+        if self.unnamed.is_none() && self.crowded.is_none() {
+            return None;
+        }
+        let mut counted = self.clone();
+        if let Some(unnamed) = &self.unnamed {
+            unnamed.count_once(&mut counted.searches);
+        }
+        if let Some(crowded) = &self.crowded {
+            counted.repeats = crowded.repeats();
+        }
+        Some(counted)
+    }
+
+    /// Labels of strangers that are suspiciously similar to enrolled ones, or to each other.
+    #[must_use]
+    pub fn alike(&self) -> Vec<Alike> {
+        let strangers = self.searches.iter();
+        let strangers = strangers.filter(|search| search.truth == TrialKind::NeverEnrolled);
+        alike(
+            strangers.map(|search| search.label.as_str()),
+            self.labels.iter().map(String::as_str),
+        )
+    }
+
+    /// What non-mated searches found beyond their best candidates.
+    #[must_use]
+    pub fn deep(&self) -> Vec<CandidateList> {
+        self.near.values().cloned().collect()
+    }
+
+    /// Sorts the searches by probe, and removes those that are not trials: a picture of the gallery that
+    /// finds itself, the same picture twice, and strangers of several labels that are nearly one vector,
+    /// except for one of them.
+    ///
+    /// # Errors
+    /// A vector that is not of unit length; does not happen in practice.
+    pub fn settle(&mut self) -> Result<(), DeploymentError> {
+        self.searches
+            .sort_by(|a, b| (&a.probe, a.truth).cmp(&(&b.probe, b.truth)));
+        self.queries.sort_by(|a, b| a.0.id.cmp(&b.0.id));
+        self.copies.sort_by(|a, b| a.query.cmp(&b.query));
+        self.sources.sort_unstable();
+        for pair in self.sources.chunk_by(|a, b| a.0 == b.0) {
+            let (first, rest) = pair.split_first().unzip();
+            for (_, query) in rest.into_iter().flatten() {
+                self.repeated.push(Repeated {
+                    query: query.clone(),
+                    first: first.map(|(_, first)| first.clone()).unwrap_or_default(),
+                });
+            }
+        }
+        self.sources.clear();
+        let strangers = self.find_near_copies()?;
+        let repeated = self.repeated.iter().map(|r| r.query.as_str());
+        let nearly = self.near_copies.iter().map(|copy| copy.query.as_str());
+        let repeated: BTreeSet<&str> = repeated.chain(nearly).collect();
+        let copied = self
+            .copies
+            .iter()
+            .filter(|copy| copy.label == copy.item_label);
+        let copied: BTreeSet<&str> = copied.map(|copy| copy.query.as_str()).collect();
+        self.searches.retain(|search| {
+            let probe = search.probe.as_str();
+            let found_itself = search.truth == TrialKind::Mated && copied.contains(probe);
+            !repeated.contains(probe) && !found_itself
+        });
+        self.near
+            .retain(|probe, _| !repeated.contains(probe.as_str()));
+        // From the remaining ones: with copies, pictures of one label would seem more similar than they
+        // are.
+        let rows = strangers
+            .iter()
+            .filter(|one| !repeated.contains(one.id.as_str()));
+        let rows: Vec<StrangerRow<'_>> = rows
+            .map(|one| StrangerRow {
+                label: &one.label,
+                vector: &one.vector,
+            })
+            .collect();
+        self.unnamed = UnnamedStrangers::find(&rows, &self.searches)?;
+        let items = self.items().count();
+        self.crowded = CrowdedStrangers::find(&rows, &self.searches, items, &|_, _| true)?;
+        Ok(())
+    }
+
+    /// Among strangers: if their labels are different things, they are different trials.
+    fn find_near_copies(&mut self) -> Result<Vec<UnnamedStranger>, DeploymentError> {
+        let repeated: BTreeSet<&str> = self.repeated.iter().map(|r| r.query.as_str()).collect();
+        let mut strangers = std::mem::take(&mut self.strangers);
+        strangers.retain(|stranger| !repeated.contains(stranger.id.as_str()));
+        strangers.sort_by(|a, b| a.id.cmp(&b.id));
+        let names: BTreeSet<&str> = strangers.iter().map(|one| one.label.as_str()).collect();
+        let numbers: BTreeMap<&str, u32> = names.into_iter().zip(0..).collect();
+        let dimension = strangers.first().map_or(1, |one| one.vector.len());
+        let rows = Embeddings::from_unit(
+            dimension,
+            strangers
+                .iter()
+                .flat_map(|one| one.vector.iter().copied())
+                .collect(),
+            strangers
+                .iter()
+                .filter_map(|one| numbers.get(one.label.as_str()).copied())
+                .collect(),
+        )?;
+        let copy = |found: NearCopy| {
+            let (one, first) = (strangers.get(found.row)?, strangers.get(found.first)?);
+            Some(NearCopied {
+                query: one.id.clone(),
+                label: one.label.clone(),
+                first: first.id.clone(),
+                first_label: first.label.clone(),
+                similarity: found.similarity.get(),
+            })
+        };
+        let found = near_copies(&rows, &|_, _| true)?;
+        self.near_copies = found.into_iter().filter_map(copy).collect();
+        Ok(strangers)
+    }
+
+    /// The requests for its queries.
+    pub(in crate::deployment) fn requests(&self, masked: MaskedSearches) -> ProbeRequests {
+        ProbeRequests {
+            view: self.view(),
+            labels: self.labels(),
+            cache: self.cache.clone(),
+            masked,
+        }
+    }
+
+    /// Adds what one query found. A query of an enrolled label is a mated search and, if its label was
+    /// masked, a non-mated one too.
+    pub(in crate::deployment) fn add(&mut self, query: LabelledQuery, probed: Probed) {
+        self.add_trials(query, probed, false);
+    }
+
+    /// Keeps what is needed to find out whether another query is nearly this one, and what traffic looks
+    /// like it.
+    fn keep_to_compare(&mut self, query: &LabelledQuery, probed: &Probed, enrolled: bool) {
+        if let Some(made_from) = probed
+            .source_sha256
+            .or_else(|| digest(probed.vector.as_deref()))
+        {
+            self.sources.push((made_from, query.id.clone()));
+        }
+        if let Some(vector) = &probed.vector {
+            self.traffic.add(TrafficQuery {
+                id: query.id.clone(),
+                label: query.label.clone(),
+                mated: enrolled,
+                conditions: query.conditions.clone(),
+                vector: Arc::clone(vector),
+                picture: probed.measures.map(picture_facts),
+                feature_length: probed.feature_length,
+            });
+        }
+        if let (false, Some(vector)) = (enrolled, &probed.vector) {
+            if self.strangers.len() < Self::VECTORS_MAX {
+                self.strangers.push(UnnamedStranger {
+                    id: query.id.clone(),
+                    label: query.label.clone(),
+                    vector: Arc::clone(vector),
+                });
+            } else {
+                self.not_compared += 1;
+            }
+        }
+    }
+
+    /// Adds what one query found; `alone` if it is an item, and the only one of its label.
+    pub(in crate::deployment) fn add_trials(
+        &mut self,
+        query: LabelledQuery,
+        probed: Probed,
+        alone: bool,
+    ) {
+        let enrolled = self.labels.contains(&query.label);
+        if self.is_fitted(&query, &probed, enrolled) {
+            self.fitted.push(query.id);
+            return;
+        }
+        self.keep_to_compare(&query, &probed, enrolled);
+        if let Some(vector) = probed.vector
+            && self.keeps_material
+            && self.queries.len() < Self::VECTORS_MAX
+        {
+            self.queries.push((query.clone(), vector));
+        }
+        let LabelledQuery {
+            id,
+            label,
+            conditions,
+        } = query;
+
+        let search = |truth, (found, other): (Option<&Hit>, Option<Similarity>)| RecordedSearch {
+            probe: id.clone(),
+            label: label.clone(),
+            truth,
+            found: found.map(|hit| found_in(hit, other)),
+            conditions: conditions.clone(),
+        };
+        let top = probed.hits.first();
+        if let Some(hit) = top.filter(|hit| self.near_copy_from <= hit.score.get()) {
+            self.copies.push(Copied {
+                query: id.clone(),
+                label: label.clone(),
+                item: hit.item.id.clone(),
+                item_label: hit.item.label.clone(),
+                similarity: hit.score.get(),
+            });
+        }
+        if let Some(missed) = probed.index_missed {
+            self.index.sampled += 1;
+            self.index.missed += u64::from(missed);
+        }
+        let others = probed.others;
+        if enrolled {
+            let matches = |hit: &Hit| hit.item.label == label;
+            self.in_top_5 += usize::from(probed.hits.iter().any(matches));
+        }
+        let trials = QueryTrials {
+            enrolled,
+            alone,
+            masked_too: others.is_some(),
+        };
+        for truth in trials.truths() {
+            let found = match truth {
+                TrialKind::Mated | TrialKind::NeverEnrolled => (top, probed.other),
+                TrialKind::LeftOut => {
+                    let others = others.as_ref();
+                    let best = others.and_then(|others| others.hits.first());
+                    (best, others.and_then(|others| others.other))
+                }
+            };
+            self.searches.push(search(truth, found));
+        }
+        if let Some(others) = others
+            && self.keeps_material
+        {
+            let candidates = others
+                .hits
+                .into_iter()
+                .map(|hit| (hit.score, hit.item.label.clone()));
+            self.near.insert(id, (label, candidates.collect()));
+        }
+    }
+}
+
+/// Whether the query with this number takes part in the check of the index.
+pub(in crate::deployment) fn checks_index(number: usize) -> bool {
+    number < INDEX_CHECKS_MAX
+}
+
+/// SHA-256 over the components of a vector.
+fn digest(vector: Option<&[f32]>) -> Option<[u8; 32]> {
+    let mut hash = Sha256::new();
+    for value in vector? {
+        hash.update(value.to_le_bytes());
+    }
+    Some(hash.finalize().into())
+}
+
+fn found_in(hit: &Hit, other: Option<Similarity>) -> RecordedMatch {
+    RecordedMatch {
+        item: hit.item.id.clone(),
+        label: hit.item.label.clone(),
+        score: hit.score,
+        adjusted: None,
+        other,
+    }
+}

@@ -1,0 +1,218 @@
+//! How items come into a deployment, leave it, and are looked up.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use crate::deployment::DeploymentError;
+use crate::deployment::open::Deployment;
+use crate::deployment::search::request::Query;
+use crate::deployment::search::worker::embed_query;
+use crate::deployment::search::{Waits, WorkerJob};
+use crate::monitor::OtherItem;
+use crate::telemetry;
+use matchpoint_embed::caller::Caller;
+use matchpoint_embed::job::{JobKind, PoolWorker};
+use matchpoint_gallery::Upserted;
+use matchpoint_gallery::item::{Item, ItemHead};
+use matchpoint_gallery::mapped_vectors::Vector;
+
+/// An item to enrol, without its embedding.
+#[derive(Clone, Debug)]
+pub struct NewItem {
+    /// The caller's id: 1 to 512 bytes, unique in the gallery.
+    pub id: String,
+    /// What "the same" refers to: 1 to 512 bytes.
+    pub label: String,
+    /// Free text that is returned with a match.
+    pub metadata: BTreeMap<String, String>,
+}
+
+/// An item that was enrolled.
+#[derive(Clone, Debug)]
+pub struct EnrolledItem {
+    /// Whether it was new.
+    pub outcome: Upserted,
+    /// The first generation of the gallery that contains it.
+    pub generation: u64,
+    /// Items of other labels as which the active operating point accepts it, the nearest first; `None` if
+    /// that was not checked.
+    pub accepted_as: Option<Vec<OtherItem>>,
+}
+
+impl Deployment {
+    /// Enrols or replaces one item. Returns when it is on disk, and names the items as which it is
+    /// accepted.
+    ///
+    /// # Errors
+    /// The source or the item is at fault, the queue is full, or the disk.
+    pub async fn upsert(
+        &self,
+        caller: Caller,
+        new: NewItem,
+        source: Query,
+    ) -> Result<EnrolledItem, DeploymentError> {
+        let writer = self.writer()?;
+        let keep = self.gallery.keeps_images();
+        let job = WorkerJob::now(caller, self.precheck(&source)?, Waits::Caller);
+        let embedded = self.work(job, move |worker, limits, timings| {
+            let (source_sha256, image) = (source.sha256(), source.kept(keep));
+            let embedding = embed_query(worker, source, limits, timings)?;
+            Ok((embedding, source_sha256, image))
+        });
+        let ((embedding, source_sha256, image), _) = embedded.await?;
+        let NewItem {
+            id,
+            label,
+            metadata,
+        } = new;
+        let before = self.gallery.get(&id);
+        let is_new = !self.gallery.has_label(&label);
+        let enrolled = label.clone();
+        let (item_id, searched) = (id.clone(), embedding.clone());
+        let item = Item {
+            id,
+            label,
+            metadata,
+            embedding,
+            source_sha256,
+            image: image.map(Vec::from),
+        };
+        let written = writer
+            .upsert(item)
+            .await
+            .inspect_err(|error| self.record_failure(error))?;
+        if is_new {
+            self.label_changed(&enrolled, written.generation, true);
+        }
+        let before = before.filter(|before| before.label != enrolled);
+        self.label_left(before.as_deref(), written.generation);
+        let change = match written.outcome {
+            Upserted::Inserted => "inserted",
+            Upserted::Replaced => "replaced",
+        };
+        telemetry::items_changed(&self.name, change, 1);
+        self.publish_size();
+        let accepted_as = self.check_enrolled(caller, searched, &enrolled).await;
+        self.monitor
+            .enrolled(&item_id, &enrolled, accepted_as.as_deref());
+        Ok(EnrolledItem {
+            outcome: written.outcome,
+            generation: written.generation,
+            accepted_as,
+        })
+    }
+
+    /// Removes one item. Returns when that is on disk.
+    ///
+    /// # Errors
+    /// There is none of this id, the queue is full, or the disk.
+    pub async fn delete(&self, id: String) -> Result<u64, DeploymentError> {
+        let before = self.gallery.get(&id);
+        let written = self
+            .writer()?
+            .delete(id.clone())
+            .await
+            .inspect_err(|error| self.record_failure(error))?;
+        if !written.outcome {
+            return Err(DeploymentError::ItemNotFound { id });
+        }
+        self.label_left(before.as_deref(), written.generation);
+        telemetry::items_changed(&self.name, "deleted", 1);
+        self.publish_size();
+        Ok(written.generation)
+    }
+
+    fn label_changed(&self, label: &str, generation: u64, enrolled: bool) {
+        self.monitor.label_changed(label, generation, enrolled);
+    }
+
+    /// Records that a label was removed with an item, if no other item has it.
+    fn label_left(&self, removed: Option<&ItemHead>, generation: u64) {
+        if let Some(removed) = removed
+            && !self.gallery.has_label(&removed.label)
+        {
+            self.label_changed(&removed.label, generation, false);
+        }
+    }
+
+    /// One item and its embedding, of unit length.
+    ///
+    /// # Errors
+    /// There is none of this id.
+    pub fn item(&self, id: &str) -> Result<(Arc<ItemHead>, Vector), DeploymentError> {
+        self.gallery
+            .item(id)
+            .ok_or_else(|| DeploymentError::ItemNotFound { id: id.to_owned() })
+    }
+
+    /// SHA-256 of the image that an item was made from, if nothing else can have changed: if there is such
+    /// an item, with this label and metadata, and with its image if images are kept.
+    pub(in crate::deployment) fn made_from(
+        &self,
+        id: &str,
+        label: &str,
+        metadata: &BTreeMap<String, String>,
+    ) -> Option<[u8; 32]> {
+        let head = self.gallery.get(id)?;
+        let same = head.label == label && head.metadata == *metadata;
+        let complete = !self.gallery.keeps_images() || self.gallery.has_image(id).unwrap_or(false);
+        (same && complete).then_some(head.source_sha256).flatten()
+    }
+
+    /// The image that an item was made from, if it is kept.
+    ///
+    /// # Errors
+    /// The queue is full, the image is damaged, or the disk.
+    pub async fn image(
+        &self,
+        caller: Caller,
+        id: String,
+    ) -> Result<Option<Vec<u8>>, DeploymentError> {
+        let gallery = Arc::clone(&self.gallery);
+        let read = move |_: &mut PoolWorker<'_>| gallery.image(&id);
+        let read = self.loaded.pool.run(caller, JobKind::Vector, read).await?;
+        read.map_err(DeploymentError::from)
+            .inspect_err(|error| self.record_failure(error))
+    }
+
+    /// Labels that contain this text, in upper or lower case, and how many items each has.
+    #[must_use]
+    pub fn labels(&self, contains: &str) -> BTreeMap<String, u64> {
+        let (view, contains) = (self.view(), contains.to_lowercase());
+        let mut counts: HashMap<&str, u64> = HashMap::new();
+        for (head, _) in view.items() {
+            *counts.entry(&head.label).or_default() += 1;
+        }
+        let wanted = counts
+            .into_iter()
+            .filter(|(label, _)| label.to_lowercase().contains(&contains));
+        wanted
+            .map(|(label, count)| (label.to_owned(), count))
+            .collect()
+    }
+
+    /// At most `limit` items of a label that follow `after_id`, in the order of their ids.
+    #[must_use]
+    pub fn items_of(
+        &self,
+        label: &str,
+        after_id: Option<&str>,
+        limit: usize,
+    ) -> Vec<Arc<ItemHead>> {
+        let view = self.view();
+        let of_label = view.items().map(|(head, _)| head);
+        let follows = |head: &&Arc<ItemHead>| {
+            head.label == label && after_id.is_none_or(|after| after < head.id.as_str())
+        };
+        let mut heads: Vec<Arc<ItemHead>> = of_label.filter(follows).cloned().collect();
+        heads.sort_by(|one, other| one.id.cmp(&other.id));
+        heads.truncate(limit);
+        heads
+    }
+
+    /// At most `limit` items that follow `after_id`, in the order of their ids.
+    #[must_use]
+    pub fn items(&self, after_id: Option<&str>, limit: usize) -> Vec<Arc<ItemHead>> {
+        self.gallery.list(after_id, limit)
+    }
+}

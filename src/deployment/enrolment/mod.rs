@@ -1,0 +1,9 @@
+//! How items come into a deployment, and what the gallery needs while it serves.
+
+mod check;
+pub(super) mod items;
+pub(super) mod lookalikes;
+pub(super) mod maintenance;
+pub(super) mod refused;
+pub(super) mod source;
+pub(super) mod writer;

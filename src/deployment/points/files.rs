@@ -1,0 +1,361 @@
+//! The files of a deployment's operating points: each with the searches that it was made from, its items, traffic and cohort.
+
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use crate::deployment::DeploymentError;
+use crate::deployment::calibration::calibrated::Calibrated;
+use crate::deployment::folder::{Folder, OPERATING_POINTS};
+use crate::files::{open_file, read_file, replace_file};
+use matchpoint_calibration::adjustment::{Adjuster, Adjustment};
+use matchpoint_calibration::cohort::Cohort;
+use matchpoint_calibration::monitoring::traffic::TrafficReference;
+use matchpoint_calibration::operating_point::OperatingPoint;
+use matchpoint_calibration::recording::Recording;
+use matchpoint_gallery::item_set::ItemSet;
+
+/// The searches that each operating point was made from, by its id.
+pub(in crate::deployment) const RECORDINGS: &str = "recordings";
+/// The cohorts that scores are normalised by, by digest.
+pub(in crate::deployment) const COHORTS: &str = "cohorts";
+/// The items that operating points were calibrated on, by the gallery's digest.
+pub(in crate::deployment) const CALIBRATED_ITEMS: &str = "calibrated-items";
+/// What the queries of calibrations looked like, by operating point.
+pub(in crate::deployment) const CALIBRATED_TRAFFIC: &str = "calibrated-traffic";
+/// 32 directions of 8,192 components as text; anything larger is not ours.
+const CALIBRATED_TRAFFIC_BYTES_MAX: u64 = 1 << 23;
+/// A thousand embeddings and labels: anything larger is not ours.
+const COHORT_BYTES_MAX: u64 = 1 << 28;
+/// 32,768 checksums; anything larger is not ours.
+const CALIBRATED_ITEMS_BYTES_MAX: u64 = 1 << 20;
+/// 300 bytes for each search: room for millions. Anything larger is not ours.
+const RECORDING_BYTES_MAX: u64 = 1 << 30;
+
+impl Folder {
+    /// Every operating point, oldest first, each verified against its name.
+    ///
+    /// # Errors
+    /// A damaged operating point, or the disk.
+    pub fn operating_points(&self) -> Result<Vec<OperatingPoint>, DeploymentError> {
+        let folder = self.path().join(OPERATING_POINTS);
+        let entries = match fs::read_dir(&folder) {
+            Ok(entries) => entries,
+            Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(cause) => return Err(DeploymentError::io(&folder, &cause)),
+        };
+        let mut points = Vec::new();
+        for entry in entries {
+            let path = entry
+                .map_err(|cause| DeploymentError::io(&folder, &cause))?
+                .path();
+            let name = path
+                .file_name()
+                .and_then(|name| name.to_str())
+                .unwrap_or_default();
+            if name.starts_with("op-") && name.ends_with(".json") {
+                points.push(read_operating_point(&path)?);
+            }
+        }
+        points.sort_by(|a, b| (&a.content().created, a.id()).cmp(&(&b.content().created, b.id())));
+        Ok(points)
+    }
+
+    /// The active operating point, if there is one.
+    ///
+    /// # Errors
+    /// The file is missing or damaged.
+    pub fn active_operating_point(&self) -> Result<Option<OperatingPoint>, DeploymentError> {
+        let Some(id) = &self.record().active_operating_point else {
+            return Ok(None);
+        };
+        self.operating_point(id).map(Some)
+    }
+
+    /// One operating point.
+    ///
+    /// # Errors
+    /// There is none of this id, or it is damaged.
+    pub fn operating_point(&self, id: &str) -> Result<OperatingPoint, DeploymentError> {
+        let unknown = || DeploymentError::OperatingPointNotFound { id: id.to_owned() };
+        if !id.chars().all(|c| c.is_ascii_alphanumeric() || c == '-') {
+            return Err(unknown());
+        }
+        let path = self.operating_point_file(id);
+        if !path.exists() {
+            return Err(unknown());
+        }
+        read_operating_point(&path)
+    }
+
+    /// The operating point of this id, or the active one without an id.
+    ///
+    /// # Errors
+    /// There is none of this id, none is active, or it is damaged.
+    pub fn operating_point_or_active(
+        &self,
+        id: Option<&str>,
+    ) -> Result<OperatingPoint, DeploymentError> {
+        let active = self.record().active_operating_point.as_deref();
+        let none = || DeploymentError::OperatingPointNotFound {
+            id: "(active)".to_owned(),
+        };
+        self.operating_point(id.or(active).ok_or_else(none)?)
+    }
+
+    /// Stores an operating point and the searches that it was made from, without activating it.
+    ///
+    /// # Errors
+    /// The disk.
+    pub fn add_operating_point(&self, calibrated: &Calibrated) -> Result<(), DeploymentError> {
+        let Calibrated {
+            point,
+            recording,
+            items,
+            traffic,
+            adjuster,
+        } = calibrated;
+        if let Some(cohort) = adjuster.as_ref().and_then(Adjuster::cohort) {
+            self.add_cohort(cohort)?;
+        }
+        let folder = self.path().join(RECORDINGS);
+        fs::create_dir_all(&folder).map_err(|cause| DeploymentError::io(&folder, &cause))?;
+        let path = self.recording_file(point.id());
+        let json = recording.to_json();
+        let json = json.map_err(|cause| unwritable(&path, &cause))?;
+        if RECORDING_BYTES_MAX < json.len() as u64 {
+            return Err(DeploymentError::Argument {
+                argument: "queries",
+                problem: format!(
+                    "take {} bytes as a record, and {RECORDING_BYTES_MAX} are the limit; use fewer, or shorter ids and metadata",
+                    json.len()
+                ),
+            });
+        }
+        // First, so that an operating point never lacks what it was made from.
+        replace_file(&path, &json)?;
+        self.add_calibrated_items(point, items)?;
+        self.add_calibrated_traffic(point.id(), traffic)?;
+        let path = self.operating_point_file(point.id());
+        let json = point.to_json().map_err(|cause| unwritable(&path, &cause))?;
+        Ok(replace_file(&path, json.as_bytes())?)
+    }
+
+    /// Stores the items that an operating point was calibrated on.
+    fn add_calibrated_items(
+        &self,
+        point: &OperatingPoint,
+        items: &ItemSet,
+    ) -> Result<(), DeploymentError> {
+        let folder = self.path().join(CALIBRATED_ITEMS);
+        fs::create_dir_all(&folder).map_err(|cause| DeploymentError::io(&folder, &cause))?;
+        Ok(replace_file(
+            &self.calibrated_items_file(point),
+            &items.to_bytes(),
+        )?)
+    }
+
+    /// The items that an operating point was calibrated on. Without them its promise ends with the first
+    /// change of the gallery.
+    ///
+    /// # Errors
+    /// The list was not stored, is damaged, or belongs to another gallery; with its file.
+    pub fn calibrated_items(&self, point: &OperatingPoint) -> Result<ItemSet, DeploymentError> {
+        let path = self.calibrated_items_file(point);
+        let mut bytes = Vec::new();
+        open_file(&path)
+            .and_then(|file| {
+                file.take(CALIBRATED_ITEMS_BYTES_MAX)
+                    .read_to_end(&mut bytes)
+            })
+            .map_err(|cause| DeploymentError::io(&path, &cause))?;
+        let damaged = |problem: String| DeploymentError::Damaged {
+            path: path.clone(),
+            problem,
+        };
+        let items = ItemSet::from_bytes(&bytes).map_err(|problem| damaged(problem.to_owned()))?;
+        let calibrated = point.content().binding.gallery_items;
+        if items.len() == calibrated {
+            return Ok(items);
+        }
+        Err(damaged(format!(
+            "it lists {} items, and {} was calibrated on {calibrated}",
+            items.len(),
+            point.id()
+        )))
+    }
+
+    /// Whether the items that an operating point was calibrated on were stored, damaged or not.
+    #[must_use]
+    pub fn keeps_calibrated_items(&self, point: &OperatingPoint) -> bool {
+        self.calibrated_items_file(point).exists()
+    }
+
+    /// Stores what the queries of an operating point looked like.
+    fn add_calibrated_traffic(
+        &self,
+        id: &str,
+        traffic: &TrafficReference,
+    ) -> Result<(), DeploymentError> {
+        let folder = self.path().join(CALIBRATED_TRAFFIC);
+        fs::create_dir_all(&folder).map_err(|cause| DeploymentError::io(&folder, &cause))?;
+        let path = self.calibrated_traffic_file(id);
+        let json = traffic.to_json();
+        let json = json.map_err(|cause| unwritable(&path, &cause))?;
+        Ok(replace_file(&path, &json)?)
+    }
+
+    /// What the queries of an operating point looked like; `None` if that was not stored, or is damaged:
+    /// traffic is then not compared.
+    #[must_use]
+    pub fn calibrated_traffic(&self, id: &str) -> Option<TrafficReference> {
+        let path = self.calibrated_traffic_file(id);
+        let mut bytes = Vec::new();
+        let read = open_file(&path).and_then(|file| {
+            let mut limited = file.take(CALIBRATED_TRAFFIC_BYTES_MAX);
+            limited.read_to_end(&mut bytes)
+        });
+        let problem = match read.map(|_| TrafficReference::from_json(&bytes)) {
+            Ok(Ok(reference)) => return Some(reference),
+            Ok(Err(problem)) => problem,
+            // Operating points from earlier versions have none.
+            Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => return None,
+            Err(cause) => cause.to_string(),
+        };
+        tracing::warn!(
+            path = %path.display(),
+            problem,
+            "what searches of the calibration looked like cannot be read: traffic is compared with nothing; recalibrate, or restore the file"
+        );
+        None
+    }
+
+    fn calibrated_traffic_file(&self, id: &str) -> PathBuf {
+        self.path()
+            .join(CALIBRATED_TRAFFIC)
+            .join(format!("{id}.json"))
+    }
+
+    /// Stores a cohort under its digest.
+    fn add_cohort(&self, cohort: &Cohort) -> Result<(), DeploymentError> {
+        let folder = self.path().join(COHORTS);
+        fs::create_dir_all(&folder).map_err(|cause| DeploymentError::io(&folder, &cause))?;
+        let digest = cohort.digest()?;
+        let path = self.cohort_file(&digest);
+        Ok(replace_file(&path, &cohort.to_bytes()?)?)
+    }
+
+    /// What adjusts scores for an operating point; `None` if the similarity is compared with its threshold.
+    ///
+    /// # Errors
+    /// Its cohort is missing or damaged, or the disk.
+    pub fn adjuster(&self, point: &OperatingPoint) -> Result<Option<Adjuster>, DeploymentError> {
+        let (how, digest, margin) = match &point.content().adjustment {
+            None => return Ok(None),
+            Some(Adjustment::Margin { factor }) => return Ok(Some(Adjuster::margin(*factor))),
+            Some(Adjustment::Normalised {
+                how,
+                cohort,
+                margin,
+                ..
+            }) => (*how, cohort, *margin),
+        };
+        let path = self.cohort_file(digest);
+        let damaged = |problem: String| DeploymentError::Damaged {
+            path: path.clone(),
+            problem,
+        };
+        if !digest.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Err(damaged("its name is no digest".to_owned()));
+        }
+        let file = open_file(&path).map_err(|cause| DeploymentError::io(&path, &cause))?;
+        let mut bytes = Vec::new();
+        file.take(COHORT_BYTES_MAX)
+            .read_to_end(&mut bytes)
+            .map_err(|cause| DeploymentError::io(&path, &cause))?;
+        let cohort = Cohort::parse(&bytes).map_err(|cause| damaged(cause.to_string()))?;
+        if cohort.digest()? != *digest {
+            return Err(damaged("its content is not what its name says".to_owned()));
+        }
+        let normalising = Adjuster::normalising(how, cohort)?;
+        Ok(Some(match margin {
+            Some(factor) => normalising.with_margin(factor),
+            None => normalising,
+        }))
+    }
+
+    /// The searches that an operating point was made from; `None` if they were not stored.
+    ///
+    /// # Errors
+    /// There is no such operating point, its recording is damaged, or the disk.
+    pub fn recording(&self, id: &str) -> Result<Option<Recording>, DeploymentError> {
+        let point = self.operating_point(id)?;
+        let path = self.recording_file(id);
+        let damaged = |problem: String| DeploymentError::Damaged {
+            path: path.clone(),
+            problem,
+        };
+        match fs::metadata(&path) {
+            Ok(metadata) if RECORDING_BYTES_MAX < metadata.len() => {
+                return Err(damaged(format!(
+                    "it has {} bytes, which no recording has",
+                    metadata.len()
+                )));
+            }
+            Ok(_) => {}
+            Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(cause) => return Err(DeploymentError::io(&path, &cause)),
+        }
+        let json = read_file(&path).map_err(|cause| DeploymentError::io(&path, &cause))?;
+        let recording = Recording::parse(&json).map_err(|cause| damaged(cause.to_string()))?;
+        if recording.trials().digest() != point.content().calibration_digest {
+            return Err(damaged("it belongs to another operating point".to_owned()));
+        }
+        Ok(Some(recording))
+    }
+
+    fn calibrated_items_file(&self, point: &OperatingPoint) -> PathBuf {
+        let digest = &point.content().binding.gallery_digest;
+        self.path()
+            .join(CALIBRATED_ITEMS)
+            .join(format!("{digest}.items"))
+    }
+
+    fn cohort_file(&self, digest: &str) -> PathBuf {
+        self.path().join(COHORTS).join(format!("{digest}.cohort"))
+    }
+
+    fn recording_file(&self, id: &str) -> PathBuf {
+        self.path().join(RECORDINGS).join(format!("{id}.json"))
+    }
+
+    fn operating_point_file(&self, id: &str) -> PathBuf {
+        self.path()
+            .join(OPERATING_POINTS)
+            .join(format!("{id}.json"))
+    }
+}
+
+fn unwritable(path: &Path, cause: &impl std::fmt::Display) -> DeploymentError {
+    DeploymentError::Damaged {
+        path: path.to_owned(),
+        problem: cause.to_string(),
+    }
+}
+
+fn read_operating_point(path: &Path) -> Result<OperatingPoint, DeploymentError> {
+    let damaged = |problem: String| DeploymentError::Damaged {
+        path: path.to_owned(),
+        problem,
+    };
+    let text = read_file(path).map_err(|cause| DeploymentError::io(path, &cause))?;
+
+    let point = OperatingPoint::parse(&text).map_err(|cause| damaged(cause.to_string()))?;
+    if path.file_stem().and_then(|stem| stem.to_str()) != Some(point.id()) {
+        return Err(damaged(format!(
+            "it holds {}, not what its name says",
+            point.id()
+        )));
+    }
+    Ok(point)
+}

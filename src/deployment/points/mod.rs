@@ -1,0 +1,337 @@
+//! The operating points of a deployment, and which of them is active.
+
+pub(super) mod active;
+pub(super) mod files;
+pub(super) mod promise_today;
+pub(super) mod state;
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use crate::deployment::enrolment::maintenance::Maintenance;
+use crate::deployment::{
+    ActivePoint, Calibrated, Deployment, DeploymentError, Folder, LoadedModel, ValidPoint,
+};
+use crate::telemetry;
+use matchpoint_calibration::adjustment::Adjuster;
+use matchpoint_calibration::certify::TargetFar;
+use matchpoint_calibration::coverage::Coverage;
+use matchpoint_calibration::monitoring::predicted_far::predicted_far;
+use matchpoint_calibration::operating_point::OperatingPoint;
+use matchpoint_calibration::recording::{Flip, Scale, ScaledThreshold};
+
+/// The longest that a worker may spend on one job: dozens of times what the slowest picture within the
+/// limits takes.
+const JOB_MAX: Duration = Duration::from_secs(60);
+
+/// A change of the active operating point.
+#[derive(Clone, Debug)]
+pub struct Activation {
+    /// The operating point that is active from now on.
+    pub point: OperatingPoint,
+    /// Etag of this change.
+    pub etag: String,
+    /// Id of the one that was active before.
+    pub previous: Option<String>,
+}
+
+/// What changes if one operating point replaces another.
+#[derive(Clone, Debug)]
+pub struct PointComparison {
+    /// The one that is replaced.
+    pub before: OperatingPoint,
+    /// The one that replaces it.
+    pub after: OperatingPoint,
+    /// The one whose searches were judged by both: the first, unless only the second adjusts scores.
+    pub recorded: String,
+    /// How many searches.
+    pub searches: usize,
+    /// Those that the two decide differently.
+    pub flips: Vec<Flip>,
+}
+
+/// The recorded searches that operating point `to` decides otherwise than `from`.
+///
+/// # Errors
+/// Either is missing or damaged, the searches were not kept, or the two adjust scores in two ways.
+pub fn compare_points(
+    folder: &Folder,
+    from: &str,
+    to: &str,
+) -> Result<PointComparison, DeploymentError> {
+    let (before, after) = (folder.operating_point(from)?, folder.operating_point(to)?);
+    let (adjusts, will) = (&before.content().adjustment, &after.content().adjustment);
+    // Adjusted scores are recorded only with the second's own searches.
+    let recorded = match (adjusts, will) {
+        (_, None) => from,
+        (one, other) if one == other => from,
+        (None, Some(_)) => to,
+        (Some(_), Some(_)) => {
+            return Err(DeploymentError::Argument {
+                argument: "operating points",
+                problem: format!(
+                    "{from} and {to} adjust scores in two ways, and no search was recorded with both; compare each with one that holds the similarity against its threshold"
+                ),
+            });
+        }
+    };
+    let recording = folder.recording(recorded)?;
+    let recording = recording.ok_or_else(|| DeploymentError::RecordingMissing {
+        id: recorded.to_owned(),
+    })?;
+    let by = |point: &OperatingPoint| ScaledThreshold {
+        threshold: point.threshold(),
+        scale: match point.content().adjustment {
+            Some(_) => Scale::Held,
+            None => Scale::Similarity,
+        },
+    };
+    Ok(PointComparison {
+        recorded: recorded.to_owned(),
+        searches: recording.searches().len(),
+        flips: recording.flips(by(&before), by(&after)),
+        before,
+        after,
+    })
+}
+
+/// When an operating point was made; the beginning of time if its record does not say so.
+#[must_use]
+pub fn created(point: &OperatingPoint) -> SystemTime {
+    humantime::parse_rfc3339(&point.content().created).unwrap_or(UNIX_EPOCH)
+}
+
+impl Deployment {
+    /// Stores a new operating point with the searches that it was made from. It is not active yet. Blocks;
+    /// nobody else has to wait.
+    ///
+    /// # Errors
+    /// It does not belong here, or the disk.
+    pub fn keep(&self, calibrated: &Calibrated) -> Result<(), DeploymentError> {
+        self.writer()?;
+        calibrated.point.check_binding(&self.binding())?;
+        // Files that never change need no lock.
+        let folder = self.folder();
+        folder.add_operating_point(calibrated)
+    }
+
+    /// Activates an operating point.
+    ///
+    /// # Errors
+    /// There is none of this id, it does not fit the deployment, the etag is out of date, or the disk
+    /// failed.
+    pub fn activate(&self, id: &str, etag: Option<&str>) -> Result<Activation, DeploymentError> {
+        self.writer()?;
+        let mut folder = self.lock_folder();
+        let point = folder.operating_point(id)?;
+        point.check_binding(&self.binding())?;
+        self.decide_by(&mut folder, point, etag)
+    }
+
+    /// Activates the operating point that was active before the present one.
+    ///
+    /// # Errors
+    /// There was none, it does not fit any more, the etag is out of date, or the disk failed.
+    pub fn roll_back(&self, etag: Option<&str>) -> Result<Activation, DeploymentError> {
+        self.writer()?;
+        let mut folder = self.lock_folder();
+        let earlier = folder.record().history.last();
+        let earlier = earlier.ok_or(DeploymentError::NothingToRollBackTo)?;
+        let point = folder.operating_point(earlier)?;
+        point.check_binding(&self.binding())?;
+        let adjuster = folder.adjuster(&point)?;
+        let previous = folder.record().active_operating_point.clone();
+        folder.roll_back(etag)?;
+        Ok(self.now_decides(&folder, point, adjuster, previous))
+    }
+
+    /// Record and active point change under one lock, so that they cannot differ.
+    fn decide_by(
+        &self,
+        folder: &mut Folder,
+        point: OperatingPoint,
+        etag: Option<&str>,
+    ) -> Result<Activation, DeploymentError> {
+        let adjuster = folder.adjuster(&point)?;
+        let previous = folder.record().active_operating_point.clone();
+        folder.activate(point.id(), etag)?;
+        Ok(self.now_decides(folder, point, adjuster, previous))
+    }
+
+    fn now_decides(
+        &self,
+        folder: &Folder,
+        point: OperatingPoint,
+        adjuster: Option<Adjuster>,
+        previous: Option<String>,
+    ) -> Activation {
+        let valid = self.valid_point(folder, point.clone(), adjuster);
+        self.active_point.store(Arc::new(ActivePoint::Valid(valid)));
+        self.publish_active_point(
+            previous
+                .as_deref()
+                .filter(|previous| *previous != point.id()),
+        );
+        Activation {
+            point,
+            etag: folder.etag(),
+            previous,
+        }
+    }
+
+    /// Loads the active operating point at opening. If it cannot be read, everything is UNDECIDED, and it
+    /// can be replaced by a new one.
+    pub(in crate::deployment) fn load_active_point(&self) {
+        let folder = self.folder();
+        let active = match folder.active_operating_point() {
+            Ok(None) => ActivePoint::Missing,
+            Ok(Some(point)) => match point.check_binding(&self.binding()) {
+                Ok(()) => match folder.adjuster(&point) {
+                    Ok(adjuster) => ActivePoint::Valid(self.valid_point(&folder, point, adjuster)),
+                    Err(error) => ActivePoint::Unreadable(error.to_string()),
+                },
+                Err(mismatch) => ActivePoint::Mismatch(mismatch),
+            },
+            Err(error) => ActivePoint::Unreadable(error.to_string()),
+        };
+        self.active_point.store(Arc::new(active));
+        self.hold_back();
+    }
+
+    /// From now on compares the gallery with the items that the operating point was calibrated on.
+    fn valid_point(
+        &self,
+        folder: &Folder,
+        point: OperatingPoint,
+        adjuster: Option<Adjuster>,
+    ) -> ValidPoint {
+        let items = folder.calibrated_items(&point).map(Arc::new);
+        let traffic = folder.calibrated_traffic(point.id()).map(Arc::new);
+        // If a write has failed, nothing is compared, and nothing is promised any more.
+        let compared = self.gallery.compare_with(items.as_ref().ok().cloned());
+        let items = items.and_then(|items| Ok(compared.map(|()| items)?));
+        let items = items.map_err(|error| error.to_string());
+        if let Err(problem) = &items {
+            tracing::warn!(
+                deployment = self.name,
+                problem,
+                "which items were calibrated on is not known: nothing is promised once the gallery changes; recalibrate"
+            );
+        }
+        ValidPoint {
+            point: Arc::new(point),
+            adjuster: adjuster.map(Box::new),
+            items,
+            traffic,
+        }
+    }
+
+    /// Makes every decision UNDECIDED after an item has changed on the disk.
+    fn hold_back(&self) {
+        if let Some(damage) = self.damage() {
+            let damaged = ActivePoint::Unreadable(damage.to_owned());
+            self.active_point.store(Arc::new(damaged));
+        }
+    }
+
+    /// What has changed on the disk since it was opened, after which nothing is accepted any more.
+    #[must_use]
+    pub fn damage(&self) -> Option<&str> {
+        self.maintenance.get().and_then(Maintenance::damage)
+    }
+
+    /// Announces the deployment to Prometheus, in place of the one that was served under its name.
+    pub fn publish(&self, earlier: Option<&Self>) {
+        let Some(earlier) = earlier else {
+            telemetry::deployment_started(self.metric_labels());
+            return self.publish_active_point(None);
+        };
+        telemetry::deployment_ended(earlier.metric_labels());
+        telemetry::deployment_started(self.metric_labels());
+        let (before, now) = (earlier.active_point.load(), self.active_point.load());
+        let before = before.valid().map(OperatingPoint::id);
+        let now = now.valid().map(OperatingPoint::id);
+        earlier.monitor.end();
+        // Canaries of another folder, even if the operating point is the same.
+        if let Some(round) = earlier.monitor.latest_canaries() {
+            telemetry::canaries_ended(&self.name, &round.operating_point);
+        }
+        self.publish_active_point(before.filter(|before| Some(*before) != now));
+        self.monitor.evaluate_soon();
+    }
+
+    fn metric_labels(&self) -> telemetry::DeploymentLabels<'_> {
+        let model = &self.loaded.model;
+        telemetry::DeploymentLabels {
+            name: &self.name,
+            model: model.name(),
+            fingerprint: model.fingerprint(),
+            precision: model.precision(),
+            execution_provider: model.provider(),
+        }
+    }
+
+    fn publish_active_point(&self, previous: Option<&str>) {
+        let active = self.active_point.load();
+        let active = active.valid().map(|point| telemetry::OperatingPointGauges {
+            id: point.id(),
+            threshold: point.threshold().get(),
+            target_far: point.content().target_far().map(TargetFar::far),
+            far_upper_bound: point.content().far_bound(),
+            created: created(point),
+        });
+        telemetry::operating_point_activated(&self.name, previous, active);
+        self.publish_size();
+    }
+
+    /// Updates the gauges that change without a call of this deployment, and gives up workers that are
+    /// stuck.
+    pub fn publish_gauges(&self) {
+        let LoadedModel { model, pool, .. } = &self.loaded;
+        pool.give_up_after(JOB_MAX);
+        let dropped = pool.take_dropped();
+        telemetry::queue_seen(
+            model.name(),
+            model.precision(),
+            pool.queue_len(),
+            [dropped.gone, dropped.late, dropped.displaced, dropped.stuck],
+        );
+        self.publish_size();
+    }
+
+    /// Whether so many of its workers are stuck that the process should be restarted.
+    #[must_use]
+    pub fn is_worn_out(&self) -> bool {
+        self.loaded.pool.is_worn_out()
+    }
+
+    pub(in crate::deployment) fn publish_size(&self) {
+        let (view, active) = (self.gallery.view(), self.active_point.load_full());
+        telemetry::state_decides(&self.name, self.state_of(&view, &active));
+        let today = active.promise_in(&view);
+        let coverage = today.and_then(|today| today.coverage);
+        let extent = today.map_or(view.len() as u64, |today| today.extent);
+        telemetry::gallery_changed(
+            &self.name,
+            telemetry::GalleryGauges {
+                items: view.len(),
+                labels: view.label_count(),
+                generation: view.generation(),
+                index_bytes: view.index_bytes(),
+                extent,
+                coverage: coverage.map(Coverage::share),
+                far_bound: today.and_then(|today| today.far_bound),
+                calibrated: active
+                    .valid()
+                    .map(|point| (point.id(), point.content().covered_items())),
+            },
+        );
+        let Some(point) = active.valid() else {
+            return;
+        };
+        if let Some(far) = predicted_far(point.content(), extent) {
+            let bounds = [far.estimate, far.upper];
+            telemetry::far_predicted(&self.name, point.id(), bounds);
+        }
+    }
+}

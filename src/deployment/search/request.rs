@@ -1,0 +1,250 @@
+//! Requests to a deployment: queries, and how to search for them.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use sha2::{Digest, Sha256};
+
+use crate::deployment::DeploymentError;
+use crate::deployment::calibration::embedding_cache::EmbeddingCache;
+use crate::files::open_file;
+use crate::journal::entry::StateId;
+use crate::telemetry;
+use matchpoint_embed::job::JobKind;
+use matchpoint_embed::pixels::{ImageLimits, PixelsError};
+use matchpoint_gallery::Gallery;
+use matchpoint_gallery::filter::ItemFilter;
+use matchpoint_gallery::view::{GalleryMatch, GalleryView};
+
+/// What to search for.
+#[derive(Clone, Debug)]
+pub enum Query {
+    /// An encoded image.
+    Image(Bytes),
+    /// A vector of the model's space, not necessarily of unit length.
+    Embedding(Vec<f32>),
+}
+
+/// Where the image of an item to be enrolled is.
+#[derive(Clone, Debug)]
+pub enum ImageAt {
+    /// In a file.
+    File(PathBuf),
+    /// With an item of a gallery.
+    Kept {
+        /// The gallery, which may be open for reading only.
+        gallery: Arc<Gallery>,
+        /// The item's id.
+        id: String,
+    },
+}
+
+/// One comparison.
+#[derive(Clone, Debug)]
+pub struct Comparison {
+    /// What is compared.
+    pub query: Query,
+    /// With what.
+    pub reference: VerifyReference,
+    /// The state that the caller expects; any if there is none.
+    pub expect_state: Option<StateId>,
+}
+
+/// What to compare a query with.
+#[derive(Clone, Debug)]
+pub enum VerifyReference {
+    /// Another image or vector.
+    Query(Query),
+    /// An enrolled item, by id.
+    Item(String),
+}
+
+/// How to search.
+#[derive(Clone, Debug)]
+pub struct SearchOptions {
+    /// How many items to return, at most.
+    pub limit: usize,
+    /// Whether to compare with every item.
+    pub exact: bool,
+    /// The items that may be found and decided on; all if there is none.
+    pub filter: Option<ItemFilter>,
+    /// A label whose items are not found. Such a search compares with every item.
+    pub without_label: Option<String>,
+    /// Return the best item of each label.
+    pub one_per_label: bool,
+    /// Return no item with a lower similarity.
+    pub score_min: Option<f32>,
+    /// Candidates that an approximate search keeps, for the items returned.
+    pub ef: Option<usize>,
+    /// What the caller knows about the query, such as its camera.
+    pub conditions: BTreeMap<String, String>,
+    /// The state that the caller expects; any if there is none.
+    pub expect_state: Option<StateId>,
+    /// Whether the decision is left out of journal, audit, shadow and metrics.
+    pub unrecorded: bool,
+}
+
+impl SearchOptions {
+    /// The nearest items, by the index.
+    #[must_use]
+    pub fn nearest(limit: usize) -> Self {
+        Self {
+            limit,
+            exact: false,
+            filter: None,
+            without_label: None,
+            one_per_label: false,
+            score_min: None,
+            ef: None,
+            conditions: BTreeMap::new(),
+            expect_state: None,
+            unrecorded: false,
+        }
+    }
+}
+
+/// An item that was found.
+pub type Hit = GalleryMatch;
+
+impl Query {
+    /// What a job for it does.
+    pub(in crate::deployment) fn kind(&self) -> JobKind {
+        match self {
+            Self::Image(_) => JobKind::Image,
+            Self::Embedding(_) => JobKind::Vector,
+        }
+    }
+
+    /// SHA-256 of an image.
+    pub(in crate::deployment) fn sha256(&self) -> Option<[u8; 32]> {
+        match self {
+            Self::Image(bytes) => Some(Sha256::digest(bytes).into()),
+            Self::Embedding(_) => None,
+        }
+    }
+
+    /// An image, if it should be kept. Shares its bytes.
+    pub(in crate::deployment) fn kept(&self, keep: bool) -> Option<Bytes> {
+        match self {
+            Self::Image(bytes) if keep => Some(bytes.clone()),
+            Self::Image(_) | Self::Embedding(_) => None,
+        }
+    }
+}
+
+/// A query whose truth is known.
+#[derive(Clone)]
+pub(in crate::deployment) struct ProbeRequest {
+    /// Where to search.
+    pub(in crate::deployment) view: Arc<GalleryView>,
+    /// What to search for.
+    pub(in crate::deployment) source: ProbeSource,
+    /// What it shows.
+    pub(in crate::deployment) label: String,
+    /// Whether to look for the nearest items of other labels.
+    pub(in crate::deployment) others: bool,
+    /// Whether to compare the index with exact search.
+    pub(in crate::deployment) check_index: bool,
+    /// The cache of embeddings.
+    pub(in crate::deployment) cache: Option<Arc<EmbeddingCache>>,
+}
+
+/// Where a labelled query comes from.
+#[derive(Clone, Debug)]
+pub enum ProbeSource {
+    /// An image file.
+    File(PathBuf),
+    /// What a caller sent.
+    Query(Query),
+}
+
+impl ProbeSource {
+    /// The image that a caller sent, if it should be kept. Shares its bytes.
+    pub(in crate::deployment) fn kept(&self, keep: bool) -> Option<Bytes> {
+        match self {
+            Self::Query(query) => query.kept(keep),
+            Self::File(_) => None,
+        }
+    }
+
+    /// What a job for it does.
+    pub(in crate::deployment) fn kind(&self) -> JobKind {
+        match self {
+            Self::File(_) => JobKind::Image,
+            Self::Query(query) => query.kind(),
+        }
+    }
+
+    /// The query, read from its file if it is in one.
+    pub(in crate::deployment) fn read(
+        self,
+        limits: &ImageLimits,
+    ) -> Result<Query, DeploymentError> {
+        Ok(match self {
+            Self::File(path) => Query::Image(read_image(&path, limits)?.into()),
+            Self::Query(query) => query,
+        })
+    }
+}
+
+/// The time of a request by stage.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Timings {
+    /// Waiting for a worker.
+    pub queue: Duration,
+    /// Decoding and resizing.
+    pub decode: Duration,
+    /// Running the model.
+    pub inference: Duration,
+    /// Searching or comparing.
+    pub search: Duration,
+    /// All of it.
+    pub total: Duration,
+}
+
+impl Timings {
+    pub(in crate::deployment) fn record(&self, deployment: &str) {
+        let stages = [self.queue, self.decode, self.inference, self.search];
+        for (stage, took) in telemetry::STAGE_VALUES.into_iter().zip(stages) {
+            // A stage that a request does not have does not count as a time of zero.
+            if !took.is_zero() {
+                telemetry::stage_took(deployment, stage, took);
+            }
+        }
+    }
+}
+
+/// Reads a file that may be an image, up to the longest an image may be.
+///
+/// # Errors
+/// It is not a regular file, or the disk.
+pub fn read_image(path: &Path, limits: &ImageLimits) -> Result<Vec<u8>, DeploymentError> {
+    let one_more = (limits.bytes_max as u64).saturating_add(1);
+    let mut bytes = Vec::new();
+    open_file(path)
+        .and_then(|file| file.take(one_more).read_to_end(&mut bytes))
+        .map_err(|cause| DeploymentError::io(path, &cause))?;
+    Ok(bytes)
+}
+
+/// The reason that an unusable image is counted under.
+pub(in crate::deployment) fn image_failure(error: &PixelsError) -> &'static str {
+    match error {
+        PixelsError::UnsupportedFormat { .. } | PixelsError::UnsupportedFeature { .. } => {
+            "unsupported_format"
+        }
+        PixelsError::NoMemory { .. } => "too_large",
+        PixelsError::TooManyBytes { .. }
+        | PixelsError::TooMuchMemory { .. }
+        | PixelsError::TooManyScans { .. }
+        | PixelsError::SideTooLong { .. } => "too_large",
+        PixelsError::Empty
+        | PixelsError::Truncated { .. }
+        | PixelsError::Undecodable { .. }
+        | PixelsError::Geometry { .. } => "undecodable",
+    }
+}

@@ -1,0 +1,338 @@
+//! What a worker does for a request: embed, search, compare.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use sha2::{Digest, Sha256};
+
+use super::answer::{EmbeddedOriginal, OthersFound, Probed};
+use super::deciding::{Deciding, PROBE_HITS, best_of_another, deciding};
+use super::request::{Hit, ImageAt, ProbeRequest, Query, SearchOptions, Timings, read_image};
+use crate::deployment::DeploymentError;
+use crate::deployment::points::active::{ActivePoint, JudgedScore};
+use matchpoint_calibration::adjustment::ComparedPair;
+use matchpoint_calibration::monitoring::traffic::{PictureFacts, SearchFacts};
+use matchpoint_embed::embedder::Embedded;
+use matchpoint_embed::job::PoolWorker;
+use matchpoint_embed::pixels::{ImageLimits, ImageMeasures};
+use matchpoint_gallery::item::ItemHead;
+use matchpoint_gallery::mapped_vectors::Vector;
+use matchpoint_gallery::view::{GalleryView, Probe};
+use matchpoint_vector::{Embedding, Similarity};
+
+/// A reference that a worker can compare with.
+pub(in crate::deployment) enum Known {
+    /// Still to be embedded.
+    Query(Query),
+    /// An item with its vector.
+    Item(Arc<ItemHead>, Vector),
+}
+
+/// How many items of other labels a non-mated search looks for: enough to tell what it would find in a
+/// gallery of a fraction of the size.
+pub(in crate::deployment) const OTHERS_HITS: usize = 64;
+
+pub(in crate::deployment) fn embed_query(
+    worker: &mut PoolWorker<'_>,
+    query: Query,
+    limits: &ImageLimits,
+    timings: &mut Timings,
+) -> Result<Embedding, DeploymentError> {
+    embed_measured(worker, query, limits, timings).map(|embedded| embedded.embedding)
+}
+
+/// An embedding, with measurements of its query.
+pub(in crate::deployment) struct MeasuredQuery {
+    pub(in crate::deployment) embedding: Embedding,
+    /// What its picture is like; `None` for a vector.
+    pub(in crate::deployment) measures: Option<ImageMeasures>,
+    /// The length of the feature that it was made from; `None` for a vector.
+    pub(in crate::deployment) feature_length: Option<f64>,
+}
+
+impl MeasuredQuery {
+    fn of_image(embedded: Embedded, timings: &mut Timings) -> Self {
+        timings.decode += embedded.decode;
+        timings.inference += embedded.inference;
+        Self {
+            embedding: embedded.embedding,
+            measures: Some(embedded.measures),
+            feature_length: Some(embedded.norm),
+        }
+    }
+
+    /// What is known about a search for it, together with the caller's conditions.
+    pub(in crate::deployment) fn facts<'a>(
+        &'a self,
+        conditions: &'a BTreeMap<String, String>,
+    ) -> SearchFacts<'a> {
+        SearchFacts {
+            vector: self.embedding.as_slice(),
+            picture: self.measures.map(picture_facts),
+            feature_length: self.feature_length,
+            conditions,
+        }
+    }
+}
+
+pub(in crate::deployment) fn picture_facts(measures: ImageMeasures) -> PictureFacts {
+    PictureFacts {
+        format: measures.format.as_str(),
+        longest_side: measures.longest_side,
+        brightness: measures.brightness,
+        sharpness: measures.sharpness,
+    }
+}
+
+pub(in crate::deployment) fn embed_measured(
+    worker: &mut PoolWorker<'_>,
+    query: Query,
+    limits: &ImageLimits,
+    timings: &mut Timings,
+) -> Result<MeasuredQuery, DeploymentError> {
+    match query {
+        Query::Image(bytes) => {
+            let embedded = worker.embed(&bytes, limits)?;
+            Ok(MeasuredQuery::of_image(embedded, timings))
+        }
+        Query::Embedding(values) => {
+            let expected = worker.dimension();
+            if values.len() != expected {
+                return Err(DeploymentError::Dimension {
+                    expected,
+                    found: values.len(),
+                });
+            }
+            Ok(MeasuredQuery {
+                embedding: Embedding::normalise(values)?,
+                measures: None,
+                feature_length: None,
+            })
+        }
+    }
+}
+
+/// The nearest items, and the one that is decided on. That and its margin depend on the query and the
+/// gallery alone, whatever the caller wants returned.
+///
+/// The decision rests on a search as wide as those of the calibration, whatever was requested: a wider one
+/// might find a stranger's look-alike that the calibration never saw.
+pub(in crate::deployment) fn search_view(
+    view: &GalleryView,
+    embedding: &Embedding,
+    options: &SearchOptions,
+    timings: &mut Timings,
+) -> Result<(Vec<Hit>, Option<Deciding>), DeploymentError> {
+    let started = Instant::now();
+    let probe = Probe {
+        k: options.limit.max(PROBE_HITS),
+        exact: options.exact,
+        without_label: options.without_label.as_deref(),
+        filter: options.filter.as_ref(),
+        one_per_label: options.one_per_label,
+        ef: options.ef,
+    };
+    let mut hits = view.nearest(embedding, &probe)?;
+    let wider = options.exact || options.ef.is_some() || options.one_per_label;
+    // If every item is compared, as under a filter, nothing else can be found.
+    let some_only = options.filter.is_some() || options.without_label.is_some();
+    let deciding = if some_only || !(wider || view.is_wide(options.limit)) {
+        deciding(&hits)
+    } else {
+        let probe = Probe::nearest(PROBE_HITS);
+        deciding(&view.nearest(embedding, &probe)?)
+    };
+    hits.truncate(options.limit);
+    if let Some(least) = options.score_min {
+        hits.retain(|hit| least <= hit.score.get());
+    }
+    timings.search += started.elapsed();
+    Ok((hits, deciding))
+}
+
+/// A query and what it is compared with.
+pub(in crate::deployment) struct Compare {
+    pub(in crate::deployment) query: Query,
+    pub(in crate::deployment) reference: Known,
+    /// The gallery with the reference.
+    pub(in crate::deployment) view: Arc<GalleryView>,
+}
+
+/// The similarity of a query and a reference, and the score for the decision.
+pub(in crate::deployment) fn compare(
+    worker: &mut PoolWorker<'_>,
+    pair: Compare,
+    active: &ActivePoint,
+    limits: &ImageLimits,
+    timings: &mut Timings,
+) -> Result<(Similarity, JudgedScore), DeploymentError> {
+    let Compare {
+        query,
+        reference,
+        view,
+    } = pair;
+    let query = embed_query(worker, query, limits, timings)?;
+    let (embedded, stored);
+    let (head, vector): (Option<Arc<ItemHead>>, &[f32]) = match reference {
+        Known::Query(reference) => {
+            embedded = embed_query(worker, reference, limits, timings)?;
+            (None, embedded.as_slice())
+        }
+        Known::Item(head, vector) => {
+            stored = vector;
+            (Some(head), &stored)
+        }
+    };
+    let started = Instant::now();
+    let score = Similarity::between(query.as_slice(), vector);
+    timings.search += started.elapsed();
+    let score = score.ok_or(DeploymentError::Dimension {
+        expected: vector.len(),
+        found: query.dimension(),
+    })?;
+    let label = head.as_ref().map(|head| head.label.as_str());
+    // For an image that is not enrolled it is unknown which label is another one.
+    let other = match label.filter(|_| active.takes_margin()) {
+        Some(label) => best_of_another(&view, &query, label, None)?,
+        None => None,
+    };
+    let compared = ComparedPair {
+        score,
+        probe: query.as_slice(),
+        item: vector,
+        other,
+        label,
+        left_out: None,
+    };
+    Ok((score, active.adjusted(&compared, timings)?))
+}
+
+/// An image to be enrolled.
+pub(in crate::deployment) struct ToEnrol {
+    pub(in crate::deployment) at: ImageAt,
+    /// SHA-256 of bytes that need not be embedded again.
+    pub(in crate::deployment) known: Option<[u8; 32]>,
+    /// Whether the image is kept.
+    pub(in crate::deployment) keep: bool,
+}
+
+pub(in crate::deployment) fn embed_image(
+    worker: &mut PoolWorker<'_>,
+    image: &ToEnrol,
+    limits: &ImageLimits,
+    timings: &mut Timings,
+) -> Result<Option<EmbeddedOriginal>, DeploymentError> {
+    let bytes = match &image.at {
+        ImageAt::File(path) => read_image(path, limits)?,
+        ImageAt::Kept { gallery, id } => {
+            let kept = gallery.image(id)?;
+            kept.ok_or_else(|| DeploymentError::ImageNotKept { id: id.clone() })?
+        }
+    };
+    let sha256: [u8; 32] = Sha256::digest(&bytes).into();
+    if image.known == Some(sha256) {
+        return Ok(None);
+    }
+    let image = image.keep.then(|| bytes.clone());
+    let embedding = embed_query(worker, Query::Image(bytes.into()), limits, timings)?;
+    Ok(Some(EmbeddedOriginal {
+        embedding,
+        sha256,
+        image,
+    }))
+}
+
+pub(in crate::deployment) fn probe(
+    worker: &mut PoolWorker<'_>,
+    request: ProbeRequest,
+    limits: &ImageLimits,
+    timings: &mut Timings,
+) -> Result<Probed, DeploymentError> {
+    let view = &*request.view;
+    let query = request.source.read(limits)?;
+    let source_sha256 = query.sha256();
+
+    let MeasuredQuery {
+        embedding,
+        measures,
+        feature_length,
+    } = match (query, request.cache.zip(source_sha256)) {
+        (Query::Image(image), Some((cache, sha256))) => {
+            let embedded = cache.get_or(sha256, || worker.embed(&image, limits))?;
+            MeasuredQuery::of_image(embedded, timings)
+        }
+        (query, _) => embed_measured(worker, query, limits, timings)?,
+    };
+
+    let options = SearchOptions::nearest(PROBE_HITS);
+    let (hits, deciding) = search_view(view, &embedding, &options, timings)?;
+    let other = match deciding {
+        Some(Deciding { best, other: None }) => {
+            best_of_another(view, &embedding, &best.item.label, None)?
+        }
+        Some(Deciding { other, .. }) => other,
+        None => None,
+    };
+    let others = if request.others {
+        Some(left_out(view, &embedding, &request.label)?)
+    } else {
+        None
+    };
+    let index_missed = if request.check_index {
+        index_misses(view, &embedding, &hits)?
+    } else {
+        None
+    };
+    Ok(Probed {
+        hits,
+        other,
+        others,
+        index_missed,
+        source_sha256,
+        vector: Some(embedding.as_slice().into()),
+        measures,
+        feature_length,
+        timings: *timings,
+    })
+}
+
+/// The nearest items of other labels.
+pub(in crate::deployment) fn left_out(
+    view: &GalleryView,
+    embedding: &Embedding,
+    label: &str,
+) -> Result<OthersFound, DeploymentError> {
+    let others = Probe {
+        exact: true,
+        without_label: Some(label),
+        ..Probe::nearest(OTHERS_HITS)
+    };
+    let hits = view.nearest(embedding, &others)?;
+    let best = hits.first();
+    let another = best.and_then(|best| hits.iter().find(|hit| hit.item.label != best.item.label));
+    let other = match (best, another) {
+        (_, Some(another)) => Some(another.score),
+        (Some(best), None) => best_of_another(view, embedding, &best.item.label, Some(label))?,
+        (None, None) => None,
+    };
+    Ok(OthersFound { hits, other })
+}
+
+/// Whether an item is nearer than the best of `hits`; `None` if the index is exact.
+pub(in crate::deployment) fn index_misses(
+    view: &GalleryView,
+    embedding: &Embedding,
+    hits: &[Hit],
+) -> Result<Option<bool>, DeploymentError> {
+    if !view.is_approximate() {
+        return Ok(None);
+    }
+    let exact = Probe {
+        exact: true,
+        ..Probe::nearest(1)
+    };
+    let nearest = view.nearest(embedding, &exact)?;
+    let score = |hits: &[Hit]| hits.first().map(|hit| hit.score);
+    Ok(Some(score(hits) < score(&nearest)))
+}
