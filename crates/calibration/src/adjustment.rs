@@ -1,9 +1,10 @@
-//! The score that is compared with the threshold, if it is not the plain similarity of the best match.
+//! The decision score, which is compared with the threshold, if it is not the plain similarity of the best
+//! match.
 //!
-//! The scores of labels differ in ways that one threshold on the similarity cannot follow. An adjustment
-//! changes only the score that is compared: the best match and the reported similarity stay the same.
-//! Calibration and serving call the same function, so a threshold is chosen on exactly the scores that it
-//! will be compared with.
+//! The scores of labels differ in ways that one threshold on similarity cannot follow. An adjustment changes
+//! only the score that is compared; the best match and the reported similarity stay the same. Calibration and
+//! serving call the same function, so a threshold is chosen from exactly the scores that it is compared with
+//! later.
 
 use serde::{Deserialize, Serialize};
 
@@ -17,27 +18,27 @@ use matchpoint_vector::Similarity;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Adjustment {
-    /// Normalised against a cohort of strangers.
+    /// The score is normalised against a cohort of strangers.
     Normalised {
-        /// By whose statistics, and against how much of the cohort.
+        /// The method: whose statistics are used, and how much of the cohort.
         how: Normalisation,
         /// SHA-256 of the cohort's file.
         cohort: String,
-        /// Members of the cohort.
+        /// Number of members of the cohort.
         members: u64,
-        /// How much of the best of another label, normalised alike, is taken off.
+        /// The multiple of the best normalised score of another label that is subtracted; `None` if nothing is.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         margin: Option<MarginFactor>,
     },
-    /// The similarity less a part of the best of another label.
+    /// A multiple of the best similarity to another label is subtracted from the similarity.
     Margin {
-        /// How much of it.
+        /// The multiple that is subtracted.
         factor: MarginFactor,
     },
 }
 
 impl Adjustment {
-    /// The compared score, in words.
+    /// Describes the decision score in words.
     #[must_use]
     pub fn describe(&self) -> String {
         match self {
@@ -62,7 +63,7 @@ impl Adjustment {
         }
     }
 
-    /// How much of the best of another label is subtracted; `None` if it is not used.
+    /// The multiple of the best score of another label that is subtracted; `None` if nothing is.
     #[must_use]
     pub fn margin(&self) -> Option<MarginFactor> {
         match self {
@@ -71,7 +72,7 @@ impl Adjustment {
         }
     }
 
-    /// SHA-256 of the file of its cohort, if it has one.
+    /// SHA-256 of the file of its cohort; `None` without a cohort.
     #[must_use]
     pub fn cohort(&self) -> Option<&str> {
         match self {
@@ -80,34 +81,34 @@ impl Adjustment {
         }
     }
 
-    /// Whether the best among some of the items scores no higher than the best of all, so that a filter
-    /// lets no stranger in: the margin over the best of another label among all items does, and a
-    /// normalised score does not.
+    /// Whether the best match among some of the items never has a higher decision score than the best match
+    /// among all items. If so, a filter cannot raise the FAR. It is true for a margin over the best of another
+    /// label among all items, and false for normalised scores.
     #[must_use]
     pub fn falls_with_a_filter(&self) -> bool {
         matches!(self, Self::Margin { .. })
     }
 }
 
-/// A comparison of a probe with an item, with everything that an adjustment may use.
+/// A probe and an item to be compared, with everything that an adjustment may use.
 #[derive(Clone, Copy, Debug)]
 pub struct ComparedPair<'a> {
-    /// Their similarity.
+    /// The cosine similarity of probe and item.
     pub score: Similarity,
     /// The probe's vector, of unit length.
     pub probe: &'a [f32],
     /// The item's vector, of unit length.
     pub item: &'a [f32],
-    /// The best similarity of the probe to an item of another label than the item's and the one that was
-    /// left out; `None` if there is none, or it was not searched for.
+    /// The best similarity of the probe to an item whose label is neither the item's nor left out of the
+    /// search; `None` if there is no such item or it was not searched for.
     pub other: Option<Similarity>,
     /// The item's label; `None` for an image that is not enrolled.
     pub label: Option<&'a str>,
-    /// The label that was left out of the search; its items are left out of the cohort too.
+    /// The label that was left out of the search, if any. Cohort members with this label are ignored too.
     pub left_out: Option<&'a str>,
 }
 
-/// An adjustment with what is needed to apply it.
+/// An adjustment with the data that it needs.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Adjuster {
     adjustment: Adjustment,
@@ -115,10 +116,10 @@ pub struct Adjuster {
 }
 
 impl Adjuster {
-    /// Normalises by `how` against `cohort`.
+    /// Normalises scores by the method `how` against `cohort`.
     ///
     /// # Errors
-    /// None in practice: a cohort has a digest.
+    /// Never in practice, because every cohort has a digest.
     pub fn normalising(how: Normalisation, cohort: Cohort) -> Result<Self, CalibrationError> {
         Ok(Self {
             adjustment: Adjustment::Normalised {
@@ -131,7 +132,7 @@ impl Adjuster {
         })
     }
 
-    /// Subtracts a part of the best of another label from the similarity.
+    /// Subtracts a multiple of the best similarity to another label.
     #[must_use]
     pub fn margin(factor: MarginFactor) -> Self {
         Self {
@@ -140,7 +141,8 @@ impl Adjuster {
         }
     }
 
-    /// The same off what this makes of the similarity.
+    /// Adds a margin: a multiple of the best adjusted score of another label is subtracted from the adjusted
+    /// score.
     #[must_use]
     pub fn with_margin(self, factor: MarginFactor) -> Self {
         let adjustment = match self.adjustment {
@@ -172,11 +174,12 @@ impl Adjuster {
         self.cohort.as_ref()
     }
 
-    /// The score to compare, in [-1, 1]; `None` if it needs the best of another label and there is none:
-    /// then nothing may be accepted.
+    /// Computes the decision score, in [-1, 1]. `None` if it needs the best similarity to another label and
+    /// there is none; the search must then be rejected.
     ///
     /// # Errors
-    /// Refuses vectors of another dimension than the cohort's, and if no member is left.
+    /// Returns an error if a vector has another dimension than the cohort, or if all cohort members are left
+    /// out.
     pub fn decision_score(
         &self,
         compared: &ComparedPair<'_>,
@@ -241,7 +244,7 @@ mod tests {
         let how = Normalisation::new(StatisticsSide::Item, None, 0.1).unwrap();
         let adjuster = Adjuster::normalising(how, cohort).unwrap();
         let probe = [0.6, 0.8];
-        // As similar to the probe as each other, and one is in the midst of the cohort.
+        // Both have the same similarity to the probe, but one lies in the middle of the cohort.
         let near = adjuster
             .decision_score(&compared(&probe, &[0.96, 0.28]))
             .unwrap()
@@ -252,7 +255,7 @@ mod tests {
             .unwrap();
         assert!((score(0.8).get() - compared(&probe, &[0.96, 0.28]).score.get()).abs() < 1e-6);
         assert!(near < far);
-        // A mate in the cohort takes no part.
+        // A cohort member with the probe's label is ignored.
         let mate = ComparedPair {
             label: Some("ash"),
             ..compared(&probe, &[0.96, 0.28])
@@ -275,7 +278,7 @@ mod tests {
             margin: None,
         };
         let text = serde_json::to_string(&adjustment).unwrap();
-        // As records had it before there were margins, so that their ids stay.
+        // The same form as in records from before margins existed, so that their ids do not change.
         assert!(text.ends_with(r#""cohort":"00","members":3}}"#), "{text}");
         let margin = Adjustment::Margin {
             factor: MarginFactor::DEFAULT,

@@ -1,6 +1,6 @@
 //! Exact binomial tails and the bounds that invert them.
 //!
-//! Checked to 1e-9 relative up to 100,000 trials.
+//! The tests check a relative accuracy of 1e-9 for up to 100,000 trials.
 
 use std::f64::consts::SQRT_2;
 
@@ -21,8 +21,8 @@ pub fn cdf(events: u64, trials: u64, rate: f64) -> f64 {
     regularised_beta(real(trials - events), real(events + 1), 1.0 - rate)
 }
 
-/// The least rate at which `events` or fewer have a probability of at most `delta`:
-/// Clopper and Pearson's upper bound, one-sided. In [0, 1].
+/// The lowest rate at which the probability of `events` or fewer is at most `delta`: the one-sided upper bound
+/// of Clopper and Pearson. In [0, 1].
 #[must_use]
 pub fn upper_bound(events: u64, trials: u64, delta: f64) -> f64 {
     if trials <= events {
@@ -34,8 +34,8 @@ pub fn upper_bound(events: u64, trials: u64, delta: f64) -> f64 {
     bisect(|rate| cdf(events, trials, rate) <= delta)
 }
 
-/// The greatest rate at which `events` or more have a probability of at most `delta`:
-/// Clopper and Pearson's lower bound, one-sided. In [0, 1].
+/// The highest rate at which the probability of `events` or more is at most `delta`: the one-sided lower bound
+/// of Clopper and Pearson. In [0, 1].
 #[must_use]
 pub fn lower_bound(events: u64, trials: u64, delta: f64) -> f64 {
     if events == 0 || trials < events {
@@ -48,8 +48,9 @@ pub fn lower_bound(events: u64, trials: u64, delta: f64) -> f64 {
     bisect(|rate| delta < regularised_beta(a, b, rate))
 }
 
-/// The probability that a draw of `drawn` without replacement from `all`, of which `marked` are marked,
-/// has `found` marked ones or more: the hypergeometric tail (Fisher's exact test, one-sided).
+/// The upper tail of the hypergeometric distribution (Fisher's exact test, one-sided): the probability of at
+/// least `found` marked items in a sample of `drawn` without replacement from `all` items, of which `marked`
+/// are marked.
 #[must_use]
 pub fn hypergeometric_tail(found: u64, drawn: u64, marked: u64, all: u64) -> f64 {
     let (drawn, marked) = (drawn.min(all), marked.min(all));
@@ -71,13 +72,13 @@ pub fn normal_quantile(tail: f64) -> f64 {
     SQRT_2 * erfc_inv(2.0 * tail)
 }
 
-/// The probability that a standard normal variable exceeds `z`; exact far into the tail.
+/// The probability that a standard normal variable exceeds `z`; accurate far into the tail.
 #[cfg(test)]
 pub(crate) fn normal_tail(z: f64) -> f64 {
     statrs::function::erf::erfc(z / SQRT_2) / 2.0
 }
 
-/// A count as a real number.
+/// Converts a count to `f64`.
 #[must_use]
 #[expect(clippy::cast_precision_loss, reason = "counts stay far below 2^53")]
 pub fn real(count: u64) -> f64 {
@@ -85,12 +86,12 @@ pub fn real(count: u64) -> f64 {
 }
 
 fn regularised_beta(a: f64, b: f64, x: f64) -> f64 {
-    // Both callers keep the arguments in range; 1 is the answer that promises nothing.
+    // Both callers keep the arguments in range. The fallback of 1 is the value that certifies nothing.
     checked_beta_reg(a, b, x).unwrap_or(1.0)
 }
 
-/// Where `reached` turns true in [0, 1], to the last bit. Newton's method would be faster; the
-/// one in `statrs` starts from a guess clamped to 1e-4 and has no bound on its steps.
+/// Finds where `reached` becomes true in [0, 1], to the last bit. Newton's method would be faster, but the one
+/// in `statrs` starts from a guess clamped to 1e-4 and has no limit on its steps.
 fn bisect(reached: impl Fn(f64) -> bool) -> f64 {
     let (mut low, mut high) = (0.0, 1.0);
     loop {
@@ -118,7 +119,7 @@ mod tests {
         );
     }
 
-    /// Terms summed with 60 digits (Python `decimal`).
+    /// The expected values are sums of the terms with 60 digits (Python `decimal`).
     #[test]
     fn tails_agree_with_sixty_digit_sums() {
         close(cdf(0, 3_000, 1e-3), 0.049_712_393_998_026);
@@ -131,7 +132,7 @@ mod tests {
         close(cdf(49_900, 100_000, 0.5), 2.645_786_470_400_966e-1);
     }
 
-    /// The exact binomial p-values of the Learn-then-Test table.
+    /// The exact binomial p-values of a table in the Learn-then-Test paper.
     #[test]
     fn exact_p_values() {
         for (events, trials, expected) in [
@@ -165,7 +166,7 @@ mod tests {
         }
     }
 
-    /// Fisher's lady tasting tea, and fractions of whole numbers (Python `math.comb`).
+    /// Fisher's lady tasting tea, and fractions of integers (Python `math.comb`).
     #[test]
     fn hypergeometric_tails() {
         close(hypergeometric_tail(4, 4, 4, 8), 1.0 / 70.0);

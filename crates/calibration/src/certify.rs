@@ -1,8 +1,8 @@
-//! A threshold whose FAR stays at or below a target, with stated confidence, or a refusal.
+//! Finds a threshold whose FAR is at most a target, with stated confidence, or refuses.
 //!
-//! Fixed-sequence Learn-then-Test (Angelopoulos and others, arXiv 2110.01052) with the exact
-//! binomial tail: thresholds are tried from the strictest down, and since FAR only grows on the
-//! way, no correction for the number of thresholds is due.
+//! It uses fixed-sequence Learn-then-Test (Angelopoulos and others, arXiv 2110.01052) with the exact binomial
+//! tail. Thresholds are tried from the strictest down. Since the FAR can only grow on the way, no correction
+//! for the number of thresholds is needed.
 
 use std::cmp::Reverse;
 
@@ -17,7 +17,7 @@ use super::target_rate::TARGET_MAX;
 use super::trials::{OnePerLabel, Trials};
 use matchpoint_vector::Similarity;
 
-/// The promise that is asked for: FAR per search at or below `far`, with a chance of at least
+/// A target FAR per search. The promise is that the true FAR is at most `far`, with a probability of at least
 /// `confidence` over the draw of the calibration trials.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "UncheckedTarget")]
@@ -42,10 +42,10 @@ impl TryFrom<UncheckedTarget> for TargetFar {
 }
 
 impl TargetFar {
-    /// Takes both as fractions, such as 0.001 and 0.95.
+    /// Takes both values as fractions, such as 0.001 and 0.95.
     ///
     /// # Errors
-    /// Refuses a FAR outside [1e-9, 0.5] and a confidence outside [0.5, 1 - 1e-9].
+    /// Returns an error for a FAR outside [1e-9, 0.5] and for a confidence outside [0.5, 1 - 1e-9].
     pub fn new(far: f64, confidence: f64) -> Result<Self, CalibrationError> {
         if !(1e-9..=TARGET_MAX).contains(&far) {
             return Err(CalibrationError::TargetFar { value: far });
@@ -56,20 +56,20 @@ impl TargetFar {
         })
     }
 
-    /// The highest FAR that is allowed.
+    /// The highest allowed FAR, as a fraction.
     #[must_use]
     pub fn far(self) -> f64 {
         self.far
     }
 
-    /// The chance that the promise holds.
+    /// The probability that the promise is kept.
     #[must_use]
     pub fn confidence(self) -> Confidence {
         self.confidence
     }
 
-    /// The least number of independent non-mated searches that can certify this target; with
-    /// none of them accepted. ln(delta) / ln(1 - far), rounded up.
+    /// The least number of independent non-mated searches that can certify this target, if none of them is
+    /// accepted: ln(delta) / ln(1 - far), rounded up.
     #[must_use]
     pub fn trials_needed(self) -> u64 {
         let mut low = 0;
@@ -88,14 +88,14 @@ impl TargetFar {
         high
     }
 
-    /// The most accepted strangers among `trials` independent ones with which FAR <= target can
-    /// be asserted. `None` if not even zero is enough.
+    /// The highest number of accepted strangers among `trials` independent ones that still certifies the
+    /// target. `None` if even zero is too many.
     #[must_use]
     pub fn accepts_allowed(self, trials: u64) -> Option<u64> {
         if !self.supported_by(0, trials) {
             return None;
         }
-        // The tail at `trials` accepts is 1, hence never supported.
+        // The tail at `trials` accepts is 1, so this number never certifies anything.
         let (mut low, mut high) = (0, trials);
         while low + 1 < high {
             let middle = u64::midpoint(low, high);
@@ -109,39 +109,39 @@ impl TargetFar {
     }
 
     fn supported_by(self, accepts: u64, trials: u64) -> bool {
-        // 1 - 0.95 is not 0.05 in binary; the slack keeps an exact tie on the right side.
+        // In floating point, 1 - 0.95 is not 0.05. The small factor makes an exact tie count as certified.
         let delta = self.confidence.delta() * (1.0 + 1e-12);
         0 < trials && binomial::cdf(accepts, trials, self.far) <= delta
     }
 }
 
-/// A threshold with its proof.
+/// A certified threshold, with the figures of its proof.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Certificate {
-    /// Accept at or above this score.
+    /// A score that is equal or higher is accepted.
     pub threshold: Threshold,
-    /// What is promised.
+    /// The certified target.
     pub target: TargetFar,
-    /// Independent non-mated searches, one for each label, with and without a candidate.
+    /// Number of independent non-mated searches, one for each label, whether or not they found a candidate.
     pub independent_trials: u64,
-    /// Accepted strangers among them that the target allows.
+    /// The highest number of these searches that may be accepted.
     pub allowed: u64,
-    /// Accepted strangers among them at the threshold; fewer than allowed after a tie, or if
-    /// fewer found anything.
+    /// The number of these searches that are accepted at the threshold. It is lower than `allowed` after a tie,
+    /// or if fewer searches found anything.
     pub observed: u64,
-    /// The FAR that is not exceeded with the confidence of the target: Clopper and Pearson's
-    /// upper bound at `allowed`, which is fixed before any score is seen. The bound at `observed`
-    /// would be lower after a tie, but the tie is chosen by the same scores.
+    /// The upper bound on the FAR, at the confidence of the target: Clopper and Pearson's bound for `allowed`
+    /// accepts, which is fixed before any score is known. After a tie, the bound for `observed` accepts would
+    /// be lower, but it would be invalid because the scores decide about the tie.
     pub far_bound: f64,
 }
 
-/// Finds the lowest threshold at which the strangers prove the target, whether or not labels that may be
-/// one stranger are one ([`Trials::with_repeats`]): it is certified on one probe of each label, and again on
-/// one of each group of such labels, and the higher threshold is taken. If they are different strangers the
-/// first certificate holds, if they are the same one the second; and a higher threshold accepts no more.
+/// Finds the lowest threshold that is certified whether or not labels that may be the same stranger
+/// ([`Trials::with_repeats`]) really are. One certificate uses one probe of each label, and another uses one
+/// probe of each group of such labels; the higher threshold is taken. The first certificate holds if the labels
+/// are different strangers, and the second if they are the same. A higher threshold never accepts more.
 ///
 /// # Errors
-/// Refuses if even a threshold that accepts none of them would prove too little, either way.
+/// Returns an error if there are too few strangers in either case, even if none were accepted.
 pub fn certify_either_way(
     trials: &Trials,
     seed: u64,
@@ -164,10 +164,10 @@ pub fn certify_either_way(
     })
 }
 
-/// Finds the lowest threshold at which the strangers still prove the target.
+/// Finds the lowest threshold at which the strangers certify the target.
 ///
 /// # Errors
-/// Refuses if even a threshold that accepts none of them would prove too little.
+/// Returns an error if there are too few strangers, even if none were accepted.
 pub fn certify(
     strangers: &OnePerLabel<'_>,
     target: TargetFar,
@@ -177,12 +177,12 @@ pub fn certify(
     certify_scores(scores, strangers.searches().len() as u64, target)
 }
 
-/// The same for the scores of any `independent_trials` without a mate, of which those that found
-/// nothing have none: comparisons of pairs of labels that share no label, for example. Whether
-/// they are independent is for the caller to know.
+/// Like [`certify`], for the scores of any `independent_trials` non-mated trials, such as comparisons of
+/// disjoint pairs of labels. Trials that found nothing have no score. The caller must make sure that the trials
+/// are independent.
 ///
 /// # Errors
-/// As [`certify`].
+/// Returns the errors of [`certify`].
 pub fn certify_scores(
     mut scores: Vec<Similarity>,
     independent_trials: u64,
@@ -256,7 +256,7 @@ mod tests {
         certify(&strangers(scores).one_probe_per_label(0), target)
     }
 
-    /// Conformal risk control: the most accepts with (accepts + 1) / (trials + 1) <= far.
+    /// Conformal risk control: the highest number of accepts with (accepts + 1) / (trials + 1) <= far.
     fn expected_only(trials: u64, far: f64) -> Option<u64> {
         #[expect(
             clippy::cast_possible_truncation,
@@ -325,11 +325,11 @@ mod tests {
             text.contains("needs 2995 labels") && text.contains("there are 2994"),
             "{text}"
         );
-        // 1 - 0.05^(1/2994) is 0.0010001; the flag takes what is written.
+        // 1 - 0.05^(1/2994) is 0.0010001; the advice rounds up to a value that can be entered.
         assert!(text.ends_with("or ask for FAR 0.101 % or more"), "{text}");
         let none = certified(&[], target(0.1, 0.9)).unwrap_err();
         assert!((none.best_supported_far - 1.0).abs() < f64::EPSILON);
-        // What three labels support is above 0.5, which no target may have: no such advice.
+        // Three labels support only rates above 0.5, which no target may have, so there is no such advice.
         for labels in [0, 3] {
             let few = certified(&vec![Some(0.2); labels], target(0.1, 0.95)).unwrap_err();
             assert!(!few.to_string().contains("ask for FAR"), "{few}");
@@ -343,7 +343,7 @@ mod tests {
 
     #[test]
     fn the_threshold_is_one_step_above_the_first_stranger_too_many() {
-        // 100 trials allow two accepts at FAR 0.06, confidence 0.9.
+        // With 100 trials, two accepts are allowed at FAR 0.06 and confidence 0.9.
         let mut scores: Vec<Option<f32>> =
             (0_u8..100).map(|i| Some(f32::from(i) / 100.0)).collect();
         let found = certified(&scores, target(0.06, 0.9)).unwrap();
@@ -352,12 +352,12 @@ mod tests {
             found.threshold.get().to_bits(),
             0.97_f32.next_up().to_bits()
         );
-        // A tie across the edge: none of the tied may be accepted.
+        // Scores that tie across the limit must all be rejected.
         scores[98] = Some(0.97);
         let tied = certified(&scores, target(0.06, 0.9)).unwrap();
         assert_eq!((tied.allowed, tied.observed), (2, 1));
         assert!((tied.far_bound - found.far_bound).abs() < f64::EPSILON);
-        // Both zeros are one score.
+        // +0 and -0 are the same score.
         let zeros: Vec<Option<f32>> = (0..100)
             .map(|i| Some(if i % 2 == 0 { 0.0 } else { -0.0 }))
             .collect();

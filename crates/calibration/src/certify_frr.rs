@@ -1,8 +1,8 @@
-//! A threshold whose FRR stays at or below a target, with stated confidence, or a refusal.
+//! Finds a threshold whose FRR is at most a target, with stated confidence, or refuses.
 //!
-//! The mirror image of [`super::certify`]: thresholds are tried from the loosest up, and FRR only
-//! grows on the way. One thing is not mirrored. A mated search whose best candidate is wrong or
-//! missing is an error at every threshold, so a target may be out of reach for good.
+//! It mirrors [`super::certify`]: thresholds are tried from the loosest up, and the FRR can only grow on the
+//! way. One thing differs. A mated search whose best candidate is wrong or missing is an error at every
+//! threshold, so a target can be unattainable with any number of labels.
 
 use std::collections::BTreeMap;
 
@@ -19,12 +19,12 @@ use super::target_rate::TARGET_MAX;
 use super::trials::{MatedSearch, Trials};
 use matchpoint_vector::Similarity;
 
-/// The promise that is asked for: FRR per search, misidentifications included, at or below `frr`,
-/// with a chance of at least `confidence` over the draw of the calibration trials.
+/// A target FRR per search, which includes accepts with a wrong label. The promise is that the true FRR is at
+/// most `frr`, with a probability of at least `confidence` over the draw of the calibration trials.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "TargetFrrFields", into = "TargetFrrFields")]
 pub struct TargetFrr {
-    /// The binomial question is the same as for FAR, asked about missed mates.
+    /// The binomial problem is the same as for the FAR, with missed mates in place of accepted strangers.
     missed: TargetFar,
 }
 
@@ -53,10 +53,10 @@ impl From<TargetFrr> for TargetFrrFields {
 }
 
 impl TargetFrr {
-    /// Takes both as fractions, such as 0.05 and 0.95.
+    /// Takes both values as fractions, such as 0.05 and 0.95.
     ///
     /// # Errors
-    /// Refuses an FRR outside [1e-9, 0.5] and a confidence outside [0.5, 1 - 1e-9].
+    /// Returns an error for an FRR outside [1e-9, 0.5] and for a confidence outside [0.5, 1 - 1e-9].
     pub fn new(frr: f64, confidence: f64) -> Result<Self, CalibrationError> {
         if !(1e-9..=TARGET_MAX).contains(&frr) {
             return Err(CalibrationError::TargetFrr { value: frr });
@@ -66,28 +66,28 @@ impl TargetFrr {
         })
     }
 
-    /// The highest FRR that is allowed.
+    /// The highest allowed FRR, as a fraction.
     #[must_use]
     pub fn frr(self) -> f64 {
         self.missed.far()
     }
 
-    /// The chance that the promise holds.
+    /// The probability that the promise is kept.
     #[must_use]
     pub fn confidence(self) -> Confidence {
         self.missed.confidence()
     }
 
-    /// The most missed mates among `trials` independent mated searches with which the target can
-    /// be asserted. `None` if not even zero is enough.
+    /// The highest number of missed mates among `trials` independent mated searches that still certifies the
+    /// target. `None` if even zero is too many.
     #[must_use]
     pub fn misses_allowed(self, trials: u64) -> Option<u64> {
         self.missed.accepts_allowed(trials)
     }
 
-    /// The fewest independent mated searches that can certify this target when the share of them
-    /// that no threshold saves stays `lost` of `of`; `None` if that share is the target or
-    /// more, or the number is beyond 2^40.
+    /// The least number of independent mated searches that can certify this target, if the share that no
+    /// threshold can save stays `lost` / `of`. `None` if this share is at least the target, or if the number
+    /// exceeds 2^40.
     #[must_use]
     pub fn trials_needed(self, lost: u64, of: u64) -> Option<u64> {
         let share = if of == 0 { 0.0 } else { real(lost) / real(of) };
@@ -111,7 +111,8 @@ impl TargetFrr {
                 return None;
             }
         }
-        // Whole numbers make it waver by a few trials; any that is enough is an answer.
+        // Because counts are integers, the condition is not exactly monotone; any number that satisfies it is a
+        // valid answer.
         while low + 1 < high {
             let middle = u64::midpoint(low, high);
             if enough(middle) {
@@ -124,12 +125,12 @@ impl TargetFrr {
     }
 }
 
-/// Mated searches of distinct labels, sampled blindly; in the order of the labels.
+/// Mated searches of distinct labels, sampled without regard to score, in the order of the labels.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OneMatedPerLabel<'a>(Vec<&'a MatedSearch>);
 
 impl<'a> OneMatedPerLabel<'a> {
-    /// Draws one mated search for each label by a hash of seed, label and probe; never by score.
+    /// Draws one mated search for each label by a hash of seed, label and probe, never by score.
     #[must_use]
     pub fn sampled(trials: &'a Trials, seed: u64) -> Self {
         let mut drawn: BTreeMap<&str, ([u8; 32], &MatedSearch)> = BTreeMap::new();
@@ -150,33 +151,34 @@ impl<'a> OneMatedPerLabel<'a> {
     }
 }
 
-/// A threshold with its proof.
+/// A certified threshold, with the figures of its proof.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FrrCertificate {
-    /// Accept at or above this score.
+    /// A score that is equal or higher is accepted.
     pub threshold: Threshold,
-    /// What is promised.
+    /// The certified target.
     pub target: TargetFrr,
-    /// Independent mated searches, one for each label.
+    /// Number of independent mated searches, one for each label.
     pub independent_trials: u64,
-    /// Missed mates among them that the target allows.
+    /// The highest number of these searches that may be missed.
     pub allowed: u64,
-    /// Missed mates among them at the threshold; fewer than allowed after a tie.
+    /// The number of these searches that are missed at the threshold; lower than `allowed` after a tie.
     pub observed: u64,
-    /// The part of `observed` that no threshold saves: the best candidate was wrong or missing.
+    /// The part of `observed` that is missed at every threshold, because the best candidate was wrong or
+    /// missing.
     pub lost: u64,
-    /// The FRR that is not exceeded with the confidence of the target: Clopper and Pearson's
-    /// upper bound at `allowed`, which is fixed before any score is seen.
+    /// The upper bound on the FRR, at the confidence of the target: Clopper and Pearson's bound for `allowed`
+    /// misses, which is fixed before any score is known.
     pub frr_bound: f64,
-    /// What the share that no threshold saves does not exceed, with the same confidence; `None` in records of
-    /// before.
+    /// The upper bound on the share that is missed at every threshold, at the same confidence; `None` in older
+    /// records.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lost_bound: Option<f64>,
 }
 
 impl FrrCertificate {
-    /// [`FrrCertificate::lost_bound`], found again where it was not kept.
+    /// [`FrrCertificate::lost_bound`], computed again if an older record lacks it.
     #[must_use]
     pub fn lost_at_most(&self) -> f64 {
         let delta = self.target.confidence().delta();
@@ -185,14 +187,14 @@ impl FrrCertificate {
     }
 }
 
-/// Finds the highest threshold at which the mated searches still prove the target.
+/// Finds the highest threshold at which the mated searches certify the target.
 ///
-/// If the labels searched are all that are enrolled, rather than a sample, their misses are
-/// more even than binomial ones, and the promise holds with room (Hoeffding 1956).
+/// If all enrolled labels were searched for, and not a sample of them, the number of misses varies less than a
+/// binomial one, so the bound is conservative (Hoeffding 1956).
 ///
 /// # Errors
-/// Refuses if even a threshold that accepts everything would prove too little, and says whether
-/// more labels could change that.
+/// Returns an error if even accepting everything would not certify the target; the error says whether more
+/// labels could change that.
 pub fn certify_frr(
     mated: &OneMatedPerLabel<'_>,
     target: TargetFrr,
@@ -206,15 +208,15 @@ pub fn certify_frr(
     highest_threshold(scores, target)
 }
 
-/// Independent mated searches, as a threshold sees them.
+/// Independent mated searches, reduced to what a threshold can change.
 pub(super) struct MatedScores {
-    /// The scores of those that are no error if the threshold is no higher, in any order.
+    /// The scores of those whose best candidate is right, in any order.
     pub(super) saved: Vec<Similarity>,
-    /// All of them; the others are errors at any threshold.
+    /// Number of all searches; those without a score here are errors at every threshold.
     pub(super) searches: u64,
 }
 
-/// The highest threshold at which so few are missed that it proves the target.
+/// The highest threshold at which few enough searches are missed to certify the target.
 pub(super) fn highest_threshold(
     scores: MatedScores,
     target: TargetFrr,
@@ -230,7 +232,8 @@ pub(super) fn highest_threshold(
         .misses_allowed(independent_trials)
         .ok_or_else(refused)?;
     let rejects = allowed.checked_sub(lost).ok_or_else(refused)?;
-    // The first that has to be accepted. There is one: never are all trials allowed to miss.
+    // The lowest score that has to be accepted. It exists, because a target never allows all trials to be
+    // missed.
     let kept = usize::try_from(rejects)
         .ok()
         .and_then(|index| saved.get(index))
@@ -296,7 +299,7 @@ mod tests {
         TargetFrr::new(frr, confidence).unwrap()
     }
 
-    /// One search for each label; `None` is a best candidate with a wrong label.
+    /// One search for each label; `None` means that the best candidate has a wrong label.
     fn mates(scores: &[Option<f32>]) -> Trials {
         let searches = scores.iter().enumerate().map(|(i, score)| MatedSearch {
             label: format!("m{i}"),
@@ -345,16 +348,16 @@ mod tests {
 
     #[test]
     fn the_threshold_is_the_first_mate_that_has_to_be_accepted() {
-        // 100 trials allow two misses at 0.06, confidence 0.9.
+        // With 100 trials, two misses are allowed at FRR 0.06 and confidence 0.9.
         let mut scores: Vec<_> = (0_u8..100).map(|i| Some(f32::from(i) / 100.0)).collect();
         let found = certified(&scores, target(0.06, 0.9)).unwrap();
         assert_eq!((found.allowed, found.observed, found.lost), (2, 2, 0));
         assert_eq!(found.threshold.get().to_bits(), 0.02_f32.to_bits());
         assert!(found.frr_bound <= 0.06);
-        // A tie across the edge is accepted as a whole.
+        // Scores that tie across the limit are all accepted.
         scores[1] = Some(0.02);
         assert_eq!(certified(&scores, target(0.06, 0.9)).unwrap().observed, 1);
-        // What is lost at any threshold uses the allowance up.
+        // A search that is missed at every threshold uses up the allowance.
         scores[50] = None;
         let found = certified(&scores, target(0.06, 0.9)).unwrap();
         assert_eq!((found.observed, found.lost), (2, 1));

@@ -1,4 +1,4 @@
-//! A cohort: embeddings of strangers that scores are normalised against.
+//! A cohort: embeddings that scores are normalised against.
 
 use std::collections::BTreeSet;
 
@@ -10,10 +10,10 @@ use super::CalibrationError;
 use super::normalise::{CohortStatistics, Normalisation};
 use matchpoint_vector::{Embedding, Similarity};
 
-/// The format of the bytes that are written.
+/// The version of the file format that is written.
 const FORMAT: u64 = 1;
 
-/// Items of a gallery, sampled once and then stored, so that a score does not depend on later enrolments.
+/// Items of a gallery that are sampled once and then stored, so that scores do not depend on later enrolments.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Cohort {
     labels: Vec<String>,
@@ -29,14 +29,15 @@ struct CohortHead {
 }
 
 impl Cohort {
-    /// Members at most: more cost time in every search, and say little more.
+    /// The highest number of members. More would cost time in every search and add little.
     pub const MEMBERS_MAX: usize = 1_000;
 
-    /// Samples blindly from items, each an id, a label and a vector of unit length. The sample depends on
-    /// the seed and on the ids alone, not on their order.
+    /// Samples from items, which are given as id, label and vector of unit length. The sample depends only on
+    /// the seed and the ids, and not on the order of the items.
     ///
     /// # Errors
-    /// Refuses items of fewer than two labels: an item is not compared with its own.
+    /// Returns an error if the items have fewer than two labels, because an item is not compared with members
+    /// of its own label.
     pub fn sampled<'a>(
         items: impl Iterator<Item = (&'a str, &'a str, &'a [f32])>,
         seed: u64,
@@ -58,7 +59,7 @@ impl Cohort {
     /// Reads what [`Cohort::to_bytes`] wrote.
     ///
     /// # Errors
-    /// Refuses what is not a cohort.
+    /// Returns an error if the bytes are not a valid cohort.
     pub fn parse(bytes: &[u8]) -> Result<Self, CalibrationError> {
         let damaged = |problem: &str| CalibrationError::NotACohort(problem.to_owned());
         let end = bytes.iter().position(|&byte| byte == b'\n');
@@ -92,10 +93,11 @@ impl Cohort {
         .checked()
     }
 
-    /// A line of JSON with the dimension and the labels, and the members as little-endian `f32`.
+    /// Encodes the cohort: a line of JSON with the dimension and the labels, then the members as little-endian
+    /// `f32`.
     ///
     /// # Errors
-    /// None in practice: every field has a JSON form.
+    /// Never in practice, because every field can be written as JSON.
     pub fn to_bytes(&self) -> Result<Vec<u8>, CalibrationError> {
         let head = CohortHead {
             format: FORMAT,
@@ -115,10 +117,11 @@ impl Cohort {
         Ok(bytes)
     }
 
-    /// SHA-256 of the bytes, 64 hex digits: what an operating point names its cohort by.
+    /// SHA-256 of the encoded bytes as 64 hexadecimal digits, by which an operating point identifies its
+    /// cohort.
     ///
     /// # Errors
-    /// None in practice, as [`Cohort::to_bytes`].
+    /// Never in practice; see [`Cohort::to_bytes`].
     pub fn digest(&self) -> Result<String, CalibrationError> {
         Ok(encode_string(&Sha256::digest(self.to_bytes()?)))
     }
@@ -129,11 +132,11 @@ impl Cohort {
         self.members.len()
     }
 
-    /// How an embedding scores against the members that carry none of the labels `without`: a
-    /// mate in the cohort would lower exactly the scores of mates.
+    /// The statistics of an embedding's similarities to the cohort. Members with a label in `without` are
+    /// ignored, because a mate in the cohort would lower the scores of mated comparisons only.
     ///
     /// # Errors
-    /// Refuses an embedding of another dimension, and if no member is left.
+    /// Returns an error if the embedding has another dimension, or if all members are ignored.
     pub fn statistics(
         &self,
         how: Normalisation,
@@ -143,10 +146,10 @@ impl Cohort {
         how.statistics(self.scores(embedding, without)?)
     }
 
-    /// The similarities to the members that carry none of the labels `without`.
+    /// The similarities of an embedding to the members whose label is not in `without`.
     ///
     /// # Errors
-    /// Refuses an embedding of another dimension.
+    /// Returns an error if the embedding has another dimension.
     pub fn scores(
         &self,
         embedding: &[f32],

@@ -1,4 +1,4 @@
-//! What errors cost, and the threshold at which they cost least.
+//! The costs of errors, and the threshold at which the expected cost is lowest.
 
 use serde::{Deserialize, Serialize};
 
@@ -11,7 +11,7 @@ use super::sweep::{ErrorRates, ThresholdSweep};
 use super::trials::Trials;
 use matchpoint_vector::Similarity;
 
-/// What each kind of error costs and how often searches are mated, by name: as it is written down.
+/// The costs of both kinds of errors and the share of mated searches, as they are written in files and flags.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Costs {
@@ -19,11 +19,11 @@ pub struct Costs {
     pub false_accept: f64,
     /// The cost of missing a mate, in the same unit; in [1e-9, 1e9].
     pub false_reject: f64,
-    /// The share of searches that are mated.
+    /// The share of searches that are mated (the prior).
     pub prior_mated: Prior,
 }
 
-/// Checked costs: the detection cost function (DCF).
+/// Costs within their allowed ranges, which define the detection cost function (DCF).
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "Costs", into = "Costs")]
 pub struct CostModel(Costs);
@@ -43,10 +43,10 @@ impl From<CostModel> for Costs {
 }
 
 impl CostModel {
-    /// Takes costs.
+    /// Checks the costs.
     ///
     /// # Errors
-    /// Refuses a cost outside [1e-9, 1e9].
+    /// Returns an error for a cost outside [1e-9, 1e9].
     pub fn new(costs: Costs) -> Result<Self, CalibrationError> {
         let named = [
             ("false accept", costs.false_accept),
@@ -70,14 +70,14 @@ impl CostModel {
         self.0
     }
 
-    /// The mean cost of a search: P Cm FRR + (1 - P) Cf FAR, in the unit of the costs.
+    /// The expected cost of a search, P Cm FRR + (1 - P) Cf FAR, in the unit of the costs.
     #[must_use]
     pub fn cost_per_search(self, rates: ErrorRates) -> f64 {
         self.of_missing_all() * rates.frr + self.of_accepting_all() * rates.far
     }
 
-    /// The mean cost as a multiple of that of the better of two blind rules: accept nothing, or accept
-    /// everything. One or more: the scores are useless at these costs.
+    /// The normalised DCF: the expected cost divided by that of the better of two trivial rules, which are to
+    /// accept nothing and to accept everything. At 1 or more, the scores are useless at these costs.
     #[must_use]
     pub fn dcf(self, rates: ErrorRates) -> f64 {
         let (reject, accept) = (self.of_missing_all(), self.of_accepting_all());
@@ -85,8 +85,7 @@ impl CostModel {
         self.cost_per_search(rates) / blind
     }
 
-    /// The log-likelihood ratio from which accepting is the cheaper mistake:
-    /// eta = ln(Cf (1 - P) / (Cm P)).
+    /// The log-likelihood ratio above which accepting costs less: eta = ln(Cf (1 - P) / (Cm P)).
     #[must_use]
     pub fn bayes_threshold(self) -> f64 {
         (self.0.false_accept / self.0.false_reject).ln() - self.0.prior_mated.log_odds()
@@ -101,21 +100,22 @@ impl CostModel {
     }
 }
 
-/// The cheapest threshold on the trials, and how far calibrated scores alone would come.
+/// The cheapest threshold on the trials, compared with the one that calibrated scores alone would give.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CostOutcome {
-    /// The threshold of the lowest cost on the trials; the highest of equals.
+    /// The threshold with the lowest cost on the trials; the highest one if several are equal.
     pub threshold: Threshold,
-    /// Both rates there, on the trials that chose it.
+    /// Both error rates at this threshold, on the trials that chose it.
     pub rates: ErrorRates,
     /// The lowest normalised cost (minimum DCF).
     pub dcf_min: f64,
-    /// The threshold where the calibrated score reaches the Bayes threshold of the costs.
+    /// The threshold at which the calibrated score reaches the Bayes threshold of the costs.
     pub bayes_threshold: Threshold,
-    /// The normalised cost there (actual DCF); at least the lowest.
+    /// The normalised cost at that threshold (actual DCF), which is at least the minimum.
     pub dcf_actual: f64,
-    /// Scores as evidence, among searches whose best candidate is right or a stranger's.
+    /// The scale from scores to log-likelihood ratios, fitted to searches whose best candidate is right and to
+    /// strangers.
     pub scale: LlrScale,
     /// Cllr of the calibrated scores, in bits.
     pub cllr: f64,
@@ -123,14 +123,15 @@ pub struct CostOutcome {
     pub cllr_min: f64,
 }
 
-/// Finds the cheapest threshold by a sweep, and the one that costs and calibrated scores imply.
+/// Finds the cheapest threshold by a sweep over the trials, and the one that follows from the costs and
+/// calibrated scores.
 ///
-/// The scale is fitted, at even prior, to mated searches that found their label and strangers that
-/// found anything. The Bayes threshold then counts the rest: mates lost at any threshold make
-/// accepting less worthwhile, strangers that find nothing more so.
+/// The scale is fitted at a prior of one half to mated searches that found their label and to strangers that
+/// found anything. The Bayes threshold then takes the others into account: mates that are lost at every
+/// threshold make accepting less worthwhile, and strangers that find nothing make it more so.
 ///
 /// # Errors
-/// Refuses if there are no mated searches with a right candidate, or no strangers with any.
+/// Returns an error if no mated search has the right candidate, or if no stranger has any candidate.
 pub fn cheapest(trials: &Trials, model: CostModel) -> Result<CostOutcome, CalibrationError> {
     let sweep = ThresholdSweep::of(trials);
     let wide = |scores: &[Similarity]| scores.iter().map(|s| f64::from(s.get())).collect();
@@ -139,10 +140,10 @@ pub fn cheapest(trials: &Trials, model: CostModel) -> Result<CostOutcome, Calibr
     let found = |scores: &[Similarity], of: u64| (real(scores.len() as u64) / real(of)).ln();
     let reach = found(sweep.right(), sweep.mated()) - found(sweep.strangers(), sweep.non_mated());
     let bayes_threshold = scale.threshold_at(model.bayes_threshold() - reach);
-    // Both kinds are there, or the evidence would have been refused.
+    // Both kinds exist, because otherwise the evidence would have been refused.
     let none = || CalibrationError::NoEvidence { kind: "mated" };
     let actual = sweep.rates(bayes_threshold).ok_or_else(none)?;
-    // A lower cost is only ever reached at a mate's score, or by accepting nothing.
+    // A lower cost can only occur at the score of a mate, or if nothing is accepted.
     let (mut threshold, mut rates) = (
         Threshold::ACCEPT_NOTHING,
         sweep.rates(Threshold::ACCEPT_NOTHING).ok_or_else(none)?,
@@ -263,7 +264,8 @@ mod tests {
 
     #[test]
     fn calibrated_scores_come_close_to_the_cheapest_threshold() {
-        // Normal scores of equal spread: their ratio is linear in the score, as the scale assumes.
+        // Normal scores of equal spread, whose log-likelihood ratio is linear in the score, as the scale
+        // assumes.
         let quantiles = |mean: f64| {
             (0..400).map(move |i| {
                 let tail = (f64::from(i) + 0.5) / 400.0;
@@ -279,7 +281,7 @@ mod tests {
         let loss = found.dcf_actual - found.dcf_min;
         assert!((0.0..0.02).contains(&loss), "{found:?}");
         assert!(found.cllr_min <= found.cllr && found.cllr - found.cllr_min < 0.02);
-        // Half of the mates lost: the ratio of a score is the same, accepting is worth half.
+        // Half of the mates are lost. The ratio of a score stays the same, but accepting is worth half as much.
         let lost = mated.iter().enumerate().map(|(i, &(s, _))| (s, i % 2 == 0));
         let halved = cheapest(
             &trials(&lost.collect::<Vec<_>>(), &strangers),

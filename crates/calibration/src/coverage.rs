@@ -1,9 +1,9 @@
-//! How much of today's gallery a calibration has seen, and what its bound is worth there.
+//! Measures how much of today's gallery a calibration has seen, and what its bounds are worth today.
 //!
-//! A stranger is accepted in a gallery if one of its items accepts it. So today's gallery, in which some
-//! items of the calibration are missing and others were added, accepts no more strangers than the
-//! smallest gallery that holds both: that of the calibration with what was added. What was removed
-//! takes nothing back, since nobody knows which items the accepts came from.
+//! A stranger is accepted by a gallery if one of its items accepts it. Today's gallery lacks some items of the
+//! calibration and has others added. So it accepts no more strangers than the union of both galleries: that of
+//! the calibration plus the added items. Removed items do not lower the bound, because nobody knows which items
+//! caused the accepts.
 
 use serde::{Deserialize, Serialize};
 
@@ -11,31 +11,32 @@ use super::CalibrationError;
 use super::binomial::real;
 use super::growth::{FpirAt, predicted};
 
-/// The items that a gallery has in common with that of a calibration.
+/// How many items today's gallery has in common with that of a calibration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Coverage {
-    /// Items in the gallery of the calibration; at least one.
+    /// Number of items in the gallery of the calibration; at least one.
     pub calibrated: u64,
-    /// Those of them that are in the gallery today, unchanged; at most both others.
+    /// Number of items of the calibration that are in today's gallery unchanged; at most `calibrated` and at
+    /// most `items`.
     pub kept: u64,
-    /// Items in the gallery today.
+    /// Number of items in today's gallery.
     pub items: u64,
 }
 
 impl Coverage {
-    /// Items that the calibration did not have: enrolled since, or changed.
+    /// Number of items that the calibration did not have: enrolled since, or changed.
     #[must_use]
     pub fn added(self) -> u64 {
         self.items.saturating_sub(self.kept)
     }
 
-    /// Items of the calibration that are missing: removed since, or changed.
+    /// Number of items of the calibration that are missing today: removed since, or changed.
     #[must_use]
     pub fn removed(self) -> u64 {
         self.calibrated.saturating_sub(self.kept)
     }
 
-    /// Share of today's gallery that was in the calibration's, in [0, 1]; 1 for an empty one.
+    /// The share of today's items that the calibration had, in [0, 1]; 1 for an empty gallery.
     #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "a share, to be read")]
     pub fn share(self) -> f64 {
@@ -45,26 +46,26 @@ impl Coverage {
         self.kept.min(self.items) as f64 / self.items as f64
     }
 
-    /// Items in the smallest gallery that holds that of the calibration and that of today.
+    /// Number of items in the union of both galleries.
     #[must_use]
     pub fn extent(self) -> u64 {
         self.calibrated.saturating_add(self.added())
     }
 
-    /// Whether no more was added than in ordinary use: a tenth of the items of the calibration, and at
-    /// least one.
+    /// Whether no more items were added than in ordinary use: at most a tenth of the items of the calibration,
+    /// and always at least one.
     #[must_use]
     pub fn is_ordinary(self) -> bool {
         self.added() <= (self.calibrated / 10).max(1)
     }
 
-    /// What a bound on the FAR per search in the gallery of the calibration is in that of today:
-    /// 1 - (1 - bound)^(extent / calibrated). Exact while nothing was added; from then on a prediction,
-    /// which takes the added items for such as there were
+    /// Converts a bound on the FAR per search from the gallery of the calibration to today's: 1 - (1 -
+    /// bound)^(extent / calibrated). It is a valid bound while nothing was added. After that it is a
+    /// prediction, which assumes that added items are like the earlier ones
     /// ([`GROWTH_ASSUMPTION`](super::growth::GROWTH_ASSUMPTION)).
     ///
     /// # Errors
-    /// Refuses a calibration without items, and a bound outside [0, 1].
+    /// Returns an error for a calibration without items, and for a bound outside [0, 1].
     pub fn far_bound(self, bound: f64) -> Result<f64, CalibrationError> {
         let now = FpirAt {
             items: self.calibrated,
@@ -73,11 +74,13 @@ impl Coverage {
         Ok(predicted(now, self.extent())?.fpir)
     }
 
-    /// What a bound on the FRR of the `labels` of the calibration is today. Each item that is gone may
-    /// be what its label was found by, so one more label of them is taken as missed in every search. An added
-    /// item comes before a mate as often as one of the calibration did: `outranked` is a bound on the share of
-    /// mated searches whose best candidate had another label, and what is added outranks no more than
-    /// 1 - (1 - outranked)^(added / calibrated) of them anew; a prediction, as [`Coverage::far_bound`] is.
+    /// Converts a bound on the FRR, over the `labels` labels of the calibration, to today's gallery.
+    ///
+    /// Each removed item may be the one by which its label was found, so for each removed item one more label
+    /// is counted as always missed. An added item ranks before a mate as often as an item of the calibration
+    /// did. `outranked` is a bound on the share of mated searches whose best candidate had another label; so
+    /// the added items outrank at most a further 1 - (1 - outranked)^(added / calibrated) of them. This is a
+    /// prediction, like [`Coverage::far_bound`].
     #[must_use]
     pub fn frr_bound(self, bound: f64, outranked: f64, labels: u64) -> f64 {
         let lost = real(self.removed()) / real(labels.max(1));
@@ -152,7 +155,7 @@ mod tests {
             ..four_gone
         };
         assert!((all_there.frr_bound(0.05, 0.5, 100) - 0.05).abs() < 1e-12);
-        // Twice the items: each mate that was the best is so again with the same chance.
+        // With twice the items, each mate that ranked first does so again with the same probability.
         let twice = Coverage {
             items: 800,
             ..all_there
@@ -169,7 +172,7 @@ mod tests {
             (f64::from(u32::try_from(z >> 32).unwrap()) + 0.5) / 4_294_967_296.0
         }
 
-        /// A unit vector that leans to one side, so that some strangers are nearer to all items.
+        /// A unit vector with a preferred direction, so that some strangers are closer to all items.
         fn vector(&mut self) -> [f32; DIMENSION] {
             let mut v = [0.0_f32; DIMENSION];
             for (i, x) in v.iter_mut().enumerate() {
@@ -198,8 +201,9 @@ mod tests {
             .fold(-1.0, |a, b| if a < b { b } else { a })
     }
 
-    /// The share of galleries, with `exchanged` of their items exchanged after the calibration, in
-    /// which the true FAR is above the bound for today, and above the target while that bound is not.
+    /// `exchanged` items of each gallery are replaced after the calibration. Returns the share of galleries in
+    /// which the true FAR exceeds today's bound, and the share in which it exceeds the target although that
+    /// bound does not.
     fn exceeded(exchanged: usize, seed: u64) -> (f64, f64) {
         let mut random = Random(seed);
         let target = TargetFar::new(0.05, 0.9).unwrap();
@@ -240,14 +244,14 @@ mod tests {
         for (exchanged, seed) in [(0, 1), (15, 2), (75, 3), (150, 4)] {
             let (above_bound, above_target) = exceeded(exchanged, seed);
             eprintln!("{exchanged} of {ITEMS} exchanged: {above_bound} above the bound for today");
-            // 10 % allowed; with the noise of 600 strangers and of 200 runs.
+            // 10 % are allowed, plus the noise of 600 strangers and of 200 runs.
             assert!(above_bound <= 0.16, "{exchanged}: {above_bound}");
             assert!(above_target <= 0.16, "{exchanged}: {above_target}");
         }
     }
 
-    /// The share of galleries, to which `added` items were added after the calibration, in which the true FRR is
-    /// above the bound for today, and above that of the calibration.
+    /// `added` items are added to each gallery after the calibration. Returns the share of galleries in which
+    /// the true FRR exceeds today's bound, and the share in which it exceeds that of the calibration.
     fn frr_exceeded(added: usize, seed: u64) -> [f64; 2] {
         let mut random = Random(seed);
         let target = TargetFrr::new(0.25, 0.9).unwrap();
@@ -306,7 +310,7 @@ mod tests {
             eprintln!(
                 "{added} added to {ITEMS}: {today} above the bound for today, {calibrated} above that of the calibration"
             );
-            // 10 % allowed; with the noise of 600 searches and of 200 runs.
+            // 10 % are allowed, plus the noise of 600 searches and of 200 runs.
             assert!(today <= 0.16, "{added}: {today}");
             before.push(calibrated);
         }

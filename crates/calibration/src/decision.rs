@@ -1,4 +1,4 @@
-//! The accept or reject rule: a similarity against a calibrated threshold.
+//! The accept or reject rule, which compares a similarity with a calibrated threshold.
 
 use std::cmp::Ordering;
 
@@ -9,25 +9,25 @@ use matchpoint_vector::Similarity;
 
 /// The lowest similarity that is accepted.
 ///
-/// Kept within [-1, 1], or just above 1: then nothing is accepted, which no [`Similarity`] could
-/// express. Never NaN, never -0.
+/// Its value lies in [-1, 1], or just above 1. In the latter case nothing is accepted, which a [`Similarity`]
+/// could not express. It is never NaN and never -0.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "f64", into = "f64")]
 pub struct Threshold(f32);
 
-/// The first number above every similarity.
+/// The smallest `f32` above every similarity.
 const ABOVE_EVERY_SCORE: f32 = 1.0_f32.next_up();
 
 impl Threshold {
-    /// Accepts every search that found anything.
+    /// The threshold that accepts every search with a candidate.
     pub const ACCEPT_ANYTHING_FOUND: Self = Self(-1.0);
-    /// Accepts no search, not even an exact duplicate.
+    /// The threshold that accepts no search, not even an exact duplicate.
     pub const ACCEPT_NOTHING: Self = Self(ABOVE_EVERY_SCORE);
 
-    /// Takes a number as a threshold. Beyond [-1, 1] it becomes the equivalent canonical value.
+    /// Makes a threshold. A value outside [-1, 1] is replaced by the equivalent value inside, or just above 1.
     ///
     /// # Errors
-    /// Refuses NaN.
+    /// Returns an error for NaN.
     pub fn new(value: f32) -> Result<Self, CalibrationError> {
         if value.is_nan() {
             return Err(CalibrationError::NotAThreshold);
@@ -36,31 +36,31 @@ impl Threshold {
         Ok(Self(value.clamp(-1.0, ABOVE_EVERY_SCORE) + 0.0))
     }
 
-    /// Accepts `score` and everything above it.
+    /// The threshold that accepts `score` and everything above it.
     #[must_use]
     pub fn at(score: Similarity) -> Self {
         Self(score.get() + 0.0)
     }
 
-    /// Rejects `score`, accepts everything above it.
+    /// The threshold that rejects `score` and accepts everything above it.
     #[must_use]
     pub fn just_above(score: Similarity) -> Self {
         Self((score.get() + 0.0).next_up())
     }
 
-    /// The value, in [-1, 1], or the first `f32` above 1.
+    /// The value: in [-1, 1], or the smallest `f32` above 1.
     #[must_use]
     pub fn get(self) -> f32 {
         self.0
     }
 
-    /// Whether no similarity reaches this threshold.
+    /// Whether no similarity can reach this threshold.
     #[must_use]
     pub fn accepts_nothing(self) -> bool {
         1.0 < self.0
     }
 
-    /// Accepts iff the best score found is at or above the threshold; nothing found is a reject.
+    /// Accepts if the best score is at least the threshold. A search without a candidate is rejected.
     #[must_use]
     pub fn decide(self, best: Option<Similarity>) -> Decision {
         match best {
@@ -71,7 +71,7 @@ impl Threshold {
 }
 
 impl std::fmt::Display for Threshold {
-    /// Four digits, or that nothing is accepted.
+    /// Four decimals, or the words that nothing is accepted.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         if self.accepts_nothing() {
             return f.write_str("none (accepts nothing)");
@@ -95,7 +95,7 @@ impl PartialOrd for Threshold {
 }
 
 impl From<Threshold> for f64 {
-    /// Widened, so that a JSON reader which is off by one `f64` step still finds the same `f32`.
+    /// Written as `f64`, so that a JSON reader that is off by one `f64` step still finds the same `f32`.
     fn from(threshold: Threshold) -> Self {
         Self::from(threshold.0)
     }
@@ -118,14 +118,14 @@ impl TryFrom<f64> for Threshold {
 pub enum Decision {
     /// The best score is at or above the threshold.
     Accept,
-    /// It is below, or nothing was found. An answer, not an error.
+    /// The best score is below the threshold, or nothing was found. This is an answer, not an error.
     Reject,
-    /// There is no valid operating point to decide by.
+    /// There is no valid operating point.
     Undecided,
 }
 
 impl Decision {
-    /// The name in metrics and reports.
+    /// The name used in metrics and reports.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {

@@ -1,60 +1,60 @@
-//! Why a calibration, or the reading of one, did not succeed.
+//! The errors of a calibration and of reading its records.
 
 use super::likeness::LabelsAlike;
 use super::percent::percent;
 use super::refusal::{FrrRefused, GroupsUnderpowered, Mismatch, Overlap, Underpowered};
 use super::strangers::UnnamedRefused;
 
-/// Why a calibration, or the reading of one, did not succeed.
+/// The reasons why a calibration, or reading its record, failed.
 #[derive(Debug, thiserror::Error)]
 pub enum CalibrationError {
-    /// NaN cannot be compared.
+    /// NaN is not a threshold.
     #[error("a threshold must be a number, not NaN")]
     NotAThreshold,
-    /// Below even odds nothing is promised; at one everything would be.
+    /// A confidence outside [0.5, 1): below even odds nothing is promised, and 1 cannot be reached.
     #[error("confidence {value} is outside [0.5, 1 - 1e-9]; give it as a fraction, such as 0.95")]
     Confidence {
         /// The number given.
         value: f64,
     },
-    /// A rate that no number of trials can show, or that is no promise.
+    /// A target FAR that is too low for any number of trials, or too high for a promise.
     #[error("target FAR {value} is outside [1e-9, 0.5]; give it as a fraction, such as 0.001")]
     TargetFar {
         /// The number given.
         value: f64,
     },
-    /// More events than trials, or no trial.
+    /// There are more events than trials, or no trials.
     #[error("{events} events in {trials} trials are not a proportion")]
     NotAProportion {
-        /// How often it happened.
+        /// Number of events.
         events: u64,
-        /// How often it could have happened.
+        /// Number of trials.
         trials: u64,
     },
-    /// One image cannot count twice.
+    /// A probe id that occurs twice, because one image must not count twice.
     #[error("probe '{probe}' occurs twice among the {kind} searches; give every probe its own id")]
     RepeatedProbe {
-        /// The id that is repeated.
+        /// The repeated id.
         probe: String,
         /// `mated` or `non-mated`.
         kind: &'static str,
     },
-    /// A label is enrolled or it is not.
+    /// A label that is said to be both enrolled and never enrolled.
     #[error("label '{label}' is searched as never enrolled, and also as mated or left out")]
     ContradictoryLabel {
         /// The label.
         label: String,
     },
-    /// In an empty gallery no stranger finds anything, whatever the threshold.
+    /// Nothing is enrolled. In an empty gallery no stranger finds anything, whatever the threshold.
     #[error("the gallery is empty, so nothing can be learnt about it; enrol its items first")]
     EmptyGallery,
-    /// Nothing would be taken off, or more than all.
+    /// A margin factor that is not above 0 and at most 1.
     #[error("margin factor {value} is not above 0 and at most 1; 0.75 is usual")]
     MarginFactor {
         /// The number given.
         value: f64,
     },
-    /// A margin over nothing would accept whoever comes.
+    /// There is no second label, so the margin score is undefined.
     #[error(
         "the margin score takes the best item of a second label, and probe '{probe}' found none; enrol more labels, or leave the margin out"
     )]
@@ -62,19 +62,19 @@ pub enum CalibrationError {
         /// The probe.
         probe: String,
     },
-    /// A rate that no number of trials can show, or that is no promise.
+    /// A target FRR that is too low for any number of trials, or too high for a promise.
     #[error("target FRR {value} is outside [1e-9, 0.5]; give it as a fraction, such as 0.05")]
     TargetFrr {
         /// The number given.
         value: f64,
     },
-    /// At zero or one, one kind of search would never occur.
+    /// A prior of 0 or 1, at which one kind of search would never occur.
     #[error("prior {value} is outside [1e-9, 1 - 1e-9]; give it as a fraction, such as 0.01")]
     Prior {
         /// The number given.
         value: f64,
     },
-    /// Nothing, less than nothing, or beyond measure.
+    /// A cost that is not positive or is out of range.
     #[error("the cost of a {of}, {value}, is outside [1e-9, 1e9]; give both in the same unit")]
     Cost {
         /// `false accept` or `false reject`.
@@ -82,115 +82,115 @@ pub enum CalibrationError {
         /// The number given.
         value: f64,
     },
-    /// A rate of one kind of search cannot be had from the other.
+    /// A rate that needs a kind of search of which there is none.
     #[error("there are no {kind} searches with a score to choose a threshold by; add some")]
     NoEvidence {
         /// `mated` or `non-mated`.
         kind: &'static str,
     },
-    /// NaN is no evidence.
+    /// A score that is NaN.
     #[error("a score of the {kind} searches is not a number; leave out what has no score")]
     NotAScore {
         /// `mated` or `non-mated`.
         kind: &'static str,
     },
-    /// Misses outweigh accepts even if everything is accepted.
+    /// The FRR is above the FAR at every threshold, so they are never equal.
     #[error(
         "FAR and FRR never meet: with everything found accepted, FAR is {} and FRR, by \
          wrong or missing candidates alone, {}; choose by a target FAR or by cost",
         percent(*.far), percent(*.frr)
     )]
     NoEqualError {
-        /// FAR at the lowest threshold.
+        /// The FAR at the lowest threshold.
         far: f64,
-        /// FRR there.
+        /// The FRR at the lowest threshold.
         frr: f64,
     },
-    /// Not a share.
+    /// A rate outside [0, 1].
     #[error("rate {value} is outside [0, 1]; give it as a fraction, such as 0.001")]
     NotARate {
         /// The number given.
         value: f64,
     },
-    /// A prediction ahead of growth needs growth.
+    /// Growth to a size that is lower than today's.
     #[error("a gallery of {now} items does not grow to {later}; give the larger size last")]
     Shrinking {
-        /// Items now.
+        /// Number of items today.
         now: u64,
-        /// Items later.
+        /// Number of items later.
         later: u64,
     },
-    /// A part is neither empty nor more than the whole.
+    /// A part of a gallery that is empty or larger than the gallery.
     #[error("a part of {size} cannot be drawn from {whole}; ask for 1 to {whole}")]
     NotAPart {
-        /// Items or labels asked for.
+        /// Number of items or labels asked for.
         size: u64,
-        /// Items or labels there are.
+        /// Number of items or labels that exist.
         whole: u64,
     },
-    /// The depth or the size of the gallery is not what was searched.
+    /// A search with more candidates than its depth or the size of the gallery allows.
     #[error("a search lists more than {most} candidates, its depth or the items of the gallery")]
     TooManyCandidates {
-        /// The most that a search can list.
+        /// The highest number of candidates that a search can list.
         most: usize,
     },
-    /// Labels cannot be held out of one part, and more parts than this are of no use.
+    /// A number of folds that is too low to hold labels out, or uselessly high.
     #[error("{count} parts of the labels are outside [2, 100]; 5 is a good number")]
     FoldCount {
         /// The number given.
         count: u32,
     },
-    /// No threshold keeps the FRR, or too few trials show it.
+    /// No threshold keeps the target FRR, or there are too few trials to show it.
     #[error(transparent)]
     Frr(#[from] FrrRefused),
-    /// Labels used twice.
+    /// Labels that were used for two purposes.
     #[error(transparent)]
     Overlap(#[from] Overlap),
-    /// Strangers whom nobody named carry no certificate.
+    /// A certificate would depend on unnamed strangers.
     #[error(transparent)]
     Unnamed(#[from] UnnamedRefused),
-    /// One label under two spellings.
+    /// Labels that differ only in spelling.
     #[error(transparent)]
     Alike(#[from] LabelsAlike),
     /// Too few independent trials for the target.
     #[error(transparent)]
     Underpowered(#[from] Underpowered),
-    /// Too few labels in a group that is to keep the target.
+    /// Too few labels in a group that has to keep the target.
     #[error(transparent)]
     Groups(#[from] GroupsUnderpowered),
-    /// Nothing could be promised for strangers of no known group.
+    /// Strangers without a value in the column, for whom no group target could hold.
     #[error(
         "{missing} of {strangers} searches of strangers have no value of '{column}'; give each one in the metadata, or leave it out"
     )]
     GroupUnknown {
         /// The metadata column.
         column: String,
-        /// Searches without it.
+        /// Number of searches without a value.
         missing: u64,
-        /// Searches of strangers in all.
+        /// Number of all searches for strangers.
         strangers: u64,
     },
-    /// Another policy has no FAR that a group could keep.
+    /// Targets for groups need a policy with a target FAR.
     #[error("the worst group is that of a certified target FAR; no other policy has one")]
     GroupsWithoutTargetFar,
-    /// Another policy has no threshold that the mates had no part in.
+    /// A review band needs a policy whose threshold does not depend on mated searches.
     #[error("a review band goes with a target FAR; no other policy has one")]
     ReviewWithoutTargetFar,
-    /// The record belongs to something else.
+    /// The record belongs to another model, gallery, index or metric.
     #[error(transparent)]
     Mismatch(#[from] Mismatch),
-    /// Longer than any record that this software writes.
+    /// A record that is longer than any that this software writes.
     #[error("an operating point of {bytes} bytes is over the limit of {limit}")]
     RecordTooLarge {
-        /// Bytes given.
+        /// Number of bytes given.
         bytes: usize,
-        /// Bytes allowed.
+        /// Number of bytes allowed.
         limit: usize,
     },
     /// Not JSON, or not the fields of an operating point.
     #[error("this is not an operating point: {0}; calibrate again or restore the file")]
     NotARecord(#[source] serde_json::Error),
-    /// Written by another version.
+    /// A record in a format of another version.
     #[error("operating point has format {found}, this software reads format {supported}")]
     UnknownFormat {
         /// The format that the record names.
@@ -198,7 +198,7 @@ pub enum CalibrationError {
         /// The format that can be read.
         supported: u64,
     },
-    /// The content is not what was sealed.
+    /// The content does not match its id.
     #[error("operating point {stated} was altered: its content hashes to {computed}; restore it")]
     Altered {
         /// The id in the record.
@@ -206,24 +206,24 @@ pub enum CalibrationError {
         /// The id that the content has.
         computed: String,
     },
-    /// Only a FAR grows with the gallery in a way that can be foreseen.
+    /// Growth needs a target FAR, because the growth of other rates cannot be predicted.
     #[error("a larger gallery can be allowed for with a target FAR only")]
     GrowthWithoutTargetFar,
-    /// A cohort without members says nothing.
+    /// A cohort without members.
     #[error("the cohort is empty, so no score can be normalised against it; give it embeddings")]
     EmptyCohort,
-    /// An item is compared with members of other labels only.
+    /// A cohort with fewer than two labels: an item is only compared with members of other labels.
     #[error(
         "a cohort takes items of two labels at least, so that scores can be normalised; enrol more"
     )]
     CohortLabels,
-    /// A member that has no direction, or another length than one.
+    /// A cohort member that is not a unit vector.
     #[error("a member of the cohort cannot be used: {0}; calibrate again")]
     CohortMember(#[source] matchpoint_vector::NotAnEmbedding),
-    /// Not what a cohort's file holds.
+    /// Bytes that are not a cohort.
     #[error("this is not a cohort: {0}; calibrate again or restore the file")]
     NotACohort(String),
-    /// The cohort is of another model.
+    /// The cohort has another dimension, so it comes from another model.
     #[error(
         "the cohort has dimension {cohort}, the embedding {embedding}; embed both with one model"
     )]
@@ -233,7 +233,7 @@ pub enum CalibrationError {
         /// The dimension of the embedding.
         embedding: usize,
     },
-    /// No similarities have such a mean and deviation.
+    /// A mean and deviation that similarities cannot have.
     #[error(
         "mean {mean} and deviation {deviation} are not statistics of similarities; the mean is in \
          [-1, 1], the deviation in [1e-6, 1]: compute them again"
@@ -244,13 +244,13 @@ pub enum CalibrationError {
         /// The deviation given.
         deviation: f64,
     },
-    /// A floor that is no deviation.
+    /// A floor for the deviation that is out of range.
     #[error("deviation floor {value} is outside [1e-6, 1]; 0.001 suits cosine similarities")]
     DeviationFloor {
         /// The number given.
         value: f64,
     },
-    /// A record of a version that had them.
+    /// A record of a version that had thresholds for groups of items.
     #[error(
         "the operating point has thresholds by group of items, which this version no longer has; \
          calibrate again"
@@ -259,7 +259,7 @@ pub enum CalibrationError {
     /// Not JSON, or not the fields of a recording.
     #[error("this is not a recording of searches: {0}; calibrate again or restore the file")]
     NotARecording(#[source] serde_json::Error),
-    /// The searches are not what was recorded.
+    /// The searches do not match their digest.
     #[error(
         "the recorded searches were altered: their digest is {computed}, not {stated}; restore them"
     )]
@@ -272,7 +272,7 @@ pub enum CalibrationError {
 }
 
 impl CalibrationError {
-    /// The name of a refusal of the target; `None` if the input itself is wrong.
+    /// The code of a refused target; `None` if the input itself is wrong.
     #[must_use]
     pub fn refusal(&self) -> Option<&'static str> {
         let unattainable = matches!(
@@ -290,8 +290,7 @@ impl CalibrationError {
         self.shortage().map(|_| "CALIBRATION_UNDERPOWERED")
     }
 
-    /// For a refusal: the labels that the target takes, if that can be said, and those that
-    /// there are.
+    /// For a refusal: the number of labels that the target needs, if known, and the number that there are.
     #[must_use]
     pub fn trials_needed(&self) -> Option<(Option<u64>, u64)> {
         let Shortage {
@@ -351,7 +350,7 @@ impl CalibrationError {
     }
 }
 
-/// What a refused target lacks.
+/// The number of labels that a refused target lacks.
 struct Shortage {
     needed: Option<u64>,
     present: u64,

@@ -1,8 +1,8 @@
-//! A threshold whose FAR is estimated, not certified, to stay at or below a target.
+//! Finds a threshold whose FAR is estimated, but not certified, to be at most a target.
 //!
-//! All probes are used, and the uncertainty is that of [`super::rates::Rate`], taken over labels.
-//! The bound is an approximation, the worse the fewer labels there are: in a simulation at 90 % and
-//! FAR 3 % it failed in 10 % of the runs with 150 labels, in 13 % with 78 (see `policy`).
+//! All probes are used, and the uncertainty is taken over labels as in [`super::rates::Rate`]. The bound is
+//! approximate, and worse the fewer labels there are: in a simulation at 90 % and FAR 3 %, it failed in 10 % of
+//! the runs with 150 labels and in 13 % with 78 (see `policy`).
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -17,28 +17,29 @@ use super::refusal::Underpowered;
 use super::trials::Trials;
 use matchpoint_vector::Similarity;
 
-/// A threshold with the estimate that it rests on.
+/// A threshold with the estimate that it is based on.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FarEstimate {
-    /// Accept at or above this score.
+    /// A score that is equal or higher is accepted.
     pub threshold: Threshold,
     /// The target.
     pub target: TargetFar,
-    /// FAR over all non-mated searches at the threshold, on the trials that chose it.
+    /// The FAR over all non-mated searches at the threshold, on the trials that chose it.
     pub far: Rate,
-    /// Wilson's upper bound on the FAR, one-sided, at the confidence of the target, on the
-    /// effective trials over labels. In [0, 1], at most the target.
+    /// Wilson's one-sided upper bound on the FAR, at the confidence of the target, with the effective number of
+    /// trials over labels. In [0, 1], at most the target.
     pub far_upper: f64,
 }
 
-/// Finds the lowest threshold down to which the upper bound on FAR stays at or below the target.
+/// Finds the lowest threshold such that the upper bound on the FAR is at most the target there and at all
+/// higher thresholds.
 ///
-/// The search goes from the strictest threshold down and ends at the first that fails: the bound
-/// itself is not monotone, and a lower one further down would be picked for its luck.
+/// The search goes from the strictest threshold down and ends at the first that fails. The bound is not
+/// monotone, and a threshold further down that meets the target would be a selection of lucky noise.
 ///
 /// # Errors
-/// Refuses if the labels are too few even with no stranger accepted.
+/// Returns an error if there are too few labels even if no stranger is accepted.
 pub fn estimate_far(trials: &Trials, target: TargetFar) -> Result<FarEstimate, Underpowered> {
     let (mut accepted, mut found) = Accepted::none(trials);
     let confidence = target.confidence();
@@ -75,10 +76,10 @@ pub fn estimate_far(trials: &Trials, target: TargetFar) -> Result<FarEstimate, U
     })
 }
 
-/// Accepted searches by label, with the sums that the variance over labels is made of, so that a
-/// whole sweep costs one sorting. Whole numbers: nothing is lost on the way.
+/// Accepted searches by label, with running sums for the variance over labels, so that a whole sweep needs only
+/// one sorting. The sums are integers, so no precision is lost.
 struct Accepted {
-    /// For each label: accepted searches, searches.
+    /// For each label: number of accepted searches, number of searches.
     labels: Vec<(u64, u64)>,
     events: u64,
     trials: u64,
@@ -88,7 +89,7 @@ struct Accepted {
 }
 
 impl Accepted {
-    /// The searches with none accepted, and each score found with the number of its label.
+    /// The start without accepts, and each score found with the index of its label.
     fn none(trials: &Trials) -> (Self, Vec<(Similarity, usize)>) {
         let mut numbers: BTreeMap<&str, usize> = BTreeMap::new();
         let mut labels: Vec<(u64, u64)> = Vec::new();
@@ -123,7 +124,7 @@ impl Accepted {
         }
     }
 
-    /// As in [`Rate::over_labels`]: the variance of the ratio, then Wilson's bound.
+    /// The variance of the ratio as in [`Rate::over_labels`], and then Wilson's bound.
     fn far_upper(&self, confidence: Confidence) -> f64 {
         let labels = real(self.labels.len() as u64);
         if self.trials == 0 {
@@ -137,7 +138,7 @@ impl Accepted {
             + far * far * real(self.squared_searches);
         let most = real(self.trials);
         let effective = far * (1.0 - far) * most * most / squares;
-        // Rounding may leave a sum of squares at or below zero.
+        // Rounding can make the sum of squares zero or negative.
         let effective = if 0.0 < squares && effective < most {
             effective
         } else {
@@ -147,7 +148,7 @@ impl Accepted {
     }
 }
 
-/// The upper end of Wilson's score interval with all of delta above it.
+/// The upper end of Wilson's score interval, with all of delta above it (one-sided).
 fn wilson_upper(estimate: f64, trials: f64, confidence: Confidence) -> f64 {
     if 1.0 <= estimate {
         return 1.0;
@@ -159,7 +160,7 @@ fn wilson_upper(estimate: f64, trials: f64, confidence: Confidence) -> f64 {
     (estimate + z_squared / (2.0 * trials) + spread) / (1.0 + z_squared / trials)
 }
 
-/// With no accept among n labels the bound is z^2 / (n + z^2).
+/// With no accept among n labels, the bound is z^2 / (n + z^2).
 fn underpowered(labels: u64, target: TargetFar) -> Underpowered {
     let z_squared = binomial::normal_quantile(target.confidence().delta()).powi(2);
     let exact = z_squared * (1.0 - target.far()) / target.far();

@@ -1,4 +1,4 @@
-//! What a threshold does to trials with known truth.
+//! Measures the error rates of a threshold on trials with known truth.
 
 use std::collections::BTreeSet;
 
@@ -9,27 +9,27 @@ use super::sweep::ThresholdSweep;
 use super::trials::{MatedSearch, Trials};
 use matchpoint_vector::Similarity;
 
-/// Rates over all trials, each with an interval over labels; `None` if nothing was searched.
+/// Rates over all trials, each with an interval over labels; `None` if there are no such trials.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Evaluation {
-    /// Share of mated searches whose best candidate carries the right label, at any score.
+    /// Share of mated searches whose best candidate has the right label, whatever its score.
     pub recall_at_1: Option<Rate>,
-    /// What the threshold does; `None` without a threshold.
+    /// The error rates at the threshold; `None` without a threshold.
     pub errors: Option<Errors>,
 }
 
-/// Error rates per search at one threshold (ISO/IEC 19795-1: FPIR and FNIR).
+/// The error rates per search at one threshold (FPIR and FNIR of ISO/IEC 19795-1).
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Errors {
-    /// Share of non-mated searches accepted, over all probes.
+    /// Share of non-mated searches that are accepted, over all probes.
     pub far: Option<Rate>,
     /// Share of mated searches that are rejected or accepted with a wrong label.
     pub frr: Option<Rate>,
-    /// Share of mated searches accepted with a wrong label: a part of the FRR.
+    /// Share of mated searches that are accepted with a wrong label, which is a part of the FRR.
     pub misidentification: Option<Rate>,
 }
 
-/// Measures the trials, at `threshold` if there is one. Intervals at 95 %.
+/// Measures the trials, at `threshold` if one is given. Intervals are at 95 %.
 #[must_use]
 pub fn evaluate(trials: &Trials, threshold: Option<Threshold>) -> Evaluation {
     Evaluation {
@@ -52,7 +52,8 @@ fn accepted(search: &MatedSearch, threshold: Threshold) -> Option<bool> {
     (threshold.decide(Some(top.score)) == Decision::Accept).then_some(top.label_matches)
 }
 
-/// Share of the non-mated searches whose best score is such, with its interval; `None` without any.
+/// The share of non-mated searches for whose best score `happened` is true, with its interval; `None` without
+/// such searches.
 pub(super) fn over_strangers(
     trials: &Trials,
     happened: impl Fn(Option<Similarity>) -> bool,
@@ -65,7 +66,7 @@ pub(super) fn over_strangers(
     Rate::over_labels(&outcomes, Confidence::DISPLAY)
 }
 
-/// Share of the mated searches that are such, with its interval; `None` without any.
+/// The share of mated searches for which `happened` is true, with its interval; `None` without such searches.
 pub(super) fn over_mated(trials: &Trials, happened: impl Fn(&MatedSearch) -> bool) -> Option<Rate> {
     let outcomes: Vec<(&str, bool)> = trials
         .mated()
@@ -75,24 +76,24 @@ pub(super) fn over_mated(trials: &Trials, happened: impl Fn(&MatedSearch) -> boo
     Rate::over_labels(&outcomes, Confidence::DISPLAY)
 }
 
-/// One point of the trade-off between the two error rates.
+/// A point of the DET curve.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct TradeOff {
-    /// Accept at or above this score.
+    /// A score that is equal or higher is accepted.
     pub threshold: Threshold,
-    /// FAR over all non-mated searches; `None` without any.
+    /// The FAR over all non-mated searches; `None` if there are none.
     pub far: Option<f64>,
-    /// FRR over all mated searches; `None` without any.
+    /// The FRR over all mated searches; `None` if there are none.
     pub frr: Option<f64>,
 }
 
-/// The most points that [`trade_off`] returns.
+/// The highest number of points that [`trade_off`] returns.
 pub const TRADE_OFF_POINTS_MAX: usize = 200;
 
-/// FAR and FRR along the thresholds, ascending: what a DET curve is drawn from.
+/// FAR and FRR over thresholds in ascending order, from which a DET curve is drawn.
 ///
-/// Points sit at observed scores: on the strangers' side at geometric ranks from the top, since
-/// the small FAR matter; on the mated side evenly. With a last point that accepts nothing.
+/// The points are at observed scores. Scores of strangers are chosen at geometric ranks from the top, because
+/// small FARs matter most; scores of mated searches at equal steps. The last point accepts nothing.
 #[must_use]
 pub fn trade_off(trials: &Trials) -> Vec<TradeOff> {
     let sweep = ThresholdSweep::of(trials);
@@ -116,20 +117,20 @@ pub fn trade_off(trials: &Trials) -> Vec<TradeOff> {
         .collect()
 }
 
-/// Scores of the best candidates, counted in bins of equal width.
+/// A histogram of the scores of best candidates, with bins of equal width.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ScoreCounts {
-    /// The low end of the first bin.
+    /// The lower end of the first bin.
     pub lower: f64,
-    /// The high end of the last bin.
+    /// The upper end of the last bin.
     pub upper: f64,
-    /// Mated searches by bin, whatever the label found.
+    /// Number of mated searches by bin, whatever label they found.
     pub mated: Vec<u64>,
-    /// Non-mated searches by bin.
+    /// Number of non-mated searches by bin.
     pub non_mated: Vec<u64>,
 }
 
-/// Counts the scores of the best candidates. `None` if no search found anything.
+/// Makes a histogram of the scores of best candidates. `None` if no search found anything.
 #[must_use]
 pub fn histogram(trials: &Trials, bins: usize) -> Option<ScoreCounts> {
     let wide = |score: Similarity| f64::from(score.get());
@@ -149,7 +150,7 @@ pub fn histogram(trials: &Trials, bins: usize) -> Option<ScoreCounts> {
     };
     let lower = mated().chain(strangers()).reduce(f64::min)?;
     let upper = mated().chain(strangers()).reduce(f64::max)?;
-    // All scores equal still need a bin of some width.
+    // If all scores are equal, the bins still need a width above zero.
     let width = ((upper - lower) / real(bins.max(1) as u64)).max(1e-6);
     let count = |scores: &mut dyn Iterator<Item = f64>| {
         let mut counts = vec![0; bins];
@@ -174,7 +175,7 @@ pub fn histogram(trials: &Trials, bins: usize) -> Option<ScoreCounts> {
     })
 }
 
-/// Ranks 0, 1, 2, ... that thin out by a constant factor, at most `points` of them, below `count`.
+/// At most `points` ranks below `count`: 0, 1, 2, ... and then with distances that grow by a constant factor.
 fn geometric_ranks(count: usize, points: usize) -> impl Iterator<Item = usize> {
     let factor = (real(count as u64).ln() / real(points as u64)).exp();
     let mut position = 1.0_f64;
@@ -230,7 +231,7 @@ mod tests {
         rate.unwrap().estimate
     }
 
-    /// The open-set toy of the reference: five mated, four non-mated searches.
+    /// The open-set example of the reference, with five mated and four non-mated searches.
     #[test]
     fn rates_agree_with_the_open_set_toy() {
         let toy = trials(

@@ -1,7 +1,7 @@
-//! Scores as evidence: log-likelihood ratios, what they are worth, and a scale that makes them.
+//! Converts scores to log-likelihood ratios, and measures how much information they carry.
 //!
-//! Bosaris (Brümmer and de Villiers, arXiv 1304.2865): a score is calibrated once, and each set of
-//! costs and priors then has its threshold, without new trials.
+//! The method is that of Bosaris (Brümmer and de Villiers, arXiv 1304.2865): scores are calibrated once, and
+//! then each set of costs and priors has its threshold without new trials.
 
 use serde::{Deserialize, Serialize};
 
@@ -17,13 +17,13 @@ use matchpoint_vector::Similarity;
 pub struct Prior(f64);
 
 impl Prior {
-    /// As many mated searches as others: what a calibration for every later prior is fitted at.
+    /// As many mated as non-mated searches. A scale that is fitted at this prior can be used at every other.
     pub const EVEN: Self = Self(0.5);
 
-    /// Takes a fraction, such as 0.01.
+    /// Takes the probability as a fraction, such as 0.01.
     ///
     /// # Errors
-    /// Refuses what is outside [1e-9, 1 - 1e-9].
+    /// Returns an error for a value outside [1e-9, 1 - 1e-9].
     pub fn new(value: f64) -> Result<Self, CalibrationError> {
         if !(1e-9..=1.0 - 1e-9).contains(&value) {
             return Err(CalibrationError::Prior { value });
@@ -31,13 +31,13 @@ impl Prior {
         Ok(Self(recorded(value)))
     }
 
-    /// The fraction.
+    /// The probability as a fraction.
     #[must_use]
     pub fn get(self) -> f64 {
         self.0
     }
 
-    /// ln(P / (1 - P)).
+    /// The log odds, ln(P / (1 - P)).
     pub(super) fn log_odds(self) -> f64 {
         self.0.ln() - (-self.0).ln_1p()
     }
@@ -57,22 +57,23 @@ impl TryFrom<f64> for Prior {
     }
 }
 
-/// Scores or log-likelihood ratios of both kinds. Finite, at least one of each.
+/// Scores or log-likelihood ratios of mated and non-mated searches. All are finite, and there is at least one
+/// of each kind.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ScoreEvidence {
     mated: Vec<f64>,
     non_mated: Vec<f64>,
 }
 
-/// An infinite ratio is taken as this many nats: more than any number of trials can show, and
-/// small enough to be summed.
+/// Infinite ratios are clamped to this many nats: more than any number of trials can show, and small enough to
+/// add up.
 const LLR_MAX: f64 = 1e6;
 
 impl ScoreEvidence {
     /// Takes the values of mated and of non-mated searches. Values beyond +-1e6 are clamped.
     ///
     /// # Errors
-    /// Refuses NaN, and a side without values.
+    /// Returns an error for NaN, and if there are no values of one kind.
     pub fn new(mated: Vec<f64>, non_mated: Vec<f64>) -> Result<Self, CalibrationError> {
         for (kind, values) in [("mated", &mated), ("non-mated", &non_mated)] {
             if values.is_empty() {
@@ -92,7 +93,7 @@ impl ScoreEvidence {
         })
     }
 
-    /// The same evidence on another scale.
+    /// The same evidence, with each value converted by `scale`.
     pub(super) fn map(&self, scale: impl Fn(f64) -> f64) -> Self {
         let within = |value: &f64| scale(*value).clamp(-LLR_MAX, LLR_MAX);
         Self {
@@ -101,8 +102,8 @@ impl ScoreEvidence {
         }
     }
 
-    /// The cost of log-likelihood ratios over all priors, in bits (Cllr). 0 for a perfect answer,
-    /// 1 for one that says nothing, more for one that misleads.
+    /// The cost of log-likelihood ratios over all priors (Cllr), in bits: 0 for perfect ratios, 1 for ratios
+    /// without information, and more for misleading ones.
     #[must_use]
     pub fn cllr(&self) -> f64 {
         let mated = mean(self.mated.iter().map(|&llr| softplus(-llr)));
@@ -110,8 +111,8 @@ impl ScoreEvidence {
         (mated + non_mated) / (2.0 * std::f64::consts::LN_2)
     }
 
-    /// The lowest Cllr that any non-decreasing map of these values can reach, in [0, 1]: by
-    /// pooling adjacent violators. What is left is a matter of the scores, not of their scale.
+    /// The lowest Cllr that any non-decreasing map of these values can reach, in [0, 1], found by pooling
+    /// adjacent violators (PAV). It measures how well the scores separate the two kinds, whatever their scale.
     #[must_use]
     pub fn min_cllr(&self) -> f64 {
         let counts = (self.mated.len() as u64, self.non_mated.len() as u64);
@@ -119,7 +120,7 @@ impl ScoreEvidence {
         let (mut mated, mut non_mated) = (0.0, 0.0);
         for block in self.pooled() {
             let odds = real(block.mated) / real(block.non_mated) / prior_odds;
-            // A block of one kind costs nothing; its ratio is infinite and right.
+            // A block with only one kind costs nothing, because its ratio is infinite and right.
             if 0 < block.mated && 0 < block.non_mated {
                 mated += real(block.mated) * softplus(-odds.ln());
                 non_mated += real(block.non_mated) * softplus(odds.ln());
@@ -128,12 +129,12 @@ impl ScoreEvidence {
         (mated / real(counts.0) + non_mated / real(counts.1)) / (2.0 * std::f64::consts::LN_2)
     }
 
-    /// Blocks of ascending values within which the share of mated searches is best taken as one.
+    /// Blocks of ascending values. In each block, the share of mated searches is estimated as constant.
     fn pooled(&self) -> Vec<IsotonicBlock> {
         let mated = self.mated.iter().map(|&value| (value, 1, 0));
         let non_mated = self.non_mated.iter().map(|&value| (value, 0, 1));
         let mut values: Vec<(f64, u64, u64)> = mated.chain(non_mated).collect();
-        // Adding zero turns -0 into +0, which the total order would set apart.
+        // Adding zero turns -0 into +0, which the total order would treat as different.
         values.sort_by(|a, b| (a.0 + 0.0).total_cmp(&(b.0 + 0.0)));
         let mut blocks: Vec<IsotonicBlock> = Vec::new();
         // Equal values cannot be distinguished, so they start as one block.
@@ -142,8 +143,8 @@ impl ScoreEvidence {
                 mated: tied.iter().map(|value| value.1).sum(),
                 non_mated: tied.iter().map(|value| value.2).sum(),
             };
-            // A share that is not above the one before it breaks the order: both become one block,
-            // which may break the order with the one before that.
+            // If a block's share is not above that of the block before it, the two are merged. The merged block
+            // may again violate the order, so the check is repeated.
             while let Some(last) = blocks.pop_if(|last| !last.below(&block)) {
                 block.mated += last.mated;
                 block.non_mated += last.non_mated;
@@ -160,39 +161,40 @@ struct IsotonicBlock {
 }
 
 impl IsotonicBlock {
-    /// Whether the share of mated searches is below that of `other`; in whole numbers.
+    /// Whether the share of mated searches is below that of `other`, compared in integers.
     fn below(&self, other: &Self) -> bool {
         u128::from(self.mated) * u128::from(other.non_mated)
             < u128::from(other.mated) * u128::from(self.non_mated)
     }
 }
 
-/// From a score to a log-likelihood ratio, in nats: slope times score plus offset.
+/// A linear map from a score to a log-likelihood ratio in nats: slope x score + offset.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LlrScale {
-    /// Nats for one unit of score. Zero or less if higher scores are no evidence of a mate.
+    /// Nats for one unit of score. It is zero or negative if higher scores are no evidence of a mate.
     pub slope: f64,
-    /// Nats at score zero.
+    /// Nats at a score of zero.
     pub offset: f64,
 }
 
-/// How far the slope over one standard deviation of the scores is expected to reach, as the
-/// standard deviation of a normal prior: keeps it finite if no score contradicts another, and
-/// is outweighed by a few dozen trials that do.
+/// The standard deviation of a normal prior on the slope per standard deviation of the scores. It keeps the
+/// slope finite if the scores separate the two kinds completely, and a few dozen trials that contradict it
+/// outweigh it.
 const SLOPE_DEVIATION: f64 = 10.0;
-/// Newton's method needs about ten steps here; the rest is for safety.
+/// Newton's method needs about ten steps here; more are allowed for safety.
 const STEPS_MAX: usize = 100;
 
 impl LlrScale {
-    /// Fits by logistic regression, both kinds weighted so that they count as at `prior`.
+    /// Fits the scale by logistic regression, with weights such that the two kinds occur as often as `prior`
+    /// says.
     #[must_use]
     pub fn fit(scores: &ScoreEvidence, prior: Prior) -> Self {
         let points = WeightedScores::of(scores, prior);
         let (mut at, mut loss) = ((0.0, 0.0), points.loss((0.0, 0.0)));
         for _ in 0..STEPS_MAX {
             let step = points.newton_step(at);
-            // Half a step, and half of that, until it leads down: Newton's may overshoot.
+            // Newton's step may be too long, so it is halved until the objective decreases.
             let better = (0..60).find_map(|halvings| {
                 let part = 0.5_f64.powi(halvings);
                 let next = (at.0 - part * step.0, at.1 - part * step.1);
@@ -204,7 +206,8 @@ impl LlrScale {
             };
             (at, loss) = (next, next_loss);
         }
-        // Back from standardised scores. The fit is at the odds of `prior`, a ratio is free of them.
+        // Converts back from standardised scores. The fit has the odds of `prior`; a likelihood ratio must not
+        // contain them.
         let slope = at.0 / points.deviation;
         Self {
             slope: recorded(slope),
@@ -218,8 +221,8 @@ impl LlrScale {
         self.slope * score + self.offset
     }
 
-    /// The lowest threshold whose log-likelihood ratio is `llr` or more. If scores are no
-    /// evidence, everything found is accepted or nothing is.
+    /// The lowest threshold whose log-likelihood ratio is at least `llr`. If scores are no evidence, either
+    /// everything or nothing is accepted.
     #[must_use]
     pub fn threshold_at(self, llr: f64) -> Threshold {
         if self.slope <= 0.0 {
@@ -236,7 +239,7 @@ impl LlrScale {
         else {
             return Threshold::ACCEPT_NOTHING;
         };
-        // Rounding to f32 must not let in what is below `llr`.
+        // Rounding to `f32` must not accept a score whose ratio is below `llr`.
         if f64::from(nearest.get()) < score {
             Threshold::just_above(nearest)
         } else {
@@ -245,9 +248,9 @@ impl LlrScale {
     }
 }
 
-/// Weighted, standardised scores.
+/// Scores that are standardised and weighted.
 struct WeightedScores {
-    /// (score in standard deviations from the mean, 1 for mated and 0 for not, weight).
+    /// (score in standard deviations from the mean, 1 for mated and 0 for non-mated, weight).
     points: Vec<(f64, f64, f64)>,
     mean: f64,
     deviation: f64,
@@ -271,7 +274,7 @@ impl WeightedScores {
         let variance: f64 = raw()
             .map(|(score, _, weight)| weight * (score - mean).powi(2))
             .sum();
-        // If all scores are equal, up to rounding, they say nothing.
+        // Scores that are all equal up to rounding carry no information.
         let flat = variance.sqrt() <= 1e-12 * (1.0 + mean.abs());
         let deviation = if flat { 1.0 } else { variance.sqrt() };
         let standard = |score: f64| {
@@ -284,7 +287,7 @@ impl WeightedScores {
         let points: Vec<_> = raw()
             .map(|(score, y, weight)| (standard(score), y, weight))
             .collect();
-        // The weights sum to one and not to the number of points: so the prior is divided by it too.
+        // The weights sum to one instead of the number of points, so the prior is divided by that number too.
         let ridge = 1.0 / (SLOPE_DEVIATION.powi(2) * real(points.len() as u64));
         Self {
             points,
@@ -308,7 +311,7 @@ impl WeightedScores {
 
     fn newton_step(&self, (slope, offset): (f64, f64)) -> (f64, f64) {
         let mut gradient = (self.ridge * slope, 0.0);
-        // A trace on the diagonal keeps the matrix invertible if every answer is certain.
+        // A tiny value on the diagonal keeps the matrix invertible if every prediction is certain.
         let mut hessian = (self.ridge + 1e-15, 0.0, 1e-15);
         for &(x, mated, weight) in &self.points {
             let share = 1.0 / (1.0 + (-(slope * x + offset)).exp());
@@ -320,7 +323,7 @@ impl WeightedScores {
             hessian.1 += curvature * x;
             hessian.2 += curvature;
         }
-        // Two equations: solved by Cramer's rule.
+        // Solves the two equations by Cramer's rule.
         let determinant = hessian.0 * hessian.2 - hessian.1 * hessian.1;
         (
             (hessian.2 * gradient.0 - hessian.1 * gradient.1) / determinant,
@@ -427,7 +430,7 @@ mod tests {
         }
         let even = LlrScale::fit(&evidence(&[0.9; 500], &[0.1; 500]), Prior::EVEN);
         assert!(1.0 < even.llr(0.9) && even.llr(0.1) < -1.0);
-        // Mates that score lower than strangers.
+        // Mated searches that score lower than strangers.
         let reversed = LlrScale::fit(&evidence(&[0.1, 0.2, 0.4], &[0.3, 0.5, 0.6]), Prior::EVEN);
         assert!(reversed.slope < 0.0);
         assert_eq!(reversed.threshold_at(9.0), Threshold::ACCEPT_NOTHING);

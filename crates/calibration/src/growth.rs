@@ -1,4 +1,4 @@
-//! How FAR per search grows with the gallery: predicted, and measured on parts of it.
+//! How the FAR per search grows with the gallery: predicted, and measured on parts of the gallery.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,30 +11,30 @@ use super::decision::{Decision, Threshold};
 use super::rates::recorded;
 use matchpoint_vector::Similarity;
 
-/// The assumption of a prediction over sizes, in words for a report.
+/// The assumption of a prediction for other sizes, in words for a report.
 pub const GROWTH_ASSUMPTION: &str = "items added later attract strangers as often as those \
      enrolled now, and independently of them; where strangers differ in how often they are \
      accepted, the gallery grows more harmlessly than predicted, and where later items resemble \
      the strangers more, less so";
 
-/// FAR per search (FPIR) in a gallery of a known size.
+/// The FAR per search (FPIR) in a gallery of a known size.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FpirAt {
-    /// Items in the gallery; at least one.
+    /// Number of items in the gallery; at least one.
     pub items: u64,
     /// Share of non-mated searches that are accepted, in [0, 1].
     pub fpir: f64,
 }
 
-/// Predicts the FPIR at the same threshold in a gallery of `items`:
-/// 1 - (1 - FPIR)^(items / items now), which assumes [`GROWTH_ASSUMPTION`].
+/// Predicts the FPIR at the same threshold in a gallery of `items` items: 1 - (1 - FPIR)^(items / items now),
+/// under [`GROWTH_ASSUMPTION`].
 ///
-/// If strangers differ, the prediction is too high for a larger gallery, and too low for a
-/// smaller one (Jensen's inequality).
+/// If strangers differ in how easily they are accepted, the prediction is too high for a larger gallery and too
+/// low for a smaller one (Jensen's inequality).
 ///
 /// # Errors
-/// Refuses sizes of zero and an FPIR outside [0, 1].
+/// Returns an error for a size of zero and for an FPIR outside [0, 1].
 pub fn predicted(now: FpirAt, items: u64) -> Result<FpirAt, CalibrationError> {
     if now.items == 0 || items == 0 {
         return Err(CalibrationError::EmptyGallery);
@@ -48,9 +48,9 @@ pub fn predicted(now: FpirAt, items: u64) -> Result<FpirAt, CalibrationError> {
     })
 }
 
-/// The most items up to which a bound on the FPIR in a gallery of `items` is predicted to stay within
-/// `limit`: items * ln(1 - limit) / ln(1 - bound), by [`GROWTH_ASSUMPTION`]; `items` if the bound is
-/// at the limit, or above.
+/// The highest number of items for which the predicted bound on the FPIR is at most `limit`, given the bound in
+/// a gallery of `items`: items * ln(1 - limit) / ln(1 - bound), under [`GROWTH_ASSUMPTION`]. It is `items` if
+/// the bound is already at or above the limit.
 #[must_use]
 pub fn items_within(items: u64, bound: f64, limit: f64) -> u64 {
     let room = (-limit).ln_1p() / (-bound).ln_1p();
@@ -70,21 +70,21 @@ pub fn items_within(items: u64, bound: f64, limit: f64) -> u64 {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Growth {
-    /// Items now; at least one.
+    /// Number of items today; at least one.
     pub items_now: u64,
-    /// Items up to which the target is to be kept; at least those now.
+    /// Number of items up to which the target has to hold; at least `items_now`.
     pub items_later: u64,
 }
 
-/// The target to meet today, so that the FAR predicted for the grown gallery meets `target`:
-/// 1 - (1 - FAR)^(items now / items later), at the same confidence.
+/// The target that is needed today so that the predicted FAR of the grown gallery meets `target`: 1 - (1 -
+/// FAR)^(items now / items later), at the same confidence.
 ///
-/// A certificate for it holds for the gallery of today. That it carries over is a prediction,
-/// which assumes [`GROWTH_ASSUMPTION`].
+/// A certificate for it is valid for today's gallery. Its extension to the grown gallery is a prediction under
+/// [`GROWTH_ASSUMPTION`].
 ///
 /// # Errors
-/// Refuses sizes of zero, a gallery that shrinks, and a growth after which the target of today
-/// would be below what any number of trials can show.
+/// Returns an error for a size of zero, for a gallery that shrinks, and if today's target would be too low for
+/// any number of trials.
 pub fn ahead_of_growth(target: TargetFar, growth: Growth) -> Result<TargetFar, CalibrationError> {
     if growth.items_now == 0 {
         return Err(CalibrationError::EmptyGallery);
@@ -102,12 +102,12 @@ pub fn ahead_of_growth(target: TargetFar, growth: Growth) -> Result<TargetFar, C
     TargetFar::new(far, target.confidence().get())
 }
 
-/// 1 - (1 - rate)^times, exact for small rates.
+/// 1 - (1 - rate)^times, accurate for small rates.
 fn scaled(rate: f64, times: f64) -> f64 {
     -((-rate).ln_1p() * times).exp_m1()
 }
 
-/// One item that a search found.
+/// One item in the candidate list of a search.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FoundItem<'a> {
     /// Its similarity to the probe.
@@ -116,68 +116,69 @@ pub struct FoundItem<'a> {
     pub label: &'a str,
 }
 
-/// A non-mated search with its best candidates.
+/// A non-mated search with its candidate list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StrangerSearch<'a> {
     /// The label of the probe.
     pub label: &'a str,
-    /// The best candidates, as many as the depth of the searches, or fewer if no more exist.
+    /// The best candidates: as many as the depth of the searches, or all if there are fewer.
     pub candidates: Vec<FoundItem<'a>>,
 }
 
-/// Non-mated searches of a whole gallery, from which those of its parts follow.
+/// Non-mated searches of a whole gallery with candidate lists, from which the results in parts of the gallery
+/// follow.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeepSearches<'a> {
     /// The searches.
     pub strangers: Vec<StrangerSearch<'a>>,
-    /// Candidates asked for in each search. With 64, a part of a tenth of the gallery misses all
-    /// of them in 0.1 % of the draws; smaller parts are bounded from both sides.
+    /// Number of candidates requested in each search. With 64, a random tenth of the gallery contains none of
+    /// them in 0.1 % of the draws. For smaller parts, the FPIR is bounded from both sides.
     pub depth: usize,
-    /// Items in the gallery that was searched.
+    /// Number of items in the gallery that was searched.
     pub items: u64,
-    /// Labels in it.
+    /// Number of labels in the gallery.
     pub labels: u64,
 }
 
-/// How a part of a gallery is sampled.
+/// The unit in which parts of a gallery are sampled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Unit {
-    /// Single items: the gallery grows by more images of everything.
+    /// Single items: the gallery grows by more images of existing things.
     Items,
-    /// Labels with all their items: the gallery grows by more labels. The items of a label are
-    /// alike, so this is the growth that a new customer brings.
+    /// Labels with all their items: the gallery grows by new things. The items of a label are alike, so this is
+    /// how a gallery grows with a new customer.
     Labels,
 }
 
-/// The FPIR of a random part of the gallery.
+/// The FPIR in a random part of the gallery.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FpirBySize {
-    /// How the part is sampled.
+    /// The unit of sampling.
     pub unit: Unit,
-    /// Items or labels in the part.
+    /// Number of items or labels in the part.
     pub size: u64,
-    /// The expected FPIR over all parts of this size, in [0, 1]. A lower bound unless `exact`.
+    /// The expected FPIR over all parts of this size, in [0, 1]. It is a lower bound unless `exact` is true.
     pub fpir: f64,
-    /// The highest value that the expected FPIR can have; equal to `fpir` if that is exact.
+    /// An upper bound on the expected FPIR; equal to `fpir` if `exact` is true.
     pub fpir_at_most: f64,
-    /// Whether the candidates suffice: every search with more candidates above the threshold than
-    /// were asked for leaves some uncertainty.
+    /// Whether the candidate lists suffice. A search with more candidates above the threshold than were
+    /// requested leaves some uncertainty.
     pub exact: bool,
     /// The standard error of `fpir` over the labels of the strangers.
     pub standard_error: f64,
 }
 
 impl DeepSearches<'_> {
-    /// The expected FPIR at `threshold` of a random part of `size` items or labels.
+    /// Computes the expected FPIR at `threshold` in a random part of `size` items or labels.
     ///
-    /// Computed, not sampled: a search with c of N items at or above the threshold is accepted in
-    /// a part of n unless none of the c is in it, which has probability C(N-c, n) / C(N, n).
+    /// No sampling is involved: if c of N items are at or above the threshold, a search is rejected in a part
+    /// of n items with probability C(N-c, n) / C(N, n), when none of the c items is in the part.
     ///
     /// # Errors
-    /// Refuses an empty gallery, no searches, a part larger than the gallery or of nothing, and
-    /// candidates that cannot come from such a gallery.
+    /// Returns an error for an empty gallery, without searches, for an empty part or one larger than the
+    /// gallery, and if the candidates cannot come from such a gallery.
     pub fn fpir(
         &self,
         threshold: Threshold,
@@ -209,7 +210,7 @@ impl DeepSearches<'_> {
         }
         let searches = real(self.strangers.len() as u64);
         let fpir = sum / searches;
-        // As the variance of a ratio over labels in `rates::Rate`.
+        // The same as the variance of a ratio over labels in `rates::Rate`.
         let squares: f64 = by_label
             .values()
             .map(|&(chances, count)| (chances - fpir * real(count)).powi(2))
@@ -245,7 +246,7 @@ impl DeepSearches<'_> {
     }
 }
 
-/// A random draw of `size` out of `whole`, without replacement.
+/// A random sample of `size` out of `whole`, without replacement.
 #[derive(Clone, Copy)]
 struct RandomPart {
     whole: u64,
@@ -253,11 +254,12 @@ struct RandomPart {
 }
 
 impl RandomPart {
-    /// The probability that at least one of `marked` is drawn.
+    /// The probability that the sample contains at least one of `marked` marked units.
     fn chance_of_any(self, marked: u64) -> f64 {
         let none: f64 = (0..marked.min(self.whole))
             .map(|i| {
-                // The chance that the next of the marked is left out, given the ones before.
+                // The probability that the next marked unit is not drawn, given that the ones before it are
+                // not.
                 real((self.whole - i).saturating_sub(self.size)) / real(self.whole - i)
             })
             .product();
@@ -301,7 +303,7 @@ mod tests {
 
     const LABELS: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
 
-    /// A gallery of the scores of one probe: item i has label i / `items_each`.
+    /// The candidate list of one probe: item i has label i / `items_each`.
     fn stranger<'a>(label: &'a str, scores: &[f32], items_each: usize) -> StrangerSearch<'a> {
         let candidates = scores.iter().enumerate().map(|(i, &value)| FoundItem {
             score: score(value),
@@ -393,7 +395,7 @@ mod tests {
         }
     }
 
-    /// Every part of the gallery, one by one.
+    /// Enumerates every part of the gallery.
     fn enumerated(
         strangers: &[StrangerSearch<'_>],
         threshold: Threshold,
@@ -499,14 +501,15 @@ mod tests {
             let cut = searches(2).fpir(threshold, Unit::Items, size).unwrap();
             assert!(truth.exact);
             assert!(cut.fpir <= truth.fpir + 1e-12 && truth.fpir <= cut.fpir_at_most);
-            // Of six, no part of five can avoid both.
+            // Of six labels, a part of five contains at least one of the two.
             assert_eq!(cut.exact, 5 <= size);
         }
         let deep = searches(5).fpir(threshold, Unit::Items, 1).unwrap();
         assert!(deep.exact);
     }
 
-    /// Strangers that are all alike, items independent: a binomial number of items accept each.
+    /// All strangers are alike and items are independent, so the number of items that accept a stranger is
+    /// binomial.
     #[test]
     fn prediction_and_measurement_agree_where_the_assumption_holds() {
         const ITEMS: u64 = 10_000;
@@ -531,7 +534,7 @@ mod tests {
         }
     }
 
-    /// Half of the strangers resemble nothing: the prediction is too high, as documented.
+    /// Half of the strangers resemble nothing, so the prediction is too high, as documented.
     #[test]
     fn unlike_strangers_make_growth_more_harmless_than_predicted() {
         let strangers = vec![

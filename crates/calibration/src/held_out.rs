@@ -1,4 +1,4 @@
-//! Rates on labels that did not choose the threshold they are measured at.
+//! Measures rates on labels that had no part in choosing the threshold (cross-fitting).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,7 +13,7 @@ use super::refusal::Overlap;
 use super::trials::{NonMatedSearch, Trials};
 use matchpoint_vector::Similarity;
 
-/// Into how many parts labels are split, and by which seed.
+/// The number of folds that labels are split into, and the seed of the split.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Folds {
     count: u32,
@@ -21,13 +21,13 @@ pub struct Folds {
 }
 
 impl Folds {
-    /// Five parts: each threshold is chosen on 80 % of the labels.
+    /// Five folds: each threshold is chosen on 80 % of the labels.
     pub const COUNT_DEFAULT: u32 = 5;
 
-    /// Takes the number of parts, and the seed of the split.
+    /// Takes the number of folds and the seed of the split.
     ///
     /// # Errors
-    /// Refuses fewer than 2 and more than 100 parts.
+    /// Returns an error for fewer than 2 and for more than 100 folds.
     pub fn new(count: u32, seed: u64) -> Result<Self, CalibrationError> {
         if !(2..=100).contains(&count) {
             return Err(CalibrationError::FoldCount { count });
@@ -35,9 +35,9 @@ impl Folds {
         Ok(Self { count, seed })
     }
 
-    /// The part of every label. Labels that occur in the same kinds of search (mated, non-mated
-    /// or both) are dealt out in turn, in an order given by a hash of seed and label, so that
-    /// every part has its share of each.
+    /// The fold of every label. Labels are first grouped by the kinds of search that they occur in (mated,
+    /// non-mated or both). Within a group they are assigned to folds in turn, in the order of a hash of seed
+    /// and label, so that every fold has its share of each kind.
     #[must_use]
     pub fn of_labels(self, trials: &Trials) -> BTreeMap<&str, u32> {
         let mut kinds: BTreeMap<&str, (bool, bool)> = BTreeMap::new();
@@ -52,13 +52,13 @@ impl Folds {
             .map(|(label, kind)| (kind, self.fold_hash(label), label))
             .collect();
         dealt.sort_unstable();
-        // One round for all kinds: the next kind goes on where the one before ended.
+        // The turns continue from one kind to the next, so that folds have nearly equal size.
         let mut folds: BTreeMap<&str, u32> = dealt
             .into_iter()
             .zip((0..self.count).cycle())
             .map(|((_, _, label), fold)| (label, fold))
             .collect();
-        // Labels that may be one stranger belong to one part.
+        // Labels that may be the same stranger go to the same fold.
         for (label, counts_as) in trials.repeats() {
             if let Some(fold) = folds.get(counts_as.as_str()).copied() {
                 folds.insert(label, fold);
@@ -69,7 +69,7 @@ impl Folds {
 
     fn fold_hash(self, label: &str) -> [u8; 32] {
         let mut hash = Sha256::new();
-        // Independent of the choice of one probe for each label, which hashes the same seed.
+        // This makes the hash independent of the draw of one probe for each label, which uses the same seed.
         hash.update(b"fold");
         hash.update(self.seed.to_le_bytes());
         hash.update(label);
@@ -77,41 +77,42 @@ impl Folds {
     }
 }
 
-/// The rates of a rule on labels that it has not seen.
+/// The rates of a rule on held-out labels.
 ///
-/// The rates pool all parts, each judged by the threshold that the other parts chose. They
-/// describe the rule on somewhat fewer labels, not the one threshold that all labels choose. Which
-/// labels chose is in their intervals, by the grouped jackknife: the variance over the thresholds of
-/// the parts of what each of them does to all searches, times (parts - 1).
+/// The rates pool all folds, each judged by the threshold that the other folds chose. They describe the rule on
+/// somewhat fewer labels, and not the final threshold that all labels choose. Their intervals include the
+/// variation of the chosen threshold, by the grouped jackknife: each fold's threshold is applied to all
+/// searches, and the variance of the resulting rates is multiplied by (folds - 1).
 #[derive(Clone, Debug, PartialEq)]
 pub struct HeldOut {
-    /// One entry for each part that has labels: the threshold, or why the others chose none.
+    /// For each fold that has labels: the threshold that the other folds chose, or the reason why they chose
+    /// none.
     pub folds: Vec<Result<Threshold, String>>,
-    /// FAR over the non-mated searches of the parts that were judged.
+    /// The FAR over the non-mated searches of the folds that were judged.
     pub far: Option<Rate>,
-    /// FRR over the mated searches of the parts that were judged.
+    /// The FRR over the mated searches of the folds that were judged.
     pub frr: Option<Rate>,
     /// The part of the FRR that was accepted with a wrong label.
     pub misidentification: Option<Rate>,
 }
 
-/// The range of the thresholds that the parts chose.
+/// The range of the thresholds that were chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Spread {
-    /// The lowest.
+    /// The lowest threshold.
     pub lowest: Threshold,
-    /// The highest.
+    /// The highest threshold.
     pub highest: Threshold,
 }
 
 impl HeldOut {
-    /// How many parts could not be judged, because the others chose no threshold.
+    /// The number of folds that could not be judged because the others chose no threshold.
     #[must_use]
     pub fn abstained(&self) -> usize {
         self.folds.iter().filter(|fold| fold.is_err()).count()
     }
 
-    /// How far the thresholds of the parts lie apart; `None` if none chose any.
+    /// The range of the thresholds of all folds; `None` if none was chosen.
     #[must_use]
     pub fn spread(&self) -> Option<Spread> {
         let chosen = || self.folds.iter().flatten().copied();
@@ -122,11 +123,11 @@ impl HeldOut {
     }
 }
 
-/// Chooses a threshold without each part of the labels in turn, and judges it on that part.
+/// Cross-fitting: for each fold, chooses a threshold on the other folds and judges it on this one.
 ///
-/// A label belongs wholly to one part, with its mated and its left-out searches alike. A rule
-/// that refuses abstains for that part, which is an answer and not an error. Draws of one probe
-/// for each label use the seed of the split.
+/// A label belongs to exactly one fold, with both its mated and its left-out searches. If the rule refuses, it
+/// abstains for that fold, which is a result and not an error. The draw of one probe for each label uses the
+/// seed of the split.
 #[must_use]
 pub fn cross_fit(target: CalibrationTarget, trials: &Trials, folds: Folds) -> HeldOut {
     cross_fit_by(trials, folds, &|others| {
@@ -134,7 +135,7 @@ pub fn cross_fit(target: CalibrationTarget, trials: &Trials, folds: Folds) -> He
     })
 }
 
-/// The same for any rule.
+/// The same for any rule that chooses a threshold.
 pub fn cross_fit_by(
     trials: &Trials,
     folds: Folds,
@@ -202,7 +203,7 @@ fn mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / real(values.len().max(1) as u64)
 }
 
-/// The variance of what all choose, from values of which each was chosen without one part.
+/// The grouped jackknife variance, from values that were each computed without one fold.
 fn jackknifed(values: &[f64]) -> f64 {
     let (count, mean) = (real(values.len().max(1) as u64), mean(values));
     let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
@@ -219,7 +220,7 @@ fn part(trials: &Trials, keep: impl Fn(&str) -> bool) -> Result<Trials, Calibrat
     Ok(part.with_repeats(trials.repeats().clone()))
 }
 
-/// Outcomes of held-out searches, with their labels.
+/// The outcomes of held-out searches, with their labels.
 #[derive(Default)]
 struct Judged {
     false_accepts: Vec<(String, bool)>,
@@ -247,10 +248,10 @@ impl Judged {
     }
 }
 
-/// Labels that were used for one purpose.
+/// The labels that were used for some purpose.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LabelSet<'a> {
-    /// The purpose, to complete "those that ...": such as `chose the threshold`.
+    /// The purpose, as words that complete "those that ...", such as `chose the threshold`.
     pub used_to: &'a str,
     /// The labels.
     pub labels: BTreeSet<&'a str>,
@@ -261,7 +262,7 @@ const EXAMPLES_MAX: usize = 3;
 /// Checks that no label is in both sets.
 ///
 /// # Errors
-/// Names how many are, and the first few.
+/// Returns an error with the number of such labels and the first few of them.
 pub fn refuse_overlap(first: &LabelSet<'_>, second: &LabelSet<'_>) -> Result<(), Overlap> {
     let shared = || first.labels.intersection(&second.labels).copied();
     let count = shared().count() as u64;
@@ -286,7 +287,8 @@ mod tests {
     use crate::splitmix64::SimulatedDraws;
     use crate::trials::{MatedSearch, StrangerOrigin, Top};
 
-    /// `both` labels are mated and left out, `strangers` were never enrolled; `probes` of each.
+    /// `both` labels are mated and left out, and `strangers` labels were never enrolled; each has `probes`
+    /// probes.
     fn trials(both: usize, strangers: usize, probes: u8) -> Trials {
         let score = |label: usize, probe: u8, base: f32| {
             #[expect(clippy::cast_precision_loss, reason = "small")]
@@ -354,7 +356,7 @@ mod tests {
         assert!(spread.lowest <= spread.highest && far.estimate < 0.1);
         let wrong = found.misidentification.unwrap();
         assert!(wrong.count.events() <= frr.count.events());
-        // By hand: the part of each label, and the threshold of the others.
+        // Computed by hand: the fold of each label, and the threshold that the other folds choose.
         let fold_of = folds(5, 3).of_labels(&trials);
         let accepted = trials.non_mated().iter().filter(|search| {
             let fold = usize::try_from(fold_of[search.label.as_str()]).unwrap();
@@ -368,14 +370,14 @@ mod tests {
 
     #[test]
     fn too_few_labels_to_hold_any_out_is_an_answer() {
-        // All 30 labels can certify 0.1 at 90 %, which takes 22; four in five of 26 cannot.
+        // Certifying 0.1 at 90 % needs 22 labels. All 30 suffice, but four fifths of 26 do not.
         let target = CalibrationTarget::Far(TargetFar::new(0.1, 0.9).unwrap());
         let enough = cross_fit(target, &trials(0, 30, 1), folds(5, 0));
         assert_eq!((enough.abstained(), enough.frr), (0, None));
         let few = trials(0, 26, 1);
         assert!(choose(target, &few, 0).is_ok());
         let found = cross_fit(target, &few, folds(5, 0));
-        // Of 26, one part has six labels and leaves 20; the others leave 21.
+        // One fold of 26 labels has six, which leaves 20 for the others; the other folds leave 21.
         assert_eq!(
             (found.abstained(), found.far, found.spread()),
             (5, None, None)
@@ -393,8 +395,8 @@ mod tests {
 
     const RUNS: u32 = 200;
 
-    /// Calibrations of strangers N(.2, .11) and mates N(.55, .12) under a certified FAR: the share of
-    /// held-out intervals that cover the FAR and the FRR of the threshold that all labels chose.
+    /// Calibrations with strangers N(.2, .11) and mates N(.55, .12) under a certified FAR. Returns the shares
+    /// of held-out intervals that cover the FAR and the FRR of the threshold that all labels chose.
     #[expect(clippy::print_stderr, reason = "the figures of docs/calibration.md")]
     fn covered(strangers: u16, mates: u16, target: (f64, f64), seed: u64) -> [f64; 2] {
         let mut draws = SimulatedDraws(seed);
@@ -443,7 +445,8 @@ mod tests {
             (80, 400, (0.05, 0.9), 3),
             (400, 400, (0.01, 0.9), 4),
         ] {
-            // 95 %, less the noise of 200 runs; without which labels chose, the FRR was covered in 32 to 96 %.
+            // 95 %, minus the noise of 200 runs. Intervals without the variation of the threshold covered the
+            // FRR in only 32 to 96 %.
             for share in covered(strangers, mates, target, seed) {
                 assert!(0.91 <= share, "{strangers}, {mates}: {share}");
             }

@@ -1,6 +1,7 @@
-//! From searches with known truth to an accept threshold that keeps a promised error rate.
+//! Chooses an accept threshold that keeps a promised error rate, from searches with known truth.
 //!
-//! Pure: no input or output, no clock, no randomness of its own; the same trials give the same threshold.
+//! The code is pure: it has no input or output, no clock, and no randomness of its own. The same trials always
+//! give the same threshold.
 //!
 //! ```
 //! use matchpoint_calibration::certify::{TargetFar, certify};
@@ -24,12 +25,12 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! Reading order: what a threshold does ([`decision`]), what a trial is ([`trials`]), rates with intervals
-//! ([`rates`]); the certified thresholds ([`certify`], [`certify_frr`]), the estimated ones, and the policies
-//! over them ([`policy`]); rates on labels that did not choose ([`held_out`]), and in larger galleries
-//! ([`growth`]); the searches as they were recorded ([`recording`]), and the record of it all
-//! ([`operating_point`]). [`analysis`] says what else the data hold; [`monitoring`] whether the promise is
-//! kept in service.
+//! Read the modules in this order: the decision rule ([`decision`]), trials ([`trials`]), and rates with
+//! intervals ([`rates`]); certified thresholds ([`certify`], [`certify_frr`]), estimated thresholds
+//! ([`estimate`]), and the policies that use them ([`policy`]); rates on held-out labels ([`held_out`]) and in
+//! larger galleries ([`growth`]); recorded searches ([`recording`]) and the record of a calibration
+//! ([`operating_point`]). [`analysis`] shows what else the data say, and [`monitoring`] checks whether the
+//! promise is kept in service.
 
 #![forbid(unsafe_code)]
 

@@ -1,5 +1,5 @@
-//! Labels that are suspiciously alike: one thing under two spellings is a mate that counts as a
-//! stranger, and no threshold keeps what is promised on such strangers.
+//! Finds labels that are suspiciously alike. If one thing has two spellings, its mate counts as a stranger, and
+//! no threshold can keep a promise on such strangers.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{BuildHasher, RandomState};
@@ -8,55 +8,57 @@ use serde::Serialize;
 use unicode_normalization::UnicodeNormalization;
 use unicode_normalization::char::is_combining_mark;
 
-/// Letters of the shorter of two words from which on one edit makes a near miss. In shorter words
-/// one letter is often all there is between two things: goat and boat.
+/// One edit makes a near miss only if the shorter word has at least this many letters. In shorter words, one
+/// letter often separates two different things, such as goat and boat.
 const LETTERS_FOR_ONE: usize = 5;
-/// The same, for two edits.
+/// The same for two edits.
 const LETTERS_FOR_TWO: usize = 10;
-/// Words with more letters than this are compared for one edit only: two edits could change them too much.
+/// Words with more letters than this are compared for one edit only, because the number of forms with two
+/// letters removed would be too large.
 const LETTERS_FOR_TWO_MAX: usize = 32;
-/// Words with more letters than this are the same or are not: no label is as long, and what reads one
-/// before that is found out would take the square of its length.
+/// Words with more letters than this are only compared for equality. No real label is that long, and the search
+/// for edits would need time that grows with the square of the length.
 const LETTERS_MAX: usize = 512;
-/// A label that is nearly more others than this belongs to a series (class-aa, class-ab), and is no
+/// A label that is a near miss of more labels than this belongs to a series (class-aa, class-ab) and is not a
 /// typing error.
 const SERIES_FROM: usize = 3;
-/// Labels that share one shortened form, at most: more of them are a series.
+/// The highest number of labels that may share one shortened form; more of them are a series.
 const BUCKET_MAX: usize = 32;
-/// Shortened forms that are compared, 16 bytes each: 128 MiB. A hundred thousand names have 2 million with
-/// one letter less. If there would be more, two edits are not looked for, then none.
+/// The highest number of shortened forms that are compared, at 16 bytes each: 128 MiB. A hundred thousand names
+/// have 2 million forms with one letter removed. If there would be more forms than this, two edits are not
+/// looked for; if there would still be more, none are.
 const FORMS_MAX: usize = 8 << 20;
-/// Pairs that a refusal names.
+/// The number of pairs that a refusal names.
 const EXAMPLES_MAX: usize = 5;
 
-/// The kind of similarity between two labels.
+/// How two labels are alike.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Likeness {
-    /// The same but for capitals, Unicode form, invisible characters, what stands between words, or
-    /// how a number is written: almost certainly one label.
+    /// The labels are the same except for capitals, Unicode form, invisible characters, word separators, or how
+    /// a number is written. They are almost certainly one label.
     Spelling,
-    /// The same but for one or two letters of one long word: perhaps a typing error.
+    /// The labels are the same except for one or two letters of one long word, which may be a typing error.
     NearMiss,
 }
 
 /// Two labels that are alike.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Alike {
-    /// How.
+    /// How they are alike.
     pub likeness: Likeness,
     /// The label that was checked.
     pub label: String,
-    /// The one that it is like.
+    /// The label that it resembles.
     pub other: String,
-    /// Whether the other one is enrolled; otherwise it is among those that were checked.
+    /// Whether `other` is enrolled; otherwise it is one of the labels that were checked.
     pub enrolled: bool,
-    /// Where they differ, in words.
+    /// The differences in words.
     pub differ_by: Vec<&'static str>,
 }
 
 impl Alike {
-    /// Both, with invisible characters written out.
+    /// Shows both labels, with invisible characters written out.
     #[must_use]
     pub fn describe(&self) -> String {
         let other = if self.enrolled {
@@ -69,7 +71,7 @@ impl Alike {
     }
 }
 
-/// Labels that are no more than other spellings of each other, or of enrolled ones.
+/// Labels that differ only in spelling from each other or from enrolled labels.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "labels that are not enrolled differ from another one by spelling alone ({count} of them): \
@@ -78,16 +80,16 @@ impl Alike {
      --labels-as-they-are, labels_as_they_are over gRPC"
 )]
 pub struct LabelsAlike {
-    /// How many there are; at least one.
+    /// Number of such labels; at least one.
     pub count: u64,
-    /// The first few, in words.
+    /// The first few, as text.
     pub examples: String,
 }
 
-/// Refuses labels that are the same as others but for spelling.
+/// Checks that no label differs from another only in spelling.
 ///
 /// # Errors
-/// Names how many there are, and the first few with both spellings.
+/// Returns an error with the number of such labels, and the first few with both spellings.
 pub fn refuse_spellings(alike: &[Alike]) -> Result<(), LabelsAlike> {
     let spellings = || {
         alike
@@ -109,7 +111,7 @@ pub fn refuse_spellings(alike: &[Alike]) -> Result<(), LabelsAlike> {
     })
 }
 
-/// How two labels are alike; `None` if they are one, or are not.
+/// How two labels are alike; `None` if they are equal or not alike.
 #[must_use]
 pub fn likeness(a: &str, b: &str) -> Option<Likeness> {
     if a == b {
@@ -118,9 +120,9 @@ pub fn likeness(a: &str, b: &str) -> Option<Likeness> {
     Form::of(a).likeness(&Form::of(b))
 }
 
-/// For each of `labels` that is not enrolled: the enrolled label, or the other one of them, that it
-/// is alike, spellings first. Near misses of a label with more than three of them are left out. Takes
-/// time in proportion to the letters of all labels, and bounded memory beside them.
+/// For each of `labels` that is not enrolled: the enrolled label, or the other one of `labels`, that it
+/// resembles. Differences in spelling come first. Near misses of a label with more than three of them are left
+/// out. The time is proportional to the number of letters in all labels, and the additional memory is limited.
 #[must_use]
 pub fn alike<'a>(
     labels: impl IntoIterator<Item = &'a str>,
@@ -129,7 +131,7 @@ pub fn alike<'a>(
     let enrolled: BTreeSet<&str> = enrolled.into_iter().collect();
     let labels: BTreeSet<&str> = labels.into_iter().collect();
     let strange = labels.into_iter().filter(|label| !enrolled.contains(label));
-    // Enrolled ones first: a spelling of them is named after them.
+    // Enrolled labels come first, so that a different spelling is reported relative to them.
     let known = enrolled.iter().map(|label| (*label, true));
     let all: Vec<Labelled<'_>> = known
         .chain(strange.map(|label| (label, false)))
@@ -177,8 +179,8 @@ fn spellings(all: &[Labelled<'_>]) -> Vec<Alike> {
     found
 }
 
-/// Labels at one or two edits share a form in which each lacks as many letters: no two others are
-/// compared.
+/// Two labels that are one or two edits apart have a common form in which each lacks as many letters. Only
+/// labels with a common form are compared.
 fn near_misses(all: &[Labelled<'_>]) -> Vec<Alike> {
     let Some(edits) = Edits::affordable(all) else {
         return Vec::new();
@@ -225,11 +227,11 @@ fn near_misses(all: &[Labelled<'_>]) -> Vec<Alike> {
         .collect()
 }
 
-/// A label in the form in which labels are compared.
+/// A label prepared for comparison.
 struct Form {
-    /// Without what spelling alone can change.
+    /// The label without anything that counts as spelling.
     key: String,
-    /// Its words. Those with a digit are numbers or codes.
+    /// Its words. Words with a digit are numbers or codes.
     words: Vec<String>,
 }
 
@@ -251,8 +253,8 @@ impl Form {
         self.is_near(other).then_some(Likeness::NearMiss)
     }
 
-    /// Whether one word differs in a letter or two, or nothing but where words end. Words with digits
-    /// are the same or are not: item-001 is not nearly item-002.
+    /// Whether one word differs in one or two letters, or only the word boundaries differ. Words with digits
+    /// must be equal: item-001 is not a near miss of item-002.
     fn is_near(&self, other: &Self) -> bool {
         if self.joined() == other.joined() {
             return LETTERS_FOR_ONE <= letters(&self.joined());
@@ -286,14 +288,14 @@ impl Form {
         self.words.concat()
     }
 
-    /// The words that a near miss may be of, with their places.
+    /// The words that can be near misses, with their positions.
     fn spoken(&self) -> impl Iterator<Item = (usize, &str)> {
         let words = self.words.iter().map(String::as_str).enumerate();
         let long = LETTERS_FOR_ONE - 1..=LETTERS_MAX;
         words.filter(move |(_, word)| !is_code(word) && long.contains(&letters(word)))
     }
 
-    /// How many forms [`Self::shortened`] takes, about.
+    /// The approximate number of forms that [`Self::shortened`] visits.
     fn forms(&self, edits: Edits) -> usize {
         let of_word = |(_, word)| {
             let count = letters(word);
@@ -307,8 +309,8 @@ impl Form {
         1 + self.spoken().map(of_word).sum::<usize>()
     }
 
-    /// A number for every form with one word shortened by as many letters as may differ, and for the one
-    /// without separators.
+    /// Passes `take` a hash of each form with one word shortened by as many letters as may differ, and of the
+    /// form without separators.
     fn shortened(&self, edits: Edits, hasher: &RandomState, take: &mut dyn FnMut(u64)) {
         take(hasher.hash_one(self.joined()));
         let words = self.words.iter().enumerate();
@@ -331,7 +333,7 @@ impl Form {
     }
 }
 
-/// How many edits are looked for.
+/// The number of edits that are looked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Edits {
     One,
@@ -339,7 +341,7 @@ enum Edits {
 }
 
 impl Edits {
-    /// As many as memory allows; `None` if not even one.
+    /// The highest number of edits that memory allows; `None` if not even one.
     fn affordable(all: &[Labelled<'_>]) -> Option<Self> {
         let fits = |edits: &Self| {
             let forms = all.iter().map(|one| one.form.forms(*edits));
@@ -348,13 +350,13 @@ impl Edits {
         [Self::OneOrTwo, Self::One].into_iter().find(fits)
     }
 
-    /// Whether a word of that many letters may be two edits from another.
+    /// Whether a word of this many letters may be two edits from another.
     fn are_two(self, letters: usize) -> bool {
         self == Self::OneOrTwo && LETTERS_FOR_TWO <= letters + 2 && letters <= LETTERS_FOR_TWO_MAX
     }
 }
 
-/// A word without one of its letters, and the place of that letter.
+/// A word with one letter removed, and the position of that letter.
 struct Shorter {
     text: String,
     from: usize,
@@ -379,7 +381,7 @@ fn is_code(word: &str) -> bool {
     word.chars().any(char::is_numeric)
 }
 
-/// A difference in spelling only.
+/// A kind of difference that counts as spelling only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Spelling {
     Ends,
@@ -412,7 +414,7 @@ impl Spelling {
     }
 }
 
-/// What two labels of one key differ by.
+/// The kinds of differences between two labels with equal keys.
 fn differ_by(a: &str, b: &str) -> Vec<&'static str> {
     let all = || Spelling::ALL.into_iter();
     let needed = |what: &Spelling| {
@@ -423,13 +425,14 @@ fn differ_by(a: &str, b: &str) -> Vec<&'static str> {
     if !found.is_empty() {
         return found;
     }
-    // Any of several does: the sign of the angstrom is a letter in another form, and its capital too.
+    // No single kind is necessary, so several kinds each explain the difference alone; the first is reported.
+    // For example, the angstrom sign is another Unicode form of a letter and also its capital.
     let enough = |what: &Spelling| key(a, |one| one == *what) == key(b, |one| one == *what);
     let first = all().find(enough);
     vec![first.map_or("spelling", Spelling::as_str)]
 }
 
-/// A label without differences of spelling.
+/// A label without the given kinds of differences.
 fn key(label: &str, changes: impl Fn(Spelling) -> bool) -> String {
     let mut text = label.to_owned();
     if changes(Spelling::Invisible) {
@@ -442,7 +445,7 @@ fn key(label: &str, changes: impl Fn(Spelling) -> bool) -> String {
         text = of_one_width(&text).nfc().collect();
     }
     if changes(Spelling::Case) {
-        // By way of capitals, so that ß is ss and both forms of sigma are one.
+        // Converts to capitals first, so that ß equals ss and both forms of sigma are equal.
         text = text
             .chars()
             .flat_map(char::to_uppercase)
@@ -461,8 +464,8 @@ fn key(label: &str, changes: impl Fn(Spelling) -> bool) -> String {
     text
 }
 
-/// Letters that only fill a square or a half of one as the letters that they stand for: so keyboards for
-/// Chinese and Japanese write. Other compatible forms, such as a raised 2, may say something else.
+/// Replaces full-width and half-width letters, which keyboards for Chinese and Japanese write, by the ordinary
+/// letters. Other compatibility characters, such as a raised 2, may have a meaning and stay.
 fn of_one_width(text: &str) -> String {
     let mut plain = String::with_capacity(text.len());
     for c in text.chars() {
@@ -475,8 +478,7 @@ fn of_one_width(text: &str) -> String {
     plain
 }
 
-/// A number without the noughts that spreadsheets take away and tables of floats add: 007, 7 and 7.0
-/// are one.
+/// Removes the zeros that spreadsheets drop and that tables of floats add, so that 007, 7 and 7.0 are equal.
 fn without_noughts(text: String) -> String {
     let (whole, part) = text.split_once('.').unwrap_or((&text, ""));
     let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
@@ -492,7 +494,7 @@ fn without_noughts(text: String) -> String {
     }
 }
 
-/// Each run of spaces, hyphens and underscores as one underscore.
+/// Replaces each run of spaces, hyphens and underscores by one underscore.
 fn between_as_one(text: &str) -> String {
     let mut joined = String::with_capacity(text.len());
     let mut was_between = false;
@@ -515,8 +517,7 @@ fn is_hyphen(c: char) -> bool {
     )
 }
 
-/// Marks that show nothing: soft hyphen, zero-width space, marks of direction, word joiner, byte-order
-/// mark.
+/// Characters that show nothing: soft hyphen, zero-width space, direction marks, word joiner, byte-order mark.
 fn is_invisible(c: char) -> bool {
     matches!(
         c,
@@ -524,7 +525,7 @@ fn is_invisible(c: char) -> bool {
     )
 }
 
-/// A label with what cannot be seen, or be told from something else, written as its number.
+/// A label in which characters that are invisible or look like others are written as their code points.
 fn visible(label: &str) -> String {
     let mut text = String::with_capacity(label.len());
     for c in label.chars() {
@@ -744,7 +745,7 @@ mod tests {
         let endless = "q".repeat(513);
         assert_eq!(forms(&endless, Edits::OneOrTwo), 1);
         assert_eq!(likeness(&endless, &endless.replacen('q', "w", 1)), None);
-        // Long words with much to shorten: more than there is room for.
+        // Long words that have many shortened forms, more than memory allows.
         let long: Vec<String> = (0..40_000)
             .map(|n| format!("{n} {}", "q".repeat(30)))
             .collect();

@@ -1,8 +1,8 @@
-//! The margin score: how much better the best match is than the best of another label.
+//! The margin score: how much better the best match is than the best item of another label.
 //!
-//! A stranger who resembles one enrolled thing often resembles its neighbours as well, and a mate is far
-//! nearer to its own than to any other. So a part of the similarity to the best item of another label is
-//! taken off that of the best match.
+//! A stranger who resembles one enrolled thing often resembles similar things too, whereas a mated probe is far
+//! closer to its own label than to any other. So a multiple of the similarity to the best item of another label
+//! is subtracted from that of the best match.
 
 use serde::{Deserialize, Serialize};
 
@@ -10,19 +10,19 @@ use super::CalibrationError;
 use super::rates::recorded;
 use matchpoint_vector::Similarity;
 
-/// How much of the best similarity to another label is subtracted: above 0, at most 1.
+/// The multiple of the best similarity to another label that is subtracted: above 0, at most 1.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "f64", into = "f64")]
 pub struct MarginFactor(f64);
 
 impl MarginFactor {
-    /// Three quarters.
+    /// The default of three quarters.
     pub const DEFAULT: Self = Self(0.75);
 
-    /// Takes a share.
+    /// Takes the factor.
     ///
     /// # Errors
-    /// Refuses what is not above 0 and at most 1.
+    /// Returns an error unless the factor is above 0 and at most 1.
     pub fn new(factor: f64) -> Result<Self, CalibrationError> {
         if !(1e-6..=1.0).contains(&factor) {
             return Err(CalibrationError::MarginFactor { value: factor });
@@ -30,14 +30,14 @@ impl MarginFactor {
         Ok(Self(recorded(factor)))
     }
 
-    /// The share.
+    /// The factor.
     #[must_use]
     pub fn get(self) -> f64 {
         self.0
     }
 
-    /// The part of `best` that is left: never falls as `best` rises, never rises as `other` does, to
-    /// the last bit.
+    /// The difference best - factor x other. To the last bit, it never falls as `best` rises and never rises as
+    /// `other` rises.
     #[must_use]
     pub fn left_of(self, best: f64, other: f64) -> f64 {
         best - self.0 * other
@@ -52,7 +52,7 @@ impl MarginFactor {
             reason = "rounds to the nearest f32, as meant; at most 1 in magnitude"
         )]
         let scaled = (left / (1.0 + self.0)).clamp(-1.0, 1.0) as f32;
-        // Never NaN: both are similarities.
+        // Never NaN, because both are similarities.
         Similarity::new(scaled + 0.0).unwrap_or(best)
     }
 }
@@ -102,7 +102,7 @@ mod tests {
         assert!(serde_json::from_str::<MarginFactor>("2").is_err());
     }
 
-    /// The best of each label, by label.
+    /// The best score of each label, with the label.
     fn decided(of_labels: &[(u8, f32)], factor: MarginFactor) -> Option<(u8, Similarity)> {
         let (label, best) = *of_labels.iter().max_by(|a, b| a.1.total_cmp(&b.1))?;
         let others = of_labels.iter().filter(|(other, _)| *other != label);
@@ -111,8 +111,8 @@ mod tests {
     }
 
     proptest! {
-        /// What the bound on a larger gallery rests on: whatever a gallery accepts, one of its parts
-        /// accepts.
+        /// The bound for larger galleries relies on this: if a gallery accepts a search, one of its parts
+        /// accepts it.
         #[test]
         fn a_gallery_accepts_no_more_than_its_parts_do(
             scores in prop::collection::vec((0_u8..6, -1.0_f32..=1.0), 4..40),
@@ -127,8 +127,8 @@ mod tests {
             prop_assert!(whole <= a.1.max(b.1), "{whole:?} above both parts");
         }
 
-        /// What the promise under a filter rests on: the best of some items, held against the best of
-        /// another label among all, scores no higher than the best of all.
+        /// The promise under a filter relies on this: the best of some items, minus a multiple of the best of
+        /// another label among all items, never scores higher than the best of all items.
         #[test]
         fn some_items_accept_no_more_than_all_do(
             scores in prop::collection::vec((0_u8..6, -1.0_f32..=1.0), 2..40),

@@ -1,5 +1,5 @@
-//! The possible targets, before one is named: for each FAR the threshold on these trials, its false
-//! rejects, how many labels certify it, and what the certificate costs.
+//! The possible targets before one is chosen. For each FAR: the threshold on these trials, its FRR, the number
+//! of labels that certify it, and what the certificate costs.
 
 use serde::Serialize;
 
@@ -16,76 +16,77 @@ use super::trials::Trials;
 /// The FARs of the menu.
 pub const MENU_FARS: [f64; 8] = [0.001, 0.003, 0.01, 0.03, 0.05, 0.1, 0.2, 0.3];
 
-/// More labels than this are not looked for to halve the price of the proof.
+/// The search for the number of labels that halves the price of the proof ends here.
 const LABELS_MAX: u64 = 10_000_000;
 
-/// How far a line of the menu can be relied on.
+/// How reliable a line of the menu is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum MenuStanding {
     /// The FAR is certified.
     Certified,
-    /// As if certified, but some strangers are enrolled labels, left out: an aim.
+    /// The rule is that of a certificate, but some strangers are enrolled labels that were left out, so nothing
+    /// is certified.
     AimedAt,
-    /// Too few labels to certify it; the threshold is that of the estimated bound.
+    /// There are too few labels for a certificate; the threshold is that of the estimated bound.
     Estimated,
-    /// Too few labels for either.
+    /// There are too few labels for either.
     Unsupported,
 }
 
-/// One FAR to choose.
+/// One FAR to choose, with its consequences.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct MenuLine {
     /// The FAR per search.
     pub far: f64,
-    /// How far the threshold can be relied on.
+    /// How reliable the threshold is.
     pub standing: MenuStanding,
     /// The threshold; `None` if these labels support none.
     pub threshold: Option<Threshold>,
-    /// The FAR that is not exceeded at the confidence.
+    /// The upper bound on the FAR, at the confidence of the menu.
     pub far_bound: Option<f64>,
-    /// FRR at the threshold on these searches; `None` without mated searches.
+    /// The FRR at the threshold on these searches; `None` without mated searches.
     pub frr: Option<Rate>,
-    /// Labels of strangers that certify this FAR if none of them is accepted.
+    /// Number of labels of strangers that certify this FAR if none of them is accepted.
     pub labels_needed: u64,
-    /// What the certificate costs, if it is certified or an aim.
+    /// The cost of the certificate, if the FAR is certified or aimed at.
     pub price: Option<PriceOfProof>,
 }
 
-/// The price of a proof: a certified threshold accepts fewer strangers than the target allows, so that it
-/// is seldom exceeded, and loses mates by that.
+/// The price of a proof. A certified threshold accepts a lower share of the strangers than the target, so that
+/// its true FAR seldom exceeds it. This makes the FRR higher.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct PriceOfProof {
-    /// FRR at the certified threshold.
+    /// The FRR at the certified threshold.
     pub frr: f64,
-    /// FRR at the threshold where these strangers are accepted as often as the target allows: an
-    /// estimate of the FRR where the true FAR meets the target.
+    /// The FRR at the threshold where the share of these strangers that is accepted equals the target: an
+    /// estimate of the FRR where the true FAR equals the target.
     pub frr_at_target: f64,
-    /// Labels of strangers that the proof rests on.
+    /// Number of labels of strangers that the proof is based on.
     pub labels: u64,
-    /// How many more halve the gap, by the rates of these searches; `None` if there is no gap, or no
-    /// number does.
+    /// How many more labels would halve the difference, by the rates of these searches; `None` if there is no
+    /// difference, or if no number would.
     pub labels_to_halve: Option<u64>,
 }
 
 /// All possible targets.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Menu {
-    /// The confidence of every line.
+    /// The confidence of all lines.
     pub confidence: f64,
-    /// Labels of strangers, one search each.
+    /// Number of labels of strangers, with one search each.
     pub stranger_labels: u64,
-    /// The lines, by rising FAR.
+    /// The lines, in ascending order of FAR.
     pub lines: Vec<MenuLine>,
 }
 
 impl Menu {
-    /// What these trials support at a confidence; `named` if every stranger is, without which nothing is
-    /// certified. Chooses nothing: who then asks for one of these FARs by its FRR has looked at the trials
-    /// before, which the promise of a single line does not count.
+    /// Lists what these trials support at a confidence. `named` says that every stranger has a name; otherwise
+    /// nothing is certified. The menu chooses nothing. If a person then chooses a FAR because of its FRR, that
+    /// choice depends on the trials, which the certificate of a single line does not account for.
     ///
     /// # Errors
-    /// Refuses a confidence outside [0.5, 1 - 1e-9].
+    /// Returns an error for a confidence outside [0.5, 1 - 1e-9].
     pub fn of(
         trials: &Trials,
         confidence: f64,
@@ -105,7 +106,7 @@ impl Menu {
         })
     }
 
-    /// The lowest FAR that can be asked for with a certificate.
+    /// The line with the lowest certified FAR.
     #[must_use]
     pub fn lowest_certified(&self) -> Option<&MenuLine> {
         let certified = |line: &&MenuLine| line.standing == MenuStanding::Certified;
@@ -163,8 +164,8 @@ impl MenuLine {
 }
 
 impl PriceOfProof {
-    /// What a threshold that so many labels certify costs beyond one that just meets its target; `None` if a
-    /// kind of search is missing.
+    /// Compares a threshold certified by this many labels with one that just meets the target on the trials.
+    /// `None` if one kind of search is missing.
     #[must_use]
     pub fn of(
         sweep: &ThresholdSweep,
@@ -191,7 +192,7 @@ impl PriceOfProof {
     }
 }
 
-/// The least number from `from` on for which something holds that holds from some number on.
+/// The lowest number from `from` on for which `holds` is true, if it stays true from some number on.
 fn least(from: u64, holds: impl Fn(u64) -> Option<bool>) -> Option<u64> {
     let mut step = 1;
     while !holds(from + step - 1)? {
@@ -212,7 +213,7 @@ fn least(from: u64, holds: impl Fn(u64) -> Option<bool>) -> Option<u64> {
     Some(high)
 }
 
-/// FRR at the lowest threshold that accepts at most this share of the strangers' searches.
+/// The FRR at the lowest threshold that accepts at most this share of the searches for strangers.
 fn frr_where_far_is(sweep: &ThresholdSweep, far: f64) -> Option<f64> {
     #[expect(
         clippy::cast_possible_truncation,
@@ -234,7 +235,7 @@ mod tests {
     use crate::trials::{MatedSearch, NonMatedSearch, StrangerOrigin, Top};
     use matchpoint_vector::Similarity;
 
-    /// Strangers score uniformly up to 0.8, mates from 0.4 to 1: FAR and FRR are known everywhere.
+    /// Strangers score uniformly up to 0.8 and mates from 0.4 to 1, so FAR and FRR are known everywhere.
     fn drawn(seed: u64, strangers: u32, mates: u32) -> Trials {
         let mut draws = SimulatedDraws(seed);
         let non_mated = (0..strangers).map(|n| NonMatedSearch {
@@ -314,14 +315,14 @@ mod tests {
         assert!(strangers.lowest_certified().is_some());
     }
 
-    /// With as many labels as are said to halve the gap, it is half of what it was.
+    /// With the stated number of labels, the difference is half of what it was.
     #[test]
     fn so_many_more_labels_halve_the_price() {
         let target = TargetFar::new(0.05, 0.9).unwrap();
         let gap = |seed: u64, strangers: u32| {
             let trials = drawn(seed, strangers, 1_000);
             let choice = choose(CalibrationTarget::Far(target), &trials, 0).unwrap();
-            // The true FRR at the threshold, less that where the true FAR is 5 %.
+            // The true FRR at the threshold, minus that at the threshold where the true FAR is 5 %.
             let true_frr = f64::from((choice.threshold.get() - 0.4) / 0.6).clamp(0.0, 1.0);
             let price = PriceOfProof::of(
                 &ThresholdSweep::of(&trials),

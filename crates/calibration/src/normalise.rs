@@ -1,14 +1,14 @@
-//! Score normalisation: a similarity in units of how an item, a probe, or both score against a
+//! Score normalisation: expresses a similarity in units of how the item, the probe or both score against a
 //! cohort of strangers.
 //!
-//! An item that is close to everything ("lamb") or to nothing ("goat") shifts all of its scores,
-//! which no single threshold can follow. Z-norm takes the shift of the item out, T-norm that of
-//! the probe, S-norm the mean of both, and AS-norm is S-norm against the nearest of the cohort
-//! only. The best candidate stays the one with the highest similarity; only the score that is
-//! held against the threshold changes. The threshold must be calibrated on the same scale.
+//! An item that is close to everything ("lamb") or to nothing ("goat") shifts all of its scores, which one
+//! threshold cannot follow. Z-norm removes the shift of the item, and T-norm that of the probe. S-norm is the
+//! mean of both, and AS-norm is S-norm with only the nearest members of the cohort. The best candidate is still
+//! the one with the highest similarity; only the decision score changes. The threshold must be calibrated on
+//! the same scale.
 //!
-//! A normalised score is `z / (|z| + 10)` for `z` deviations above the mean: it lies in (-1, 1) as
-//! a similarity does, rises with `z`, and is one half at ten deviations.
+//! A normalised score is `z / (|z| + 10)` for `z` standard deviations above the mean. It lies in (-1, 1) like a
+//! similarity, rises with `z`, and is one half at ten deviations.
 
 use std::cmp::Reverse;
 use std::num::NonZeroU32;
@@ -20,14 +20,14 @@ use super::margin::MarginFactor;
 use super::rates::recorded;
 use matchpoint_vector::Similarity;
 
-/// The least standard deviation that can be asked for as a floor: similarities are `f32`, and a
-/// spread below this is their rounding.
+/// The lowest floor for the standard deviation. Similarities are `f32`, and a smaller spread is their rounding.
 const DEVIATION_MIN: f64 = 1e-6;
 
-/// The deviations above the cohort's mean that a normalised score of one half stands for.
+/// The number of standard deviations above the cohort's mean at which a normalised score is one half.
 const HALF_WAY: f64 = 10.0;
 
-/// How one embedding scores against a cohort: the mean and the population standard deviation.
+/// How one embedding scores against a cohort: the mean and the population standard deviation of its
+/// similarities.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "UncheckedStatistics")]
 pub struct CohortStatistics {
@@ -51,10 +51,10 @@ impl TryFrom<UncheckedStatistics> for CohortStatistics {
 }
 
 impl CohortStatistics {
-    /// Takes statistics that were kept.
+    /// Takes statistics that were computed before.
     ///
     /// # Errors
-    /// Refuses a mean outside [-1, 1], a deviation outside [1e-6, 1], and NaN.
+    /// Returns an error for a mean outside [-1, 1], for a deviation outside [1e-6, 1], and for NaN.
     pub fn new(mean: f64, deviation: f64) -> Result<Self, CalibrationError> {
         if !(-1.0..=1.0).contains(&mean) || !(DEVIATION_MIN..=1.0).contains(&deviation) {
             return Err(CalibrationError::NotCohortStatistics { mean, deviation });
@@ -71,8 +71,7 @@ impl CohortStatistics {
         self.mean
     }
 
-    /// The population standard deviation of these similarities, or the floor if it is less;
-    /// in [1e-6, 1].
+    /// The population standard deviation of these similarities, or the floor if that is higher; in [1e-6, 1].
     #[must_use]
     pub fn deviation(self) -> f64 {
         self.deviation
@@ -83,40 +82,42 @@ impl CohortStatistics {
     }
 }
 
-/// The statistics of the two embeddings that were compared. By name, since both are of one type.
+/// The statistics of the two embeddings that were compared. They are named fields because both have the same
+/// type.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PairStatistics {
-    /// Of the probe that was searched.
+    /// The statistics of the probe.
     pub probe: CohortStatistics,
-    /// Of the item that was found.
+    /// The statistics of the item.
     pub item: CohortStatistics,
 }
 
-/// Whose statistics a score is normalised by.
+/// Whose statistics normalise a score.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum StatisticsSide {
-    /// Of the item: Z-norm.
+    /// The item's: Z-norm.
     Item,
-    /// Of the probe: T-norm.
+    /// The probe's: T-norm.
     Probe,
-    /// The mean of both: S-norm, or AS-norm against the nearest of the cohort.
+    /// The mean of both: S-norm, or AS-norm with the nearest members of the cohort.
     Both,
 }
 
 impl StatisticsSide {
-    /// The score that is compared with a threshold on this scale, in (-1, 1).
+    /// The decision score on this scale, in (-1, 1).
     ///
-    /// For one pair of statistics it never falls as the similarity rises. Across pairs the order
-    /// changes, which is the purpose.
+    /// With the same statistics, it never falls as the similarity rises. With different statistics the order
+    /// can change, which is the purpose.
     #[must_use]
     pub fn normalise(self, score: Similarity, pair: PairStatistics) -> Similarity {
-        // Never NaN: statistics are finite, and no deviation is below the least.
+        // Never NaN: statistics are finite, and no deviation is below the minimum.
         bounded(self.exact(score, pair)).unwrap_or(score)
     }
 
-    /// The same less a part of what `other`, the best of another label, comes to by the same statistics.
+    /// The normalised score minus a multiple of that of `other`, the best similarity to another label, with the
+    /// same statistics.
     #[must_use]
     pub fn normalise_margin(
         self,
@@ -141,7 +142,7 @@ impl StatisticsSide {
     }
 }
 
-/// So many deviations above the mean, on the scale of similarities.
+/// Maps a number of standard deviations above the mean to the range of similarities.
 fn bounded(deviations: f64) -> Option<Similarity> {
     #[expect(
         clippy::cast_possible_truncation,
@@ -151,10 +152,10 @@ fn bounded(deviations: f64) -> Option<Similarity> {
     Similarity::new(bounded + 0.0)
 }
 
-/// A way to normalise scores: kept with the threshold that was chosen under it.
+/// A method of normalising scores, which is stored with the threshold that was chosen with it.
 ///
-/// The cohort must resemble the traffic and hold no image of what it is compared with: a mate
-/// in it would lower the scores of exactly the mates.
+/// The cohort must resemble the traffic. It must not contain a mate of the probe or the item, because that
+/// would lower the scores of mated comparisons only.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "UncheckedNormalisation")]
 pub struct Normalisation {
@@ -180,17 +181,17 @@ impl TryFrom<UncheckedNormalisation> for Normalisation {
 }
 
 impl Normalisation {
-    /// A floor for the deviation that suits cosine similarities: a twentieth of what strangers
-    /// usually spread by, so that it only ever meets a cohort of near copies.
+    /// A floor for the standard deviation that suits cosine similarities: a twentieth of the usual spread of
+    /// strangers, so that it only affects a cohort of near copies.
     pub const DEVIATION_FLOOR: f64 = 1e-3;
 
     /// Normalises by one side or both, against the whole cohort or its `nearest` members.
     ///
-    /// A smaller deviation than `deviation_floor` is raised to it: if the whole cohort scores
-    /// alike, a hair's breadth above must not count as far above.
+    /// A standard deviation below `deviation_floor` is raised to it. Otherwise a tiny difference would count as
+    /// a large one if all members of the cohort score alike.
     ///
     /// # Errors
-    /// Refuses a floor outside [1e-6, 1].
+    /// Returns an error for a floor outside [1e-6, 1].
     pub fn new(
         side: StatisticsSide,
         nearest: Option<NonZeroU32>,
@@ -214,23 +215,23 @@ impl Normalisation {
         self.side
     }
 
-    /// How many of the nearest cohort members are used at most; `None` for all.
+    /// The highest number of nearest cohort members that are used; `None` for all.
     #[must_use]
     pub fn nearest(self) -> Option<NonZeroU32> {
         self.nearest
     }
 
-    /// The statistics of an embedding that scores so against the cohort, in any order.
+    /// The statistics of an embedding with these scores against the cohort, in any order.
     ///
-    /// Of a cohort with fewer members than `nearest`, all are used.
+    /// If the cohort has fewer members than `nearest`, all are used.
     ///
     /// # Errors
-    /// Refuses an empty cohort.
+    /// Returns an error for an empty cohort.
     pub fn statistics(
         self,
         mut scores: Vec<Similarity>,
     ) -> Result<CohortStatistics, CalibrationError> {
-        // Sorted, so that the order of the cohort changes no bit of a sum.
+        // The scores are sorted, so that the order of the cohort changes no bit of a sum.
         let kept = self
             .nearest
             .and_then(|count| usize::try_from(count.get()).ok())
@@ -251,7 +252,7 @@ impl Normalisation {
         CohortStatistics::new(mean.clamp(-1.0, 1.0), deviation)
     }
 
-    /// The usual name.
+    /// The usual name of the method.
     #[must_use]
     pub fn name(self) -> &'static str {
         match (self.side, self.nearest) {
@@ -262,7 +263,7 @@ impl Normalisation {
         }
     }
 
-    /// The score that is compared with a threshold on this scale.
+    /// The decision score on this scale.
     #[must_use]
     pub fn normalise(self, score: Similarity, pair: PairStatistics) -> Similarity {
         self.side.normalise(score, pair)
@@ -295,7 +296,7 @@ mod tests {
         }
     }
 
-    /// The values of the reference, which are of `f64` inputs; 0.6 as an `f32` is 2e-8 above.
+    /// The values of the reference were computed from `f64` inputs; 0.6 as an `f32` is 2e-8 higher.
     #[test]
     fn z_t_s_and_as_norm_have_the_values_of_the_reference() {
         let item = [0.1, 0.2, 0.3, 0.15, 0.05];
@@ -332,7 +333,7 @@ mod tests {
             probe: statistics(&[0.2, 0.25, 0.3]),
             item: statistics(&[0.2, 0.3, 0.15]),
         };
-        // 0.6 itself has no f32: what rounding adds is taken off again, by the slope.
+        // 0.6 has no exact `f32`. What rounding adds is subtracted again, by the slope.
         let excess = f64::from(0.6_f32) - 0.6;
         for (side, pair, expected) in [
             (StatisticsSide::Item, all, 5.114_896_105),

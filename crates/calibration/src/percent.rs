@@ -1,7 +1,8 @@
-//! How a share is written.
+//! Formats shares as percentages.
 
-/// A share in percent, as all text writes it: as it is if four decimals do, as those that people ask for, else with
-/// three digits, or with as many as tell it from all. So 0.1 is 10 %, 0.0914793 is 9.15 %, and 0.9997333 is 99.973 %.
+/// Formats a share in percent for all text. The value is written exactly if four decimals suffice, as for
+/// values that people enter. Otherwise it gets three significant digits, or more if needed to show that it is
+/// not 100 %. So 0.1 is 10 %, 0.0914793 is 9.15 %, and 0.9997333 is 99.973 %.
 #[must_use]
 pub fn percent(share: f64) -> String {
     // Adding zero turns -0 into 0.
@@ -31,7 +32,7 @@ pub fn percent(share: f64) -> String {
         near if near < 10.0 => 2,
         _ => 1,
     };
-    // Of what lacks to all, two digits do.
+    // The difference from 100 % is shown with two significant digits.
     let decimals = if 50.0 < value.abs() && (0.01..10.0).contains(&near) {
         decimals - 1
     } else {

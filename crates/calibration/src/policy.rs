@@ -1,4 +1,4 @@
-//! The rules that turn trials into a threshold, behind one front.
+//! The policies that turn trials into a threshold.
 
 use serde::{Deserialize, Serialize};
 
@@ -12,25 +12,25 @@ use super::rates::recorded;
 use super::sweep::{ErrorRates, ThresholdSweep};
 use super::trials::{StrangerOrigin, Trials};
 
-/// What a threshold is to achieve.
+/// What a threshold has to achieve.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum CalibrationTarget {
     /// The lowest threshold whose FAR is certified to be at most the target.
     Far(TargetFar),
-    /// The lowest threshold whose FAR is estimated to be at most the target: uses every probe and
-    /// reaches lower thresholds, and promises nothing.
+    /// The lowest threshold whose FAR is estimated to be at most the target. It uses every probe and reaches
+    /// lower thresholds, but certifies nothing.
     FarEstimated(TargetFar),
     /// The highest threshold whose FRR is certified to be at most the target.
     Frr(TargetFrr),
-    /// The threshold where both error rates are the same; an estimate.
+    /// The threshold where both error rates are equal; an estimate.
     EqualError,
-    /// The threshold of the lowest expected cost; an estimate.
+    /// The threshold with the lowest expected cost; an estimate.
     Cost(CostModel),
 }
 
 impl CalibrationTarget {
-    /// The FAR that is asked for, certified or estimated; `None` where none is.
+    /// The target FAR, certified or estimated; `None` for other policies.
     #[must_use]
     pub fn far(self) -> Option<TargetFar> {
         match self {
@@ -39,7 +39,7 @@ impl CalibrationTarget {
         }
     }
 
-    /// The same rule for another FAR; as it is where none is asked for.
+    /// The same policy with another target FAR; unchanged if the policy has none.
     #[must_use]
     pub fn for_far(self, far: TargetFar) -> Self {
         match self {
@@ -50,24 +50,24 @@ impl CalibrationTarget {
     }
 }
 
-/// A threshold, and what it rests on.
+/// A threshold, and what it is based on.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Choice {
-    /// Accept at or above this score.
+    /// A score that is equal or higher is accepted.
     pub threshold: Threshold,
     /// The target.
     pub target: CalibrationTarget,
-    /// Whether the target is promised.
+    /// Whether the target is certified or only estimated.
     pub standing: Strength,
-    /// The figures that the threshold rests on.
+    /// The figures that the threshold is based on.
     pub basis: ChoiceBasis,
-    /// What has to be true for the promise or the estimate, in plain words.
+    /// The assumptions of the promise or the estimate, in plain words.
     pub assumptions: Vec<String>,
 }
 
 impl Choice {
-    /// The FAR that is not exceeded with the confidence of the target, certified or estimated; `None` for
-    /// a target of another kind.
+    /// The upper bound on the FAR at the confidence of the target, certified or estimated; `None` for other
+    /// policies.
     #[must_use]
     pub fn far_bound(&self) -> Option<f64> {
         match self.basis {
@@ -77,7 +77,7 @@ impl Choice {
         }
     }
 
-    /// Labels of strangers that the certificate of a FAR rests on; `None` without one.
+    /// Number of labels of strangers that the certificate of a FAR is based on; `None` without one.
     #[must_use]
     pub fn independent_trials(&self) -> Option<u64> {
         match self.basis {
@@ -90,50 +90,50 @@ impl Choice {
     }
 }
 
-/// How far a choice can be relied on.
+/// How reliable a choice is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Strength {
-    /// Kept with the stated confidence for any number of trials and any distribution of scores,
+    /// The target is kept with the stated confidence, for any number of trials and any distribution of scores,
     /// under the assumptions.
     Certified,
-    /// Aimed at; nothing is promised.
+    /// The target is aimed at, and nothing is promised.
     Estimated,
 }
 
-/// The figures behind a threshold, by the rule that chose it.
+/// The figures behind a threshold, by policy.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum ChoiceBasis {
-    /// The exact bound on FAR.
+    /// The exact bound on the FAR.
     Far(Certificate),
-    /// The approximate bound on FAR.
+    /// The approximate bound on the FAR.
     FarEstimated(FarEstimate),
-    /// The exact bound on FRR.
+    /// The exact bound on the FRR.
     Frr(FrrCertificate),
-    /// Where the error rates cross.
+    /// The point where the error rates cross.
     EqualError(EqualErrorPoint),
     /// The costs at the threshold.
     Cost(CostOutcome),
 }
 
-/// Where FAR, which falls with the threshold, meets FRR, which grows.
+/// The point where the FAR, which falls as the threshold rises, meets the FRR, which grows.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EqualErrorPoint {
     /// The lowest threshold whose FAR is at most its FRR.
     pub threshold: Threshold,
-    /// Both rates at the threshold; equal only by chance, since they change in steps.
+    /// Both rates at the threshold. They are equal only by chance, because they change in steps.
     pub rates: ErrorRates,
-    /// The equal error rate: both rates, read off a straight line from the threshold to the next
-    /// one below it. In [0, 1].
+    /// The equal error rate: the crossing of both rates, interpolated linearly between the threshold and the
+    /// next lower one. In [0, 1].
     pub rate: f64,
 }
 
-/// Chooses a threshold. `seed` decides which probe of a label counts if one is drawn for each.
+/// Chooses a threshold. If one probe is drawn for each label, `seed` decides which.
 ///
 /// # Errors
-/// Refuses if the trials cannot support the target, and says what would; and if a kind of
-/// search that the target speaks of is missing.
+/// Returns an error if the trials cannot support the target, which says what would, and an error if a kind of
+/// search that the target concerns is missing.
 pub fn choose(
     target: CalibrationTarget,
     trials: &Trials,
@@ -171,11 +171,11 @@ pub fn choose(
     })
 }
 
-/// Finds where the error rates cross.
+/// Finds the point where the error rates cross.
 ///
 /// # Errors
-/// Refuses if a kind of search is missing, and if FRR is above FAR even when everything is
-/// accepted, so that the two never meet.
+/// Returns an error if a kind of search is missing, and if the FRR is above the FAR even when everything is
+/// accepted, so that they never meet.
 pub fn equal_error(trials: &Trials) -> Result<EqualErrorPoint, CalibrationError> {
     let sweep = ThresholdSweep::of(trials);
     for (kind, searches) in [("mated", sweep.mated()), ("non-mated", sweep.non_mated())] {
@@ -204,11 +204,11 @@ pub fn equal_error(trials: &Trials) -> Result<EqualErrorPoint, CalibrationError>
             rate: recorded(crossing(below, rates)),
         });
     }
-    // At the last threshold nothing is accepted: FAR is 0 and FRR is 1.
+    // At the last threshold nothing is accepted, so the FAR is 0 and the FRR is 1.
     Err(CalibrationError::NoEvidence { kind: "mated" })
 }
 
-/// Where the straight lines between two points of both rates cross.
+/// The rate at which the straight lines of both rates cross between two thresholds.
 fn crossing(below: ErrorRates, at: ErrorRates) -> f64 {
     let (before, after) = (below.far - below.frr, at.frr - at.far);
     if before + after <= 0.0 {
@@ -228,7 +228,7 @@ fn standing(target: CalibrationTarget, left_out: u64) -> Strength {
     }
 }
 
-/// The assumptions of each rule, in addition to those of all.
+/// The assumptions of each policy, in addition to those that all share.
 fn assumptions(target: CalibrationTarget) -> Vec<String> {
     let assumed: &[&str] = match target {
         CalibrationTarget::Far(_) => &[
@@ -280,7 +280,7 @@ mod tests {
         .unwrap()
     }
 
-    /// Every rule, with targets that two labels can support.
+    /// Every policy, with targets that two labels can support.
     fn every_rule() -> [CalibrationTarget; 5] {
         [
             CalibrationTarget::Far(far(0.5, 0.5)),
@@ -374,8 +374,8 @@ mod tests {
         }
     }
 
-    /// Hoeffding and Bentkus: p = min(exp(-n h(k / n, a)), e P(X <= k)), for losses in [0, 1].
-    /// Ours are 0 or 1, for which the tail itself is valid and smaller.
+    /// Hoeffding and Bentkus bound the p-value by min(exp(-n h(k / n, a)), e P(X <= k)) for losses in [0, 1].
+    /// Here losses are 0 or 1, for which the tail itself is valid and smaller.
     #[test]
     fn the_exact_tail_is_never_above_the_bound_for_bounded_losses() {
         let hoeffding_bentkus = |events: u64, trials: u64, rate: f64| {
@@ -535,11 +535,11 @@ mod tests {
     }
 
     const RUNS: u32 = 300;
-    /// Labels differ by this much, their probes by the other.
+    /// The standard deviation between labels; `WITHIN` is that between the probes of a label.
     const BETWEEN: f64 = 0.12;
     const WITHIN: f64 = 0.06;
 
-    /// `labels` with four probes each around `centre`: (label, probe, score).
+    /// Draws `labels` labels with four probes each around `centre`, as (label, probe, score).
     fn draw(random: &mut Random, labels: usize, centre: f64) -> Vec<(usize, usize, f32)> {
         let mut probes = Vec::new();
         for label in 0..labels {
@@ -563,10 +563,10 @@ mod tests {
         f64::from(count) / f64::from(RUNS)
     }
 
-    /// 0.10, plus three standard errors of a share of that size.
+    /// 0.10 plus three standard errors of a share of that size.
     const AT_MOST: f64 = 0.10 + 3.0 * 0.017_32;
 
-    /// How often each rule ends above `rate`: certified, estimated, naive quantile.
+    /// How often the threshold of each rule has a true rate above `rate`: certified, estimated, naive quantile.
     fn shares_broken(labels: usize, rate: f64) -> [f64; 3] {
         let target = far(rate, 0.9);
         let spread = BETWEEN.hypot(WITHIN);
@@ -614,7 +614,7 @@ mod tests {
         }
     }
 
-    /// One mate in a hundred is lost at any threshold, by label and probe at random.
+    /// One mate in a hundred is lost at every threshold, at random by label and probe.
     #[test]
     fn a_certified_frr_is_kept_and_the_naive_quantile_is_not() {
         const LOST: f64 = 0.01;
@@ -643,7 +643,7 @@ mod tests {
             });
             let trials = Trials::new(searches.collect(), vec![]).unwrap();
             let found = choose(CalibrationTarget::Frr(target), &trials, u64::from(run));
-            // A refusal promises nothing, so it breaks nothing.
+            // A refusal promises nothing, so it cannot break a promise.
             certified += found.map_or(0, |found| broken(found.threshold.get()));
             naive += broken(sorted(&kept)[probes.len() / 20]);
         }

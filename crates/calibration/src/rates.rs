@@ -1,4 +1,4 @@
-//! Error rates with the interval that belongs to them, aware that probes share labels.
+//! Error rates with intervals that take into account that probes share labels.
 
 use std::collections::BTreeMap;
 
@@ -9,19 +9,19 @@ use super::binomial::{self, real};
 
 pub use super::percent::percent;
 
-/// The probability that a statement about an unknown rate is right; in [0.5, 1).
+/// The probability that a statement about an unknown rate is true; in [0.5, 1).
 #[derive(Clone, Copy, Debug, PartialEq, PartialOrd, Serialize, Deserialize)]
 #[serde(try_from = "f64", into = "f64")]
 pub struct Confidence(f64);
 
 impl Confidence {
-    /// The confidence of displayed intervals.
+    /// The confidence of intervals that are displayed.
     pub const DISPLAY: Self = Self(0.95);
 
-    /// Takes a fraction, such as 0.95.
+    /// Takes the confidence as a fraction, such as 0.95.
     ///
     /// # Errors
-    /// Refuses what is below 0.5, above 1 - 1e-9, or NaN.
+    /// Returns an error for values below 0.5, for values above 1 - 1e-9, and for NaN.
     pub fn new(value: f64) -> Result<Self, CalibrationError> {
         if !(0.5..=1.0 - 1e-9).contains(&value) {
             return Err(CalibrationError::Confidence { value });
@@ -29,13 +29,13 @@ impl Confidence {
         Ok(Self(recorded(value)))
     }
 
-    /// The fraction.
+    /// The confidence as a fraction.
     #[must_use]
     pub fn get(self) -> f64 {
         self.0
     }
 
-    /// The probability of being wrong, delta.
+    /// The probability that the statement is wrong: delta = 1 - confidence.
     #[must_use]
     pub fn delta(self) -> f64 {
         1.0 - self.0
@@ -56,7 +56,7 @@ impl TryFrom<f64> for Confidence {
     }
 }
 
-/// How often something happened out of how often it could have.
+/// A number of events and a number of trials.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "UncheckedProportion")]
 pub struct Proportion {
@@ -83,7 +83,7 @@ impl Proportion {
     /// Takes counts.
     ///
     /// # Errors
-    /// Refuses no trials at all, and more events than trials.
+    /// Returns an error without trials, and for more events than trials.
     pub fn new(events: u64, trials: u64) -> Result<Self, CalibrationError> {
         if trials == 0 || trials < events {
             return Err(CalibrationError::NotAProportion { events, trials });
@@ -91,51 +91,52 @@ impl Proportion {
         Ok(Self { events, trials })
     }
 
-    /// How often it happened.
+    /// Number of events.
     #[must_use]
     pub fn events(self) -> u64 {
         self.events
     }
 
-    /// How often it could have happened; at least one.
+    /// Number of trials; at least one.
     #[must_use]
     pub fn trials(self) -> u64 {
         self.trials
     }
 
-    /// Events by trials, in [0, 1].
+    /// Events divided by trials, in [0, 1].
     #[must_use]
     pub fn estimate(self) -> f64 {
         real(self.events) / real(self.trials)
     }
 }
 
-/// How an interval was computed.
+/// The method by which an interval was computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Method {
-    /// Exact, two-sided; for independent trials.
+    /// Exact and two-sided, for independent trials.
     ClopperPearson,
-    /// Wilson's score interval; approximate, on an effective number of trials.
+    /// Wilson's score interval, which is approximate, with an effective number of trials.
     Wilson,
 }
 
-/// A range that covers the true rate with the confidence named.
+/// A confidence interval of a rate.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Interval {
-    /// The low end, in [0, 1].
+    /// The lower end, in [0, 1].
     pub lower: f64,
-    /// The high end, in [0, 1].
+    /// The upper end, in [0, 1].
     pub upper: f64,
-    /// The share of such intervals that cover the truth.
+    /// The nominal coverage of the interval.
     pub confidence: Confidence,
-    /// How it was computed.
+    /// The method by which it was computed.
     pub method: Method,
 }
 
 impl Interval {
-    /// Exact and two-sided: half of delta on each side. For independent trials only.
+    /// The interval of Clopper and Pearson: exact and two-sided, with half of delta on each side. For
+    /// independent trials only.
     #[must_use]
     pub fn clopper_pearson(of: Proportion, confidence: Confidence) -> Self {
         let half = confidence.delta() / 2.0;
@@ -147,8 +148,8 @@ impl Interval {
         }
     }
 
-    /// Wilson's score interval for `estimate` seen in `trials`, which need not be whole.
-    /// For display; not a guarantee.
+    /// Wilson's score interval for `estimate` observed in `trials`, which need not be an integer. It is for
+    /// display, and no guarantee.
     #[must_use]
     pub fn wilson(estimate: f64, trials: f64, confidence: Confidence) -> Self {
         let z_squared = binomial::normal_quantile(confidence.delta() / 2.0).powi(2);
@@ -157,7 +158,7 @@ impl Interval {
             + (z_squared / (2.0 * trials)).powi(2))
         .sqrt();
         let scale = 1.0 + z_squared / trials;
-        // At no events and at nothing but events the ends are exact; rounding would miss them.
+        // If no trial or every trial is an event, one end is exactly 0 or 1; rounding would miss it.
         let lower = if estimate <= 0.0 {
             0.0
         } else {
@@ -177,29 +178,29 @@ impl Interval {
     }
 }
 
-/// A rate over searches, with its uncertainty taken over labels: probes of one label are alike,
-/// so a thousand probes of ten labels say little more than ten probes.
+/// A rate over searches, with its uncertainty taken over labels. The probes of one label are alike, so a
+/// thousand probes of ten labels carry little more information than ten probes.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rate {
-    /// Counts of searches.
+    /// The number of events and searches.
     pub count: Proportion,
-    /// Events by searches, in [0, 1].
+    /// Events divided by searches, in [0, 1].
     pub estimate: f64,
-    /// Distinct labels among the searches.
+    /// Number of distinct labels among the searches.
     pub labels: u64,
-    /// The number of independent searches that would be as uncertain; at most the searches.
+    /// The number of independent searches that would have the same uncertainty; at most the number of searches.
     pub effective_trials: f64,
-    /// Wilson's interval on the effective trials. Approximate below about 100 labels.
+    /// Wilson's interval with the effective number of trials. Approximate below about 100 labels.
     pub interval: Interval,
 }
 
 impl Rate {
-    /// The rate of `true` among searches that are given as (label, what happened).
+    /// The share of `true` among searches, which are given as (label, outcome).
     ///
-    /// The variance is that of a ratio over labels, V = sum (e - p m)^2 / (sum m)^2 for e events
-    /// in m searches of a label (Fogliato, Patil and Perona 2024), and the effective number of
-    /// trials p (1 - p) / V. `None` if there are no searches.
+    /// The variance is that of a ratio over labels, V = sum (e - p m)^2 / (sum m)^2, where a label has e events
+    /// in m searches (Fogliato, Patil and Perona 2024). The effective number of trials is p (1 - p) / V. `None`
+    /// if there are no searches.
     #[must_use]
     pub fn over_labels(outcomes: &[(&str, bool)], confidence: Confidence) -> Option<Self> {
         let mut by_label: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
@@ -225,8 +226,9 @@ impl Rate {
 }
 
 impl Rate {
-    /// The same, with an interval for a further variance of its estimate, where it is near `about`: of
-    /// what made it that its own labels do not tell.
+    /// The same rate with a wider interval, for a further variance of the estimate that the labels themselves
+    /// do not show, such as the choice of the threshold. `about` stands in for the rate if the estimate is 0 or
+    /// 1.
     #[must_use]
     pub(super) fn with_variance_of(self, further: f64, about: f64) -> Self {
         let near = if self.count.events() == 0 || self.count.events() == self.count.trials() {
@@ -256,8 +258,8 @@ fn variance_over_labels(by_label: impl Iterator<Item = (u64, u64)>, of: Proporti
 
 fn effective(of: Proportion, labels: u64, variance: f64) -> f64 {
     let estimate = of.estimate();
-    // If every search went the same way, or there is one label, the variance says nothing:
-    // then each label counts once.
+    // If every search had the same outcome, or if there is only one label, no variance can be estimated. Then
+    // each label counts as one trial.
     if of.events == 0 || of.events == of.trials || labels < 2 {
         return real(labels);
     }
@@ -266,10 +268,10 @@ fn effective(of: Proportion, labels: u64, variance: f64) -> f64 {
     if effective < most { effective } else { most }
 }
 
-/// `value` with 12 significant digits, and none past the 22nd decimal.
+/// Rounds `value` to 12 significant digits, and to at most 22 decimals.
 ///
-/// More would be noise, and a decimal of that size is read back exactly by every JSON parser:
-/// a 53-bit integer over a power of ten that is exact too, hence one rounding.
+/// More digits would be noise. Every JSON parser reads such a decimal back exactly: it is a 53-bit integer
+/// divided by a power of ten that is exact too, so there is only one rounding.
 pub(crate) fn recorded(value: f64) -> f64 {
     let text = if value.abs() < 1e-10 {
         format!("{value:.22}")
@@ -325,7 +327,8 @@ mod tests {
         );
     }
 
-    /// scipy's `binomtest(...).proportion_ci`: (events, trials), exact, Wilson, one-sided upper.
+    /// The expected values are those of scipy's `binomtest(...).proportion_ci`: (events, trials), exact,
+    /// Wilson, one-sided upper.
     #[test]
     fn intervals_agree_with_scipy() {
         let rows = [

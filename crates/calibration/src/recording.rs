@@ -1,4 +1,4 @@
-//! The searches of a calibration, with all that is known about each: what two thresholds would
+//! The searches of a calibration with everything known about each. They show which searches two thresholds
 //! decide differently, and for which labels and conditions a threshold works badly.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,13 +14,13 @@ use super::rates::Rate;
 use super::trials::{MatedSearch, NonMatedSearch, StrangerOrigin, Top, Trials};
 use matchpoint_vector::Similarity;
 
-/// The format of the JSON that is written.
+/// The version of the JSON format that is written.
 const FORMAT: u64 = 1;
 
-/// A metadata column with more values than this is a name or a time, and no condition.
+/// A metadata column with more values than this is a name or a time, and not a condition.
 pub const CONDITION_VALUES_MAX: usize = 20;
 
-/// What is known about the probe of a search.
+/// The kind of a search, by its known truth.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum TrialKind {
@@ -28,12 +28,12 @@ pub enum TrialKind {
     Mated,
     /// Its label was never in the gallery.
     NeverEnrolled,
-    /// Its label is enrolled, and its own items were masked in the search.
+    /// Its label is enrolled, and its own items were left out of the search.
     LeftOut,
 }
 
 impl TrialKind {
-    /// The name in reports.
+    /// The name used in reports.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -47,17 +47,18 @@ impl TrialKind {
 /// The facts about a labelled query that determine its trials.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QueryTrials {
-    /// Its label is enrolled.
+    /// Whether its label is enrolled.
     pub enrolled: bool,
-    /// It is an item of the gallery, and the only one of its label.
+    /// Whether it is an item of the gallery, and the only one of its label.
     pub alone: bool,
-    /// It also searches with the items of its own label masked.
+    /// Whether a second search leaves out the items of its own label.
     pub masked_too: bool,
 }
 
 impl QueryTrials {
-    /// The trials: a query of an enrolled label is a mated one, and with its own label masked a
-    /// non-mated one too. Alone under its label it has nothing to find, so that is no mated trial.
+    /// The trials of the query. A query of an enrolled label gives a mated trial, and a non-mated one if its
+    /// own label is left out as well. If it is the only item of its label, it can find no mate, so there is no
+    /// mated trial.
     pub fn truths(self) -> impl Iterator<Item = TrialKind> {
         let unmasked = match (self.enrolled, self.alone) {
             (true, true) => None,
@@ -80,22 +81,23 @@ pub struct RecordedMatch {
     /// Its similarity to the probe.
     #[serde(with = "exact")]
     pub score: Similarity,
-    /// The score that is compared with the threshold, if the operating point adjusts scores.
+    /// The adjusted score that is compared with the threshold; `None` if the operating point does not adjust
+    /// scores.
     #[serde(
         default,
         skip_serializing_if = "Option::is_none",
         with = "exact_or_none"
     )]
     pub adjusted: Option<Similarity>,
-    /// The best similarity to an item of another label than this one and, in a search with the own label
-    /// left out, than that; `None` if there is none. Not kept: what comes of it is.
+    /// The best similarity to an item whose label is neither this one nor left out; `None` if there is none. It
+    /// is not stored, because the adjusted score that is computed from it is.
     #[serde(skip)]
     pub other: Option<Similarity>,
 }
 
 #[cfg(test)]
 impl RecordedSearch {
-    /// A search of a stranger, by its label and the probe's id, and the score of what it found.
+    /// A search for a stranger, from its label, the probe's id and the score of its best candidate.
     pub(crate) fn of_stranger((label, probe): (String, String), found: Option<Similarity>) -> Self {
         Self {
             probe,
@@ -114,28 +116,28 @@ impl RecordedSearch {
 }
 
 impl RecordedMatch {
-    /// The compared score: the adjusted score, or the similarity.
+    /// The decision score: the adjusted score if there is one, otherwise the similarity.
     #[must_use]
     pub fn decision_score(&self) -> Similarity {
         self.adjusted.unwrap_or(self.score)
     }
 }
 
-/// Which of the scores of a search are compared with a threshold.
+/// Which score of a search is compared with a threshold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scale {
     /// The similarity.
     Similarity,
-    /// As the operating point of the recording adjusts it.
+    /// The decision score of the recording's operating point.
     Held,
 }
 
-/// A threshold, and the scores that are compared with it.
+/// A threshold, and the kind of score that is compared with it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ScaledThreshold {
     /// The threshold.
     pub threshold: Threshold,
-    /// The scores.
+    /// The kind of score.
     pub scale: Scale,
 }
 
@@ -155,19 +157,19 @@ impl Scale {
 pub struct RecordedSearch {
     /// Id of the probe.
     pub probe: String,
-    /// Its label.
+    /// Label of the probe.
     pub label: String,
-    /// Whether its label was in the gallery.
+    /// Whether its label was enrolled, and how the search was made.
     pub truth: TrialKind,
     /// The best candidate; `None` if the search found nothing.
     pub found: Option<RecordedMatch>,
-    /// What else is known about the probe, such as camera or country.
+    /// Further facts about the probe by column, such as the camera or the country.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub conditions: BTreeMap<String, String>,
 }
 
-/// The searches of one calibration, each with what it found. Serves as the record from which
-/// another threshold can be judged later, without the images.
+/// The searches of one calibration, each with its result. From this record another threshold can be judged
+/// later, without the images.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Recording {
     searches: Vec<RecordedSearch>,
@@ -200,47 +202,48 @@ pub struct Flip {
     /// The search.
     #[serde(flatten)]
     pub search: RecordedSearch,
-    /// What the first threshold decides.
+    /// The decision by the first threshold.
     pub before: &'static str,
-    /// What the second decides.
+    /// The decision by the second threshold.
     pub after: &'static str,
-    /// Whether the second is right: the right label accepted, or a wrong one rejected.
+    /// Whether the second decision is right: it accepts the right label or rejects a wrong one.
     pub improves: bool,
 }
 
-/// Error rates of the searches that share one value of a metadata column.
+/// The error rates of the searches that share one value of a metadata column.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Condition {
-    /// The column.
+    /// The metadata column.
     pub column: String,
-    /// Its value.
+    /// The value in this column.
     pub value: String,
-    /// Share of its non-mated searches that are accepted; `None` without any.
+    /// The share of its non-mated searches that are accepted; `None` if there are none.
     pub far: Option<Rate>,
-    /// Share of its mated searches that are rejected, or accepted with a wrong label.
+    /// The share of its mated searches that are rejected or accepted with a wrong label; `None` if there are
+    /// none.
     pub frr: Option<Rate>,
 }
 
-/// What a threshold does to the searches for one label, and to strangers that come upon it.
+/// The results of the searches for one label, and of strangers that are accepted as it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct LabelOutcome {
     /// The label.
     pub label: String,
-    /// Mated searches by its probes.
+    /// Number of mated searches by its probes.
     pub mated: u64,
-    /// How many of them were rejected, or accepted with a wrong label.
+    /// Number of mated searches that were rejected or accepted with a wrong label.
     pub missed: u64,
-    /// Probes of other labels that were accepted as this one, mated and non-mated.
+    /// Number of probes of other labels, mated or not, that were accepted as this one.
     pub impostors: u64,
-    /// Items of this label that they were accepted as.
+    /// Items of this label that those probes were accepted as.
     pub items: BTreeSet<String>,
 }
 
 impl Recording {
-    /// Takes searches together, and checks them against each other as [`Trials::new`] does.
+    /// Collects searches, and checks that they are consistent as [`Trials::new`] does.
     ///
     /// # Errors
-    /// Refuses repeated probes and contradictory labels.
+    /// Returns an error for repeated probes and contradictory labels.
     pub fn new(searches: Vec<RecordedSearch>) -> Result<Self, CalibrationError> {
         let (mut mated, mut non_mated) = (Vec::new(), Vec::new());
         for search in &searches {
@@ -275,15 +278,15 @@ impl Recording {
         })
     }
 
-    /// Records labels whose searches chose how scores are adjusted. They are kept out of the searches that
-    /// chose the threshold, and cannot judge it either.
+    /// Records the labels whose searches determined how scores are adjusted. They are excluded from the
+    /// searches that choose the threshold, and cannot judge it either.
     #[must_use]
     pub fn with_set_aside(mut self, labels: BTreeSet<String>) -> Self {
         self.set_aside = labels;
         self
     }
 
-    /// Records labels that may be one stranger: see [`Trials::with_repeats`]. It becomes one of the
+    /// Records labels that may be the same stranger: see [`Trials::with_repeats`]. This becomes one of the
     /// assumptions, and is not stored with the recording.
     #[must_use]
     pub fn with_repeats(mut self, repeats: BTreeMap<String, String>) -> Self {
@@ -291,13 +294,13 @@ impl Recording {
         self
     }
 
-    /// Labels that chose how scores are adjusted.
+    /// The labels that determined how scores are adjusted.
     #[must_use]
     pub fn set_aside(&self) -> &BTreeSet<String> {
         &self.set_aside
     }
 
-    /// The digest of the trials, and of all that is kept beside them.
+    /// The digest of the trials and of everything that is stored with them.
     fn digest(&self) -> Result<String, CalibrationError> {
         let held = self.trials.digest();
         let adjusted =
@@ -315,7 +318,7 @@ impl Recording {
     /// Reads what [`Recording::to_json`] wrote.
     ///
     /// # Errors
-    /// Refuses what is not a recording, of another format, or whose digest is another.
+    /// Returns an error if the input is not a recording, has another format, or has another digest.
     pub fn parse(json: &[u8]) -> Result<Self, CalibrationError> {
         let file: RecordingFile =
             serde_json::from_slice(json).map_err(CalibrationError::NotARecording)?;
@@ -339,7 +342,7 @@ impl Recording {
     /// The recording as JSON.
     ///
     /// # Errors
-    /// None in practice: every field has a JSON form.
+    /// Never in practice, because every field can be written as JSON.
     pub fn to_json(&self) -> Result<Vec<u8>, CalibrationError> {
         let file = RecordingFileRef {
             format: FORMAT,
@@ -356,7 +359,7 @@ impl Recording {
         &self.searches
     }
 
-    /// The searches as what rates are measured on.
+    /// The searches as trials, on which rates are measured.
     #[must_use]
     pub fn trials(&self) -> &Trials {
         &self.trials
@@ -371,7 +374,7 @@ impl Recording {
             .collect()
     }
 
-    /// The searches that `after` decides differently from `before`, most similar first.
+    /// The searches that `after` decides differently from `before`, in descending order of similarity.
     #[must_use]
     pub fn flips(&self, before: ScaledThreshold, after: ScaledThreshold) -> Vec<Flip> {
         let mut flips: Vec<Flip> = self
@@ -397,9 +400,9 @@ impl Recording {
         flips
     }
 
-    /// FAR and FRR at a threshold for each value of each metadata column, in order of names.
+    /// FAR and FRR at a threshold for each value of each metadata column, in alphabetical order.
     ///
-    /// Columns with one value, or more than twenty, are left out: they tell nothing apart.
+    /// Columns with one value or more than twenty are left out, because they do not form groups.
     #[must_use]
     pub fn by_condition(&self, threshold: Threshold) -> Vec<Condition> {
         let mut columns: BTreeMap<&str, BTreeMap<&str, Vec<&RecordedSearch>>> = BTreeMap::new();
@@ -428,12 +431,12 @@ impl Recording {
         conditions
     }
 
-    /// What a threshold does for each enrolled label, the worst first: by share missed, then by
-    /// impostors.
+    /// The results for each enrolled label at a threshold, the worst first: by share of misses, then by number
+    /// of impostors.
     #[must_use]
     pub fn by_label(&self, threshold: Threshold) -> Vec<LabelOutcome> {
         let mut outcomes: BTreeMap<&str, LabelOutcome> = BTreeMap::new();
-        // A probe may search twice, once with its own label left out.
+        // A probe may be searched for twice, once with its own label left out.
         let mut impostors: BTreeSet<(&str, &str)> = BTreeSet::new();
         for search in &self.searches {
             let score = search.found.as_ref().map(RecordedMatch::decision_score);
@@ -452,7 +455,7 @@ impl Recording {
             }
         }
         let mut outcomes: Vec<LabelOutcome> = outcomes.into_values().collect();
-        // a/b > c/d as a*d > c*b, so that equal shares compare equal.
+        // Compares a/b > c/d as a*d > c*b, so that equal shares compare as equal.
         outcomes.sort_by(|a, b| {
             (b.missed * a.mated.max(1))
                 .cmp(&(a.missed * b.mated.max(1)))
@@ -478,7 +481,7 @@ fn errors(searches: &[&RecordedSearch], threshold: Threshold) -> Errors {
         misidentification: None,
     };
     let subset: Vec<RecordedSearch> = searches.iter().copied().cloned().collect();
-    // A part of what was consistent is consistent.
+    // A subset of consistent searches is consistent.
     Recording::new(subset)
         .ok()
         .and_then(|part| evaluate(part.trials(), Some(threshold)).errors)
@@ -498,7 +501,7 @@ fn outcome<'a, 'b>(
     })
 }
 
-/// As `exact`, for what may be absent.
+/// The same as `exact`, for an optional score.
 mod exact_or_none {
     use serde::{Deserializer, Serializer};
 
@@ -522,7 +525,7 @@ mod exact_or_none {
     }
 }
 
-/// Widened, so that a JSON reader which is off by one `f64` step still finds the same `f32`.
+/// Written as `f64`, so that a JSON reader that is off by one `f64` step still finds the same `f32`.
 mod exact {
     use serde::{Deserialize, Deserializer, Serializer, de};
 
@@ -651,7 +654,7 @@ mod tests {
             assert_ne!(altered, json);
             assert!(Recording::parse(altered.as_bytes()).is_err());
         }
-        // 0.9, 0.8 and 0.6 reach 0.6 as similarities; 0.65 alone of the adjusted does.
+        // As similarities, 0.9, 0.8 and 0.6 reach 0.6. Among the adjusted scores, only 0.65 does.
         let held = ScaledThreshold {
             scale: Scale::Held,
             ..plain(0.6)

@@ -1,9 +1,9 @@
-//! What is refused, and the figures that say why.
+//! The refusals of a target, with the figures that explain them.
 
 use super::percent::percent;
 use super::target_rate::or_ask_for;
 
-/// Too few independent trials: no threshold can be promised to keep the target.
+/// There are too few independent trials, so no threshold can be certified to keep the target.
 #[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
 #[error(
     "FAR {} at {} confidence needs {needed} labels of strangers, there are \
@@ -11,19 +11,19 @@ use super::target_rate::or_ask_for;
     percent(*.far), percent(*.confidence), or = or_ask_for("FAR", *.best_supported_far)
 )]
 pub struct Underpowered {
-    /// Labels of strangers that were tried.
+    /// Number of labels of strangers that were searched for.
     pub independent_trials: u64,
-    /// Labels that the target needs at least.
+    /// The least number of labels that the target needs.
     pub needed: u64,
-    /// The FAR that was asked for.
+    /// The target FAR.
     pub far: f64,
-    /// The confidence that was asked for.
+    /// The confidence of the target.
     pub confidence: f64,
-    /// The lowest FAR that as many trials can certify at this confidence; 1 for none.
+    /// The lowest FAR that this number of trials can certify at this confidence; 1 if none.
     pub best_supported_far: f64,
 }
 
-/// Groups of strangers with too few labels for a target that each is to keep.
+/// Groups of strangers with too few labels for a target that holds in each group.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[error(
     "FAR {} at {} confidence for each {column} needs {needed} labels of strangers in each: \
@@ -33,13 +33,13 @@ pub struct Underpowered {
 pub struct GroupsUnderpowered {
     /// The metadata column.
     pub column: String,
-    /// The FAR that was asked for.
+    /// The target FAR.
     pub far: f64,
-    /// The confidence that was asked for.
+    /// The confidence of the target.
     pub confidence: f64,
-    /// Labels that each group needs at least.
+    /// The least number of labels that each group needs.
     pub needed: u64,
-    /// The groups that have fewer.
+    /// The groups that have fewer labels.
     pub short: Vec<GroupShortage>,
 }
 
@@ -48,9 +48,9 @@ pub struct GroupsUnderpowered {
 pub struct GroupShortage {
     /// The value of the column.
     pub group: String,
-    /// Its labels of strangers.
+    /// Number of its labels of strangers.
     pub labels: u64,
-    /// The lowest FAR that these can certify; 1 for none.
+    /// The lowest FAR that these labels can certify; 1 if none.
     pub best_supported_far: f64,
 }
 
@@ -65,31 +65,31 @@ fn short_groups(short: &[GroupShortage], needed: u64) -> String {
     groups.collect::<Vec<_>>().join(", ")
 }
 
-/// Why no threshold can be promised to keep an FRR.
+/// The reasons why no threshold can be certified to keep a target FRR.
 #[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
 pub enum FrrRefused {
-    /// Too few independent trials for the target: more labels may help.
+    /// There are too few independent trials for the target; more labels may help.
     #[error(
         "FRR {} at {} confidence needs {} of mated searches, there are \
          {independent_trials}, of which {lost} do not find their label first: add labels{or}",
         percent(*.frr), percent(*.confidence), needed_in_words(.needed), or = or_ask_for("FRR", *.best_supported_frr)
     )]
     Underpowered {
-        /// The FRR that was asked for.
+        /// The target FRR.
         frr: f64,
-        /// The confidence that was asked for.
+        /// The confidence of the target.
         confidence: f64,
-        /// Labels that were searched.
+        /// Number of labels that were searched for.
         independent_trials: u64,
-        /// Those among them whose best candidate was wrong or missing.
+        /// Number of these whose best candidate was wrong or missing.
         lost: u64,
-        /// Labels that the target needs, if the lost share stays; `None` if that share is
-        /// already the target, although too few labels were seen to be sure of it.
+        /// Number of labels that the target needs if the share of lost ones stays the same. `None` if that
+        /// share already reaches the target, although too few labels were searched for to be sure of it.
         needed: Option<u64>,
-        /// The lowest FRR that these trials can certify at this confidence; 1 for none.
+        /// The lowest FRR that these trials can certify at this confidence; 1 if none.
         best_supported_frr: f64,
     },
-    /// Wrong and missing candidates alone exceed the target: more labels will not help.
+    /// Wrong and missing candidates alone exceed the target, so more labels will not help.
     #[error(
         "no threshold keeps FRR {}: {lost} of {independent_trials} labels do not find their \
          label first, whatever the threshold, a share of {} or more at {} confidence: \
@@ -97,15 +97,15 @@ pub enum FrrRefused {
         percent(*.frr), percent(*.share_at_least), percent(*.confidence), or = or_ask_for("FRR", *.best_supported_frr)
     )]
     Unattainable {
-        /// The FRR that was asked for.
+        /// The target FRR.
         frr: f64,
-        /// The confidence that was asked for.
+        /// The confidence of the target.
         confidence: f64,
-        /// Labels that were searched.
+        /// Number of labels that were searched for.
         independent_trials: u64,
-        /// Those among them whose best candidate was wrong or missing.
+        /// Number of these whose best candidate was wrong or missing.
         lost: u64,
-        /// The lower bound on the share that is lost, at the confidence of the target.
+        /// The lower bound on the share that is lost at every threshold, at the confidence of the target.
         share_at_least: f64,
         /// The lowest FRR that these trials can certify at this confidence.
         best_supported_frr: f64,
@@ -119,7 +119,7 @@ fn needed_in_words(needed: &Option<u64>) -> String {
     }
 }
 
-/// Labels that were used twice, if the second use is to judge the first.
+/// Labels that were used for two purposes, although the second is to judge the result of the first.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "labels among those that {first} and also among those that {second}: {shared}, such as {}; \
@@ -127,11 +127,11 @@ fn needed_in_words(needed: &Option<u64>) -> String {
     quoted(.examples)
 )]
 pub struct Overlap {
-    /// What the labels were used for.
+    /// The first purpose.
     pub first: String,
-    /// What they were used for as well.
+    /// The second purpose.
     pub second: String,
-    /// How many there are; at least one.
+    /// Number of such labels; at least one.
     pub shared: u64,
     /// The first few, in the order of the labels.
     pub examples: Vec<String>,
@@ -142,7 +142,7 @@ fn quoted(labels: &[String]) -> String {
     quoted.join(", ")
 }
 
-/// The operating point was made for something else than what is served.
+/// The operating point was made for another deployment than the one that is served.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("operating point {id} does not fit what is served: {}; calibrate again", listed(.differences))]
 pub struct Mismatch {
@@ -152,14 +152,14 @@ pub struct Mismatch {
     pub differences: Vec<BindingDifference>,
 }
 
-/// One thing that differs.
+/// One difference between an operating point and what is served.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BindingDifference {
-    /// What it is, in words.
+    /// What differs, in words.
     pub what: &'static str,
-    /// What the operating point was calibrated with.
+    /// The value at calibration.
     pub calibrated: String,
-    /// What is served.
+    /// The value that is served.
     pub served: String,
 }
 

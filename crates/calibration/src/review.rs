@@ -1,8 +1,8 @@
-//! The review band: scores just below the threshold, on which a person decides.
+//! The review band: scores just below the threshold, which a person decides.
 //!
-//! A rule with a reject option (Chow 1970) on top of the accept rule. The threshold stays the one that
-//! the strangers prove; a second, lower one is taken from the mates alone: as high as it can be while
-//! few enough of them are turned away unseen. What lies between goes to a person.
+//! It adds a reject option (Chow 1970) to the accept rule. The threshold is still the one that the strangers
+//! certify. A second, lower one is computed from the mated searches alone: the highest at which few enough of
+//! them are rejected unseen. A person decides the scores between the two.
 
 use serde::{Deserialize, Serialize};
 
@@ -16,31 +16,30 @@ use super::refusal::FrrRefused;
 use super::trials::{MatedSearch, StrangerOrigin, Trials};
 use matchpoint_vector::Similarity;
 
-/// The scores that a person decides, with what is promised of those that nobody sees.
+/// The scores that a person decides, and what is certified about the searches that nobody sees.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ReviewBand {
-    /// The low end of the band, its threshold, and the proof. What is counted there as missed is a mated
-    /// search that is rejected unseen, or accepted with a wrong label; `lost` are those beyond any low
-    /// end.
+    /// The lower end of the band, which is its threshold, with its certificate. A mated search counts as missed
+    /// if it is rejected unseen or accepted with a wrong label; `lost` counts those that no lower end can save.
     pub unseen: FrrCertificate,
-    /// Share of the mated searches that a person gets to see.
+    /// The share of mated searches that a person sees.
     pub mated_reviewed: Option<Rate>,
-    /// Share of the non-mated searches that a person gets to see.
+    /// The share of non-mated searches that a person sees.
     pub strangers_reviewed: Option<Rate>,
 }
 
 impl ReviewBand {
-    /// Finds the narrowest band below `accept` with which the mated searches prove the target. It is
-    /// empty if they do without one.
+    /// Finds the narrowest band below `accept` with which the mated searches certify the target. It is empty if
+    /// none is needed.
     ///
-    /// `accept` must not be chosen by the mated searches: the two promises then hold each with its own
-    /// confidence. Where enrolled labels stood for strangers it nearly is; so a wrong label counts as
-    /// missed there whatever its score, which makes `accept` of no account.
+    /// `accept` must not depend on the mated searches, so that each of the two promises holds with its own
+    /// confidence. If enrolled labels were left out to serve as strangers, it nearly does depend on them. In
+    /// that case a wrong label counts as missed whatever its score, so that `accept` has no influence.
     ///
     /// # Errors
-    /// Refuses if even a band down to the lowest score would prove too little, as
-    /// [`certify_frr`](super::certify_frr::certify_frr) does.
+    /// Returns an error, like [`certify_frr`](super::certify_frr::certify_frr), if even a band down to the
+    /// lowest score would not certify the target.
     pub fn certified(
         trials: &Trials,
         accept: Threshold,
@@ -74,7 +73,7 @@ impl ReviewBand {
         })
     }
 
-    /// Whether a person decides on a search that this comes of.
+    /// Whether a search with this decision and score goes to a person.
     #[must_use]
     pub fn holds(&self, decision: Decision, score: Option<Similarity>) -> bool {
         decision == Decision::Reject
@@ -82,19 +81,19 @@ impl ReviewBand {
     }
 }
 
-/// What a band makes of searches whose truth is known.
+/// The effect of a band on searches with known truth.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct ReviewedShares {
-    /// Share of the mated searches that a person gets to see.
+    /// The share of mated searches that a person sees.
     pub mated: Option<Rate>,
-    /// Share of the non-mated searches that a person gets to see.
+    /// The share of non-mated searches that a person sees.
     pub strangers: Option<Rate>,
-    /// Share of the mated searches that are rejected unseen, or accepted with a wrong label.
+    /// The share of mated searches that are rejected unseen or accepted with a wrong label.
     pub unseen: Option<Rate>,
 }
 
 impl ReviewedShares {
-    /// Of a band from `low` up to `accept`.
+    /// Measures a band from `low` up to `accept`.
     #[must_use]
     pub fn of(trials: &Trials, accept: Threshold, low: Threshold) -> Self {
         let within = |score: Option<Similarity>| {
@@ -128,7 +127,7 @@ mod tests {
         Similarity::new(value).unwrap()
     }
 
-    /// One search for each label, with whether its best candidate has it.
+    /// One search for each label; the flag says whether its best candidate has the right label.
     fn trials(mates: &[(f32, bool)], strangers: &[f32], origin: StrangerOrigin) -> Trials {
         let mated = mates.iter().enumerate().map(|(number, (best, right))| {
             let top = Top {
@@ -170,7 +169,7 @@ mod tests {
 
     #[test]
     fn the_band_ends_where_few_enough_mates_are_turned_away_unseen() {
-        // 100 trials allow two misses at 0.06, confidence 0.9.
+        // With 100 trials, two misses are allowed at 0.06 and confidence 0.9.
         let trials = trials(
             &hundredths(100),
             &[0.01, 0.5, 0.89],
@@ -201,7 +200,7 @@ mod tests {
         let below = trials(&mates, &[0.5], StrangerOrigin::NeverEnrolled);
         let found = band(&below, 0.9, 0.06).unwrap();
         assert_eq!((found.unseen.lost, found.unseen.observed), (0, 2));
-        // One search a label: the shares are those that the proof counted.
+        // With one search for each label, the shares equal those that the certificate counts.
         let unseen = |trials: &Trials, band: &ReviewBand| {
             let low = band.unseen.threshold;
             let found = ReviewedShares::of(trials, Threshold::at(score(0.9)), low);
@@ -218,7 +217,7 @@ mod tests {
         assert_eq!((found.unseen.lost, found.unseen.observed), (1, 2));
         assert_eq!(unseen(&above, &found), 2);
         assert_eq!(found.unseen.threshold.get().to_bits(), 0.01_f32.to_bits());
-        // Where mates had a part in the threshold, every wrong label counts.
+        // If mated searches had a part in the threshold, every wrong label counts as missed.
         let shared = trials(&mates, &[0.5], StrangerOrigin::LeftOut);
         let found = band(&shared, 0.9, 0.06).unwrap();
         assert_eq!((found.unseen.lost, found.unseen.observed), (2, 2));

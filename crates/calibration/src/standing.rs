@@ -1,4 +1,4 @@
-//! What an operating point promises in today's gallery.
+//! Computes what an operating point still promises in today's gallery.
 
 use super::adjustment::Adjustment;
 use super::certify::TargetFar;
@@ -6,45 +6,46 @@ use super::certify_frr::FrrCertificate;
 use super::coverage::Coverage;
 use super::operating_point::Content;
 
-/// What is left of an operating point's promise in the gallery as it is now.
+/// What an operating point still promises in today's gallery.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct PromiseToday {
-    /// What the gallery has in common with that of the calibration; `None` if that is not known.
+    /// What today's gallery has in common with that of the calibration; `None` if that is not known.
     pub coverage: Option<Coverage>,
-    /// Items in the gallery today.
+    /// Number of items in today's gallery.
     pub items: u64,
-    /// Items of the calibration and those added since; those of today if that is not known.
+    /// Number of items of the calibration plus those added since; if that is not known, the number of today's
+    /// items.
     pub extent: u64,
-    /// As many as the operating point covers.
+    /// Number of items that the operating point covers.
     pub covered_items: u64,
-    /// The FAR that is promised, or aimed at: that of the gallery as it was, or beyond it that of growth which was
-    /// allowed for. `None` without such a target.
+    /// The target FAR, promised or aimed at. In a gallery that has grown, it is the one that was asked for at
+    /// the larger size, if growth was allowed for. `None` if there is no target FAR.
     pub target_far: Option<f64>,
-    /// The FAR that is not exceeded today; `None` without a bound, or coverage.
+    /// The upper bound on the FAR today; `None` if there is no bound or the coverage is not known.
     pub far_bound: Option<f64>,
-    /// Whether the target FAR is a promise today, and not only aimed at.
+    /// Whether the target FAR is still certified today, and not only aimed at.
     pub certified: bool,
-    /// The FRR that was certified; `None` without.
+    /// The certified target FRR; `None` if there is none.
     pub target_frr: Option<f64>,
-    /// The FRR that is not exceeded today; `None` without a certificate, or coverage, and where items were added that
-    /// may take from a margin.
+    /// The upper bound on the FRR today. `None` if there is no certificate, if the coverage is not known, or if
+    /// added items may lower a margin score.
     pub frr_bound: Option<f64>,
-    /// What a review band promises; `None` without one.
+    /// What the review band still promises; `None` if there is no review band.
     pub unseen: Option<UnseenToday>,
 }
 
-/// What is left of a review band's promise: the share of mated searches that are rejected unseen, or accepted with a
-/// wrong label.
+/// What a review band still promises about the share of mated searches that are rejected unseen or accepted
+/// with a wrong label.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct UnseenToday {
-    /// What was certified.
+    /// The certified target.
     pub target: f64,
-    /// What is not exceeded today; `None` without coverage.
+    /// The upper bound today; `None` if the coverage is not known.
     pub bound: Option<f64>,
 }
 
 impl UnseenToday {
-    /// What is promised today: nothing once so many items are gone that the bound is above it.
+    /// The share that is promised today; `None` if so many items are gone that the bound exceeds the target.
     #[must_use]
     pub fn kept(self) -> Option<f64> {
         self.bound
@@ -54,20 +55,21 @@ impl UnseenToday {
 }
 
 impl PromiseToday {
-    /// Of an operating point, in a gallery of `items`.
+    /// What `content` promises in a gallery of `items` items.
     #[must_use]
     pub fn of(content: &Content, items: u64, coverage: Option<Coverage>) -> Self {
         let extent = coverage.map_or(items, Coverage::extent);
         let covered_items = content.covered_items();
-        // What was proven is proven for the items that were searched. With others beside them, a
-        // prediction stands: by the growth that was allowed for, or by what the bound leaves.
+        // The proof holds for the items that were searched. With added items there is a prediction, from the
+        // growth that was allowed for or from the distance between bound and target.
         let grown = content
             .growth
             .filter(|_| content.binding.gallery_items < extent);
-        // Growth that was asked for is no promise once more than ordinary turnover has come of it.
+        // Once the gallery has grown by more than ordinary use, the target for the larger size is a prediction
+        // and not certified.
         let predicted = grown.is_some() && !coverage.is_some_and(Coverage::is_ordinary);
-        // Without the items that were removed, another one may be the best, or stand out more: a score
-        // that is more than the best similarity can rise by that.
+        // If items were removed, another item can become the best or stand out more. That cannot raise a plain
+        // best similarity, but it can raise an adjusted score.
         let bounded = content.adjustment.is_none()
             || coverage.is_some_and(|coverage| coverage.removed() == 0);
         let asked = content.target_far().map(TargetFar::far);
@@ -77,7 +79,7 @@ impl PromiseToday {
         let frr_today = |coverage: Coverage, found: &FrrCertificate| {
             coverage.frr_bound(found.frr_bound, found.lost_at_most(), labels)
         };
-        // An item of another label that was added takes from a margin, without being the best.
+        // An added item of another label lowers a margin score even if it is not the best.
         let margin = content.adjustment.as_ref().and_then(Adjustment::margin);
         let mates = coverage.filter(|coverage| margin.is_none() || coverage.added() == 0);
         let unseen = content.review.map(|band| UnseenToday {
@@ -105,13 +107,13 @@ impl PromiseToday {
         }
     }
 
-    /// Whether the items of the calibration and those added since are no more than it covers.
+    /// Whether the number of items of the calibration plus those added since is within what it covers.
     #[must_use]
     pub fn within_calibrated_size(&self) -> bool {
         self.extent <= self.covered_items
     }
 
-    /// The FRR that is promised today: none once so many items are gone that its bound is above it.
+    /// The FRR that is promised today; `None` if so many items are gone that the bound exceeds the target.
     #[must_use]
     pub fn kept_frr(&self) -> Option<f64> {
         let bound = self.frr_bound?;

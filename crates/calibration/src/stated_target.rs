@@ -1,4 +1,4 @@
-//! A target as a caller states it: numbers that nobody has checked yet.
+//! A target as a caller states it, with numbers that are not checked yet.
 
 use super::CalibrationError;
 use super::certify::TargetFar;
@@ -7,19 +7,19 @@ use super::cost::{CostModel, Costs};
 use super::evidence::Prior;
 use super::policy::CalibrationTarget;
 
-/// What a threshold is asked for, by flags, a message or a program.
+/// The target of a threshold, as flags, a message or a program state it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum StatedTarget {
     /// A false accept rate.
     Far {
         /// The rate, per search.
         rate: f64,
-        /// Whether an estimated bound will do, which promises nothing.
+        /// Whether an estimated bound suffices, which certifies nothing.
         estimated: bool,
     },
     /// A false reject rate, per search.
     Frr(f64),
-    /// Both error rates the same.
+    /// Both error rates equal.
     EqualError,
     /// The lowest expected cost.
     Cost {
@@ -33,10 +33,10 @@ pub enum StatedTarget {
 }
 
 impl StatedTarget {
-    /// The target, to be kept with this confidence if it is a rate.
+    /// Checks the target. A target rate gets this confidence.
     ///
     /// # Errors
-    /// A rate, a confidence, a cost or a share out of its range.
+    /// Returns an error if a rate, the confidence, a cost or a share is out of range.
     pub fn checked(self, confidence: f64) -> Result<CalibrationTarget, CalibrationError> {
         Ok(match self {
             Self::Far { rate, estimated } => {

@@ -1,18 +1,18 @@
-//! Strangers whom nobody named: a picture of each, and no word on whether two show the same one.
+//! Unnamed strangers: pictures of strangers for which it is not known whether two show the same one.
 
 use std::fmt;
 
-/// How the label of a stranger begins whom nobody named; the id of a decision follows.
+/// The label of an unnamed stranger starts with this; the id of a decision follows.
 const PREFIX: &str = "stranger-";
 
-/// The label of what a decision's query showed, if all that is known of it is that it is not
-/// enrolled. It says that nobody knows who it is, so that no calibration takes it for an identity.
+/// The label for what a decision's query showed, if it is only known not to be enrolled. The label marks the
+/// identity as unknown, so that no calibration takes it for a name.
 #[must_use]
 pub fn unnamed_label(decision: &dyn fmt::Display) -> String {
     format!("{PREFIX}{decision}")
 }
 
-/// Whether a label says that nobody knows whom it stands for: as [`unnamed_label`] makes them.
+/// Whether a label marks an unknown identity, as [`unnamed_label`] makes them.
 #[must_use]
 pub fn is_unnamed(label: &str) -> bool {
     label.strip_prefix(PREFIX).is_some_and(is_uuid)
@@ -25,7 +25,7 @@ fn is_uuid(text: &str) -> bool {
     lengths == [8, 4, 4, 4, 12] && groups.iter().all(hex)
 }
 
-/// A certificate that would rest on pictures whose strangers nobody named.
+/// A certificate would depend on pictures of unnamed strangers.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[error(
     "{pictures} pictures show strangers whom nobody named, and who may be as few as {strangers}; a \
@@ -35,9 +35,9 @@ fn is_uuid(text: &str) -> bool {
      counts them as {strangers}"
 )]
 pub struct UnnamedRefused {
-    /// Pictures of strangers without a name.
+    /// Number of pictures of unnamed strangers.
     pub pictures: u64,
-    /// How many strangers they show at the least, as far as their vectors tell.
+    /// The least number of strangers that they show, judged by their vectors.
     pub strangers: u64,
 }
 

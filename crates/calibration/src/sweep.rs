@@ -1,4 +1,4 @@
-//! How many errors every threshold makes, from one sorting of the trials.
+//! Computes the error rates at every threshold from one sorting of the trials.
 
 use std::collections::BTreeSet;
 
@@ -19,7 +19,7 @@ pub struct ErrorRates {
 }
 
 impl ErrorRates {
-    /// Both with the digits that a record keeps.
+    /// Both rates, rounded to the digits that a record keeps.
     pub(super) fn recorded(self) -> Self {
         Self {
             far: recorded(self.far),
@@ -28,7 +28,7 @@ impl ErrorRates {
     }
 }
 
-/// The scores that a threshold acts on, sorted.
+/// The scores that a threshold can accept or reject, sorted.
 #[derive(Clone, Debug)]
 pub struct ThresholdSweep {
     strangers: Vec<Similarity>,
@@ -38,8 +38,8 @@ pub struct ThresholdSweep {
 }
 
 impl ThresholdSweep {
-    /// Sorts the trials. A mated search whose best candidate is wrong or missing is an error at
-    /// every threshold; a non-mated search that found nothing is one at none.
+    /// Sorts the trials. A mated search whose best candidate is wrong or missing is an error at every
+    /// threshold, and a non-mated search without a candidate is an error at none.
     #[must_use]
     pub fn of(trials: &Trials) -> Self {
         let mut strangers: Vec<Similarity> = trials
@@ -62,32 +62,32 @@ impl ThresholdSweep {
         }
     }
 
-    /// Scores of the strangers that found anything, ascending.
+    /// Scores of the strangers that found a candidate, in ascending order.
     #[must_use]
     pub fn strangers(&self) -> &[Similarity] {
         &self.strangers
     }
 
-    /// Scores of the mated searches whose best candidate carries the right label, ascending.
+    /// Scores of the mated searches whose best candidate has the right label, in ascending order.
     #[must_use]
     pub fn right(&self) -> &[Similarity] {
         &self.right
     }
 
-    /// Non-mated searches, with those that found nothing.
+    /// Number of non-mated searches, including those without a candidate.
     #[must_use]
     pub fn non_mated(&self) -> u64 {
         self.non_mated
     }
 
-    /// Mated searches, with those that no threshold can save.
+    /// Number of mated searches, including those that are errors at every threshold.
     #[must_use]
     pub fn mated(&self) -> u64 {
         self.mated
     }
 
-    /// Every threshold at which a rate is about to change, ascending, and last the one that
-    /// accepts nothing. Between two of these nothing differs from the upper one.
+    /// Every threshold at which a rate changes, in ascending order, and finally the one that accepts nothing.
+    /// Any threshold in between gives the same rates as the next higher one.
     #[must_use]
     pub fn thresholds(&self) -> BTreeSet<Threshold> {
         let scores = self.strangers.iter().chain(&self.right);
@@ -160,8 +160,8 @@ mod tests {
         Trials::new(mated.collect(), strangers.collect()).unwrap()
     }
 
-    /// The open-set toy of the reference, and its curve of correct classifications (1 - FRR)
-    /// against false positives (OSCR; Dhamija, Günther and Boult 2018).
+    /// The open-set example of the reference, and its curve of the correct classification rate (1 - FRR)
+    /// against the false positive rate (OSCR; Dhamija, Günther and Boult 2018).
     #[test]
     fn the_open_set_toy() {
         let toy = ThresholdSweep::of(&trials(

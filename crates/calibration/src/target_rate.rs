@@ -1,27 +1,27 @@
-//! A rate as a target: which one can be asked for, and how it is proposed.
+//! Target rates: which are allowed, and how one is proposed.
 
 use super::percent::percent;
 
-/// A share in percent, rounded up to three digits: what is proposed must be supported.
+/// A share in percent, rounded up to three significant digits, so that a proposed target is supported.
 #[must_use]
 pub fn percent_at_least(share: f64) -> String {
     let scale = 10_f64.powf(2.0 - share.log10().floor());
-    // By way of its digits, so that no noise is written after them.
+    // Formatted and parsed again, so that no rounding noise is written after the digits.
     let digits = format!("{:.2e}", ((share * scale).ceil() / scale).min(1.0));
     percent(digits.parse().unwrap_or(share))
 }
 
-/// Whether a target of this rate is none that is refused at once.
+/// Whether a target with this rate is within the allowed range.
 #[must_use]
 pub fn can_be_asked_for(rate: f64) -> bool {
     rate <= TARGET_MAX
 }
 
-/// The highest rate that a target can have: from there on nothing is promised.
+/// The highest allowed target rate; above it nothing would be promised.
 pub(super) const TARGET_MAX: f64 = 0.5;
 
-/// The way out by another target, after the one by more labels; nothing if the target would be
-/// refused.
+/// The advice to ask for another target, which follows the advice to use more labels; empty if that target
+/// would be refused.
 pub(super) fn or_ask_for(what: &str, best: f64) -> String {
     if can_be_asked_for(best) {
         format!(", or ask for {what} {} or more", percent_at_least(best))

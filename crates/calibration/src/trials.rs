@@ -1,4 +1,4 @@
-//! Searches whose truth is known: what every rate and every promise is measured on.
+//! Searches with known truth, on which every rate and every promise is measured.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,7 +14,7 @@ use matchpoint_vector::Similarity;
 pub struct Top {
     /// Its similarity to the probe.
     pub score: Similarity,
-    /// Whether it carries the label of the probe.
+    /// Whether it has the label of the probe.
     pub label_matches: bool,
 }
 
@@ -23,14 +23,14 @@ pub struct Top {
 pub struct MatedSearch {
     /// The label of the probe.
     pub label: String,
-    /// The id of the probe; once among the mated searches.
+    /// The id of the probe, which occurs once among the mated searches.
     pub probe: String,
     /// The best candidate; `None` if the search found nothing.
     pub top: Option<Top>,
 }
 
 impl MatedSearch {
-    /// The best score, if it is its own label's: what a threshold can still accept or reject.
+    /// The best score if its label is right, because only then can a threshold change the outcome.
     #[must_use]
     pub fn right_score(&self) -> Option<Similarity> {
         self.top
@@ -39,29 +39,29 @@ impl MatedSearch {
     }
 }
 
-/// A search by a probe whose label is not in what was searched.
+/// A search by a probe whose label is not in the searched gallery.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NonMatedSearch {
     /// The label of the probe.
     pub label: String,
-    /// The id of the probe; once among the non-mated searches.
+    /// The id of the probe, which occurs once among the non-mated searches.
     pub probe: String,
-    /// The best score; `None` if the search found nothing, which counts as a trial.
+    /// The best score; `None` if the search found nothing, which is a trial too.
     pub top_score: Option<Similarity>,
-    /// How the probe came to be a stranger.
+    /// The reason why the probe has no mate.
     pub origin: StrangerOrigin,
 }
 
-/// How a probe came to have no mate in what was searched.
+/// The reason why a probe has no mate in the searched gallery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum StrangerOrigin {
     /// Its label was never in the gallery.
     NeverEnrolled,
-    /// Its label is enrolled, and its own items were masked in the search.
+    /// Its label is enrolled, and its own items were left out of the search.
     LeftOut,
 }
 
-/// The searches of one calibration, checked against each other.
+/// The searches of one calibration, checked for consistency.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trials {
     mated: Vec<MatedSearch>,
@@ -69,22 +69,22 @@ pub struct Trials {
     repeats: BTreeMap<String, String>,
 }
 
-/// How many searches there were, and of how many labels.
+/// The number of searches and labels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SearchTally {
-    /// Searches.
+    /// Number of searches.
     pub searches: u64,
-    /// Distinct labels among them.
+    /// Number of distinct labels among them.
     pub labels: u64,
 }
 
 impl Trials {
-    /// Takes searches together. The same probe may be searched once mated and once left out.
+    /// Collects searches. A probe may occur both in a mated and in a left-out search.
     ///
     /// # Errors
-    /// Refuses a probe id that occurs twice among the mated, or twice among the non-mated
-    /// searches, and a label that is called never enrolled and is also mated or left out.
+    /// Returns an error if a probe id occurs twice among the mated or twice among the non-mated searches, and
+    /// if a label that was never enrolled is also mated or left out.
     pub fn new(
         mated: Vec<MatedSearch>,
         non_mated: Vec<NonMatedSearch>,
@@ -119,34 +119,34 @@ impl Trials {
         })
     }
 
-    /// Notes labels of strangers that may be the same stranger as another one: each with the label that
-    /// it then counts under. Nothing is known of which is so; a promise has to hold either way.
+    /// Records labels of strangers that may be the same stranger as another label, each with the label that it
+    /// then counts under. It is not known which is the case, so a promise has to hold in both cases.
     #[must_use]
     pub fn with_repeats(mut self, repeats: BTreeMap<String, String>) -> Self {
         self.repeats = repeats;
         self
     }
 
-    /// What [`Trials::with_repeats`] noted; empty if nothing was.
+    /// The labels that [`Trials::with_repeats`] recorded; empty if there are none.
     #[must_use]
     pub fn repeats(&self) -> &BTreeMap<String, String> {
         &self.repeats
     }
 
-    /// Whom a label stands for where labels that may be one stranger count as one: itself, or the label that
-    /// it counts under.
+    /// The label that `label` counts under if labels that may be one stranger count as one; otherwise `label`
+    /// itself.
     #[must_use]
     pub fn stranger<'a>(&'a self, label: &'a str) -> &'a str {
         self.repeats.get(label).map_or(label, String::as_str)
     }
 
-    /// Searches whose label is enrolled.
+    /// The mated searches: those whose label is enrolled.
     #[must_use]
     pub fn mated(&self) -> &[MatedSearch] {
         &self.mated
     }
 
-    /// Searches without a mate.
+    /// The non-mated searches.
     #[must_use]
     pub fn non_mated(&self) -> &[NonMatedSearch] {
         &self.non_mated
@@ -173,15 +173,16 @@ impl Trials {
         )
     }
 
-    /// One non-mated search for each label, drawn by a hash of seed, label and probe.
+    /// Draws one non-mated search for each label by a hash of seed, label and probe.
     ///
-    /// Never drawn by score, which would bias every rate. The order of the trials plays no part.
+    /// The score has no influence on the draw, because that would bias every rate. The order of the trials has
+    /// none either.
     #[must_use]
     pub fn one_probe_per_label(&self, seed: u64) -> OnePerLabel<'_> {
         self.one_probe_of_each(seed, |label| label)
     }
 
-    /// The same, one for each [`Trials::stranger`].
+    /// The same, with one search for each [`Trials::stranger`].
     #[must_use]
     pub fn one_probe_per_stranger(&self, seed: u64) -> OnePerLabel<'_> {
         self.one_probe_of_each(seed, |label| self.stranger(label))
@@ -204,8 +205,8 @@ impl Trials {
         OnePerLabel(drawn.into_values().map(|(_, search)| search).collect())
     }
 
-    /// SHA-256, in hex, over every search in the order of the probe ids. Equal iff the trials are,
-    /// whatever their order.
+    /// SHA-256 over every search in the order of the probe ids, as hexadecimal digits. It is equal if and only
+    /// if the trials are equal, whatever their order.
     #[must_use]
     pub fn digest(&self) -> String {
         let mut mated: Vec<&MatedSearch> = self.mated.iter().collect();
@@ -242,8 +243,8 @@ impl Trials {
     }
 }
 
-/// Non-mated searches of distinct labels, sampled blindly: the only trials that count as
-/// independent. Made by [`Trials`] alone; in the order of the labels.
+/// Non-mated searches of distinct labels, sampled without regard to score, in the order of the labels. These
+/// are the only trials that count as independent. Only [`Trials`] can make this type.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OnePerLabel<'a>(Vec<&'a NonMatedSearch>);
 
@@ -287,7 +288,7 @@ fn tally(mut labels: Vec<&str>) -> SearchTally {
     }
 }
 
-/// Length first, so that no two lists of texts share their bytes.
+/// Adds each text with its length first, so that different lists of texts never give the same bytes.
 fn update_search(hash: &mut Sha256, texts: [&String; 2], score: Option<Similarity>) {
     for text in texts {
         update_text(hash, text);

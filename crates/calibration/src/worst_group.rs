@@ -1,10 +1,10 @@
-//! A FAR that is promised for each kind of strangers, and not only for all of them together.
+//! Certifies a FAR for each group of strangers, and not only for all strangers together.
 //!
-//! A certificate on a mixture says nothing of its parts: where one stranger in four is of the kind that
-//! is accepted most, the rate of that kind can be four times the target. So each kind is certified by
-//! itself, by one search for each of its labels, and the highest of their thresholds is taken. No
-//! correction for their number is due: the kind that needs the highest threshold is exceeded only if its
-//! own certificate fails, and if that one is not, none is.
+//! A certificate for a mixture says nothing about its parts: if one stranger in four belongs to the group that
+//! is accepted most, the FAR of that group can be four times the target. So each group is certified separately,
+//! with one search for each of its labels, and the highest of the thresholds is used. No correction for the
+//! number of groups is needed: the group that truly needs the highest threshold exceeds the target only if its
+//! own certificate fails, and if it does not exceed it, no group does.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,7 +20,7 @@ use super::refusal::{GroupShortage, GroupsUnderpowered};
 use super::sweep::ThresholdSweep;
 use super::trials::{NonMatedSearch, Trials};
 
-/// Which kind of stranger each search is by: the value of a metadata column.
+/// The group of each search for a stranger: its value in a metadata column.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StrangerGroups {
     column: String,
@@ -33,35 +33,36 @@ pub struct StrangerGroups {
 pub struct WorstGroup {
     /// The metadata column.
     pub column: String,
-    /// Its values among the strangers, by name.
+    /// Its values among the strangers, in alphabetical order.
     pub groups: Vec<GroupCertificate>,
-    /// FRR at the threshold, on these searches; `None` without mated ones.
+    /// The FRR at the threshold on these searches; `None` without mated searches.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub frr: Option<f64>,
-    /// FRR at the threshold that all strangers together would have certified.
+    /// The FRR at the threshold that all strangers together would have certified.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub frr_of_all: Option<f64>,
 }
 
-/// What one group certifies by itself.
+/// The certificate of one group.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GroupCertificate {
     /// The value of the column.
     pub value: String,
-    /// Labels of strangers in it, one search each.
+    /// Number of labels of strangers in the group, with one search each.
     pub labels: u64,
     /// The lowest threshold that they certify.
     pub threshold: Threshold,
-    /// The FAR of the group that is not exceeded there.
+    /// The upper bound on the group's FAR at that threshold.
     pub far_bound: f64,
 }
 
 impl StrangerGroups {
-    /// Reads the kind of each stranger's search from its metadata.
+    /// Reads the group of each search for a stranger from its metadata.
     ///
     /// # Errors
-    /// Refuses searches of strangers without that column: nothing would be promised for their kind.
+    /// Returns an error if a search for a stranger has no value in the column, because nothing could be
+    /// promised for it.
     pub fn of(searches: &[RecordedSearch], column: &str) -> Result<Self, CalibrationError> {
         let strangers = || {
             searches
@@ -110,7 +111,7 @@ impl StrangerGroups {
     /// The lowest threshold at which each group certifies the target.
     ///
     /// # Errors
-    /// Refuses groups of too few labels, by name; and if there are no strangers.
+    /// Returns an error that names the groups with too few labels, and an error if there are no strangers.
     pub fn choose(
         &self,
         target: TargetFar,
@@ -183,7 +184,7 @@ fn certificate(value: &str, choice: &Choice) -> Option<GroupCertificate> {
 }
 
 impl WorstGroup {
-    /// The groups in words.
+    /// Describes the groups in words.
     #[must_use]
     pub fn describe(&self) -> String {
         let values: BTreeSet<&str> = self
@@ -205,7 +206,8 @@ mod tests {
 
     const KINDS: [(&str, f32); 4] = [("crop", 0.3), ("dark", 0.45), ("low", 0.4), ("turned", 0.6)];
 
-    /// Strangers of four kinds, each photographed in all four, and each kind a little nearer.
+    /// Strangers that are each photographed in four conditions, which differ in how close the pictures come to
+    /// the gallery.
     fn drawn(seed: u64, labels: u32) -> Vec<RecordedSearch> {
         let mut draws = SimulatedDraws(seed);
         let mut searches = Vec::new();
@@ -224,7 +226,7 @@ mod tests {
         searches
     }
 
-    /// The true FAR of a kind at a threshold, by many draws.
+    /// The true FAR of a group at a threshold, from many draws.
     fn true_far(kind: usize, threshold: Threshold) -> f64 {
         let (mut draws, mut accepted) = (SimulatedDraws(99), 0_u32);
         for _ in 0..4_000 {

@@ -1,13 +1,13 @@
-//! What non-mated searches find besides their best candidate: it shows what would be found in smaller
-//! galleries.
+//! Lists the candidates of non-mated searches beyond the best one, from which the FAR of smaller galleries is
+//! computed.
 
 use rayon::prelude::*;
 
 use super::input::{CandidateList, EmbeddedSet};
 use matchpoint_vector::Similarity;
 
-/// The `depth` best candidates of some of the queries, best first, among the rows of other labels.
-/// The two sets share the indices of labels; `names` are these labels.
+/// The `depth` best candidates of each query in `rows`, best first, among gallery rows of other labels. Both
+/// sets number their labels by the same list, `names`.
 #[must_use]
 pub fn candidate_lists(
     rows: &[usize],

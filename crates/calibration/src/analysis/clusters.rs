@@ -1,10 +1,9 @@
-//! Groups that vectors form by themselves: spherical k-means with the seeding of k-means++ (Arthur and
-//! Vassilvitskii 2007).
+//! Clusters vectors by spherical k-means, seeded by k-means++ (Arthur and Vassilvitskii 2007).
 
 use super::rng::SeededRng;
 use crate::binomial::real;
 
-/// Rounds at most; it converges long before.
+/// The highest number of iterations. It converges long before.
 const ROUNDS_MAX: usize = 50;
 
 /// A vector of unit length, and its label.
@@ -14,7 +13,8 @@ pub(super) struct ClusterRow<'a> {
     pub(super) vector: &'a [f32],
 }
 
-/// Up to `count` groups of rows, none empty; of each the rows nearest to its middle first.
+/// Divides the rows into up to `count` clusters, none of them empty. In each cluster, the rows nearest to its
+/// centre come first.
 pub(super) fn clusters(rows: &[ClusterRow<'_>], count: usize, seed: u64) -> Vec<Vec<usize>> {
     let mut middles = seeds(rows, count, seed);
     let mut of_row: Vec<usize> = Vec::new();
@@ -53,7 +53,8 @@ pub(super) fn clusters(rows: &[ClusterRow<'_>], count: usize, seed: u64) -> Vec<
     groups.into_iter().map(rows).collect()
 }
 
-/// The first row by chance, each further one with a chance that falls with how near it is to those before.
+/// Chooses the starting centres: the first row at random, and each further row with a lower probability the
+/// nearer it is to a chosen one.
 fn seeds(rows: &[ClusterRow<'_>], count: usize, seed: u64) -> Vec<Vec<f32>> {
     let mut draws = SeededRng::new(seed, 7);
     let mut middles: Vec<Vec<f32>> = Vec::new();
@@ -83,7 +84,7 @@ fn seeds(rows: &[ClusterRow<'_>], count: usize, seed: u64) -> Vec<Vec<f32>> {
     middles
 }
 
-/// The nearest middle, and the cosine to it; the first of equals.
+/// The nearest centre and its cosine; the first one if several are equal.
 fn nearest(middles: &[Vec<f32>], vector: &[f32]) -> (usize, f64) {
     let mut best = (0, f64::NEG_INFINITY);
     for (number, middle) in middles.iter().enumerate() {
@@ -99,7 +100,7 @@ fn nearest(middles: &[Vec<f32>], vector: &[f32]) -> (usize, f64) {
     best
 }
 
-/// The direction of a sum of vectors; `None` if there is none.
+/// The direction of the sum of the vectors; `None` if the sum is zero.
 fn mean(vectors: &[&[f32]]) -> Option<Vec<f32>> {
     let mut sum: Vec<f32> = Vec::new();
     for vector in vectors {

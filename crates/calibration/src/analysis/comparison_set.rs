@@ -1,8 +1,8 @@
-//! Two ways to decide, compared on labels that neither was fitted to, and whether the difference is more
+//! Compares two decision rules on labels that neither was fitted to, and tests whether the difference is more
 //! than chance.
 //!
-//! Uncertainty is over labels: whole labels are sampled with replacement, with all of their searches, and
-//! both ways are evaluated on the same sample, so that common variation cancels.
+//! The uncertainty is taken over labels by a paired bootstrap: labels are sampled with replacement, with all of
+//! their searches, and both rules are evaluated on the same sample, so that common variation cancels.
 
 use std::collections::BTreeMap;
 
@@ -13,16 +13,16 @@ use super::utility;
 use crate::binomial::real;
 use crate::rates::{Confidence, Proportion, recorded};
 
-/// One search by a label, as decided.
+/// One search for a label, with the outcome of a decision rule.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct DecidedSearch<'a> {
     /// The label of the probe.
     pub(super) label: &'a str,
     /// Whether the label is enrolled.
     pub(super) mated: bool,
-    /// A mated search that was not accepted with the right label, or an accepted stranger.
+    /// True if a mated search was not accepted with the right label, or a non-mated one was accepted.
     pub(super) error: bool,
-    /// Which of two halves of the label's probes this one is in.
+    /// Whether the probe belongs to the second of the two halves of the label's probes.
     pub(super) second_half: bool,
 }
 
@@ -78,75 +78,75 @@ impl LabelSearches {
     }
 }
 
-/// The labels that a way to decide serves worst.
+/// The labels with the highest FRR under a decision rule.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct WorstLabels {
-    /// Labels with enough mated searches to be ranked.
+    /// Number of labels with enough mated searches to be ranked.
     pub ranked: u64,
-    /// The label with the highest FRR; the first by name among equals.
+    /// The label with the highest FRR; the first by name if several are equal.
     pub label: String,
-    /// Its rejected or misidentified searches, of its mated ones.
+    /// Its mated searches that were rejected or misidentified, and the number of all its mated searches.
     pub count: Proportion,
-    /// The mean FRR of the worst tenth of the ranked labels, rounded up to whole labels; in
-    /// [0, 1]. Steadier than the worst label, whose FRR is much chance.
+    /// The mean FRR of the worst tenth of the ranked labels, rounded up to whole labels; in [0, 1]. It varies
+    /// less than the FRR of the worst label, which is largely chance.
     pub mean_of_worst_tenth: f64,
 }
 
-/// A change of a figure, new less old, with a percentile interval over labels.
+/// The change of a figure, new minus old, with a percentile bootstrap interval over labels.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct FigureChange {
-    /// The change on the labels as they are.
+    /// The change, measured on all labels.
     pub estimate: f64,
-    /// The low end.
+    /// The lower end of the interval.
     pub lower: f64,
-    /// The high end.
+    /// The upper end of the interval.
     pub upper: f64,
-    /// The share of such intervals that are meant to cover the true change.
+    /// The nominal coverage of the interval.
     pub confidence: Confidence,
 }
 
 impl FigureChange {
-    /// Whether the figure fell by more than chance.
+    /// Whether the figure is lower, by more than chance.
     #[must_use]
     pub fn is_fall(self) -> bool {
         self.upper < 0.0
     }
 
-    /// Whether the figure rose by more than chance.
+    /// Whether the figure is higher, by more than chance.
     #[must_use]
     pub fn is_rise(self) -> bool {
         0.0 < self.lower
     }
 }
 
-/// Changes of all figures, on the same samples of labels. `None` if a figure has no value.
+/// The changes of all figures, on the same bootstrap samples. `None` if a figure has no value.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct FigureChanges {
-    /// Of the FAR per search.
+    /// The change of the FAR per search.
     pub far: Option<FigureChange>,
-    /// Of the FRR per search.
+    /// The change of the FRR per search.
     pub frr: Option<FigureChange>,
-    /// Of the mean FRR of the worst tenth of labels.
+    /// The change of the mean FRR of the worst tenth of labels.
     pub worst_tenth_frr: Option<FigureChange>,
-    /// Of the variance of utility over labels.
+    /// The change of the variance of utility over labels.
     pub utility_variance: Option<FigureChange>,
 }
 
 const FIGURES: usize = 4;
 
-/// Searches of held-out labels, as decided in one way, by label.
+/// Held-out searches by label, with the outcomes of one decision rule.
 #[derive(Debug)]
 pub(super) struct ComparisonSet<'a> {
     names: Vec<&'a str>,
     labels: Vec<LabelSearches>,
-    /// Labels with enough mated searches, those with the highest FRR first.
+    /// Labels with enough mated searches, in descending order of FRR.
     ranked: Vec<(usize, f64)>,
 }
 
 impl<'a> ComparisonSet<'a> {
     /// Counts outcomes. Labels with fewer than `searches_min` mated searches are not ranked.
     ///
-    /// The same searches, decided in another way, give a panel with the same order of labels.
+    /// The same searches with the outcomes of another rule give a set with the same order of labels.
     pub(super) fn new(outcomes: &[DecidedSearch<'a>], searches_min: u64) -> Self {
         let mut by_label: BTreeMap<&str, Vec<DecidedSearch<'_>>> = BTreeMap::new();
         for &outcome in outcomes {
@@ -174,7 +174,7 @@ impl<'a> ComparisonSet<'a> {
         self.labels.len() as u64
     }
 
-    /// Every label counted once.
+    /// A weight of 1 for each label.
     fn once(&self) -> Vec<u64> {
         vec![1; self.labels.len()]
     }
@@ -191,15 +191,15 @@ impl<'a> ComparisonSet<'a> {
         })
     }
 
-    /// The variance of utility over labels, free of the noise within labels; `None` with fewer
-    /// than two labels that have mated searches in both halves of their probes.
+    /// The variance of utility over labels, without the noise within labels; `None` if fewer than two labels
+    /// have mated searches in both halves of their probes.
     pub(super) fn utility_variance(&self) -> Option<f64> {
         covariance(&self.utilities(), &self.once())
     }
 
-    /// The utility of each label on either half of its probes: the harmonic mean of sensitivity,
-    /// 1 - FRR, and specificity, 1 - FAR. A label without non-mated searches of its own, which
-    /// only a label that is also left out has, has the specificity of all.
+    /// The utility of each label on each half of its probes: the harmonic mean of sensitivity (1 - FRR) and
+    /// specificity (1 - FAR). Only labels that are also left out have non-mated searches of their own; the
+    /// others get the overall specificity.
     fn utilities(&self) -> Vec<Option<[f64; 2]>> {
         let strangers = self.labels.iter().map(LabelSearches::all_strangers);
         let pooled = strangers
@@ -230,7 +230,7 @@ impl<'a> ComparisonSet<'a> {
         ]
     }
 
-    /// The mean FRR of the worst tenth of the labels, with each counted `weight` times.
+    /// The mean FRR of the worst tenth of the labels, where label i counts `weights[i]` times.
     fn worst_tenth(&self, weights: &[u64]) -> Option<f64> {
         let weighted = || {
             let weight = |label: usize| weights.get(label).copied().unwrap_or(0);
@@ -267,9 +267,9 @@ fn count(own: &[DecidedSearch<'_>]) -> LabelSearches {
     label
 }
 
-/// The covariance over labels of the utilities on two halves of their probes. If all labels
-/// are alike it is zero on average, which the variance of the utilities is not: with few probes
-/// per label that one is mostly noise.
+/// The covariance over labels between the utilities on the two halves of their probes. If all labels are alike,
+/// its expected value is zero. The expected variance of the utilities is not, and with few probes for each
+/// label it is mostly noise.
 fn covariance(utilities: &[Option<[f64; 2]>], weights: &[u64]) -> Option<f64> {
     let known = || {
         let pairs = utilities.iter().zip(weights);
@@ -292,18 +292,18 @@ fn covariance(utilities: &[Option<[f64; 2]>], weights: &[u64]) -> Option<f64> {
     Some(products.sum::<f64>() / weight)
 }
 
-/// How a comparison samples labels.
+/// The settings of the bootstrap over labels.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Resampling {
     /// The seed.
     pub(super) seed: u64,
     /// The number of samples.
     pub(super) resamples: u32,
-    /// Of each interval.
+    /// The nominal coverage of each interval.
     pub(super) confidence: Confidence,
 }
 
-/// How the figures change from `old` to `new`: two panels of the same searches.
+/// The changes of the figures from `old` to `new`, which are two sets of outcomes for the same searches.
 pub(super) fn differences(
     old: &ComparisonSet<'_>,
     new: &ComparisonSet<'_>,
@@ -349,7 +349,7 @@ pub(super) fn differences(
     }
 }
 
-/// As many labels as there are, sampled with replacement.
+/// Draws as many labels as there are, with replacement, and counts how often each was drawn.
 fn draw(weights: &mut [u64], draws: &mut SeededRng) {
     weights.fill(0);
     for _ in 0..weights.len() {
@@ -395,7 +395,7 @@ mod tests {
         }
     }
 
-    /// Twelve labels with FRR 0, 1/11, ..., 1: the worst tenth is two labels.
+    /// The FRRs of twelve labels are 0, 1/11, ..., 1, so the worst tenth is two labels.
     #[test]
     fn the_worst_tenth_is_rounded_up_and_small_labels_are_not_ranked() {
         let names: Vec<String> = (0..12).map(|i| format!("l{i:02}")).collect();
@@ -418,10 +418,10 @@ mod tests {
     #[test]
     fn the_covariance_of_halves_has_its_value_and_ignores_labels_without_both() {
         let utilities = [Some([0.5, 0.6]), Some([0.9, 1.0]), None, Some([0.7, 0.5])];
-        // Means 0.7 and 0.7: (-0.2 * -0.1 + 0.2 * 0.3 + 0) / 3.
+        // Both means are 0.7: (-0.2 * -0.1 + 0.2 * 0.3 + 0) / 3.
         let found = covariance(&utilities, &[1; 4]).unwrap();
         assert!((found - 0.08 / 3.0).abs() < 1e-12, "{found}");
-        // A weight is a repetition.
+        // A weight of 2 is the same as giving the label twice.
         let twice = covariance(&utilities, &[2; 4]).unwrap();
         assert!((found - twice).abs() < 1e-12);
         assert!(covariance(&utilities, &[0, 5, 5, 0]).is_none());

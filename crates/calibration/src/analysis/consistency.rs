@@ -1,9 +1,10 @@
-//! Whether one threshold means the same for every label: the operating-point-inconsistency score.
+//! Measures whether one threshold means the same for every label: the operating-point-inconsistency score
+//! (OPIS).
 //!
-//! At each threshold a label has a utility, the harmonic mean of its sensitivity (1 - FRR) and
-//! its specificity (1 - FAR). OPIS is the variance of the utilities over labels, averaged over a
-//! band of thresholds (Zhang and others, "Learning for threshold consistency", ICLR 2024, arXiv
-//! 2307.04047). Zero is a threshold that serves all labels alike. Rates are pairwise.
+//! At each threshold a label has a utility, the harmonic mean of its sensitivity (1 - FRR) and its specificity
+//! (1 - FAR). OPIS is the variance of the utilities over labels, averaged over a band of thresholds (Zhang and
+//! others, "Learning for threshold consistency", ICLR 2024, arXiv 2307.04047). It is zero if one threshold
+//! serves all labels alike. The rates are pairwise.
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -15,7 +16,7 @@ use crate::binomial::real;
 use crate::decision::Threshold;
 use crate::rates::{Confidence, recorded};
 
-/// The range of thresholds over which consistency is measured, by the FAR of all pairs together.
+/// The range of thresholds over which consistency is measured, given by the pooled FAR of all pairs.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Band {
@@ -26,7 +27,7 @@ pub struct Band {
 }
 
 impl Default for Band {
-    /// The calibration range of the definition: FAR from 1e-2 to 1e-1.
+    /// The range in the definition of OPIS: FAR from 1e-2 to 1e-1.
     fn default() -> Self {
         Self {
             far_low: 1e-2,
@@ -36,9 +37,9 @@ impl Default for Band {
 }
 
 impl Band {
-    /// `count` thresholds across the band, ends included, ascending and equally spaced: in
-    /// similarity, and so in the distance d = 1 - s (not in the Euclidean distance). `at_far`
-    /// gives the threshold at a pooled FAR; if it has none there are no thresholds.
+    /// `count` equally spaced thresholds across the band, both ends included, in ascending order. They are
+    /// equally spaced in similarity, and so in the distance d = 1 - s, but not in the Euclidean distance.
+    /// `at_far` gives the threshold at a pooled FAR; if it returns `None`, there are no thresholds.
     #[must_use]
     pub fn thresholds(
         self,
@@ -59,18 +60,18 @@ impl Band {
     }
 }
 
-/// What to measure, apart from the counts.
+/// The settings of the measurement, apart from the counts.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ConsistencyPlan {
-    /// The band that the thresholds were spread over; repeated in the outcome.
+    /// The band that the thresholds were spread over; it is repeated in the result.
     pub band: Band,
-    /// The share of labels that counts as the worst, and as the best; in (0, 1].
+    /// The share of labels that counts as the worst, and the share that counts as the best; in (0, 1].
     pub epsilon: f64,
-    /// How often the labels are sampled again for the intervals.
+    /// The number of bootstrap samples of labels for the intervals.
     pub replicates: u64,
-    /// The seed of these samples.
+    /// The seed of the bootstrap samples.
     pub seed: u64,
-    /// How often the intervals shall cover.
+    /// The nominal coverage of the intervals.
     pub confidence: Confidence,
 }
 
@@ -86,18 +87,18 @@ impl Default for ConsistencyPlan {
     }
 }
 
-/// A figure with the range that it takes when labels are sampled again: the percentiles of a bootstrap over
-/// labels. Approximate below about 100 labels.
+/// A figure with a percentile bootstrap interval over labels. The interval is approximate below about 100
+/// labels.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Resampled {
-    /// As measured.
+    /// The figure, measured on all labels.
     pub estimate: f64,
-    /// The low end.
+    /// The lower end of the interval.
     pub lower: f64,
-    /// The high end.
+    /// The upper end of the interval.
     pub upper: f64,
-    /// The share of samples between the ends.
+    /// The nominal coverage of the interval.
     pub confidence: Confidence,
 }
 
@@ -105,65 +106,66 @@ pub struct Resampled {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Consistency {
-    /// Where it was measured.
+    /// The band over which it was measured.
     pub band: Band,
     /// The lowest threshold.
     pub threshold_low: Threshold,
     /// The highest threshold.
     pub threshold_high: Threshold,
-    /// Thresholds between and at these ends.
+    /// Number of thresholds in the band, including both ends.
     pub thresholds: u64,
-    /// Labels with mated and with non-mated pairs.
+    /// Number of labels that have both mated and non-mated pairs.
     pub labels: u64,
-    /// Labels left out because they lack one of the two.
+    /// Number of labels that are left out because they have only one kind of pairs.
     pub skipped: u64,
     /// Mean utility over labels and band, in [0, 1].
     pub mean_utility: f64,
-    /// Mean over labels and band of (U - mean U)^2, by the trapezium rule over d = 1 - s; in
-    /// [0, 0.25]. Never below zero and therefore too high with few images for each label.
+    /// Mean over labels and band of (U - mean U)^2, by the trapezium rule over d = 1 - s; in [0, 0.25]. It
+    /// cannot be negative, so with few images for each label it is biased upwards.
     pub opis: Resampled,
-    /// The same as a plain mean over the thresholds. Differs on coarse grids.
+    /// The same as a plain mean over the thresholds. It differs if there are few thresholds.
     pub opis_rectangle: f64,
-    /// OPIS from two halves of the images, free of that excess: about zero, of either sign, if
-    /// labels do not differ. The figure to compare by. `None` if no halves were given, or
-    /// fewer than two labels have pairs in both.
+    /// OPIS estimated from two halves of the images, without that bias: its expected value is zero if labels do
+    /// not differ, and it may be negative. Use this figure for comparisons. `None` if no halves were given, or
+    /// if fewer than two labels have pairs in both.
     pub split_half: Option<Resampled>,
-    /// Labels that `split_half` rests on.
+    /// Number of labels that `split_half` is computed from.
     pub split_half_labels: u64,
-    /// The share of labels that counts as the worst, and as the best.
+    /// The share of labels that counts as the worst, and the share that counts as the best.
     pub epsilon: f64,
-    /// As a number of labels, rounded up.
+    /// The same as a number of labels, rounded up.
     pub epsilon_labels: u64,
-    /// Mean over the band of (mean U of the worst - mean U of the best)^2, labels ranked by their
-    /// mean utility over the band; by the trapezium rule. In [0, 1].
+    /// Mean over the band of (mean U of the worst - mean U of the best)^2, by the trapezium rule. Labels are
+    /// ranked by their mean utility over the band. In [0, 1].
     pub epsilon_opis: f64,
-    /// Another figure of that name: the mean of (U - mean U of all)^2 over the worst labels only,
-    /// a plain mean over the thresholds. In [0, 1].
+    /// Another figure that is also called epsilon-OPIS: the mean of (U - mean U of all)^2 over the worst labels
+    /// only, as a plain mean over the thresholds. In [0, 1].
     pub worst_deviation: f64,
 }
 
-/// Why consistency could not be measured.
+/// The reason why consistency could not be measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "consistency needs two labels with mated and non-mated pairs and one threshold; there are \
      {labels} such labels ({skipped} others) and {thresholds} thresholds: add images or labels"
 )]
 pub struct Unmeasured {
-    /// Labels with mated and with non-mated pairs.
+    /// Number of labels that have both mated and non-mated pairs.
     pub labels: u64,
-    /// Labels without either.
+    /// Number of labels that have only one kind of pairs.
     pub skipped: u64,
-    /// Thresholds.
+    /// Number of thresholds.
     pub thresholds: u64,
 }
 
 impl Consistency {
-    /// Measures it on the counts at equally spaced thresholds; `halves` are the counts of two
-    /// halves of the images at the same thresholds, with no image in both. If both halves are
-    /// compared with one gallery, they share its part of the noise.
+    /// Measures consistency from the counts at equally spaced thresholds. `halves` are the counts of two
+    /// disjoint halves of the images at the same thresholds. If both halves are compared with the same gallery,
+    /// the noise that the gallery adds is common to both and remains.
     ///
     /// # Errors
-    /// Refuses fewer than two labels that have mated and non-mated pairs, and no threshold.
+    /// Returns an error if fewer than two labels have both mated and non-mated pairs, or if there is no
+    /// threshold.
     pub fn measure(
         counts: &LabelCounts,
         halves: Option<(&LabelCounts, &LabelCounts)>,
@@ -210,7 +212,7 @@ impl Consistency {
     }
 }
 
-/// The labels at either end of the ranking.
+/// The worst and the best labels of the ranking.
 struct RankedEnds {
     worst: UtilityCurves,
     best: UtilityCurves,
@@ -224,7 +226,8 @@ impl RankedEnds {
             .zip(&all.curves)
             .map(|(&label, curve)| (mean(curve), label, curve))
             .collect();
-        // With equal means the curves decide, so that the numbering of the labels never does.
+        // If the mean utilities are equal, the curves decide, so that the ranking never depends on the
+        // numbering of the labels.
         order.sort_by(|a, b| {
             let curves = || a.2.iter().zip(b.2).map(|(a, b)| a.total_cmp(b));
             let first = a.0.total_cmp(&b.0);
@@ -235,7 +238,7 @@ impl RankedEnds {
             clippy::cast_sign_loss,
             reason = "a share of a count"
         )]
-        // 0.1 x 70 is above 7 in binary.
+        // In floating point, 0.1 x 70 is slightly above 7 and would be rounded up to 8.
         let share = (epsilon * real(order.len() as u64) - 1e-9).ceil() as usize;
         let count = share.clamp(1, order.len().max(1));
         let take = |rows: &mut dyn Iterator<Item = &(f64, usize, &Vec<f64>)>| {
@@ -264,7 +267,7 @@ impl RankedEnds {
     }
 }
 
-/// The OPIS of `a` with `b`, which is `a` again or its other half, and its range.
+/// The OPIS of `a` with `b`, with its interval; `b` is `a` itself or its other half.
 fn resampled(a: &UtilityCurves, b: &UtilityCurves, plan: &ConsistencyPlan) -> Resampled {
     let (a, b) = (Centred::of(a), Centred::of(b));
     let labels = a.curves.len();
@@ -292,7 +295,7 @@ fn resampled(a: &UtilityCurves, b: &UtilityCurves, plan: &ConsistencyPlan) -> Re
     }
 }
 
-/// Centred once, so that the differences of squares below lose no digits.
+/// Curves with their mean subtracted once, so that the differences of squares below lose no precision.
 struct Centred {
     curves: Vec<Vec<f64>>,
 }
@@ -304,7 +307,7 @@ impl Centred {
         }
     }
 
-    /// With every label taken so many times: mean(U V) - mean(U) mean(V), over the band.
+    /// mean(U V) - mean(U) mean(V), averaged over the band, where label i counts `times[i]` times.
     fn opis(&self, other: &Self, times: &[f64]) -> f64 {
         let width = self.curves.first().map_or(0, Vec::len);
         let (mut mine, mut theirs) = (vec![0.0; width], vec![0.0; width]);
@@ -326,7 +329,7 @@ impl Centred {
     }
 }
 
-/// Of sorted values, between neighbours in proportion.
+/// A quantile of sorted values, interpolated linearly.
 fn quantile(sorted: &[f64], share: f64) -> Option<f64> {
     let place = share * real((sorted.len() as u64).checked_sub(1)?);
     #[expect(
@@ -356,7 +359,7 @@ mod tests {
         );
     }
 
-    /// The same count for every threshold that a score reaches.
+    /// The same counts, for every threshold that a score reaches.
     fn counts(labels: &[(Vec<f64>, Vec<f64>)], thresholds: &[f64]) -> LabelCounts {
         let reached = |scores: &Vec<f64>| -> Vec<u64> {
             let at = |t: &f64| scores.iter().filter(|s| *t <= **s).count() as u64;
@@ -376,7 +379,7 @@ mod tests {
         }
     }
 
-    /// Three labels; the reference gives distances, accepted at or below d = 0.62 to 1.02.
+    /// Three labels. The reference gives distances, which are accepted at or below d = 0.62 to 1.02.
     fn toy() -> LabelCounts {
         let similar = |distances: &[f64]| distances.iter().map(|d| 1.0 - d).collect::<Vec<f64>>();
         let labels = [
@@ -408,7 +411,7 @@ mod tests {
         );
         assert!(found.opis.lower <= found.opis.estimate && found.split_half.is_none());
         let all = UtilityCurves::of(&toy());
-        // From the loose end to the strict one, as thresholds ascend.
+        // The expected values run from the loose end to the strict one, as thresholds ascend.
         let expected = [
             0.630_952_381,
             0.710_526_316,
@@ -464,7 +467,7 @@ mod tests {
         consistency: Case,
     }
 
-    /// numpy: see `make_uncertainty.py` beside the file.
+    /// The expected values were computed with numpy: see `make_uncertainty.py` beside the file.
     #[test]
     fn every_figure_agrees_with_numpy() {
         let text = include_str!("../../tests/fixtures/oracle/uncertainty.json");
@@ -598,9 +601,9 @@ mod tests {
         assert!(Band::default().thresholds(5, |_| None).is_none());
     }
 
-    /// Labels that do not differ: normal scores, mated around 4.2 and non-mated around 0, one
-    /// standard deviation each, and 20 non-mated pairs for each mated; drawn anew for every pair,
-    /// and for either half.
+    /// Labels that do not differ. Scores are normal with a standard deviation of one: mated around 4.2 and
+    /// non-mated around 0, with 20 non-mated pairs for each mated one. Each pair and each half gets independent
+    /// scores.
     fn alike(labels: usize, mated: u64, draws: &mut SeededRng) -> LabelCounts {
         let mut normal = |mean: f64| {
             let uniform = (real(draws.bits() >> 12) + 0.5) / real(1 << 52);
@@ -611,7 +614,7 @@ mod tests {
             (own, (0..mated * 20).map(|_| normal(0.0)).collect())
         };
         let labels: Vec<_> = (0..labels).map(|_| label()).collect();
-        // From FAR 0.1 to FAR 0.01.
+        // The thresholds run from FAR 0.1 to FAR 0.01.
         let (low, high) = (
             binomial::normal_quantile(0.1),
             binomial::normal_quantile(0.01),
@@ -620,9 +623,9 @@ mod tests {
         counts(&labels, &(0..21).map(at).collect::<Vec<f64>>())
     }
 
-    /// The plain figure is the noise of the counts alone, and shrinks as the pairs grow: 10, 45 and
-    /// 190 mated pairs are 5, 10 and 20 images. Its level hangs on the scores. (Another simulation
-    /// found 1.6e-4, 4e-5 and 1.3e-5.) From halves there is none.
+    /// The plain figure consists of the noise of the counts alone, and falls as the number of pairs grows: 10,
+    /// 45 and 190 mated pairs correspond to 5, 10 and 20 images. Its level depends on the scores. (Another
+    /// simulation found 1.6e-4, 4e-5 and 1.3e-5.) The figure from halves has no such bias.
     #[test]
     fn labels_that_do_not_differ_have_no_opis_from_halves() {
         let mut by_pair = Vec::new();

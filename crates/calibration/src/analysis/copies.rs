@@ -1,5 +1,5 @@
-//! Rows that are nearly one vector: the same picture, saved again, or with a little noise. They count as
-//! one trial, whatever their labels.
+//! Finds rows whose vectors are nearly equal: the same picture, saved again or with a little noise. Such rows
+//! count as one trial, whatever their labels.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,21 +13,22 @@ use super::pairwise::PairProgress;
 use matchpoint_vector::Similarity;
 use matchpoint_vector::kernels::multiply;
 
-/// 1 - cosine similarity up to which two vectors are near copies, from 500 components on. Noise of
-/// 1e-3 in each of 1,280 components of both makes 1.4e-3 at the most, a JPEG that is saved again at
-/// quality 95 makes 1.1e-3 (median); the nearest two different pictures of one label among the
-/// shipped photographs are at 1.2e-2, and of two labels at .23.
+/// Two vectors of 500 or more components are near copies up to this value of 1 - cosine similarity. Noise of
+/// 1e-3 in each of 1,280 components of both vectors gives at most 1.4e-3, and a JPEG saved again at quality 95
+/// gives 1.1e-3 (median). Among the shipped photographs, the nearest two different pictures are at 1.2e-2 if
+/// they have the same label, and at .23 if they do not.
 pub const NEAR_COPY: f32 = 2e-3;
-/// With fewer components than this, noise adds up to less, and chance to more.
+/// With fewer components than this, the same noise adds up to a smaller distance, and unrelated vectors are
+/// more often close by chance.
 const COMPONENTS: usize = 500;
 
-/// Rows that are compared with each other, at most: 5 billion pairs.
+/// At most this many rows are compared with each other, which is 5 billion pairs.
 pub const ROWS_MAX: usize = 100_000;
 
-/// Rows of one product.
+/// Number of rows in one matrix product.
 const ROWS: usize = 512;
 
-/// The similarity from which two vectors of that many components are near copies.
+/// The similarity from which two vectors of this many components are near copies.
 #[must_use]
 #[expect(clippy::cast_precision_loss, reason = "at most 500")]
 pub fn near_copy_from(components: usize) -> f32 {
@@ -35,23 +36,23 @@ pub fn near_copy_from(components: usize) -> f32 {
     1.0 - NEAR_COPY * part
 }
 
-/// A row that is nearly another one, of another label.
+/// A row that is a near copy of an earlier row with another label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NearCopy {
-    /// The row, as the caller numbers it.
+    /// The row, numbered as the caller does.
     pub row: usize,
-    /// The lowest of all rows that it is nearly, or that are nearly each other in a chain.
+    /// The lowest row of its group, which is linked to it directly or through a chain of near copies.
     pub first: usize,
-    /// The similarity of these two; below the limit if others lie between them.
+    /// The similarity between these two rows. It can lie below the limit if they are linked through a chain.
     pub similarity: Similarity,
 }
 
-/// Every row that is nearly an earlier one, across labels: rows that are near copies, directly or in
-/// a chain, are one group, and each group keeps its lowest row. Two rows of one label do not make
-/// a group. In the order of the rows.
+/// Finds every row that is a near copy of an earlier row with another label. Rows that are linked directly or
+/// through a chain form a group, and each group keeps its lowest row. Two rows with the same label are not
+/// linked. The result is in the order of the rows.
 ///
 /// # Errors
-/// [`AnalysisError::Stopped`] if `watch` said so.
+/// Returns [`AnalysisError::Stopped`] if `watch` returned `false`.
 pub fn near_copies(
     rows: &Embeddings,
     watch: PairProgress<'_>,
@@ -59,7 +60,7 @@ pub fn near_copies(
     linked(rows, near_copy_from(rows.dimension()), watch)
 }
 
-/// The same for rows whose similarity is `near` or above.
+/// The same for rows whose similarity is at least `near`.
 pub(super) fn linked(
     rows: &Embeddings,
     near: f32,
@@ -109,13 +110,13 @@ fn span(index: usize, len: usize) -> Range<usize> {
     index * ROWS..((index + 1) * ROWS).min(len)
 }
 
-/// Two rows of one group, as the caller numbers them.
+/// Two linked rows, numbered as the caller does.
 struct Link {
     from: usize,
     to: usize,
 }
 
-/// Some rows against some others, by position.
+/// A block of rows that is compared with another block, given by positions.
 struct RowTile<'a> {
     rows: &'a Embeddings,
     near: f32,
@@ -124,7 +125,7 @@ struct RowTile<'a> {
 }
 
 impl RowTile<'_> {
-    /// As few links as hold the groups of the tile together.
+    /// The links needed to connect the groups of this tile, without redundant ones.
     fn links(&self, scores: &mut Vec<f32>) -> Vec<Link> {
         let dimension = self.rows.dimension();
         scores.resize(self.above.len() * self.beside.len(), 0.0);
@@ -151,7 +152,7 @@ impl RowTile<'_> {
         links
     }
 
-    /// If the product is not exact enough, the kernel decides.
+    /// If the matrix product is not precise enough to decide, the exact kernel decides.
     fn is_near(&self, row: usize, other: usize, score: f32) -> bool {
         let labels = self.rows.labels();
         if other <= row || labels.get(row) == labels.get(other) {
@@ -175,13 +176,13 @@ impl RowTile<'_> {
     }
 }
 
-/// How far the product may be from the kernel's score, as in a search (see `nearest`).
+/// The largest difference between the matrix product and the kernel's score, as for a search (see `nearest`).
 #[expect(clippy::cast_precision_loss, reason = "a dimension is far below 2^24")]
 fn margin(dimension: usize) -> f32 {
     1e-5 + dimension as f32 * f32::EPSILON
 }
 
-/// Which numbers belong together, by single linkage. Each group is known by its lowest number.
+/// Groups of numbers by single linkage. Each group is named by its lowest number.
 pub(super) struct CopyGroups {
     towards: Vec<usize>,
 }
@@ -206,7 +207,7 @@ impl CopyGroups {
         number
     }
 
-    /// Whether they were in two groups before.
+    /// Merges two groups; returns whether they were different.
     pub(super) fn join(&mut self, a: usize, b: usize) -> bool {
         let (a, b) = (self.first(a), self.first(b));
         if let Some(slot) = self.towards.get_mut(a.max(b)) {
@@ -231,7 +232,7 @@ mod tests {
                 - 0.5
         }
 
-        /// Nearly normal, with a standard deviation of one.
+        /// An approximately normal number with a standard deviation of one.
         fn normal(&mut self) -> f32 {
             (0..12).map(|_| self.uniform()).sum()
         }
@@ -258,7 +259,7 @@ mod tests {
             for row in 0..60 {
                 vectors.extend(match row % 3 {
                     0 => with_noise(&one, 1e-3, &mut random),
-                    // As far as the nearest different pictures among the shipped photographs.
+                    // As far apart as the nearest different pictures among the shipped photographs.
                     1 => with_noise(&one, (0.024 / dimension_of(dimension)).sqrt(), &mut random),
                     _ => random.unit(dimension),
                 });
@@ -282,7 +283,7 @@ mod tests {
     fn rows_of_one_label_make_no_group_and_a_group_keeps_its_lowest_row() {
         let mut random = Random(3);
         let (a, b) = (random.unit(64), random.unit(64));
-        // Labels out of order: positions are not rows.
+        // The labels are not in order, so positions differ from rows.
         let labels = vec![9, 1, 1, 4, 9];
         let vectors = [&a, &b, &b, &a, &a].map(Vec::clone).concat();
         let rows = Embeddings::from_unit(64, vectors, labels).unwrap();

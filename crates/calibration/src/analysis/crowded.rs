@@ -1,8 +1,8 @@
-//! Whether labels of strangers that are counted as several things may be one thing.
+//! Checks whether several labels of strangers may stand for one thing.
 //!
-//! Strangers and items of the gallery are known to differ; they show how near different things are. Two
-//! labels of strangers that are nearer than that may be the same stranger under two names, or look-alikes.
-//! The pictures cannot show which, so a promise has to hold either way
+//! Strangers and gallery items are known to be different things, so the distances between them show how close
+//! different things come. Two labels of strangers that are closer than that may be one stranger under two
+//! names, or two look-alikes. The pictures cannot show which, so a promise has to hold in both cases
 //! ([`certify_either_way`](crate::certify::certify_either_way)).
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,39 +19,40 @@ use crate::recording::{RecordedSearch, TrialKind};
 use crate::strangers::is_unnamed;
 use matchpoint_vector::Similarity;
 
-/// One of this many strangers comes nearer to the gallery than the distance that counts: a wrong label, or
-/// a thing that is enrolled under another one.
+/// One stranger in this many may be closer to the gallery than the distance that counts, because of a wrong
+/// label or because it is enrolled under another one.
 const ONE_OF: usize = 100;
-/// By chance, one label in this many is linked with another one: so few that chance makes no chains.
+/// By chance, one label in this many is linked to another. This is so rare that chance makes no chains.
 const LINKED_ONE_OF: usize = 20;
-/// If fewer labels than this are linked with another, all count as different: a pair or two of twins does
-/// not affect a certificate, and may be chance.
+/// If fewer labels than this would be lost, all count as different: a pair or two does not affect a
+/// certificate, and may be chance.
 const LOST_MIN: u64 = 3;
-/// Pairs of strangers' pictures that show how alike strangers are.
+/// Number of pairs of strangers' pictures that are sampled to measure how similar strangers are.
 const PAIRS_SAMPLED: usize = 20_000;
 
-/// Labels of strangers that stand nearer to each other than different things do.
+/// Labels of strangers that are closer to each other than different things usually are.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct CrowdedStrangers {
-    /// Labels that are nearer to another one than different things are.
+    /// Number of labels that are linked to another one.
     pub labels: u64,
-    /// Strangers that they count as, if they are not what they are called: groups of them, linked directly
-    /// or in a chain.
+    /// Number of strangers that these labels count as if each group, linked directly or through a chain, is one
+    /// thing.
     pub strangers: u64,
-    /// The similarity from which two are linked: where one of a hundred strangers comes to any item, or
-    /// higher, if strangers are more alike, or so many that chance would link them; but no higher than half
-    /// of that distance.
+    /// The similarity from which two labels are linked. It is the score that one in a hundred strangers reaches
+    /// in the gallery. It is higher if strangers resemble each other more, or are so many that chance would
+    /// link them, but never higher than at half of that distance.
     pub level: f32,
     /// The labels of each group, in order; the largest groups first.
     pub groups: Vec<Vec<String>>,
 }
 
 impl CrowdedStrangers {
-    /// Finds out whether the named strangers among `searches`, of a gallery of so many items, may be fewer
-    /// than their labels. `None` if no more than two of them would be lost.
+    /// Checks whether the named strangers in `searches`, made in a gallery of `items` items, may be fewer than
+    /// their labels. `None` if at most two labels would be lost.
     ///
     /// # Errors
-    /// A vector that is not of unit length; [`AnalysisError::Stopped`] if `watch` said so.
+    /// Returns an error if a vector does not have unit length, and [`AnalysisError::Stopped`] if `watch`
+    /// returned `false`.
     pub fn find(
         rows: &[StrangerRow<'_>],
         searches: &[RecordedSearch],
@@ -65,14 +66,14 @@ impl CrowdedStrangers {
             .collect();
         let names: BTreeSet<&str> = rows.iter().map(|row| row.label).collect();
         let names: Vec<&str> = names.into_iter().collect();
-        // Each picture of a label may be linked with each of the others.
+        // Each picture of a label may be linked to each picture of the others.
         let pairs = LINKED_ONE_OF * rows.len() * rows.len() / names.len().max(1);
         let Some([nearest, rare]) = found_by_strangers(searches, pairs / items.max(1)) else {
             return Ok(None);
         };
-        // If strangers are as the gallery is, hardly any two are within half of that distance, however many
-        // they are: what lies so near falls with a power of it. A similarity is one less half of the square of
-        // the distance.
+        // If strangers are distributed like the gallery, hardly any two lie within half of that distance,
+        // however many there are, because the number of neighbours falls with a power of the distance. A
+        // similarity equals one minus half of the squared distance.
         let half = 1.0 - (1.0 - nearest) / 4.0;
         let alike = between_strangers(&rows, pairs);
         let level = if rare < alike { alike } else { rare };
@@ -112,7 +113,7 @@ impl CrowdedStrangers {
         })
     }
 
-    /// Each label with the first of its group, which it counts under if they are one stranger.
+    /// Maps each label to the first label of its group, under which it counts if the group is one stranger.
     #[must_use]
     pub fn repeats(&self) -> BTreeMap<String, String> {
         let mut repeats = BTreeMap::new();
@@ -125,7 +126,7 @@ impl CrowdedStrangers {
         repeats
     }
 
-    /// How many labels may be how many strangers, and what follows.
+    /// Says how many strangers the labels may be, and what follows from it.
     #[must_use]
     pub fn describe(&self) -> String {
         let Self {
@@ -140,7 +141,7 @@ impl CrowdedStrangers {
     }
 }
 
-/// The scores that one of a hundred, and one of `one_of`, strangers' searches reach.
+/// The scores that one search in a hundred, and one in `one_of`, reaches among those for strangers.
 fn found_by_strangers(searches: &[RecordedSearch], one_of: usize) -> Option<[f32; 2]> {
     let strangers = searches
         .iter()
@@ -153,9 +154,9 @@ fn found_by_strangers(searches: &[RecordedSearch], one_of: usize) -> Option<[f32
     Some([reached(ONE_OF)?, reached(one_of.max(ONE_OF))?])
 }
 
-/// The similarity that one pair of strangers' pictures in `pairs` would reach, if similarities were normal with the
-/// median and the upper half of those at hand: strangers may have something in common, such as a camera, that the
-/// gallery has not. -1 if there are too few to tell.
+/// The similarity that one in `pairs` pairs of strangers' pictures would exceed, for normal similarities with
+/// the observed median and upper spread. Strangers may have something in common that the gallery lacks, such as
+/// a camera. -1 if there are too few pairs.
 fn between_strangers(rows: &[StrangerRow<'_>], pairs: usize) -> f32 {
     let apart = (1..rows.len()).flat_map(|step| rows.iter().zip(rows.iter().skip(step)));
     let apart = apart.filter(|(one, other)| one.label != other.label);
@@ -183,7 +184,7 @@ mod tests {
     struct Random(u64);
 
     impl Random {
-        /// Nearly normal, with a standard deviation of one.
+        /// An approximately normal number with a standard deviation of one.
         fn normal(&mut self) -> f32 {
             let mut sum = 0.0;
             for _ in 0..12 {
@@ -195,7 +196,7 @@ mod tests {
             sum
         }
 
-        /// Around a vector, with that much noise in each component.
+        /// A vector near `centre`, with this much noise in each component.
         fn near(&mut self, centre: &[f32], noise: f32) -> Vec<f32> {
             let raw = centre.iter().map(|value| value + noise * self.normal());
             let unit = Embedding::normalise(raw.collect()).unwrap();
@@ -203,7 +204,7 @@ mod tests {
         }
     }
 
-    /// What strangers find, the label of each its own.
+    /// The results of searches for strangers, each with its own label.
     fn recording(strangers: &[Vec<f32>], gallery: &[Vec<f32>]) -> Recording {
         let search = |number: usize, vector: &Vec<f32>| {
             let scores = gallery
@@ -231,12 +232,12 @@ mod tests {
         CrowdedStrangers::find(&rows, searches, gallery.len(), &|_, _| true).unwrap()
     }
 
-    /// What strangers and items are drawn from.
+    /// The distribution of strangers and items.
     struct StrangerWorld {
         components: usize,
-        /// Kinds of things, that have a centre each; none if all differ alike.
+        /// Number of kinds of things, each with its own centre; 0 if all things differ alike.
         kinds: usize,
-        /// What all pictures of strangers have in common, and the gallery's have not.
+        /// A component that all pictures of strangers share and the gallery lacks.
         shift: f32,
     }
 
@@ -315,7 +316,7 @@ mod tests {
             let one = strangers[0].clone();
             strangers.extend((0..300).map(|_| random.near(&one, noise)));
             let found = found(&strangers, &gallery).unwrap();
-            // A few of the others may be linked by chance.
+            // Chance may link a few of the others.
             assert_eq!(found.groups[0].len(), 301, "{noise}");
             assert!(found.labels <= 311, "{noise}: {}", found.labels);
         }

@@ -1,30 +1,30 @@
-//! Pairs of images that share no label: trials that are independent, as a certificate needs.
+//! Pairs of images in which no label occurs twice. They are independent trials, as a certificate needs.
 
 use std::collections::BTreeMap;
 
 use super::rng::SeededRng;
 use matchpoint_vector::Similarity;
 
-/// Two rows of different labels: both of one set, or a query and a gallery item.
+/// Two rows with different labels, either of one set or a query and a gallery item.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RowPair {
-    /// Row of the first image; of the queries, if there are queries.
+    /// Row of the first image; a query if there are queries.
     pub a: usize,
-    /// Row of the second image; of the gallery, if there is a gallery.
+    /// Row of the second image; a gallery item if there is a gallery.
     pub b: usize,
 }
 
-/// Pairs of rows in which every label occurs once at most, chosen at random from a seed, without regard to
-/// any score.
+/// Pairs of rows in which each label occurs at most once. They are drawn at random from a seed, without regard
+/// to any score.
 ///
-/// Each is an independent sample of two labels and one image of each. The rate over such pairs weighs
-/// labels alike, whereas the rate over all pairs weighs a label by its images.
+/// Each pair is an independent sample of two labels and one image of each. A rate over such pairs weighs all
+/// labels equally, whereas a rate over all pairs weighs a label by its number of images.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DisjointPairs(Vec<RowPair>);
 
 impl DisjointPairs {
-    /// A random perfect matching of the labels of one set, given the label of every row. Of an
-    /// odd number of labels, one is left over.
+    /// A random perfect matching of the labels of one set, given the label of every row. If the number of
+    /// labels is odd, one is left over.
     #[must_use]
     pub fn of_one_set(labels: &[u32], seed: u64) -> Self {
         let mut draws = SeededRng::new(seed, 0);
@@ -36,8 +36,8 @@ impl DisjointPairs {
         Self(pairs.collect())
     }
 
-    /// A random matching of labels with a query and labels with a gallery item, as large as can
-    /// be, given the label of every row of either.
+    /// A random maximum matching between labels that have a query and labels that have a gallery item, given
+    /// the label of every row on both sides.
     #[must_use]
     pub fn across(queries: &[u32], gallery: &[u32], seed: u64) -> Self {
         let mut draws = SeededRng::new(seed, 1);
@@ -54,7 +54,7 @@ impl DisjointPairs {
             .iter()
             .filter(|(label, _)| !queries.contains_key(label));
         asked.extend(enrolled_only.map(|(_, &row)| row));
-        // Which side a label with both takes is blind too, and evens the sides out.
+        // A label that has both is assigned to a side at random too, so that the sides have nearly equal size.
         draws.shuffle(&mut either);
         for (query, enrolled) in either {
             if asking.len() < asked.len() {
@@ -75,7 +75,7 @@ impl DisjointPairs {
         &self.0
     }
 
-    /// The score of every pair: independent non-mated trials.
+    /// The scores of all pairs, which are independent non-mated trials.
     #[must_use]
     pub fn scores(&self, score: impl FnMut(RowPair) -> Similarity) -> Vec<Similarity> {
         self.0.iter().copied().map(score).collect()

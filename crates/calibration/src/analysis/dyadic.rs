@@ -1,11 +1,11 @@
-//! Pairwise rates with their uncertainty taken over labels.
+//! Pairwise rates whose uncertainty is taken over labels.
 //!
-//! Two pairs of images that share a label are not independent: an image that resembles many
-//! others spoils all of its pairs at once. An interval that takes every pair as a trial covers
-//! the truth far less often than it says. Here the variance is computed over labels (Fogliato,
-//! Patil and Perona, "Confidence Intervals for Error Rates in 1:1 Matching Tasks", IJCV 2024),
-//! and the effective number of pairs that follows from it goes into Wilson's interval. All of
-//! it is approximate below about 100 labels and for FAR below 1e-3.
+//! Two pairs of images that share a label are not independent: one image that resembles many others makes all
+//! of its pairs worse at the same time. An interval that treats every pair as an independent trial covers the
+//! truth far less often than it claims. Here the variance is computed over labels (Fogliato, Patil and Perona,
+//! "Confidence Intervals for Error Rates in 1:1 Matching Tasks", IJCV 2024). It gives an effective number of
+//! pairs, which is used in Wilson's interval. The results are approximate below about 100 labels and for a FAR
+//! below 1e-3.
 
 use super::error::AnalysisError;
 use super::label_counts::LabelPairs;
@@ -14,7 +14,7 @@ use crate::CalibrationError;
 use crate::binomial::{self, real};
 use crate::rates::{Confidence, Interval, Proportion, Rate, recorded};
 
-/// Non-mated pairs by the labels they join, and those accepted at one threshold.
+/// The number of non-mated pairs for each two labels, and the number of pairs accepted at one threshold.
 #[derive(Clone, Debug)]
 pub struct NonMatedCounts {
     counts: PairCounts,
@@ -25,18 +25,18 @@ pub struct NonMatedCounts {
 #[derive(Clone, Debug)]
 enum LabelScope {
     All,
-    /// At least one label is a member (1).
+    /// At least one label is a member (its weight is 1).
     Touching(Vec<u64>),
-    /// Both labels are.
+    /// Both labels are members.
     Within(Vec<u64>),
 }
 
 impl NonMatedCounts {
-    /// Takes (label a, label b, accepted pairs) with a < b, in ascending order, each two labels
-    /// once; labels without an accepted pair may be left out.
+    /// Takes triples (label a, label b, accepted pairs) with a < b, in ascending order and without repetition.
+    /// Pairs of labels without an accepted pair may be left out.
     ///
     /// # Errors
-    /// Refuses another order, and more accepted pairs than there are between two labels.
+    /// Returns an error if the order is another, or if two labels have more accepted pairs than pairs.
     pub fn new(
         counts: PairCounts,
         accepted: impl IntoIterator<Item = (u32, u32, u64)>,
@@ -49,10 +49,10 @@ impl NonMatedCounts {
         })
     }
 
-    /// Those of a scan.
+    /// The counts of a scan.
     ///
     /// # Errors
-    /// As [`NonMatedCounts::new`]; a scan gives no cause.
+    /// Returns the errors of [`NonMatedCounts::new`], which a scan never causes.
     pub fn of_scan(dyads: &LabelPairs) -> Result<Self, AnalysisError> {
         let counts = match &dyads.gallery_rows {
             None => PairCounts::all_pairs(dyads.rows.clone()),
@@ -65,7 +65,7 @@ impl NonMatedCounts {
         )
     }
 
-    /// The pairs with at least one label for which `member` is true.
+    /// Only the pairs in which at least one label has `member` true.
     #[must_use]
     pub fn touching(&self, member: &[bool]) -> Self {
         let is = |label: usize| member.get(label).copied().unwrap_or(false);
@@ -74,7 +74,7 @@ impl NonMatedCounts {
         })
     }
 
-    /// The pairs of two labels for which `member` is true.
+    /// Only the pairs in which both labels have `member` true.
     #[must_use]
     pub fn within(&self, member: &[bool]) -> Self {
         let is = |label: usize| member.get(label).copied().unwrap_or(false);
@@ -83,7 +83,7 @@ impl NonMatedCounts {
         })
     }
 
-    /// FAR with the dyadic variance of the labels.
+    /// The FAR with its dyadic variance over labels.
     ///
     /// With `d_ab = accepted - FAR pairs` for labels a and b, `r_a = sum_b d_ab` and M pairs in all,
     /// `V = (D + max(0, sum_a r_a^2 - 2 D)) / M^2`, where `D = sum d_ab^2`. `None` without a pair.
@@ -92,8 +92,7 @@ impl NonMatedCounts {
         self.rate(self.variance()?, confidence)
     }
 
-    /// The variance V of the FAR, over labels; zero if the counts show none. `None` without a
-    /// pair.
+    /// The variance V of the FAR over labels; zero if the counts show none. `None` if there is no pair.
     #[must_use]
     pub fn variance(&self) -> Option<f64> {
         let of = self.count()?;
@@ -107,7 +106,7 @@ impl NonMatedCounts {
             own += accepted * (accepted - 2.0 * far * pairs);
             add(&mut per_label, dyad, accepted);
         }
-        // Rounding of a difference; a sum of squares is never below zero.
+        // A sum of squares is never negative, but the rounded difference can be.
         let own = if 0.0 < own { own } else { 0.0 };
         let all: f64 = per_label.iter().map(|sum| sum * sum).sum();
         let shared = all - 2.0 * own;
@@ -115,8 +114,8 @@ impl NonMatedCounts {
         Some((own + shared) / real(of.trials()).powi(2))
     }
 
-    /// How many times larger the variance is than that of as many independent pairs. `None` if every pair
-    /// had the same outcome, which shows no variance.
+    /// The design effect: the variance divided by that of the same number of independent pairs. `None` if every
+    /// pair had the same outcome, which shows no variance.
     #[must_use]
     pub fn design_effect(&self) -> Option<f64> {
         let of = self.count()?;
@@ -127,8 +126,8 @@ impl NonMatedCounts {
         Some(self.variance()? * real(of.trials()) / (far * (1.0 - far)))
     }
 
-    /// The FAR that is not exceeded with about this confidence: Wilson's upper bound, one-sided,
-    /// on the effective pairs. An estimate, not a guarantee; in [0, 1]. `None` without a pair.
+    /// An upper bound on the FAR at about this confidence: Wilson's one-sided bound with the effective number
+    /// of pairs. It is an estimate without a guarantee, in [0, 1]. `None` if there is no pair.
     #[must_use]
     pub fn far_upper(&self, confidence: Confidence) -> Option<f64> {
         Some(wilson_upper(&self.far(confidence)?, confidence))
@@ -140,7 +139,7 @@ impl NonMatedCounts {
             .collect()
     }
 
-    /// Scopes do not nest: the new one replaces the old.
+    /// Scopes cannot be nested: the new scope replaces the old one.
     fn narrowed(&self, scope: LabelScope, keep: impl Fn(&Dyad) -> bool) -> Self {
         Self {
             counts: self.counts.clone(),
@@ -200,15 +199,15 @@ impl NonMatedCounts {
     }
 }
 
-/// Mated pairs of each label, at one threshold: (rejected, pairs).
+/// The mated pairs of each label at one threshold: (rejected, pairs).
 #[derive(Clone, Debug)]
 pub struct MatedCounts(Vec<(u64, u64)>);
 
 impl MatedCounts {
-    /// Takes (rejected pairs, pairs) of every label, in the order of the labels.
+    /// Takes (rejected pairs, pairs) for every label, in the order of the labels.
     ///
     /// # Errors
-    /// Refuses more rejected pairs than pairs.
+    /// Returns an error if a label has more rejected pairs than pairs.
     pub fn new(per_label: Vec<(u64, u64)>) -> Result<Self, AnalysisError> {
         for &(events, trials) in &per_label {
             if trials < events {
@@ -218,10 +217,10 @@ impl MatedCounts {
         Ok(Self(per_label))
     }
 
-    /// Those of a scan.
+    /// The counts of a scan.
     ///
     /// # Errors
-    /// As [`MatedCounts::new`]; a scan gives no cause.
+    /// Returns the errors of [`MatedCounts::new`], which a scan never causes.
     pub fn of_scan(dyads: &LabelPairs) -> Result<Self, AnalysisError> {
         let counts = dyads.mated_rejected.iter().zip(&dyads.mated_total);
         Self::new(
@@ -231,7 +230,7 @@ impl MatedCounts {
         )
     }
 
-    /// Those of the labels for which `member` is true.
+    /// Only the labels for which `member` is true.
     #[must_use]
     pub fn of(&self, member: &[bool]) -> Self {
         let counts = self.0.iter().zip(member);
@@ -242,14 +241,14 @@ impl MatedCounts {
         )
     }
 
-    /// FRR with the variance of the labels. `None` without a pair.
+    /// The FRR with its variance over labels. `None` if there is no pair.
     #[must_use]
     pub fn frr(&self, confidence: Confidence) -> Option<Rate> {
         Some(self.rate(self.count()?, self.variance()?, confidence))
     }
 
-    /// The variance of the FRR, that of a ratio over labels: `V = sum (e - FRR m)^2 / (sum m)^2`
-    /// for e rejected of m pairs. `None` without a pair.
+    /// The variance of the FRR as a ratio estimate over labels: `V = sum (e - FRR m)^2 / (sum m)^2`, where a
+    /// label has e rejected of m pairs. `None` if there is no pair.
     #[must_use]
     pub fn variance(&self) -> Option<f64> {
         let of = self.count()?;
@@ -275,8 +274,8 @@ impl MatedCounts {
     }
 }
 
-/// `independent` is how many trials share no label: used if the variance shows nothing, because every pair
-/// had the same outcome or there are fewer than two of them.
+/// `independent` is the number of trials that share no label. It is used if no variance can be estimated,
+/// because every pair had the same outcome or because there are fewer than two such trials.
 fn rate(
     count: Proportion,
     labels: u64,
@@ -334,7 +333,7 @@ mod tests {
         );
     }
 
-    /// Six labels of two images: four pairs between every two labels.
+    /// Six labels with two images each, so that each two labels have four pairs.
     fn reference() -> NonMatedCounts {
         let accepted = [
             (0, 2, 1),
@@ -362,7 +361,7 @@ mod tests {
         let mated = vec![(0, 3), (0, 3), (1, 3), (0, 3), (0, 3), (0, 3)];
         let mated = MatedCounts::new(mated).unwrap();
         close(mated.variance().unwrap(), 0.002_572_016_460_905_350_2);
-        // Less than that of 18 independent pairs, which is not believed.
+        // The variance is lower than that of 18 independent pairs. Such a value is not used.
         close(mated.frr(AT).unwrap().effective_trials, 18.0);
     }
 
@@ -421,8 +420,8 @@ mod tests {
         (rate.count.events(), rate.count.trials())
     }
 
-    /// `cimat` for the whole, numpy over the full matrix of labels for the rest: see
-    /// `make_uncertainty.py` beside the file.
+    /// The expected values for the whole were computed with `cimat`, the others with numpy over the full matrix
+    /// of labels: see `make_uncertainty.py` beside the file.
     #[test]
     fn variances_agree_with_cimat_and_numpy() {
         let text = include_str!("../../tests/fixtures/oracle/uncertainty.json");
@@ -453,7 +452,7 @@ mod tests {
         assert_eq!(seven.count.trials(), 525);
         close(seven.effective_trials, 3.0);
         assert!(0.5 < seven.interval.upper);
-        // Three labels ask and are not enrolled, six are enrolled and do not ask, one does both.
+        // Three labels have queries only, six are enrolled only, and one is both.
         let queries = vec![2, 2, 2, 0, 0, 0, 0, 0, 0, 2];
         let gallery = vec![0, 0, 0, 1, 1, 1, 1, 1, 1, 1];
         close(
@@ -462,11 +461,11 @@ mod tests {
         );
         let star = PairCounts::listed(5, &[(0, 1, 9), (0, 2, 9), (0, 3, 9), (0, 4, 9)]).unwrap();
         close(none(star).effective_trials, 1.0);
-        // Two labels are one pair of labels, whose deviation from itself is zero.
+        // Two labels form one pair of labels, whose deviation from itself is zero.
         let two = PairCounts::all_pairs(vec![10, 10]);
         let two = NonMatedCounts::new(two, [(0, 1, 30)]).unwrap();
         close(two.far(AT).unwrap().effective_trials, 1.0);
-        // As would be the case for one label.
+        // The same holds for one label.
         let one = MatedCounts::new(vec![(3, 10)]).unwrap();
         close(one.frr(AT).unwrap().effective_trials, 1.0);
     }
@@ -500,7 +499,7 @@ mod tests {
     }
 
     proptest! {
-        /// The variance by its definition, and the closed forms by a walk over all labels.
+        /// Compares the variance by its definition, and the closed forms, with a loop over all pairs of labels.
         #[test]
         fn sums_agree_with_a_walk_over_all_pairs_of_labels(
             sides in prop::collection::vec((0_u64..6, 0_u64..4), 2..9),
@@ -550,8 +549,8 @@ mod tests {
         }
     }
 
-    /// A normal number for every label and image; a pair scores the sum, so that the score of a
-    /// random non-mated pair is normal with variance 4 and the true FAR is known.
+    /// Each label and each image gets a normal number, and the score of a pair is their sum. So the score of a
+    /// random non-mated pair is normal with variance 4, and the true FAR is known.
     fn simulated(labels: usize, images: usize, draws: &mut SeededRng) -> Vec<f64> {
         let mut normal = || {
             let uniform = |bits: u64| (real(bits >> 12) + 0.5) / real(1 << 52);
@@ -581,7 +580,7 @@ mod tests {
         dyads
     }
 
-    /// 400 sets of 100 labels with 5 images; the standard error of a coverage near 0.9 is 0.015.
+    /// 400 data sets of 100 labels with 5 images each. The standard error of a coverage near 0.9 is 0.015.
     #[test]
     fn intervals_over_labels_cover_where_intervals_over_pairs_do_not() {
         let (labels, images, far, sets) = (100, 5, 1e-2, 400_u64);
@@ -606,8 +605,8 @@ mod tests {
         assert!(0.85 < dyadic, "{dyadic}");
     }
 
-    /// Accepted among disjoint pairs are binomial: unlike among all pairs, where the exact upper
-    /// bound for independent trials is exceeded in about half of the sets.
+    /// The number of accepted disjoint pairs is binomial. That of all pairs is not: there the exact upper bound
+    /// for independent trials is exceeded in about half of the data sets.
     #[test]
     fn disjoint_pairs_keep_an_exact_bound_and_all_pairs_do_not() {
         let (labels, images, far, sets) = (60_usize, 3, 0.05, 400_u64);
@@ -634,7 +633,7 @@ mod tests {
             }
         }
         let [disjoint, all] = exceeded.map(|count| real(count) / real(sets));
-        // At most 0.1 in truth; three standard errors of 0.015 above.
+        // The true value is at most 0.1; three standard errors of 0.015 are added.
         assert!(disjoint < 0.145, "{disjoint}");
         assert!(0.3 < all, "{all}");
     }

@@ -1,4 +1,4 @@
-//! A set of labelled embeddings as one matrix, and the scores of two such matrices.
+//! A set of labelled embeddings as one matrix, and the scores between two such matrices.
 
 use std::ops::Range;
 
@@ -7,13 +7,14 @@ use rayon::prelude::*;
 use super::error::AnalysisError;
 use matchpoint_vector::{Embedding, NotAnEmbedding};
 
-/// Labels are indices; far above any gallery, and low enough that a count for each fits memory.
+/// Labels are numbered below this limit. It is far above any gallery, and low enough for a count of each label
+/// to fit in memory.
 const LABELS_MAX: u32 = 1 << 24;
 
-/// Unit vectors with the index of the label of each.
+/// Unit vectors, each with the index of its label.
 ///
-/// Stored in the order of the labels, so that the mates of a row are neighbours. All row numbers in calls
-/// and results are the caller's, in the order in which the rows were given.
+/// They are stored in the order of the labels, so that the mates of a row are its neighbours. All row numbers
+/// in arguments and results are the caller's, in the order in which the rows were given.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Embeddings {
     dimension: usize,
@@ -28,8 +29,9 @@ impl Embeddings {
     /// Takes vectors of any length, row by row, and scales each to unit length in `f64`.
     ///
     /// # Errors
-    /// Refuses a row that is zero or holds NaN or infinity, by its number; values that are not
-    /// one row of `dimension` for each label; and a label index of 2^24 or more.
+    /// Returns an error that names the row if a row is zero or contains NaN or infinity; an error if the values
+    /// are not one row of `dimension` components for each label; and an error for a label index of 2^24 or
+    /// more.
     pub fn normalise(
         dimension: usize,
         vectors: Vec<f32>,
@@ -38,11 +40,11 @@ impl Embeddings {
         Self::new(dimension, vectors, labels, Embedding::normalise)
     }
 
-    /// Takes vectors that are of unit length already, bit for bit: their scores are those of the
-    /// service that stored them.
+    /// Takes vectors that already have unit length without changing a bit, so that their scores equal those of
+    /// the service that stored them.
     ///
     /// # Errors
-    /// As [`Embeddings::normalise`], and refuses a row whose length is not one.
+    /// Returns the errors of [`Embeddings::normalise`], and an error if a row does not have unit length.
     pub fn from_unit(
         dimension: usize,
         vectors: Vec<f32>,
@@ -90,7 +92,7 @@ impl Embeddings {
         Ok(Self::by_label(dimension, vectors, labels, rows))
     }
 
-    /// Sorts the rows by label, in place: a gallery may fill most of the memory.
+    /// Sorts the rows by label in place, because a gallery may fill most of the memory.
     fn by_label(dimension: usize, mut vectors: Vec<f32>, mut labels: Vec<u32>, rows: u32) -> Self {
         let mut given_rows: Vec<u32> = (0..rows).collect();
         if !labels.is_sorted() {
@@ -131,20 +133,20 @@ impl Embeddings {
         self.dimension
     }
 
-    /// One more than the greatest label index; 0 if there is no row.
+    /// One more than the highest label index; 0 if there is no row.
     #[must_use]
     pub fn labels_end(&self) -> usize {
         self.labels.last().map_or(0, |&label| label as usize + 1)
     }
 
-    /// The vector of a row, as the caller numbers it; `None` beyond the last.
+    /// The vector of a row, numbered as the caller does; `None` beyond the last row.
     #[must_use]
     pub fn row(&self, row: usize) -> Option<&[f32]> {
         let position = *self.positions.get(row)? as usize;
         Some(self.block(&(position..position + 1)))
     }
 
-    /// The labels by position, ascending. A position is a place in the order of the labels.
+    /// The labels by position, in ascending order. A position is the place of a row in the order of the labels.
     pub(super) fn labels(&self) -> &[u32] {
         &self.labels
     }
@@ -154,7 +156,7 @@ impl Embeddings {
         &self.given_rows
     }
 
-    /// The positions that carry `label`.
+    /// The positions of the rows with this label.
     pub(super) fn run_of(&self, label: u32) -> Range<usize> {
         let start = self.labels.partition_point(|&other| other < label);
         let end = self.labels.partition_point(|&other| other <= label);

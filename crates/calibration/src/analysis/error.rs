@@ -1,27 +1,27 @@
-//! Why an analysis did not succeed.
+//! The errors of an analysis.
 
 use crate::CalibrationError;
 use crate::refusal::Underpowered;
 
-/// Why an analysis did not succeed.
+/// The reasons why an analysis failed.
 #[derive(Debug, thiserror::Error)]
 pub enum AnalysisError {
-    /// What the calibration itself refuses.
+    /// The calibration refused the data or the settings.
     #[error(transparent)]
     Calibration(#[from] CalibrationError),
-    /// Not a matrix with one row for each label.
+    /// The values do not form a matrix with one row for each label.
     #[error(
         "{values} values are not {rows} rows of {dimension}; give one row of values for each label"
     )]
     EmbeddingShape {
-        /// Values given.
+        /// Number of values given.
         values: usize,
-        /// Labels given.
+        /// Number of labels given.
         rows: usize,
-        /// Components of a row.
+        /// Number of components in a row.
         dimension: usize,
     },
-    /// A row that is not a vector with a direction.
+    /// A row that cannot be an embedding.
     #[error("row {row} of the embeddings cannot be used: {problem}; embed its item again")]
     EmbeddingRow {
         /// The first such row.
@@ -30,42 +30,42 @@ pub enum AnalysisError {
         #[source]
         problem: matchpoint_vector::NotAnEmbedding,
     },
-    /// A label index that is no index.
+    /// A label index that is too high.
     #[error("the label index of row {row} is {limit} or more; number the labels from 0")]
     LabelIndex {
         /// The first such row.
         row: usize,
-        /// One more than the greatest index allowed.
+        /// One more than the highest index allowed.
         limit: u32,
     },
-    /// Vectors of two models, or of one and its projection.
+    /// Queries and gallery have different dimensions, so they come from different models.
     #[error(
         "queries have {queries} components and the gallery {gallery}; embed both with one model"
     )]
     EmbeddingDimensions {
-        /// Components of a query.
+        /// Number of components of a query.
         queries: usize,
-        /// Components of a gallery row.
+        /// Number of components of a gallery row.
         gallery: usize,
     },
-    /// Thresholds are counted in one sweep.
+    /// The thresholds are not in ascending order, which one pass over the scores needs.
     #[error("threshold {position} is below the one before it; give thresholds in ascending order")]
     ThresholdOrder {
-        /// The position of the first that is out of order, from 0.
+        /// The position, from 0, of the first threshold that is out of order.
         position: usize,
     },
-    /// Every row belongs to one half.
+    /// The assignment to halves does not have one entry for each row.
     #[error("{given} rows are assigned to halves, and there are {rows}; name a half for each row")]
     HalfLength {
-        /// Rows assigned.
+        /// Number of rows assigned.
         given: usize,
-        /// Rows to assign.
+        /// Number of rows to assign.
         rows: usize,
     },
-    /// The caller asked for it.
+    /// The caller stopped the work.
     #[error("stopped before the end, as asked")]
     Stopped,
-    /// Counts that cannot belong to the pairs of two labels.
+    /// Counts that are impossible for the pairs of two labels.
     #[error(
         "{count} pairs are given for labels {label_a} and {label_b}, which have {pairs}; give each \
          two labels once, the lower first, in ascending order"
@@ -75,22 +75,22 @@ pub enum AnalysisError {
         label_a: u32,
         /// The second label.
         label_b: u32,
-        /// Pairs given.
+        /// Number of pairs given.
         count: u64,
-        /// Pairs that there can be.
+        /// The highest possible number of pairs.
         pairs: u64,
     },
-    /// What a remedy works on is not in the trials.
+    /// The trials lack the statistics that a remedy needs.
     #[error(
         "{remedy} needs statistics against the cohort, which the best match of probe '{probe}' lacks; add it or leave the remedy out"
     )]
     RemedyInput {
         /// The remedy.
         remedy: &'static str,
-        /// The first probe without it.
+        /// The first probe that lacks them.
         probe: String,
     },
-    /// Half of the labels is not enough to compare on.
+    /// One half of the labels is too small for a comparison.
     #[error("the {half} half of the labels has no {kind} search; add labels")]
     EmptyHalf {
         /// `fitting` or `measuring`.
@@ -101,7 +101,7 @@ pub enum AnalysisError {
     /// The fitting half alone is too small for a certificate.
     #[error("a remedy is fitted on half of the labels, and there {0}")]
     FittingHalf(#[source] Underpowered),
-    /// Too few to read an interval off, or more than is worth waiting for.
+    /// A number of bootstrap samples that is too small for an interval, or too large to compute.
     #[error("{value} resamples are outside [200, 100000]; 2000 are usual")]
     Resamples {
         /// The number given.

@@ -1,4 +1,4 @@
-//! FAR per search by size of the gallery: measured on parts of it, predicted beyond it.
+//! The FAR per search by size of the gallery, measured on parts of the gallery and predicted beyond it.
 
 use std::collections::BTreeSet;
 
@@ -14,68 +14,68 @@ use crate::growth::{
 use crate::rates::{Confidence, Interval, Rate};
 use matchpoint_vector::Similarity;
 
-/// Parts of the gallery that are measured, in eighths of it.
+/// The parts of the gallery that are measured, in eighths.
 const EIGHTHS: [u64; 4] = [1, 2, 4, 6];
-/// How many times its size the gallery is predicted for.
+/// The gallery is predicted for these multiples of its size.
 const TIMES: [u64; 4] = [2, 5, 10, 100];
 
-/// Labels of strangers that have to be accepted before more can be said of a size than that it is allowed:
-/// with fewer, the estimate is off by half or more.
+/// At least this many labels of strangers must be accepted before a size is called too large. With fewer, the
+/// estimate may be wrong by half or more.
 const LABELS_TO_SAY: usize = 5;
 
-/// The FAR that is predicted for a size, from both ends of the interval of today's.
+/// The predicted FAR for a size, from both ends of today's interval.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct PredictedRange {
-    /// Items in the gallery.
+    /// Number of items in the gallery.
     pub items: u64,
-    /// From the lower end.
+    /// The prediction from the lower end.
     pub lower: f64,
-    /// From the upper end.
+    /// The prediction from the upper end.
     pub upper: f64,
 }
 
-/// A prediction whose truth was measured: from a part of the gallery for all of it.
+/// A test of the prediction: from a part of the gallery to the whole, whose FAR was measured.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct GrowthCheck {
-    /// Labels in the part.
+    /// Number of labels in the part.
     pub labels: u64,
-    /// What its FAR predicts for the whole.
+    /// The FAR that the part predicts for the whole gallery.
     pub predicted: f64,
-    /// What the whole has.
+    /// The measured FAR of the whole gallery.
     pub measured: f64,
 }
 
-/// FAR per search by size of the gallery, at one threshold.
+/// The FAR per search by size of the gallery, at one threshold.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct FarBySize {
-    /// On random parts of the gallery, by labels, and on all of it: the last.
+    /// The FAR measured on random parts of the gallery, drawn by label; the last entry is the whole gallery.
     pub measured: Vec<FpirBySize>,
-    /// Beyond it.
+    /// The predicted FAR of larger galleries.
     pub predicted: Vec<FpirAt>,
-    /// If no search at all was accepted: predictions from the upper end of the interval of the FAR, over
-    /// labels, instead of zero, which would stay zero in a gallery of any size.
+    /// Used if no search was accepted. A prediction from a FAR of zero would stay zero at any size, so this one
+    /// is made from the upper end of the FAR's interval over labels.
     pub predicted_at_most: Vec<FpirAt>,
-    /// The same sizes with the interval of the prediction: that of today's FAR over labels, at 95 %, carried
-    /// over. What growth itself leaves open is not in it.
+    /// For the same sizes, the prediction with an interval: today's 95 % interval of the FAR over labels,
+    /// extrapolated. It does not include the uncertainty of the growth model.
     pub predicted_ranges: Vec<PredictedRange>,
-    /// What half of the gallery would have predicted, and what was measured.
+    /// The prediction from half of the gallery, compared with the measured FAR of the whole.
     pub check: Option<GrowthCheck>,
-    /// The searches behind this.
+    /// Number of searches that were used.
     pub searches: u64,
-    /// Items in the gallery now.
+    /// Number of items in the gallery today.
     pub items_now: u64,
-    /// The size up to which the prediction from the upper end of the interval is at most the target FAR: up
-    /// to here the target holds; `None` without a target, or if even today's upper end is above it.
+    /// The target holds up to this size: the prediction from the upper end of the interval is at most the
+    /// target FAR. `None` without a target, or if even today's upper end is above it.
     pub holds_until: Option<u64>,
-    /// The same from the lower end: beyond this the target does not hold. `None` if fewer than five labels
-    /// of strangers were accepted, which is too few to tell.
+    /// The target does not hold above this size, by the prediction from the lower end. `None` if fewer than
+    /// five labels of strangers were accepted, which is too few to judge.
     pub holds_at_most_until: Option<u64>,
-    /// What the prediction assumes.
+    /// The assumption of the prediction, as text.
     pub assumption: &'static str,
 }
 
 impl FarBySize {
-    /// Measures and predicts. `None`, with a note, if there were no deep searches.
+    /// Measures and predicts. `None`, with a note, if the searches have no further candidates.
     pub(super) fn measure(material: &AnalysisInput<'_>, notes: &mut Vec<String>) -> Option<Self> {
         if material.deep.is_empty() {
             notes.push(
@@ -141,7 +141,7 @@ impl FarBySize {
     }
 }
 
-/// The non-mated searches with what they found.
+/// The non-mated searches with their candidates.
 fn searches_of<'a>(material: &'a AnalysisInput<'_>) -> Vec<StrangerSearch<'a>> {
     let found = |(score, label): &'a (Similarity, String)| FoundItem {
         score: *score,
@@ -156,7 +156,7 @@ fn searches_of<'a>(material: &'a AnalysisInput<'_>) -> Vec<StrangerSearch<'a>> {
         .collect()
 }
 
-/// The interval of today's FAR, and how many labels of strangers are accepted.
+/// The interval of today's FAR, and the number of labels of strangers that are accepted.
 fn today(deep: &DeepSearches<'_>, material: &AnalysisInput<'_>) -> Option<(Interval, usize)> {
     let accepts = |search: &StrangerSearch<'_>| {
         let best = search.candidates.first().map(|best| best.score);
@@ -175,7 +175,7 @@ fn today(deep: &DeepSearches<'_>, material: &AnalysisInput<'_>) -> Option<(Inter
     Some((rate.interval, accepted.len()))
 }
 
-/// Compares the prediction of half of the gallery with what was measured on all of it.
+/// Compares the prediction from half of the gallery with the measured FAR of the whole.
 fn checked(measured: &[FpirBySize], labels: u64) -> Option<GrowthCheck> {
     let half = measured.iter().find(|part| part.size == labels / 2)?;
     let whole = measured.last().filter(|whole| half.size < whole.size)?;
@@ -224,7 +224,7 @@ mod tests {
     use crate::policy::CalibrationTarget;
     use crate::recording::Recording;
 
-    /// 195 strangers, of whom every `one_in`th finds an item of label a at 0.8; none if that is 0.
+    /// 195 strangers, of which every `one_in`th finds an item of label a at 0.8; none does if `one_in` is 0.
     fn sizes(one_in: usize, target: CalibrationTarget) -> FarBySize {
         let names = vec!["a".to_owned(), "b".to_owned()];
         let vectors = vec![1.0, 0.0, 0.0, 1.0];
@@ -271,7 +271,7 @@ mod tests {
         let sizes = sizes(0, CalibrationTarget::EqualError);
         assert!(sizes.predicted.iter().all(|point| point.fpir <= 0.0));
         assert_eq!(sizes.searches, 195);
-        // The upper end of Wilson's interval for 0 of 195 is 1.93 %; twice the gallery, nearly twice that.
+        // For 0 of 195, the upper end of Wilson's interval is 1.93 %. Twice the gallery has nearly twice that.
         let twice = sizes.predicted_at_most[0];
         assert_eq!(twice.items, 4);
         assert!((twice.fpir - 0.0383).abs() < 1e-3, "{}", twice.fpir);
@@ -281,17 +281,19 @@ mod tests {
 
     #[test]
     fn what_few_accepts_say_of_a_size_is_how_far_it_holds_at_least() {
-        // One of 195: 0.5 %, up to 2.9 %. By the estimate the target of 5 % would hold up to ten times the size.
+        // One of 195 is 0.5 %, and the interval ends at 2.9 %. By the estimate alone, the target of 5 % would
+        // hold up to ten times the size.
         let few = sizes(195, target(0.05));
         assert_eq!((few.holds_until, few.holds_at_most_until), (Some(3), None));
-        // 20 of 195: 10 %, from 6.8 to 15 %.
+        // 20 of 195 is 10 %, with an interval from 6.8 to 15 %.
         let many = sizes(10, target(0.2));
         assert_eq!(many.holds_until, Some(2));
         assert_eq!(many.holds_at_most_until, Some(6));
         assert_eq!(sizes(10, target(0.12)).holds_until, None);
         let check = many.check.unwrap();
         assert_eq!(check.labels, 1);
-        // Half of the draws hold the one label that accepts: 5 % there, and 1 - 0.95^2 for both.
+        // Half of the draws contain the one label that accepts: the FAR is 5 % there, and the prediction for
+        // the whole is 1 - 0.95^2.
         assert!((check.predicted - 0.0999).abs() < 2e-3, "{check:?}");
         assert!((check.measured - 20.0 / 195.0).abs() < 1e-12);
     }
@@ -299,8 +301,8 @@ mod tests {
     #[test]
     fn the_size_up_to_which_a_target_is_met_holds_in_nineteen_of_twenty_draws_and_the_estimate_in_half()
      {
-        // Every stranger is accepted with the same probability, and growth is as assumed: the size is wrong
-        // where the FAR is above what it was computed from.
+        // Every stranger is accepted with the same probability, and growth follows the model. The size is wrong
+        // if the true FAR is above the upper end that it was computed from.
         let (strangers, far): (u32, f64) = (155, 0.0125);
         let mut state = 5;
         let [mut above_upper, mut above_estimate] = [0.0; 2];
@@ -317,7 +319,7 @@ mod tests {
         }
         assert!(above_upper <= 0.05, "{above_upper}");
         assert!(0.3 < above_estimate, "{above_estimate}");
-        // None accepted of 155 still allows 2.4 %.
+        // With 0 of 155 accepted, a FAR of 2.4 % is still possible.
         assert!(far < binomial::upper_bound(0, 155, 0.05));
     }
 }

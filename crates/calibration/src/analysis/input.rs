@@ -9,23 +9,23 @@ use crate::policy::CalibrationTarget;
 use crate::recording::Recording;
 use matchpoint_vector::Similarity;
 
-/// Thresholds of the band by default.
+/// The default number of thresholds in the band.
 pub const BAND_POINTS: usize = 101;
 
-/// Embeddings with their names: a gallery, or queries.
+/// Embeddings with their ids, labels and conditions: a gallery, or queries.
 #[derive(Debug)]
 pub struct EmbeddedSet {
     /// The id of each row.
     pub ids: Vec<String>,
-    /// What else is known of each row.
+    /// Further facts about each row, by column.
     pub conditions: Vec<BTreeMap<String, String>>,
     /// The index of the label of each row.
     pub labels: Vec<u32>,
-    /// The rows.
+    /// The vectors.
     pub embeddings: Embeddings,
 }
 
-/// The result of a non-mated search: its label, and the best candidates with theirs.
+/// The result of a non-mated search: the label of the query, and the best candidates as (score, label).
 pub type CandidateList = (String, Vec<(Similarity, String)>);
 
 /// Everything that an analysis needs.
@@ -33,24 +33,24 @@ pub type CandidateList = (String, Vec<(Similarity, String)>);
 pub struct AnalysisInput<'a> {
     /// The names of the labels, by index.
     pub names: &'a [String],
-    /// What was searched.
+    /// The vectors that were searched in.
     pub gallery: &'a EmbeddedSet,
-    /// What was searched for; `None` if the gallery searched for itself.
+    /// The vectors that were searched for; `None` if each gallery vector was searched for among the others.
     pub queries: Option<&'a EmbeddedSet>,
     /// The searches.
     pub recording: &'a Recording,
-    /// The non-mated searches, with more candidates than the best; may be empty.
+    /// The non-mated searches with further candidates; may be empty.
     pub deep: &'a [CandidateList],
-    /// How many candidates were requested.
+    /// The number of candidates requested for each search.
     pub depth: usize,
-    /// The goal of the threshold.
+    /// The target of the threshold.
     pub target: CalibrationTarget,
     /// The threshold.
     pub threshold: Threshold,
-    /// The threshold for pairs, look-alikes and other sizes, which only have similarities: a different one
+    /// The threshold on plain similarity, for pairs, look-alikes and other sizes. It differs from `threshold`
     /// if the operating point adjusts scores.
     pub on_similarity: Threshold,
-    /// The seed of every random choice.
+    /// The seed of all random choices.
     pub seed: u64,
     /// Which pairs are analysed, and how.
     pub scope: AnalysisScope,
@@ -63,7 +63,7 @@ pub struct AnalysisScope {
     pub pairs_max: u64,
     /// The range of thresholds that consistency is measured over.
     pub band: Band,
-    /// How many thresholds of that range are taken, evenly; 101 are usual.
+    /// The number of thresholds in that range, equally spaced; usually 101.
     pub band_points: usize,
 }
 

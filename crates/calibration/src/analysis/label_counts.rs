@@ -1,5 +1,5 @@
-//! The pairs of a scan by label: how often each label is accepted at each of many thresholds, and
-//! which labels are accepted as which others.
+//! Counts the pairs of a scan by label: how often each label is accepted at each of many thresholds, and which
+//! labels are accepted as each other.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -8,55 +8,56 @@ use super::error::AnalysisError;
 use super::pairwise::{PairProgress, Scan, Stretch, choose_two};
 use crate::decision::Threshold;
 
-/// Cells of the ladder for each threshold: most then hold none or one.
+/// Number of cells of the ladder for each threshold, so that most cells contain one threshold or none.
 const CELLS_BY_THRESHOLD: usize = 16;
 
-/// Pairs of each label, and how many of them are accepted at each threshold.
+/// The number of pairs of each label, and how many of them are accepted at each threshold.
 ///
-/// Among all pairs of one set, a non-mated pair counts for both of its labels and a mated pair
-/// once. Of queries and a gallery, a pair counts for the label of the gallery row.
+/// For all pairs of one set, a non-mated pair counts for both of its labels, and a mated pair counts once. For
+/// queries against a gallery, a pair counts for the label of the gallery row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LabelCounts {
-    /// The number of labels: one more than the greatest index, with or without pairs.
+    /// The number of labels: one more than the highest index, whether or not they have pairs.
     pub labels: usize,
-    /// The thresholds, ascending; K of them.
+    /// The K thresholds, in ascending order.
     pub thresholds: Vec<Threshold>,
-    /// Mated pairs by label.
+    /// Number of mated pairs by label.
     pub mated_total: Vec<u64>,
-    /// Mated pairs accepted: label l at threshold k is at `l * K + k`.
+    /// Number of accepted mated pairs: label l at threshold k is at index `l * K + k`.
     pub mated_accepted: Vec<u64>,
-    /// Non-mated pairs by label.
+    /// Number of non-mated pairs by label.
     pub non_mated_total: Vec<u64>,
-    /// Non-mated pairs accepted: label l at threshold k is at `l * K + k`.
+    /// Number of accepted non-mated pairs: label l at threshold k is at index `l * K + k`.
     pub non_mated_accepted: Vec<u64>,
 }
 
-/// Counts over all pairs and over the pairs within each of two halves of the rows.
+/// Counts over all pairs, and over the pairs within each of two halves of the rows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SplitLabelCounts {
-    /// All pairs, those between the halves included.
+    /// All pairs, including those between the halves.
     pub whole: LabelCounts,
-    /// Pairs of rows that are both marked `false`; or of queries marked so with the whole gallery.
+    /// Pairs of rows that are both marked `false`. For queries: pairs of a query marked `false` with any
+    /// gallery row.
     pub first: LabelCounts,
-    /// Likewise `true`.
+    /// The same for rows marked `true`.
     pub second: LabelCounts,
 }
 
-/// Accepted pairs by pair of labels: what the variance of a pairwise rate is computed from.
+/// The number of accepted pairs of rows for each two labels, from which the variance of a pairwise rate is
+/// computed.
 ///
-/// A non-mated pair of rows has a pair of labels; two of these that share a label depend on each
-/// other, which is why they are counted apart.
+/// Pairs of rows whose labels overlap depend on each other, so they are counted by their two labels.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LabelPairs {
-    /// The pairs of labels with at least one accepted pair of rows, ascending.
+    /// The pairs of labels with at least one accepted pair of rows, in ascending order.
     pub accepted: Vec<LabelPair>,
-    /// Mated pairs rejected, by label.
+    /// Number of rejected mated pairs, by label.
     pub mated_rejected: Vec<u64>,
-    /// Mated pairs, by label.
+    /// Number of mated pairs, by label.
     pub mated_total: Vec<u64>,
-    /// Rows of the set, or queries, by label.
+    /// Number of rows of the set, or of queries, by label.
     pub rows: Vec<u64>,
-    /// Rows of the gallery by label; `None` among all pairs of one set.
+    /// Number of gallery rows by label; `None` for all pairs of one set.
     pub gallery_rows: Option<Vec<u64>>,
 }
 
@@ -67,11 +68,11 @@ pub struct LabelPair {
     pub label_a: u32,
     /// The higher label index.
     pub label_b: u32,
-    /// Accepted pairs of rows, whichever side the labels are on; at least one.
+    /// Number of accepted pairs of rows, whichever side the labels are on; at least one.
     pub accepted: u64,
 }
 
-/// One half of the rows: those on a side.
+/// The rows that belong to one of the two halves.
 #[derive(Clone, Copy)]
 struct Half<'a> {
     /// The side of each row, 0 or 1.
@@ -80,11 +81,12 @@ struct Half<'a> {
 }
 
 impl Scan<'_> {
-    /// Counts the pairs of each label that are accepted at each of `thresholds`, which ascend.
-    /// Takes 32 bytes for each label and threshold.
+    /// Counts the pairs of each label that are accepted at each of `thresholds`, which must be in ascending
+    /// order. Uses 32 bytes of memory for each label and threshold.
     ///
     /// # Errors
-    /// Refuses thresholds out of order; [`AnalysisError::Stopped`] if `watch` said so.
+    /// Returns an error if the thresholds are out of order, and [`AnalysisError::Stopped`] if `watch` returned
+    /// `false`.
     pub fn label_counts(
         &self,
         thresholds: &[Threshold],
@@ -100,12 +102,13 @@ impl Scan<'_> {
         Ok(self.counted(&counting, &[0], None))
     }
 
-    /// As [`Scan::label_counts`], and the same within two halves of the rows, in the same pass.
-    /// `half` names the half of each row of the set; or of each query, the gallery being shared.
-    /// Takes 96 bytes for each label and threshold.
+    /// Like [`Scan::label_counts`], and in the same pass also counts within two halves of the rows. `half`
+    /// gives the half of each row of the set. For queries against a gallery, it gives the half of each query,
+    /// and both halves use the whole gallery. Uses 96 bytes of memory for each label and threshold.
     ///
     /// # Errors
-    /// As [`Scan::label_counts`], and refuses a `half` that is not one for each row.
+    /// Returns the errors of [`Scan::label_counts`], and an error if `half` does not have one entry for each
+    /// row.
     pub fn split_label_counts(
         &self,
         thresholds: &[Threshold],
@@ -129,7 +132,7 @@ impl Scan<'_> {
             let mut accepted = Vec::new();
             for stretch in tile.stretches() {
                 let own = sides.get(stretch.row).copied().unwrap_or_default();
-                // A pair between the halves is of neither, and counts for the whole only.
+                // A pair between the halves belongs to neither, and counts for the whole only.
                 counting.add(self, &stretch, &mut accepted, |column| {
                     if self.is_cross() || sides.get(column) == Some(&own) {
                         own
@@ -150,7 +153,7 @@ impl Scan<'_> {
         })
     }
 
-    /// Sums the parts named; `only` restricts the totals to the positions of one half.
+    /// Adds up the named parts; `only` restricts the totals to the positions of one half.
     fn counted(
         &self,
         counting: &AcceptedPairs<'_>,
@@ -187,11 +190,11 @@ impl Scan<'_> {
         }
     }
 
-    /// Counts the accepted pairs of rows for each pair of labels, at one threshold. Takes 16 bytes
-    /// for each pair of labels that is accepted in a tile of 256 rows and columns.
+    /// Counts the accepted pairs of rows for each pair of labels, at one threshold. Uses 16 bytes of memory for
+    /// each pair of labels that is accepted in a tile of 256 rows and columns.
     ///
     /// # Errors
-    /// [`AnalysisError::Stopped`] if `watch` said so.
+    /// Returns [`AnalysisError::Stopped`] if `watch` returned `false`.
     pub fn dyads(
         &self,
         threshold: Threshold,
@@ -278,12 +281,12 @@ fn zeros(count: usize) -> Vec<AtomicU64> {
         .collect()
 }
 
-/// Accepted pairs being counted, by many threads at once.
+/// Counters of accepted pairs that many threads use at once.
 struct AcceptedPairs<'a> {
     labels: usize,
     ladder: Ladder<'a>,
-    /// Pairs whose highest threshold reached is k, at ((part * 2 + kind) * labels + label) * K + k,
-    /// where kind is 0 for mated.
+    /// The number of pairs whose highest reached threshold is k, at index ((part * 2 + kind) * labels + label)
+    /// * K + k; kind is 0 for mated pairs.
     slots: Vec<AtomicU64>,
 }
 
@@ -300,7 +303,7 @@ impl<'a> AcceptedPairs<'a> {
         })
     }
 
-    /// Counts the accepted pairs of one stretch, each in the part that its column gives.
+    /// Counts the accepted pairs of one stretch, each in the part that belongs to its column.
     fn add(
         &self,
         scan: &Scan<'_>,
@@ -334,7 +337,7 @@ impl<'a> AcceptedPairs<'a> {
         }
     }
 
-    /// Pairs accepted by label and threshold, of one kind, over some parts.
+    /// The number of accepted pairs of one kind, by label and threshold, added up over the parts.
     fn accepted(&self, parts: &[usize], kind: usize) -> Vec<u64> {
         let by_label = self.ladder.thresholds.len();
         let size = self.labels * by_label;
@@ -346,7 +349,7 @@ impl<'a> AcceptedPairs<'a> {
                 *sum += slot.load(Ordering::Relaxed);
             }
         }
-        // What reaches a threshold reaches every lower one.
+        // A score that reaches a threshold reaches every lower one.
         for label in sums.chunks_mut(by_label.max(1)) {
             let mut running = 0;
             for count in label.iter_mut().rev() {
@@ -358,12 +361,12 @@ impl<'a> AcceptedPairs<'a> {
     }
 }
 
-/// Finds the highest threshold that a score reaches, mostly with one look at a table.
+/// Finds the highest threshold that a score reaches, mostly with one look-up in a table.
 struct Ladder<'a> {
     thresholds: &'a [Threshold],
     lowest: f32,
     cells_by_score: f32,
-    /// For each cell, how many thresholds lie in the cells before it; and, last, how many in all.
+    /// For each cell, the number of thresholds in the cells before it; the last entry is the number of all.
     before: Vec<usize>,
 }
 
@@ -406,7 +409,7 @@ impl<'a> Ladder<'a> {
         Ok(ladder)
     }
 
-    /// Never falls as the score rises, in floating point too; that alone makes the table exact.
+    /// The cell never decreases as the score rises, even after rounding. This alone makes the table exact.
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
@@ -417,7 +420,7 @@ impl<'a> Ladder<'a> {
         cell.min(self.before.len().saturating_sub(2))
     }
 
-    /// The index of the highest threshold at or below `score`.
+    /// The index of the highest threshold that is at most `score`.
     fn reached(&self, score: f32) -> Option<usize> {
         let cell = self.cell(score);
         let from = *self.before.get(cell)?;

@@ -1,4 +1,4 @@
-//! Groups of labels, by the metadata of their items.
+//! Groups labels by the metadata of their items.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,23 +8,24 @@ use super::input::AnalysisInput;
 use super::label_rows::{GroupCounts, GroupOfLabels, groups_of_labels};
 use crate::rates::Confidence;
 
-/// A metadata column with more values than this is a name or a time, and no group.
+/// A metadata column with more values than this is a name or a time, and not a group.
 const GROUPS_MAX: usize = 20;
 
-/// What the threshold does to the labels that share a value of a metadata column.
+/// The pairwise rates of the labels that share a value of a metadata column.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct LabelGroup {
-    /// The column.
+    /// The metadata column.
     pub column: String,
-    /// Its value.
+    /// The value in this column.
     pub value: String,
-    /// Pairwise rates and utility.
+    /// The pairwise rates and the utility of these labels.
     #[serde(flatten)]
     pub outcome: GroupOfLabels,
 }
 
-/// One row for each value of each column that has one value for each enrolled label. Columns that differ
-/// within a label, that have one value or more than twenty, or that are unique to each label are left out.
+/// One entry for each value of each usable column. A column is usable if it has one value for each enrolled
+/// label. It is left out if its value differs within a label, if it has one value or more than twenty in all,
+/// or if each label has a different value.
 pub(super) fn label_groups(
     material: &AnalysisInput<'_>,
     counts: GroupCounts<'_>,
@@ -38,7 +39,7 @@ pub(super) fn label_groups(
         let numbered: BTreeMap<&str, u32> = values.iter().copied().zip(0..).collect();
         let group = |label: u32| {
             let value = of_label.get(&label);
-            // Labels that are searched for and not enrolled are in none.
+            // Labels that are searched for but not enrolled belong to no group.
             value
                 .and_then(|value| numbered.get(value))
                 .copied()
@@ -62,7 +63,8 @@ pub(super) fn label_groups(
     rows
 }
 
-/// The value of each column for each enrolled label, of columns with one value for each.
+/// For each column, the value for each enrolled label. Only columns with exactly one value for each label are
+/// included.
 fn columns<'a>(material: &AnalysisInput<'a>) -> BTreeMap<&'a str, BTreeMap<u32, &'a str>> {
     let gallery = material.gallery;
     let mut columns: BTreeMap<&str, BTreeMap<u32, &str>> = BTreeMap::new();

@@ -1,4 +1,4 @@
-//! One threshold seen by single labels, and by groups of labels.
+//! The rates of single labels, and of groups of labels, at one threshold.
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
@@ -10,32 +10,32 @@ use super::label_counts::LabelCounts;
 use super::utility::{UtilityCurves, mean, trapezium, utility};
 use crate::rates::{Confidence, Proportion, Rate, recorded};
 
-/// What a threshold does to the pairs of one label.
+/// The outcomes of the pairs of one label at a threshold.
 ///
-/// Its rates carry no interval: the pairs of one label share its few images, and nothing in them
-/// tells how other images of the label would fare.
+/// The rates have no interval: the pairs of a label share its few images, so they cannot show how other images
+/// of the label would do.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LabelRow {
     /// The index of the label.
     pub label: usize,
-    /// Its mated pairs, and how many are accepted.
+    /// Number of mated pairs of the label.
     pub mated: u64,
-    /// Accepted among the mated.
+    /// Number of mated pairs that are accepted.
     pub mated_accepted: u64,
-    /// Its non-mated pairs.
+    /// Number of non-mated pairs of the label.
     pub non_mated: u64,
-    /// Accepted among the non-mated.
+    /// Number of non-mated pairs that are accepted.
     pub non_mated_accepted: u64,
-    /// Accepted by non-mated pairs, in [0, 1]; `None` without any.
+    /// The accepted share of non-mated pairs, in [0, 1]; `None` if there are none.
     pub far: Option<f64>,
-    /// Rejected by mated pairs, in [0, 1]; `None` without any.
+    /// The rejected share of mated pairs, in [0, 1]; `None` if there are none.
     pub frr: Option<f64>,
-    /// The harmonic mean of 1 - FRR and 1 - FAR, in [0, 1]; `None` if either is.
+    /// The harmonic mean of 1 - FRR and 1 - FAR, in [0, 1]; `None` if either rate is `None`.
     pub utility: Option<f64>,
 }
 
-/// Every label at the threshold with the number `at` of the counts; empty if there is none.
+/// All labels at the threshold with index `at` in the counts; empty if there is no such threshold.
 #[must_use]
 pub fn label_rows(counts: &LabelCounts, at: usize) -> Vec<LabelRow> {
     let width = counts.thresholds.len();
@@ -79,8 +79,8 @@ pub fn label_rows(counts: &LabelCounts, at: usize) -> Vec<LabelRow> {
     .collect()
 }
 
-/// The `count` labels that the threshold serves worst, the worst first: by utility, then by the
-/// number of wrong decisions, then in the order of the labels. Labels without a utility are out.
+/// The `count` worst labels, the worst first: sorted by utility, then by number of wrong decisions, then by
+/// label index. Labels without a utility are left out.
 #[must_use]
 pub fn worst_labels(rows: &[LabelRow], count: usize) -> Vec<LabelRow> {
     let wrong = |row: &LabelRow| row.non_mated_accepted + (row.mated - row.mated_accepted);
@@ -99,27 +99,28 @@ pub fn worst_labels(rows: &[LabelRow], count: usize) -> Vec<LabelRow> {
     ranked
 }
 
-/// What a threshold does to a group of labels.
+/// The outcomes of a group of labels at a threshold.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GroupOfLabels {
     /// The number of the group.
     pub group: u32,
-    /// Labels in it, with or without pairs.
+    /// Number of labels in the group, with or without pairs.
     pub labels: u64,
-    /// Mean utility of its labels over the band of the counts, in [0, 1]; `None` if none of
-    /// them has mated and non-mated pairs.
+    /// Mean utility of its labels over the band of the counts, in [0, 1]; `None` if no label has both mated and
+    /// non-mated pairs.
     pub mean_utility: Option<f64>,
-    /// FAR over the non-mated pairs with at least one label in the group, each taken once; with
-    /// the dyadic variance. `None` without any.
+    /// The FAR over the non-mated pairs with at least one label in the group, where each pair counts once, with
+    /// its dyadic variance. `None` if there are none.
     pub far: Option<Rate>,
-    /// FAR over the non-mated pairs of two labels in the group: look-alikes tend to be here.
+    /// The FAR over the non-mated pairs whose labels are both in the group, where look-alikes are more
+    /// frequent.
     pub far_within: Option<Rate>,
-    /// FRR over the mated pairs of its labels; `None` without any.
+    /// The FRR over the mated pairs of its labels; `None` if there are none.
     pub frr: Option<Rate>,
 }
 
-/// Counts that belong together: the pairs at the operating threshold, the labels over the band.
+/// Counts of the same scan: pairs at the operating threshold, and labels over the band.
 #[derive(Clone, Copy, Debug)]
 pub struct GroupCounts<'a> {
     /// Counts by label over the band of thresholds, for the utility.
@@ -130,10 +131,10 @@ pub struct GroupCounts<'a> {
     pub mated: &'a MatedCounts,
 }
 
-/// One row for each group, ascending, given the group of every label.
+/// One entry for each group, in ascending order, given the group of every label.
 ///
-/// The intervals are taken over labels. Sums of the FAR of single labels would not do for them:
-/// a pair within the group would count twice, and its labels be taken for independent.
+/// The intervals are taken over labels. They cannot be computed by adding up the FARs of single labels: a pair
+/// within the group would count twice, and labels would be treated as independent.
 #[must_use]
 pub fn groups_of_labels(
     counts: GroupCounts<'_>,
@@ -174,7 +175,7 @@ mod tests {
     use crate::analysis::pair_counts::PairCounts;
     use crate::decision::Threshold;
 
-    /// Four labels at two thresholds; the last has no mated pair.
+    /// Four labels at two thresholds; the last label has no mated pair.
     fn counts() -> LabelCounts {
         LabelCounts {
             labels: 4,
@@ -228,7 +229,7 @@ mod tests {
 
     #[test]
     fn a_pair_within_a_group_counts_once() {
-        // Four labels of two images; labels 0 and 1 are alike.
+        // Four labels with two images each; labels 0 and 1 are alike.
         let accepted = [(0, 1, 4), (1, 2, 1)];
         let non_mated = NonMatedCounts::new(PairCounts::all_pairs(vec![2; 4]), accepted).unwrap();
         let mated = MatedCounts::new(vec![(1, 10), (6, 10), (5, 5), (0, 0)]).unwrap();
@@ -258,7 +259,7 @@ mod tests {
             (frr.count.events(), frr.count.trials(), frr.labels),
             (7, 20, 2)
         );
-        // At two thresholds the trapezium rule is the mean.
+        // With two thresholds, the trapezium rule gives the mean.
         let (a, b) = (utility(1.0, 0.8), utility(0.9, 0.9));
         let (c, d) = (utility(1.0, 0.6), utility(0.4, 0.95));
         assert!((alike.mean_utility.unwrap() - (a + b + c + d) / 4.0).abs() < 1e-11);

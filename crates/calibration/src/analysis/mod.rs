@@ -1,7 +1,7 @@
-//! What the data show besides the one threshold: pairs, consistency over labels, growth, remedies.
+//! Everything that the data show besides the threshold: pairs, consistency over labels, growth, remedies.
 //!
-//! It changes no decision. Reading order: the whole analysis (here), the embeddings that it is made from,
-//! the pairs of them and their rates, consistency over labels, remedies.
+//! An analysis changes no decision. Read it in this order: the whole analysis (here), the embeddings that it
+//! uses, their pairs and pairwise rates, consistency over labels, remedies.
 
 pub mod candidate_lists;
 mod clusters;
@@ -53,38 +53,38 @@ use pairwise::{PairProgress, Scan};
 use remedies::Remedies;
 use stress::Stress;
 
-/// If more pairs are accepted, they are counted, but not analysed.
+/// If more pairs than this are accepted, they are only counted.
 const INTRUDERS_MAX: u64 = 30_000_000;
 
-/// What the data show besides the threshold.
+/// Everything that the data show besides the threshold.
 #[derive(Clone, Debug, Serialize)]
 pub struct Analysis {
-    /// Pairs of embeddings; never to be mixed with searches.
+    /// The rates of pairs of embeddings. They must not be mixed with the rates of searches.
     pub pairwise: Option<PairsView>,
-    /// Enrolled labels that fare worst in searches, worst first.
+    /// The enrolled labels with the worst results in searches, the worst first.
     pub worst_labels: Vec<LabelOutcome>,
-    /// Items of different labels that would be accepted as one another, most alike first: wrong
+    /// Items of different labels that would be accepted as each other, the most similar first. They are wrong
     /// labels, things enrolled twice, or real look-alikes.
     pub intruders: Vec<Intruder>,
-    /// How many such pairs there are; the most alike are listed.
+    /// Number of all such pairs; only the most similar ones are listed.
     pub intruder_pairs: u64,
-    /// How many labels have such an item.
+    /// Number of labels that have such an item.
     pub intruded_labels: u64,
-    /// How many labels have misses or impostors at all; the worst are listed.
+    /// Number of all labels with misses or impostors; only the worst ones are listed.
     pub worst_labels_total: u64,
-    /// The non-mated searches with the highest scores, highest first.
+    /// The non-mated searches with the highest scores, the highest first.
     pub nearest_strangers: Vec<NearestStranger>,
-    /// Rates in searches for each value of each metadata column.
+    /// The rates in searches for each value of each metadata column.
     pub conditions: Vec<Condition>,
-    /// FAR per search by size of the gallery.
+    /// The FAR per search by size of the gallery.
     pub growth: Option<FarBySize>,
-    /// What could be done about labels that one threshold treats unequally.
+    /// Remedies for labels that one threshold treats unequally.
     pub remedies: Option<Remedies>,
-    /// The FAR if service has only a part of the strangers that were tested.
+    /// The FAR if service brings only some kinds of the strangers that were tested.
     pub stress: Vec<Stress>,
-    /// What the proof of a target FAR costs; `None` for any other target.
+    /// How much FRR the proof of a target FAR costs; `None` for any other target.
     pub price: Option<PriceOfProof>,
-    /// What was not done, and why: whole sentences.
+    /// The parts of the analysis that were not done, with reasons, as whole sentences.
     pub notes: Vec<String>,
 }
 
@@ -98,33 +98,34 @@ struct Intruded {
 /// Two items of different labels whose similarity is at or above the threshold.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Intruder {
-    /// Id of one.
+    /// Id of the first item.
     pub item_a: String,
-    /// Its label.
+    /// Label of the first item.
     pub label_a: String,
-    /// Id of the other.
+    /// Id of the second item.
     pub item_b: String,
-    /// Its label.
+    /// Label of the second item.
     pub label_b: String,
-    /// Their similarity.
+    /// Their cosine similarity, in [-1, 1].
     pub score: f32,
 }
 
-/// Searches that a threshold was chosen on.
+/// The searches that a threshold was chosen from.
 #[derive(Clone, Copy, Debug)]
 pub struct JudgedSearches<'a> {
     /// The searches.
     pub recording: &'a Recording,
     /// The threshold.
     pub threshold: Threshold,
-    /// What it was chosen for.
+    /// The target that it was chosen for.
     pub target: CalibrationTarget,
-    /// The seed of the choice.
+    /// The seed that it was chosen with.
     pub seed: u64,
 }
 
 impl JudgedSearches<'_> {
-    /// What searches say by themselves: nothing of pairs, of other sizes of the gallery, or of remedies, which take embeddings.
+    /// Analyses searches alone. Pairs, other sizes of the gallery and remedies are left out, because they need
+    /// embeddings.
     #[must_use]
     pub fn analyse(&self) -> Analysis {
         let mut worst_labels = self.recording.by_label(self.threshold);
@@ -154,7 +155,8 @@ impl JudgedSearches<'_> {
         };
         let trials = self.recording.trials();
         let proven = choose(self.target, trials, self.seed).ok()?;
-        // For a tighter target, or for each group by itself, the price would be another.
+        // If the threshold was chosen for a tighter target or for each group separately, this price would be
+        // that of another choice.
         if proven.threshold != self.threshold {
             return None;
         }
@@ -164,10 +166,11 @@ impl JudgedSearches<'_> {
 }
 
 impl AnalysisInput<'_> {
-    /// Does all of it. `watch` is called with the number of pairs, and ends the work by saying `false`.
+    /// Makes the whole analysis. `watch` is called with the number of pairs done and their total; if it returns
+    /// `false`, the work stops.
     ///
     /// # Errors
-    /// [`AnalysisError::Stopped`] if `watch` said so.
+    /// Returns [`AnalysisError::Stopped`] if `watch` returned `false`.
     pub fn analyse(&self, watch: PairProgress<'_>) -> Result<Analysis, AnalysisError> {
         let mut notes = Vec::new();
         if self.on_similarity != self.threshold {
@@ -216,7 +219,7 @@ impl AnalysisInput<'_> {
         }
     }
 
-    /// Pairs of the gallery itself, whatever was searched for.
+    /// Always examines the pairs of the gallery itself, even if there are separate queries.
     fn intruders(
         &self,
         notes: &mut Vec<String>,
@@ -285,7 +288,7 @@ mod tests {
     use crate::recording::{RecordedMatch, RecordedSearch, Recording, TrialKind};
     use matchpoint_vector::Similarity;
 
-    /// Unit vectors in the plane, by degrees.
+    /// Unit vectors in the plane, given by angles in degrees.
     fn set(rows: &[(&str, u32, f32, &str)]) -> EmbeddedSet {
         let vectors = rows.iter().flat_map(|(_, _, degrees, _)| {
             let (sine, cosine) = degrees.to_radians().sin_cos();
@@ -331,7 +334,7 @@ mod tests {
     )]
     fn what_is_listed_is_what_the_threshold_does() {
         let names = ["ash", "beech", "cedar", "none"].map(str::to_owned);
-        // Two beeches stand 4 degrees from an ash; the threshold accepts up to 10.
+        // Two beeches are 4 degrees from an ash, and the threshold accepts up to 10 degrees.
         let gallery = set(&[
             ("a1", 0, 0.0, "north"),
             ("a2", 0, 30.0, "north"),
@@ -403,7 +406,7 @@ mod tests {
             .collect();
         assert_eq!(groups, [("north", 1), ("south", 2)]);
         a_part_of_the_gallery_accepts_less(&found.growth.unwrap());
-        // Both beeches and the ash between them accept each other; the stranger is accepted anyway.
+        // Both beeches and the ash between them accept each other. The stranger is accepted in any case.
         let stress: Vec<(StressKind, f64)> = found
             .stress
             .iter()
@@ -419,7 +422,7 @@ mod tests {
     }
 
     fn a_part_of_the_gallery_accepts_less(growth: &FarBySize) {
-        // One of three labels accepts the stranger: a part of one label does so in a third.
+        // One of three labels accepts the stranger, so a part with one label does so in a third of the draws.
         let fpir: Vec<f64> = growth.measured.iter().map(|point| point.fpir).collect();
         assert_eq!(fpir.len(), 3);
         assert!((fpir[0] - 1.0 / 3.0).abs() < 1e-9 && (fpir[2] - 1.0).abs() < 1e-9);

@@ -1,7 +1,7 @@
-//! The best candidates of many queries in a gallery: for searches, exact, from plain arrays.
+//! Finds the best candidates of many queries in a gallery, exactly as a search does, from plain arrays.
 //!
-//! A blocked matrix product proposes, and the fixed-order kernel of the service decides: every row that
-//! could be the best is scored again, so the scores equal those of a search.
+//! A blocked matrix product proposes candidates, and the kernel of the service decides: it scores every row
+//! again that could be the best, so the scores equal those of a search.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,18 +15,18 @@ use super::pairwise::PairProgress;
 use matchpoint_vector::Similarity;
 use matchpoint_vector::kernels::multiply;
 
-/// Queries and gallery rows of one product.
+/// Number of queries and of gallery rows in one matrix product.
 const QUERIES: usize = 512;
 const ROWS: usize = 512;
-/// Gallery rows that one task looks through, so that few queries keep all cores busy too.
+/// Number of gallery rows in one task, so that a few queries keep all cores busy too.
 const ROWS_BY_TASK: usize = 1 << 16;
-/// Scores checked together.
+/// Number of scores that are checked together.
 const CHUNK: usize = 64;
 
 /// A gallery row and its similarity to the query.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NearestRow {
-    /// The row of the gallery, as the caller numbers it.
+    /// The row of the gallery, numbered as the caller does.
     pub row: usize,
     /// The index of its label.
     pub label: u32,
@@ -35,26 +35,26 @@ pub struct NearestRow {
 }
 
 impl NearestRow {
-    /// Whether it comes before `other`: closer, or equally close and in an earlier row.
+    /// Whether it ranks before `other`: it is more similar, or equally similar and an earlier row.
     fn precedes(&self, other: &Self) -> bool {
         (other.score, self.row) < (self.score, other.row)
     }
 }
 
-/// What one query finds.
+/// The best candidates of one query.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Nearest {
     /// The best row with the label of the query; `None` if the label is not enrolled.
     pub same_label: Option<NearestRow>,
-    /// The best row with another label: what is found if the own label is left out.
+    /// The best row with another label, which a search finds if the query's own label is left out.
     pub other_label: Option<NearestRow>,
-    /// The best row with yet another label than both.
+    /// The best row whose label differs from both the query's label and that of `other_label`.
     pub third_label: Option<NearestRow>,
 }
 
 impl Nearest {
-    /// The best row of all, and whether it carries the label of the query. Equal scores are won by
-    /// the lower row. `None` if the gallery is empty.
+    /// The best row of all, and whether it has the label of the query. Among equal scores, the lower row comes
+    /// first. `None` if the gallery is empty.
     #[must_use]
     pub fn top(&self) -> Option<(NearestRow, bool)> {
         match (self.same_label, self.other_label) {
@@ -64,7 +64,7 @@ impl Nearest {
         }
     }
 
-    /// The best row of another label than that of [`Nearest::top`].
+    /// The best row whose label differs from that of [`Nearest::top`].
     #[must_use]
     pub fn runner_up(&self) -> Option<NearestRow> {
         match self.top() {
@@ -84,7 +84,7 @@ impl Nearest {
         }
     }
 
-    /// Takes a row of another label than the query's.
+    /// Considers a row whose label differs from the query's.
     fn improve_others(&mut self, new: NearestRow) {
         let Some(first) = self.other_label else {
             self.other_label = Some(new);
@@ -98,7 +98,7 @@ impl Nearest {
         }
         self.other_label = Some(new);
         if new.label != first.label {
-            // The best of its label, and so of all but the new one's.
+            // It was the best of its label, and so it is the best of all labels except the new one's.
             self.third_label = Some(first);
         }
     }
@@ -112,11 +112,11 @@ fn improve(best: &mut Option<NearestRow>, by: Option<NearestRow>) {
     }
 }
 
-/// Finds the best rows for every query, in the order of the queries. The two sets share the
-/// indices of labels. If they are one and the same set, no row finds itself. Takes about 1 MiB for each core beside the answer.
+/// Finds the best rows for every query, in the order of the queries. Both sets number their labels alike. If
+/// they are the same set, no row finds itself. Uses about 1 MiB of memory for each core, besides the result.
 ///
 /// # Errors
-/// Refuses sets of different dimensions; [`AnalysisError::Stopped`] if `watch` said so.
+/// Returns an error if the dimensions differ, and [`AnalysisError::Stopped`] if `watch` returned `false`.
 pub fn nearest(
     queries: &Embeddings,
     gallery: &Embeddings,
@@ -166,7 +166,7 @@ fn span(index: usize, size: usize, len: usize) -> Range<usize> {
     index * size..((index + 1) * size).min(len)
 }
 
-/// Some queries against some of the gallery, by position.
+/// A block of queries against a block of the gallery, given by positions.
 struct Task<'a> {
     queries: &'a Embeddings,
     gallery: &'a Embeddings,
@@ -191,7 +191,7 @@ impl Task<'_> {
         found
     }
 
-    /// The gallery is in the order of the labels, so the mates of a query are neighbours.
+    /// Uses that the gallery is in the order of the labels, so that the mates of a query are neighbours.
     fn look_through(
         &self,
         position: usize,
@@ -225,10 +225,10 @@ impl Task<'_> {
             last.map_or(f32::NEG_INFINITY, |last| last.score.get() - margin)
         };
         let mut at = floor(best);
-        // A set that searches itself: a row is not its own neighbour.
+        // If the set is searched for itself, a row is not its own neighbour.
         let own = std::ptr::eq(self.queries, self.gallery).then_some(query);
         for (chunk, scores) in proposed.scores.chunks(CHUNK).enumerate() {
-            // Most chunks hold nothing near the best; a test without branches passes them fast.
+            // Most chunks contain no candidate. A test without branches passes over them fast.
             if !scores.iter().fold(false, |any, &score| any | (at <= score)) {
                 continue;
             }
@@ -247,7 +247,7 @@ impl Task<'_> {
         }
     }
 
-    /// The candidate at a column, with the score that the service gives it.
+    /// The candidate at a column, with the exact score.
     fn exact(&self, query: usize, column: usize) -> Option<NearestRow> {
         let a = self.queries.block(&(query..query + 1));
         let b = self.gallery.block(&(column..column + 1));
@@ -259,15 +259,15 @@ impl Task<'_> {
     }
 }
 
-/// Consecutive scores of one query.
+/// Consecutive scores of one query from the matrix product.
 struct Proposed<'a> {
     scores: &'a [f32],
     /// The position of the first column.
     start: usize,
 }
 
-/// How far the product may fall short of the kernel's score: 1e-5 at least, and never less than
-/// the error of a sum of `dimension` terms in any order, `dimension` x 2^-24, on either side.
+/// The highest amount by which the product may be below the kernel's score: at least 1e-5, and at least the
+/// rounding errors of both sums of `dimension` terms, `dimension` x 2^-24 each, in any order.
 #[expect(clippy::cast_precision_loss, reason = "a dimension is far below 2^24")]
 fn margin(dimension: usize) -> f32 {
     1e-5 + dimension as f32 * f32::EPSILON
@@ -343,7 +343,7 @@ mod tests {
                 state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
                 state >> 8
             };
-            // Vectors drawn from `kinds` many: ties abound.
+            // Vectors are drawn from only `kinds` different ones, so there are many ties.
             #[expect(clippy::cast_precision_loss, reason = "small")]
             let pool: Vec<Vec<f32>> = (0..kinds)
                 .map(|_| (0..37).map(|_| (next() % 1_000) as f32 / 500.0 - 0.9).collect())
@@ -366,7 +366,7 @@ mod tests {
                 let top = found.top();
                 let one = naive(&vectors, &vec![label; rows], query, label).same_label;
                 prop_assert_eq!(top.map(|top| top.0.row), one.map(|one| one.row));
-                // The best of another label than what is found, by comparing with all.
+                // The best row of another label than the top one, by comparing with all rows.
                 let second = top.and_then(|(top, _)| naive(&vectors, &labels, query, top.label).other_label);
                 prop_assert_eq!(found.runner_up(), second);
             }

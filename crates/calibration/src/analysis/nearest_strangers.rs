@@ -1,4 +1,4 @@
-//! The strangers with the highest scores: looking at them shows wrong labels, duplicates and real
+//! Lists the strangers with the highest scores. Looking at them reveals wrong labels, duplicates and real
 //! look-alikes.
 
 use std::collections::HashMap;
@@ -9,30 +9,30 @@ use crate::decision::{Decision, Threshold};
 use crate::likeness::{Likeness, likeness};
 use crate::recording::{RecordedMatch, RecordedSearch, Recording, TrialKind};
 
-/// Labels, items and pairs that are listed, the worst of each.
+/// The highest number of labels, items or pairs in a list; the worst ones are listed.
 pub(super) const LISTED_MAX: usize = 20;
 
-/// A stranger's search with a high score.
+/// A search for a stranger that has a high score.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct NearestStranger {
     /// Id of the query.
     pub query: String,
     /// Its label.
     pub label: String,
-    /// Whether its label is enrolled, and was left out of the search.
+    /// Whether its label is enrolled and was left out of the search.
     pub left_out: bool,
     /// Id of the item that it found.
     pub item: String,
-    /// The label of that.
+    /// The label of this item.
     pub item_label: String,
     /// The score that is compared with the threshold.
     pub score: f32,
     /// Whether it is accepted.
     pub accepted: bool,
-    /// How the two labels are alike; `None` if they are not.
+    /// In which way the two labels resemble each other as text; `None` if they do not.
     pub labels_alike: Option<Likeness>,
-    /// How many searches its label has, if there are two or more and all of them find the same label: that
-    /// may be one thing under two names. Otherwise 0.
+    /// The number of searches for this label, if there are at least two and all find the same label, because
+    /// then both labels may be one thing. Otherwise 0.
     pub searches_agreeing: u64,
 }
 
@@ -58,7 +58,7 @@ impl NearestStranger {
     }
 }
 
-/// The non-mated searches with the highest scores, twenty at most, highest first.
+/// The non-mated searches with the highest scores, at most twenty, the highest first.
 pub(super) fn nearest_strangers(
     recording: &Recording,
     threshold: Threshold,
@@ -89,13 +89,13 @@ pub(super) fn nearest_strangers(
     listed.collect()
 }
 
-/// The label that all searches of a stranger's label find, and how many these are.
+/// The label that all searches for a stranger's label find, and the number of these searches.
 struct AgreedLabel<'a> {
     label: &'a str,
     count: u64,
 }
 
-/// Of each label of strangers that has two searches or more, all of which find one label.
+/// Finds each label of strangers that has at least two searches which all find the same label.
 fn agreeing(recording: &Recording) -> HashMap<&str, AgreedLabel<'_>> {
     let mut found: HashMap<&str, Option<AgreedLabel<'_>>> = HashMap::new();
     for search in recording.searches() {
@@ -146,7 +146,7 @@ mod tests {
             search(1, TrialKind::NeverEnrolled, "elisabeth", 0.9),
             search(2, TrialKind::NeverEnrolled, "Elizabeth", 0.8),
         ];
-        // Two searches of one thing under another name, and two that do not agree.
+        // Two searches for one thing under another name, and two that disagree.
         searches.push(search(30, TrialKind::NeverEnrolled, "bess", 0.7));
         searches.push(search(31, TrialKind::NeverEnrolled, "bess", 0.1));
         let mut other = search(32, TrialKind::NeverEnrolled, "other 29", 0.01);

@@ -1,9 +1,9 @@
-//! How many pairs of images every two labels have, and sums over them without a walk over all.
+//! The number of pairs of images for each two labels, and sums over them in closed form.
 
 use super::error::AnalysisError;
 use crate::binomial::real;
 
-/// How many non-mated pairs there are between every two labels; labels count from 0.
+/// The number of non-mated pairs for each two labels; labels are numbered from 0.
 #[derive(Clone, Debug)]
 pub struct PairCounts(PairDesign);
 
@@ -30,7 +30,8 @@ pub(super) struct Dyad {
 }
 
 impl PairCounts {
-    /// All unordered pairs of one set, given the rows of every label: `n_a n_b` pairs.
+    /// All unordered pairs of one set, given the number of rows of every label: labels a and b have `n_a n_b`
+    /// pairs.
     #[must_use]
     pub fn all_pairs(rows: Vec<u64>) -> Self {
         Self(PairDesign::Product {
@@ -40,8 +41,8 @@ impl PairCounts {
         })
     }
 
-    /// Every query against every gallery item of another label, given the rows of every label
-    /// on either side: `q_a g_b + q_b g_a` pairs. A missing label has no rows.
+    /// All pairs of a query and a gallery item with different labels, given the numbers of rows by label on
+    /// both sides: labels a and b have `q_a g_b + q_b g_a` pairs. A missing label has no rows.
     #[must_use]
     pub fn cross(mut queries: Vec<u64>, mut gallery: Vec<u64>) -> Self {
         let labels = queries.len().max(gallery.len());
@@ -54,11 +55,12 @@ impl PairCounts {
         })
     }
 
-    /// Any other choice of pairs: (label a, label b, pairs) with a < b, in ascending order, each
-    /// two labels once, of `labels` labels.
+    /// Any other choice of pairs, as triples (label a, label b, pairs) with a < b, in ascending order and
+    /// without repetition; labels are below `labels`.
     ///
     /// # Errors
-    /// Refuses another order, a label beyond `labels`, and a label paired with itself.
+    /// Returns an error if the order is another, if a label is not below `labels`, or if a label is paired with
+    /// itself.
     pub fn listed(labels: usize, pairs: &[(u32, u32, u64)]) -> Result<Self, AnalysisError> {
         let pairs = ordered(
             pairs.iter().copied(),
@@ -92,8 +94,8 @@ impl PairCounts {
         }
     }
 
-    /// Sums over the pairs of labels, each weighted by the product of its labels' weights.
-    /// The squares are of use for weights of 0 and 1 only.
+    /// Sums over the pairs of labels, each weighted by the product of the labels' weights. The sum of squares
+    /// is valid for weights of 0 and 1 only.
     pub(super) fn sums(&self, weights: &[u64]) -> Sums {
         match &self.0 {
             PairDesign::Product {
@@ -105,18 +107,18 @@ impl PairCounts {
         }
     }
 
-    /// The most pairs of labels that can be formed with pairs of images between them and every
-    /// label used once; for a list, as many as a greedy walk finds.
+    /// The size of a largest set of disjoint pairs of labels that have pairs of images between them. For a list
+    /// of pairs, a greedy search gives a lower bound.
     pub(super) fn disjoint(&self, weights: &[u64]) -> u64 {
         match &self.0 {
             PairDesign::Product {
                 queries, gallery, ..
             } => {
-                // A maximum matching. Any two labels can be paired, unless both have queries only,
-                // or both gallery items only. So the labels fall into classes without pairs within
-                // them: the two one-sided ones, and one for each other label. In such a complete
-                // multipartite graph, half of all labels can be matched, or as many as lie outside
-                // the largest class, if that is less.
+                // This is a maximum matching. Any two labels can be paired, unless both have queries only or
+                // both have gallery items only. So the labels fall into classes without pairs inside: the two
+                // one-sided classes, and one class for each other label. In such a complete multipartite graph,
+                // the size of a maximum matching is half of all labels, or the number of labels outside the
+                // largest class if that is less.
                 let sides = || {
                     queries
                         .iter()
@@ -153,7 +155,7 @@ impl PairCounts {
     }
 }
 
-/// Takes triples in strictly ascending order with at most `most(a, b)` pairs each.
+/// Checks triples: strictly ascending order, and at most `most(a, b)` pairs in each.
 pub(super) fn ordered(
     triples: impl IntoIterator<Item = (u32, u32, u64)>,
     most: impl Fn(usize, usize) -> u64,
@@ -176,7 +178,7 @@ pub(super) fn ordered(
     Ok(dyads)
 }
 
-/// Of the pairs `m_ab` between labels a < b.
+/// Sums over the numbers of pairs `m_ab` of labels a < b.
 pub(super) struct Sums {
     /// Sum of `m_ab`.
     pub(super) pairs: f64,
@@ -187,7 +189,7 @@ pub(super) struct Sums {
 }
 
 impl Sums {
-    /// In closed form: G labels cost G steps, not G^2.
+    /// Computed in closed form: G labels need G steps instead of G^2.
     fn of_product(queries: &[u64], gallery: &[u64], each: f64, weights: &[u64]) -> Self {
         let rows = || {
             let sides = queries.iter().zip(gallery).zip(weights);
@@ -195,8 +197,8 @@ impl Sums {
         };
         let sum = |of: fn((f64, f64)) -> f64| rows().map(of).sum::<f64>();
         let (q_sum, g_sum, both) = (sum(|r| r.0), sum(|r| r.1), sum(|r| r.0 * r.1));
-        // The sum over a < b of (q_a g_b + q_b g_a)^2 is that over a != b of q_a^2 g_b^2 + q_a g_a q_b g_b:
-        // products of sums, less their diagonals.
+        // The sum over a < b of (q_a g_b + q_b g_a)^2 equals the sum over a != b of q_a^2 g_b^2 + q_a g_a q_b
+        // g_b, which is products of sums minus their diagonals.
         let squares = sum(|r| r.0 * r.0) * sum(|r| r.1 * r.1) + both * both
             - 2.0 * sum(|r| r.0 * r.0 * r.1 * r.1);
         let per_label = rows().map(|(q, g)| (q * (g_sum - g) + g * (q_sum - q)) / each);

@@ -1,4 +1,4 @@
-//! The pairwise view: FAR and FRR of comparing two images, and consistency over labels.
+//! The pairwise view: the FAR and FRR of comparing two images, and consistency over labels.
 
 use serde::Serialize;
 
@@ -21,48 +21,49 @@ use crate::rates::{Confidence, Proportion, Rate, percent};
 use crate::refusal::Underpowered;
 use matchpoint_vector::Similarity;
 
-/// Points of curves for drawing.
+/// Number of points of a curve for drawing.
 const CURVE_POINTS: usize = 120;
 const HISTOGRAM_CELLS: usize = 60;
-/// Labels whose utility curve is kept for drawing.
+/// At most this many labels keep their utility curve for drawing.
 const LABEL_CURVES_MAX: usize = 20_000;
-/// Labels that are listed as the worst.
+/// Number of labels that are listed as the worst.
 const WORST_MAX: usize = 20;
-/// Accepted pairs that are listed for the intervals, 16 bytes each.
+/// At most this many accepted pairs are kept for the intervals, at 16 bytes each.
 const DYADS_MAX: f64 = 3e7;
 /// The pairwise FARs at which the FRR is given.
 const FARS: [f64; 4] = [1e-1, 1e-2, 1e-3, 1e-4];
 
-/// Rates of comparing two images (FMR and FNMR of ISO/IEC 19795-1). Not rates of searches: a
-/// search makes as many comparisons as there are items.
+/// The error rates of comparing two images (FMR and FNMR of ISO/IEC 19795-1). They are not rates of searches,
+/// because a search makes as many comparisons as there are items.
 #[derive(Clone, Debug, Serialize)]
 pub struct PairsView {
-    /// Pairs of one label.
+    /// Number of pairs with equal labels.
     pub mated_pairs: u64,
-    /// Pairs of two labels.
+    /// Number of pairs with different labels.
     pub non_mated_pairs: u64,
-    /// Where both rates are the same; `None` if a kind of pair is missing.
+    /// The equal error rate; `None` if one kind of pairs is missing.
     pub equal_error: Option<PairEqualError>,
     /// Both rates at the threshold of the searches.
     pub at_threshold: AtThreshold,
-    /// Rates where the pairwise FAR is a round number.
+    /// Both rates at thresholds where the pairwise FAR is a round number.
     pub at_far: Vec<AtThreshold>,
-    /// A threshold for comparing two images, proven on pairs that share no label; `None` without
-    /// a target FAR.
+    /// A threshold for comparing two images, certified on pairs that share no label; `None` without a target
+    /// FAR.
     pub certified: Option<Certified>,
-    /// One whose upper bound over labels meets the target; an estimate.
+    /// The lowest threshold found whose upper bound over labels meets the target. It is an estimate, not
+    /// certified.
     pub estimated: Option<AtThreshold>,
-    /// How far the labels agree about a threshold; `None`, with a note, if it is unknown.
+    /// How consistent the labels are at one threshold; `None`, with a note, if it is unknown.
     pub consistency: Option<Consistency>,
-    /// Groups of labels at the threshold of the searches, by metadata of their items.
+    /// Groups of labels by metadata of their items, at the threshold of the searches.
     pub groups: Vec<LabelGroup>,
-    /// Labels with the lowest utility at the threshold of the searches.
+    /// The labels with the lowest utility at the threshold of the searches.
     pub worst_labels: Vec<NamedRow>,
-    /// Both rates along the thresholds.
+    /// Both rates over a range of thresholds.
     pub curve: Vec<PairRates>,
-    /// Pairs by score.
+    /// The number of pairs by score.
     pub histogram: Vec<ScoreBin>,
-    /// Utility of labels along the band, for drawing.
+    /// The utility of labels over the band, for drawing.
     #[serde(skip)]
     pub utilities: UtilityBand,
 }
@@ -70,65 +71,65 @@ pub struct PairsView {
 /// Both pairwise rates at one threshold, with intervals over labels.
 #[derive(Clone, Debug, Serialize)]
 pub struct AtThreshold {
-    /// The pairwise FAR that the threshold was looked up for; `None` if it was given.
+    /// The pairwise FAR for which this threshold was chosen; `None` if the threshold was given.
     pub asked_far: Option<f64>,
-    /// Accept at or above this similarity.
+    /// The threshold: a similarity that is equal or higher is accepted.
     pub threshold: Threshold,
-    /// Share of pairs of two labels that are accepted.
+    /// The accepted share of pairs with different labels.
     pub far: Option<Rate>,
-    /// The upper end of a one-sided interval for it, at the confidence of the display.
+    /// The upper end of a one-sided interval of the FAR, at the default display confidence.
     pub far_upper: Option<f64>,
-    /// How many times the variance of independent pairs that of these is.
+    /// The design effect of the FAR: its variance divided by that of independent pairs.
     pub design_effect: Option<f64>,
-    /// Share of pairs of one label that are rejected.
+    /// The rejected share of pairs with equal labels.
     pub frr: Option<Rate>,
 }
 
 /// A threshold for comparing two images, certified on label-disjoint pairs, or why there is none.
 #[derive(Clone, Debug, Serialize)]
 pub struct Certified {
-    /// The requested target: per comparison here, not per search.
+    /// The requested target, which is applied to comparisons here and not to searches.
     pub target: TargetFar,
-    /// Pairs of labels, each label in one pair.
+    /// Number of pairs; each label occurs in at most one.
     pub trials: u64,
-    /// The threshold; `None` if the labels are too few.
+    /// The threshold; `None` if there are too few labels.
     pub threshold: Option<Threshold>,
-    /// The pairwise FAR that is not exceeded with the confidence of the target.
+    /// The upper bound on the pairwise FAR, at the confidence of the target.
     pub far_bound: Option<f64>,
-    /// Why there is no threshold.
+    /// The reason why there is no threshold.
     pub refused: Option<String>,
 }
 
-/// One label at the threshold.
+/// The rates of one label at the threshold.
 #[derive(Clone, Debug, Serialize)]
 pub struct NamedRow {
     /// The label.
     pub label: String,
-    /// Share of its mated pairs that are rejected.
+    /// The rejected share of its mated pairs.
     pub frr: Option<f64>,
-    /// Share of its non-mated pairs that are accepted.
+    /// The accepted share of its non-mated pairs.
     pub far: Option<f64>,
     /// Harmonic mean of sensitivity and specificity, in [0, 1].
     pub utility: Option<f64>,
-    /// Mated pairs.
+    /// Number of mated pairs.
     pub mated: u64,
-    /// Non-mated pairs.
+    /// Number of non-mated pairs.
     pub non_mated: u64,
 }
 
-/// Utility curves along the band.
+/// Utility curves over the band.
 #[derive(Clone, Debug, Default)]
 pub struct UtilityBand {
-    /// The thresholds, ascending.
+    /// The thresholds, in ascending order.
     pub thresholds: Vec<Threshold>,
-    /// The mean over all labels with both kinds of pairs.
+    /// The mean over all labels that have both kinds of pairs.
     pub mean: Vec<f64>,
-    /// Labels, evenly thinned out, with their curves.
+    /// An evenly thinned-out selection of labels, with their curves.
     pub labels: Vec<(String, Vec<f64>)>,
 }
 
 impl PairsView {
-    /// Measures. `None`, with a note, if there are no pairs of two labels.
+    /// Measures the pairwise rates. `None`, with a note, if there are no pairs with different labels.
     pub(super) fn measure(
         scan: &Scan<'_>,
         material: &AnalysisInput<'_>,
@@ -140,8 +141,8 @@ impl PairsView {
             notes.push("There are no pairs of two labels to compare.".to_owned());
             return Ok(None);
         }
-        // Rates by label need every accepted pair in memory; and a FAR at which less than one pair is
-        // accepted has no threshold in these data.
+        // Rates by label need every accepted pair in memory. And if a FAR corresponds to less than one accepted
+        // pair, these data have no threshold for it.
         let mut at_far = Vec::new();
         for far in FARS {
             let accepted = real(curve.non_mated_pairs()) * far;
@@ -155,7 +156,7 @@ impl PairsView {
                 at_far.push(at(scan, threshold, Some(far), watch)?);
             }
         }
-        // The ends of the band are FARs, not scores: the same band for every model.
+        // The ends of the band are given as FARs and not as scores, so the band means the same for every model.
         let scope = material.scope;
         let thresholds = scope
             .band
@@ -164,8 +165,8 @@ impl PairsView {
             Some(thresholds) => consistency(scan, material, thresholds, notes, watch)?,
             None => (None, UtilityBand::default(), None),
         };
-        // The operating point's threshold is not chosen by pairs, and may accept too many of them to
-        // be kept. Most of what follows rests on these, so that there is no view then.
+        // The threshold of the operating point does not depend on pairs, and may accept too many of them to
+        // keep. Most of the view needs these pairs, so then there is no view.
         let accepted = curve
             .far_at(material.on_similarity)
             .map_or(0, Proportion::events);
@@ -265,7 +266,7 @@ fn consistency(
     })
 }
 
-/// Every other row of a label, from a start that follows from the seed, is in the first half.
+/// Puts every other row of a label in the first half; the seed decides which row is first.
 fn halves(labels: &[u32], seed: u64) -> Vec<bool> {
     let mut next = std::collections::BTreeMap::new();
     let half = |&label| {
@@ -322,7 +323,7 @@ fn worst(
         .collect())
 }
 
-/// Pairs of labels that share none, one pair of images each: independent trials.
+/// One pair of images for each of many disjoint pairs of labels: independent trials.
 fn certified(material: &AnalysisInput<'_>, target: TargetFar) -> Certified {
     let (gallery, seed) = (material.gallery, material.seed);
     let pairs = match material.queries {
@@ -334,7 +335,8 @@ fn certified(material: &AnalysisInput<'_>, target: TargetFar) -> Certified {
         let (a, b) = (rows.row(pair.a), gallery.embeddings.row(pair.b));
         a.zip(b)
             .and_then(|(a, b)| Similarity::between(a, b))
-            // No such row: a pair that is accepted at every threshold can only tighten it.
+            // The row always exists; a score of 1 as a fallback is accepted at every threshold, so it could
+            // only make the threshold stricter.
             .unwrap_or(Similarity::IDENTICAL)
     });
     let trials = scores.len() as u64;
@@ -353,15 +355,15 @@ fn certified(material: &AnalysisInput<'_>, target: TargetFar) -> Certified {
     }
 }
 
-/// The lowest threshold on a grid whose upper bound over labels is at or below the target, from
-/// the strictest down, up to the first that fails.
+/// The lowest threshold on a grid whose upper bound over labels is at most the target. The grid is searched
+/// from the strictest threshold down to the first that fails.
 fn estimated(
     scan: &Scan<'_>,
     curve: &ScoreCurve,
     target: TargetFar,
     watch: PairProgress<'_>,
 ) -> Result<Option<AtThreshold>, AnalysisError> {
-    /// Steps of the pooled FAR, each 0.8 of the one before.
+    /// Number of steps of the pooled FAR; each is 0.8 of the one before.
     const STEPS: i32 = 12;
     let mut best = None;
     for step in (0..STEPS).rev() {

@@ -1,9 +1,9 @@
-//! Every pair of two sets of embeddings, scored and counted: pairwise FAR and FRR, counts of each
-//! label and of each pair of labels, and the pairs that look mislabelled.
+//! Scores and counts every pair of two sets of embeddings: pairwise FAR and FRR, counts for each label and each
+//! pair of labels, and the pairs that look mislabelled.
 //!
-//! The matrix of scores is cut into square tiles which are computed on all cores. Each question is
-//! one pass over the tiles; they are kept between passes if they fit the memory allowed, and
-//! computed again if they do not, with the same result to the last bit.
+//! The matrix of scores is divided into square tiles that are computed on all cores. Each question needs one
+//! pass over the tiles. They are kept between passes if they fit in the allowed memory, and otherwise computed
+//! again with the same result to the last bit.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,34 +18,34 @@ use super::score_histogram::ScoreCounters;
 use crate::decision::Threshold;
 use matchpoint_vector::kernels::multiply;
 
-/// Rows and columns of a tile: its scores fit the second-level cache, and few are wasted on the
+/// Number of rows and columns of a tile. Its scores fit in the second-level cache, and few are wasted on the
 /// wrong side of the diagonal.
 const TILE: usize = 256;
 
-/// Scores kept between passes unless the caller says otherwise, in bytes.
+/// The default memory for scores that are kept between passes, in bytes.
 const KEPT_BYTES: usize = 128 << 20;
 
-/// Called with the pairs done and all pairs; returns whether to continue.
+/// Called with the number of pairs done and the total; returns whether to continue.
 ///
-/// Called from several threads, after every tile; the calls may overtake each other.
+/// It is called from several threads after each tile, and a call may arrive after one with a higher number.
 pub type PairProgress<'a> = &'a (dyn Fn(u64, u64) -> bool + Sync);
 
-/// Which pairs there are.
+/// Which pairs are formed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ScanDesign {
-    /// Every unordered pair of one set. A pair belongs to the labels of both rows.
+    /// Every unordered pair of one set. A pair counts for the labels of both rows.
     AllPairs,
-    /// Every query with every gallery row. A pair belongs to the label of the gallery row.
+    /// Every query with every gallery row. A pair counts for the label of the gallery row.
     Cross,
 }
 
-/// The pairs of one or two sets. Pairs with equal labels are mated, others non-mated.
+/// The pairs of one or two sets. Pairs with equal labels are mated, the others non-mated.
 #[derive(Debug)]
 pub struct Scan<'a> {
     design: ScanDesign,
     rows: &'a Embeddings,
     columns: &'a Embeddings,
-    /// The tiles computed so far; none if they would not fit.
+    /// The scores of the tiles computed so far; empty if they would not fit in memory.
     kept: Vec<OnceLock<Box<[f32]>>>,
 }
 
@@ -62,10 +62,10 @@ impl<'a> Scan<'a> {
         scan.keeping(KEPT_BYTES)
     }
 
-    /// Every query with every row of a gallery; the two share the indices of labels.
+    /// Every query with every row of a gallery. Both sets number their labels alike.
     ///
     /// # Errors
-    /// Refuses sets of different dimensions.
+    /// Returns an error if the dimensions differ.
     pub fn cross(queries: &'a Embeddings, gallery: &'a Embeddings) -> Result<Self, AnalysisError> {
         if queries.dimension() != gallery.dimension() {
             return Err(AnalysisError::EmbeddingDimensions {
@@ -82,8 +82,8 @@ impl<'a> Scan<'a> {
         Ok(scan.keeping(KEPT_BYTES))
     }
 
-    /// Allows `bytes` for scores kept between passes, in place of 128 MiB. All are kept or none:
-    /// a few would not spare the next pass much.
+    /// Allows `bytes` of memory for scores that are kept between passes, instead of 128 MiB. Either all scores
+    /// are kept or none, because keeping a few would hardly speed up the next pass.
     #[must_use]
     pub fn keeping(mut self, bytes: usize) -> Self {
         let tiles = self.tile_count();
@@ -93,7 +93,7 @@ impl<'a> Scan<'a> {
         self
     }
 
-    /// The number of pairs, mated and non-mated.
+    /// The number of pairs, both mated and non-mated.
     #[must_use]
     pub fn pairs(&self) -> u64 {
         match self.design {
@@ -102,16 +102,16 @@ impl<'a> Scan<'a> {
         }
     }
 
-    /// One more than the greatest label index on either side.
+    /// One more than the highest label index on either side.
     #[must_use]
     pub fn labels_end(&self) -> usize {
         self.rows.labels_end().max(self.columns.labels_end())
     }
 
-    /// Counts all pairs by score. Takes up to 384 MiB on the way, whatever the number of pairs.
+    /// Counts all pairs by score. Uses up to 384 MiB of memory while it runs, whatever the number of pairs.
     ///
     /// # Errors
-    /// [`AnalysisError::Stopped`] if `watch` said so.
+    /// Returns [`AnalysisError::Stopped`] if `watch` returned `false`.
     pub fn curve(&self, watch: PairProgress<'_>) -> Result<ScoreCurve, AnalysisError> {
         let counting = ScoreCounters::new();
         self.each_tile(watch, |tile| {
@@ -124,11 +124,11 @@ impl<'a> Scan<'a> {
         Ok(ScoreCurve::new(counting))
     }
 
-    /// The non-mated pairs at or above `threshold`, at most `limit` of them, the highest first
-    /// and equal scores by row: there labels may be wrong, or one thing is enrolled twice.
+    /// The non-mated pairs at or above `threshold`, at most `limit` of them, sorted by descending score and
+    /// then by row. In such pairs a label may be wrong, or one thing may be enrolled twice.
     ///
     /// # Errors
-    /// [`AnalysisError::Stopped`] if `watch` said so.
+    /// Returns [`AnalysisError::Stopped`] if `watch` returned `false`.
     pub fn accepted_non_mated(
         &self,
         threshold: Threshold,
@@ -147,7 +147,7 @@ impl<'a> Scan<'a> {
             if !here.is_empty() {
                 let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
                 found.append(&mut here);
-                // Twice the limit, so that what is cut off pays for the cutting.
+                // The list grows to twice the limit before it is cut, so that sorting is rare.
                 if limit.saturating_mul(2) <= found.len() {
                     keep_highest(&mut found, limit);
                 }
@@ -185,8 +185,7 @@ impl<'a> Scan<'a> {
         self.design == ScanDesign::Cross
     }
 
-    /// Scores every tile, or takes the scores kept, and shows it to `visit`; on all cores, in any
-    /// order.
+    /// Computes every tile, or reads its kept scores, and passes it to `visit`; on all cores, in any order.
     pub(super) fn each_tile(
         &self,
         watch: PairProgress<'_>,
@@ -247,12 +246,13 @@ impl<'a> Scan<'a> {
         )
     }
 
-    /// The rows and columns of tile `index`.
+    /// The rows and columns of the tile with this index.
     fn place(&self, index: usize) -> (Range<usize>, Range<usize>) {
         let (down, across) = self.tiles_by_side();
         let (row, column) = match self.design {
             ScanDesign::Cross => (index / across, index % across),
-            // Row r of the triangle has `down` - r tiles; with row `down` - 1 - r it fills a line.
+            // Row r of the triangle has `down` - r tiles. Together with row `down` - 1 - r it fills one line of
+            // a rectangle.
             ScanDesign::AllPairs => {
                 let (line, place) = (index / (down + 1), index % (down + 1));
                 if place < down - line {
@@ -267,7 +267,7 @@ impl<'a> Scan<'a> {
     }
 }
 
-/// A square of the matrix of scores.
+/// A square part of the matrix of scores.
 pub(super) struct ScoreTile<'a> {
     scan: &'a Scan<'a>,
     rows: Range<usize>,
@@ -276,7 +276,8 @@ pub(super) struct ScoreTile<'a> {
 }
 
 impl<'a> ScoreTile<'a> {
-    /// The pairs in it, each once: in a tile on the diagonal of all pairs, those above it.
+    /// The number of pairs in the tile, each counted once: in a diagonal tile of `AllPairs`, only those above
+    /// the diagonal.
     fn pairs(&self) -> u64 {
         if self.on_diagonal() {
             choose_two(self.rows.len() as u64)
@@ -289,7 +290,7 @@ impl<'a> ScoreTile<'a> {
         self.scan.design == ScanDesign::AllPairs && self.rows == self.columns
     }
 
-    /// The pairs row by row, in stretches that are mated or non-mated throughout.
+    /// The pairs row by row, in stretches that are either all mated or all non-mated.
     pub(super) fn stretches(&self) -> impl Iterator<Item = Stretch<'a>> {
         let (scores, columns) = (self.scores, self.columns.clone());
         let diagonal = self.on_diagonal();
@@ -321,7 +322,7 @@ impl<'a> ScoreTile<'a> {
     }
 }
 
-/// Consecutive scores of one row, all mated or all non-mated.
+/// Consecutive scores of one row that are either all mated or all non-mated.
 pub(super) struct Stretch<'a> {
     /// The position of the row.
     pub(super) row: usize,
@@ -329,14 +330,14 @@ pub(super) struct Stretch<'a> {
     pub(super) label: u32,
     /// The position of the first column.
     pub(super) column: usize,
-    /// Whether the columns carry the label of the row.
+    /// Whether the columns have the label of the row.
     pub(super) mated: bool,
     /// One score for each column.
     pub(super) scores: &'a [f32],
 }
 
 impl Stretch<'_> {
-    /// Replaces `found` by the columns, by position, whose scores are at or above `threshold`.
+    /// Replaces the content of `found` by the columns, as positions, whose scores are at least `threshold`.
     pub(super) fn accepted_into(&self, threshold: Threshold, found: &mut Vec<(usize, f32)>) {
         let at = threshold.get();
         found.clear();
@@ -351,18 +352,18 @@ impl Stretch<'_> {
 /// Two rows with different labels.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct NonMatedPair {
-    /// A row of the set, the lower of the two; or a query.
+    /// The lower of two rows of one set; or a query.
     pub row_a: usize,
-    /// Another row of the set; or a row of the gallery.
+    /// The other row of the set; or a row of the gallery.
     pub row_b: usize,
-    /// Their similarity, in [-1, 1].
+    /// Their cosine similarity, in [-1, 1].
     pub score: f32,
 }
 
 impl NonMatedPair {
-    /// The highest score first, then by row.
+    /// Orders by descending score, then by row.
     fn by_score(&self, other: &Self) -> std::cmp::Ordering {
-        // Adding zero makes -0 and +0 equal.
+        // Adding zero makes -0 and +0 compare as equal.
         (other.score + 0.0)
             .total_cmp(&(self.score + 0.0))
             .then((self.row_a, self.row_b).cmp(&(other.row_a, other.row_b)))
@@ -376,7 +377,7 @@ fn keep_highest(pairs: &mut Vec<NonMatedPair>, limit: usize) {
     }
 }
 
-/// The unordered pairs of `n` things.
+/// The number of unordered pairs of `n` things.
 pub(super) fn choose_two(n: u64) -> u64 {
     n * n.saturating_sub(1) / 2
 }
@@ -391,8 +392,8 @@ mod tests {
 
     const GO: PairProgress<'_> = &|_, _| true;
 
-    /// Rows of four components of +-0.5: their scores are multiples of 1/2, so that many tie and
-    /// all are exact in `f32`.
+    /// Rows with four components of +-0.5. Their scores are multiples of 1/2, so many are equal and all are
+    /// exact in `f32`.
     fn tied(seeds: &[(u8, u8)]) -> Embeddings {
         let vectors = seeds.iter().flat_map(|&(bits, _)| {
             (0..4).map(move |bit| if bits >> bit & 1 == 0 { 0.5 } else { -0.5 })
@@ -401,7 +402,7 @@ mod tests {
         Embeddings::from_unit(4, vectors.collect(), labels.collect()).unwrap()
     }
 
-    /// Every pair in `f64`, in the order of the caller's rows: (row, row, label, label, score).
+    /// Computes every pair in `f64`, in the order of the caller's rows: (row, row, label, label, score).
     fn naive(scan: &Scan<'_>) -> Vec<(usize, usize, u32, u32, f64)> {
         let ordered = |set: &Embeddings| {
             let mut rows: Vec<(usize, u32, Vec<f32>)> = (0..set.len())
@@ -511,7 +512,7 @@ mod tests {
                     .iter()
                     .map(|p| (-f64::from(p.score), p.row_a, p.row_b));
                 let expected = expected.iter().copied().take(limit);
-                // Adding zero makes -0 and +0 equal.
+                // Adding zero makes -0 and +0 compare as equal.
                 assert!(found.map(|p| (p.0 + 0.0, p.1, p.2)).eq(expected.map(|p| (
                     p.0 + 0.0,
                     p.1,
@@ -544,7 +545,7 @@ mod tests {
         }
     }
 
-    /// Enough rows for several tiles, the last of them partial.
+    /// Enough rows for several tiles, of which the last is partial.
     fn many(rows: u32, seed: u32) -> Embeddings {
         let mut state = seed;
         let mut next = || {

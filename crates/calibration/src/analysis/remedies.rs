@@ -1,4 +1,4 @@
-//! What could be done about labels that one threshold treats unequally, measured on these data.
+//! Remedies for labels that one threshold treats unequally, measured on the data of the calibration.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,27 +17,27 @@ use crate::normalise::PairStatistics;
 use crate::policy::CalibrationTarget;
 use crate::recording::{RecordedSearch, TrialKind};
 
-/// Searches that the statistics are computed for; each takes one pass over the cohort.
+/// Cohort statistics are computed for at most this many searches; each needs one pass over the cohort.
 const SEARCHES_MAX: usize = 20_000;
-/// The FAR that remedies are compared at if the policy has none.
+/// The FAR at which remedies are compared if the policy has no target FAR.
 const FAR_WITHOUT_TARGET: f64 = 0.05;
-/// Searches from which a label is ranked.
+/// A label needs this many searches to be ranked.
 const SEARCHES_MIN: u64 = 3;
-/// Samples of labels for the uncertainty of differences.
+/// Number of bootstrap samples of labels for the uncertainty of differences.
 const RESAMPLES: u32 = 2_000;
 
-/// Each remedy compared with the one threshold, on labels that it was not fitted to.
+/// Each remedy compared with the plain threshold, on labels that it was not fitted to.
 #[derive(Clone, Debug, Serialize)]
 pub struct Remedies {
-    /// Members of the cohort that scores were normalised against: items of other labels.
+    /// Size of the cohort that scores are normalised against, which consists of items of other labels.
     pub cohort: usize,
-    /// The outcome.
+    /// The comparison of all remedies.
     #[serde(flatten)]
     pub comparison: RemedyComparison,
 }
 
 impl Remedies {
-    /// Compares. `None`, with a note, if that cannot be done.
+    /// Compares the remedies. `None`, with a note, if that is impossible.
     pub(super) fn measure(material: &AnalysisInput<'_>, notes: &mut Vec<String>) -> Option<Self> {
         let searches = material.recording.searches();
         if SEARCHES_MAX < searches.len() {
@@ -87,7 +87,7 @@ fn sampled_cohort(material: &AnalysisInput<'_>) -> Result<Cohort, AnalysisError>
     Ok(Cohort::sampled(items, material.seed)?)
 }
 
-/// How many labels of strangers there are among searches.
+/// The number of labels of strangers among the searches.
 #[must_use]
 pub fn stranger_labels(searches: &[RecordedSearch]) -> u64 {
     let strangers = searches
@@ -97,11 +97,11 @@ pub fn stranger_labels(searches: &[RecordedSearch]) -> u64 {
     labels.len() as u64
 }
 
-/// The remedies that compete for a threshold set by one search for each of so many labels of strangers,
-/// compared at the FAR that such a threshold has.
+/// The remedies to compare if the threshold is chosen from one search for each of `stranger_labels` labels of
+/// strangers. They are compared at the FAR that such a threshold has on these strangers.
 ///
 /// # Errors
-/// None in practice: the FAR without a target is one.
+/// Never in practice, because the FAR that replaces a missing target is valid.
 pub fn plan(
     target: CalibrationTarget,
     stranger_labels: u64,
@@ -118,8 +118,8 @@ pub fn plan(
         | CalibrationTarget::EqualError
         | CalibrationTarget::Cost(_) => None,
     };
-    // A certified threshold accepts fewer than its target: this many of these strangers, and half of the
-    // step to the next.
+    // A certified threshold accepts a lower share of these strangers than its target: `allowed` of them, plus
+    // half of the step to the next count.
     let certified = allowed.map(|allowed| (real(allowed) + 0.5) / real(stranger_labels));
     let far = certified.map_or(asked.far(), |share| share.min(asked.far()));
     Ok(RemedyPlan {
@@ -132,11 +132,12 @@ pub fn plan(
     })
 }
 
-/// A search in the form in which remedies are evaluated on it. `compared` is the probe with the item that
-/// it found.
+/// Converts a search into the form in which remedies are evaluated. `compared` has the vectors of the probe and
+/// of the item that it found.
 ///
 /// # Errors
-/// Vectors of another dimension than the cohort's, or no member of another label.
+/// Returns an error if the vectors have another dimension than the cohort, or if the cohort has no member of
+/// another label.
 pub fn remedy_trial(
     search: &RecordedSearch,
     compared: Option<&ComparedPair<'_>>,
@@ -185,7 +186,7 @@ pub fn remedy_trial(
     })
 }
 
-/// Where the vectors of a search are.
+/// Finds the vectors of a search.
 struct SearchVectors {
     items: BTreeMap<String, usize>,
     probes: BTreeMap<String, usize>,

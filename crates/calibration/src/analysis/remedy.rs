@@ -1,8 +1,8 @@
-//! Remedies for error rates that the similarity alone leaves too high, or uneven: scores that are
-//! normalised against a cohort, or reduced by the best of another label.
+//! Remedies for error rates that are too high or uneven with similarity alone: scores that are normalised
+//! against a cohort, or reduced by the best score of another label.
 //!
-//! A remedy does not change decisions by itself: it is fitted, measured against the one threshold on labels
-//! that it was not fitted to, and applied only by choice.
+//! A remedy changes no decision by itself. It is fitted, compared with the plain threshold on labels that it
+//! was not fitted to, and used only if somebody chooses it.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -21,21 +21,22 @@ use crate::refusal::Underpowered;
 use crate::seeded_hash::seeded_hash;
 use matchpoint_vector::Similarity;
 
-/// The nearest of the cohort, for AS-norm; a quarter of it at most.
+/// AS-norm uses at most this many nearest members of the cohort, and at most a quarter of the cohort.
 const NEAREST_MAX: usize = 300;
 
-/// The best candidate of a search, by similarity, whatever the remedy.
+/// The best candidate of a search, by plain similarity for every remedy.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RemedyCandidate {
     /// Its similarity to the probe.
     pub score: Similarity,
     /// The best similarity to an item of another label; `None` if there is none.
     pub other: Option<Similarity>,
-    /// Whether it carries the label of the probe; plays no part in a non-mated search.
+    /// Whether it has the label of the probe; ignored in a non-mated search.
     pub label_matches: bool,
-    /// Statistics against the whole cohort: what Z-, T- and S-norm need.
+    /// Statistics of scores against the whole cohort, which Z-, T- and S-norm need; `None` if they are unknown.
     pub whole_cohort: Option<PairStatistics>,
-    /// Statistics against the nearest of the cohort: what AS-norm needs.
+    /// Statistics of scores against the nearest members of the cohort, which AS-norm needs; `None` if they are
+    /// unknown.
     pub nearest_cohort: Option<PairStatistics>,
 }
 
@@ -44,36 +45,36 @@ pub struct RemedyCandidate {
 pub struct RemedyTrial {
     /// The label of the probe.
     pub label: String,
-    /// The id of the probe; once among the mated and once among the non-mated searches.
+    /// The id of the probe. It occurs at most once among the mated and once among the non-mated searches.
     pub probe: String,
-    /// Whether the label of the probe is in what was searched.
+    /// Whether the label of the probe is enrolled and was searched.
     pub mated: bool,
-    /// What was found; `None` for nothing, which is a reject.
+    /// The best candidate; `None` if nothing was found, which is a reject.
     pub candidate: Option<RemedyCandidate>,
 }
 
-/// A way to decide a search by its best candidate.
+/// A way to compute the decision score of a search from its best candidate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Remedy {
-    /// One threshold on the similarity.
+    /// No remedy: the plain similarity.
     None,
-    /// By the item's scores against the cohort.
+    /// Z-norm: normalised by the item's scores against the cohort.
     ZNorm,
-    /// By the probe's scores against the cohort.
+    /// T-norm: normalised by the probe's scores against the cohort.
     TNorm,
-    /// By both.
+    /// S-norm: the mean of Z-norm and T-norm.
     SNorm,
-    /// By both, against the nearest of the cohort.
+    /// AS-norm: like S-norm, but only with the nearest members of the cohort.
     AsNorm,
-    /// By how far it stands out before the best of another label.
+    /// The similarity minus a multiple of the best similarity to another label.
     Margin,
-    /// By both: the margin in units of AS-norm.
+    /// Both: the margin, in units of AS-norm.
     AsNormMargin,
 }
 
 impl Remedy {
-    /// The name in reports.
+    /// The name used in reports.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -87,7 +88,7 @@ impl Remedy {
         }
     }
 
-    /// The normalisation that it is, against a cohort of that size; `None` if it is none.
+    /// The normalisation of this remedy for a cohort of this size; `None` if it does not normalise.
     #[must_use]
     pub fn normalisation(self, cohort: usize) -> Option<Normalisation> {
         let (side, nearest) = match self {
@@ -103,18 +104,18 @@ impl Remedy {
                 )
             }
         };
-        // The floor is a constant within its range.
+        // The floor is a constant within the allowed range.
         Normalisation::new(side, nearest, Normalisation::DEVIATION_FLOOR).ok()
     }
 
-    /// Whether it takes the best of another label.
+    /// Whether it uses the best similarity to another label.
     #[must_use]
     pub fn takes_margin(self) -> bool {
         matches!(self, Self::Margin | Self::AsNormMargin)
     }
 
-    /// Whether the candidate has what it needs. Another label is not required: if there is none, there is
-    /// no score, and nothing is accepted.
+    /// Whether the candidate has the statistics that the remedy needs. Another label is not required: without
+    /// one there is no score, and the search is rejected.
     fn is_given(self, candidate: &RemedyCandidate) -> bool {
         match self {
             Self::None | Self::Margin => true,
@@ -123,7 +124,7 @@ impl Remedy {
         }
     }
 
-    /// `None` if the candidate lacks the statistics, or another label.
+    /// `None` if the candidate lacks the statistics or another label.
     fn score(self, candidate: &RemedyCandidate, factor: MarginFactor) -> Option<Similarity> {
         let (score, both) = (candidate.score, StatisticsSide::Both);
         let (side, statistics) = match self {
@@ -142,19 +143,19 @@ impl Remedy {
     }
 }
 
-/// How the threshold of each way to decide is chosen; the same for all of them.
+/// How the threshold of each remedy is chosen; the same for all of them.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Rule {
-    /// As [`crate::certify::certify`] does: one search for each label, the target proven.
+    /// As [`crate::certify::certify`] does: from one search for each label, with a certified target.
     Certified(TargetFar),
-    /// The lowest at which the share of accepted strangers, over all searches, is at most the FAR
-    /// of the target. No promise, so that its confidence is not used.
+    /// The lowest threshold at which the accepted share of strangers, over all searches, is at most the target
+    /// FAR. Nothing is certified, so the confidence of the target is not used.
     Estimated(TargetFar),
 }
 
 impl Rule {
-    /// The FAR that thresholds are chosen for.
+    /// The target FAR of the thresholds.
     #[must_use]
     pub fn target(self) -> TargetFar {
         match self {
@@ -163,20 +164,20 @@ impl Rule {
     }
 }
 
-/// What is compared, and how.
+/// Which remedies are compared, and how.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct RemedyPlan {
-    /// What the split of the labels and every random choice are derived from.
+    /// Seed for splitting the labels and for every other random choice.
     pub seed: u64,
     /// How thresholds are chosen.
     pub rule: Rule,
-    /// The remedies; one threshold is always measured beside them.
+    /// The remedies; the plain threshold is always measured as well.
     pub remedies: Vec<Remedy>,
-    /// How much of the best of another label the margins take off.
+    /// The multiple of the best similarity to another label that margins subtract.
     pub margin_factor: MarginFactor,
-    /// Mated searches from which a label is ranked.
+    /// The number of mated searches that a label needs to be ranked.
     pub searches_min: u64,
-    /// Draws of labels, in [200, 100000]; 2000 are usual.
+    /// Number of bootstrap samples of labels, in [200, 100000]; usually 2000.
     pub resamples: u32,
 }
 
@@ -185,16 +186,16 @@ pub struct RemedyPlan {
 pub struct Fitted {
     /// The remedy.
     pub remedy: Remedy,
-    /// How much of the best of another label is subtracted, by those that use it.
+    /// The multiple of the best similarity to another label that is subtracted, by the remedies that use it.
     #[serde(skip)]
     pub margin_factor: MarginFactor,
-    /// The threshold for its scores, on the scale of the remedy.
+    /// The threshold on the scale of the remedy's scores.
     pub threshold: Threshold,
 }
 
 impl Fitted {
-    /// Decides a search by its best candidate. One without the statistics that the remedy needs
-    /// is rejected.
+    /// Decides a search by its best candidate. A candidate without the statistics that the remedy needs is
+    /// rejected.
     #[must_use]
     pub fn decide(&self, best: Option<&RemedyCandidate>) -> Decision {
         self.threshold
@@ -202,11 +203,11 @@ impl Fitted {
     }
 }
 
-/// Chooses the threshold of a remedy on all of `trials`: what to deploy once it is preferred.
+/// Chooses the threshold of a remedy from all of `trials`, for use in service once the remedy is preferred.
 ///
 /// # Errors
-/// Refuses trials without what the remedy works on, without strangers, or with too few labels of
-/// them for the target.
+/// Returns an error if the trials lack the statistics that the remedy needs, if there are no strangers, or if
+/// there are too few labels of strangers for the target.
 pub fn fit(
     trials: &[RemedyTrial],
     remedy: Remedy,
@@ -236,7 +237,7 @@ pub(super) fn fit_by(
     })
 }
 
-/// The non-mated searches that a rule counts.
+/// The non-mated searches that a rule uses.
 fn strangers<'a>(trials: &[&'a RemedyTrial], rule: Rule, seed: u64) -> Vec<&'a RemedyTrial> {
     let all = trials.iter().copied().filter(|trial| !trial.mated);
     match rule {
@@ -256,7 +257,7 @@ fn strangers<'a>(trials: &[&'a RemedyTrial], rule: Rule, seed: u64) -> Vec<&'a R
     }
 }
 
-/// The most strangers among `trials` that a rule accepts.
+/// The highest number of strangers that a rule accepts among `trials` of them.
 fn allowed(rule: Rule, trials: u64) -> Result<u64, AnalysisError> {
     let (target, certified) = match rule {
         Rule::Certified(target) => (target, target.accepts_allowed(trials)),
@@ -265,7 +266,7 @@ fn allowed(rule: Rule, trials: u64) -> Result<u64, AnalysisError> {
             clippy::cast_sign_loss,
             reason = "at most half of a count, never negative"
         )]
-        // The slack keeps a product that is whole, such as 0.07 * 100, on the right side.
+        // The small addition keeps a product that should be whole, such as 0.07 * 100, from being rounded down.
         Rule::Estimated(target) => {
             let share = target.far() * real(trials) * (1.0 + 1e-12);
             (target, (0 < trials).then_some(share as u64))
@@ -284,7 +285,7 @@ fn allowed(rule: Rule, trials: u64) -> Result<u64, AnalysisError> {
     })
 }
 
-/// The lowest threshold at which at most `allowed` of the strangers are accepted.
+/// The lowest threshold at which at most `allowed` strangers are accepted.
 fn lowest(mut scores: Vec<Similarity>, allowed: u64) -> Threshold {
     scores.sort_unstable_by_key(|&score| Reverse(score));
     let first_too_many = usize::try_from(allowed)
@@ -311,7 +312,7 @@ pub(super) fn refuse_without_input(
     })
 }
 
-/// A pseudo-random number that depends on the texts and the seed alone.
+/// A pseudo-random number that depends only on the texts and the seed.
 pub(super) fn seeded_number(seed: u64, texts: &[&str]) -> u64 {
     let digest = seeded_hash(seed, texts);
     digest.first_chunk().copied().map_or(0, u64::from_le_bytes)

@@ -1,8 +1,8 @@
-//! Whether a remedy helps: measured on labels that it was not fitted to.
+//! Measures whether a remedy helps, on labels that it was not fitted to.
 //!
-//! The labels are split in two by a seeded hash. Each remedy gets its threshold on one half, by
-//! the same rule and for the same target, and is measured on the other half. A remedy is
-//! preferred only if its gain is larger than the uncertainty over labels.
+//! The labels are split into two halves by a seeded hash. The threshold of each remedy is chosen on one half,
+//! by the same rule and for the same target, and measured on the other half. A remedy is preferred only if its
+//! gain is larger than its uncertainty over labels.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,38 +21,38 @@ use crate::certify::TargetFar;
 use crate::decision::Decision;
 use crate::rates::{Confidence, Rate, recorded};
 
-/// A remedy, and what came of it.
+/// A remedy with its measurements and the verdict.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct RemedyOutcome {
-    /// The remedy on the measuring half.
+    /// The measurements on the measuring half.
     pub measured: MeasuredRemedy,
-    /// Its figures less those of the one threshold. Every interval is at 1 - 0.05 / c for c
-    /// remedies, each of which is a chance to be called better. They hold for the thresholds as
-    /// fitted; that another half of the labels would have given others is not in them.
+    /// Its figures minus those of the plain threshold. With c remedies, each interval has a confidence of 1 -
+    /// 0.05 / c (Bonferroni), because each remedy could seem better by chance. The intervals take the fitted
+    /// thresholds as given; they do not include the variation of thresholds between fitting halves.
     pub differences: FigureChanges,
-    /// The outcome.
+    /// The verdict.
     pub verdict: RemedyVerdict,
-    /// The outcome in words, with the figures that it rests on.
+    /// The verdict in words, with the figures behind it.
     pub sentence: String,
 }
 
-/// All remedies, on the same labels.
+/// The comparison of all remedies on the same labels.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct RemedyComparison {
-    /// What was asked for.
+    /// The plan of the comparison.
     pub plan: RemedyPlan,
-    /// Labels that thresholds were chosen on.
+    /// Number of labels that thresholds were chosen from.
     pub fitting_labels: u64,
-    /// Labels that everything was measured on.
+    /// Number of labels that everything was measured on.
     pub measuring_labels: u64,
-    /// One threshold on the similarity.
+    /// The measurements of the plain threshold on similarity.
     pub one_threshold: MeasuredRemedy,
     /// The remedies, in the order of the plan.
     pub remedies: Vec<RemedyOutcome>,
 }
 
 impl RemedyComparison {
-    /// The preferred remedy of the lowest FRR; `None` if none is preferred.
+    /// The preferred remedy with the lowest FRR; `None` if no remedy is preferred.
     #[must_use]
     pub fn preferred(&self) -> Option<&RemedyOutcome> {
         let frr = |one: &RemedyOutcome| one.measured.frr.estimate;
@@ -61,11 +61,11 @@ impl RemedyComparison {
     }
 }
 
-/// Fits every remedy of the plan on half of the labels and measures it on the other half.
+/// Fits each remedy of the plan on half of the labels, and measures it on the other half.
 ///
 /// # Errors
-/// Refuses a probe that occurs twice, trials without what a remedy works on, a half without mated
-/// or non-mated searches, and too few labels in the fitting half for the target.
+/// Returns an error if a probe occurs twice, if the trials lack the statistics that a remedy needs, if a half
+/// has no mated or no non-mated searches, or if the fitting half has too few labels for the target.
 pub fn compare(
     trials: &[RemedyTrial],
     plan: &RemedyPlan,
@@ -83,7 +83,7 @@ pub fn compare(
     let one_fitted = bench.fit(Remedy::None)?;
     let (one_panel, mut one_threshold) = bench.measure(one_fitted)?;
     one_threshold.band_variance = bench.band_variance(Remedy::None)?;
-    // Every remedy is a chance to be called better, and has its share.
+    // Each remedy could seem better by chance, so delta is divided among them (Bonferroni).
     let delta = Confidence::DISPLAY.delta() / real((remedies.len() as u64).max(1));
     let draws = Resampling {
         seed: seeded_number(plan.seed, &["labels"]),
@@ -113,7 +113,7 @@ pub fn compare(
     })
 }
 
-/// Each remedy once, in the order given.
+/// The remedies of the plan without repetitions, in the order given.
 fn remedies(plan: &RemedyPlan) -> Vec<Remedy> {
     let mut seen = BTreeSet::from([Remedy::None]);
     let remedies = plan.remedies.iter().copied();
@@ -124,7 +124,7 @@ fn remedies(plan: &RemedyPlan) -> Vec<Remedy> {
 struct SplitTrials<'a> {
     plan: &'a RemedyPlan,
     fitting: Vec<&'a RemedyTrial>,
-    /// With the half of its label's probes that a search is in.
+    /// Each trial with a mark for the half of its label's probes that it belongs to.
     measuring: Vec<(&'a RemedyTrial, bool)>,
 }
 
@@ -205,7 +205,7 @@ impl<'a> SplitTrials<'a> {
         Ok((panel, measured))
     }
 
-    /// The variance of utility, averaged over thresholds of the same FAR for every remedy.
+    /// The variance of utility, averaged over thresholds that have the same FARs for every remedy.
     fn band_variance(&self, remedy: Remedy) -> Result<Option<f64>, AnalysisError> {
         const POINTS: u32 = 11;
         let confidence = self.plan.rule.target().confidence().get();
@@ -224,8 +224,8 @@ impl<'a> SplitTrials<'a> {
     }
 }
 
-/// Labels in two halves, by a hash; labels with mated searches and those without are halved
-/// apart, so that neither half is short of either.
+/// Splits the labels into halves by a hash. Labels with and without mated searches are split separately, so
+/// that both halves have enough of each.
 fn split(trials: &[RemedyTrial], seed: u64) -> (Vec<&RemedyTrial>, Vec<&RemedyTrial>) {
     let mut mated: BTreeMap<&str, bool> = BTreeMap::new();
     for trial in trials {
@@ -246,7 +246,7 @@ fn split(trials: &[RemedyTrial], seed: u64) -> (Vec<&RemedyTrial>, Vec<&RemedyTr
         .partition(|trial| fits.contains(trial.label.as_str()))
 }
 
-/// Marks every second probe of a label, in the order of a hash; mated and non-mated apart.
+/// Marks every second probe of a label, in the order of a hash; mated and non-mated searches separately.
 fn halve_probes(trials: Vec<&RemedyTrial>, seed: u64) -> Vec<(&RemedyTrial, bool)> {
     let mut by_label: BTreeMap<(&str, bool), Vec<(u64, &RemedyTrial)>> = BTreeMap::new();
     for trial in trials {
@@ -297,7 +297,7 @@ mod tests {
         Similarity::new(value as f32).unwrap()
     }
 
-    /// A standard normal number, nearly: twelve uniform ones less their mean.
+    /// An approximately standard normal number: the sum of twelve uniform ones minus its mean.
     fn normal(draws: &mut SeededRng) -> f64 {
         let unit = |bits: u64| real(bits >> 32) / real(1 << 32);
         (0..12).map(|_| unit(draws.bits())).sum::<f64>() - 6.0
@@ -307,8 +307,8 @@ mod tests {
         CohortStatistics::new(mean, deviation).unwrap()
     }
 
-    /// A gallery of one item per label. Every score of an item is shifted by an offset of its
-    /// own, of deviation `uneven`; strangers find the best of eight items.
+    /// A gallery with one item for each label. All scores of an item are shifted by its own offset, which has a
+    /// standard deviation of `uneven`. Strangers find the best of eight items.
     fn gallery(seed: u64, labels: usize, uneven: f64) -> Vec<RemedyTrial> {
         let mut draws = SeededRng::new(seed, 1);
         let offsets: Vec<f64> = (0..labels).map(|_| uneven * normal(&mut draws)).collect();
@@ -380,7 +380,7 @@ mod tests {
             for compared in &found.remedies {
                 let remedy = compared.measured.fitted.remedy;
                 if remedy == Remedy::TNorm {
-                    // The probes are alike: there is nothing for it to take out.
+                    // All probes are alike, so the remedy has nothing to correct.
                     assert_ne!(
                         compared.verdict,
                         RemedyVerdict::Prefer,
@@ -426,7 +426,7 @@ mod tests {
                 );
                 assert!(compared.sentence.ends_with("no ground to prefer it"));
             }
-            // Free of the noise within labels, the variance of alike labels is about nothing.
+            // The labels are alike, so the variance without the noise within labels is about zero.
             assert!(found.one_threshold.utility_variance.unwrap().abs() < 0.003);
         }
     }
@@ -507,7 +507,7 @@ mod tests {
         );
     }
 
-    /// Nothing found at all, every score the same, and two labels of each kind.
+    /// Trials that found nothing, trials with equal scores, and only two labels of each kind.
     #[test]
     fn degenerate_trials_give_plain_answers_and_never_nan() {
         let plan = RemedyPlan {

@@ -1,4 +1,4 @@
-//! The measurements of a way to decide.
+//! The measurements of one decision rule.
 
 use serde::Serialize;
 
@@ -6,22 +6,23 @@ use super::comparison_set::WorstLabels;
 use super::remedy::Fitted;
 use crate::rates::Rate;
 
-/// One way to decide, on the labels that it was not fitted to.
+/// The measurements of one decision rule on labels that it was not fitted to.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct MeasuredRemedy {
-    /// The way to decide, as fitted on the other labels.
+    /// The decision rule, as fitted on the other labels.
     pub fitted: Fitted,
-    /// FAR per search.
+    /// The FAR per search.
     pub far: Rate,
-    /// FRR per search.
+    /// The FRR per search.
     pub frr: Rate,
-    /// The labels that are rejected most; `None` if no label has enough searches.
+    /// The labels with the highest FRR; `None` if no label has enough searches.
     pub worst_labels: Option<WorstLabels>,
-    /// The variance over labels of utility, the harmonic mean of 1 - FRR and 1 - FAR, free of
-    /// noise within labels: a covariance of two halves of each label's probes, which may fall
-    /// below 0. `None` if fewer than two labels have mated searches in both.
+    /// The variance over labels of utility (the harmonic mean of 1 - FRR and 1 - FAR), without the noise within
+    /// labels. It is computed as a covariance between two halves of each label's probes, so it can be negative.
+    /// `None` if fewer than two labels have mated searches in both halves.
     pub utility_variance: Option<f64>,
-    /// The mean of that variance over thresholds at FAR 0.01 to 0.1 on the fitting half, evenly
-    /// in its logarithm: OPIS for searches, on a scale that no change of scores can stretch.
+    /// The mean of this variance over thresholds that have a FAR of 0.01 to 0.1 on the fitting half, equally
+    /// spaced in the logarithm of the FAR. This is OPIS for searches; its scale does not change if scores are
+    /// stretched.
     pub band_variance: Option<f64>,
 }

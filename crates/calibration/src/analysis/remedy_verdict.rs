@@ -1,4 +1,4 @@
-//! The verdict on a remedy, as an outcome and in words.
+//! The verdict on a remedy, as a value and in words.
 
 use serde::Serialize;
 
@@ -10,13 +10,13 @@ use crate::rates::percent;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RemedyVerdict {
-    /// The FRR is lower by more than chance, and no rate is higher by more than chance.
+    /// Use it: the FRR is significantly lower, and no rate is significantly higher.
     Prefer,
-    /// The FRR is lower by more than chance, and another rate is higher by more than chance.
+    /// A trade-off: the FRR is significantly lower, but another rate is significantly higher.
     Trade,
-    /// The FRR is not lower by more than chance, and no rate is higher by more than chance.
+    /// No reason to use it: the FRR is not significantly lower, and no rate is significantly higher.
     NoGround,
-    /// A rate is higher by more than chance, and the FRR is not lower.
+    /// Do not use it: a rate is significantly higher, and the FRR is not lower.
     Worse,
 }
 
@@ -28,10 +28,10 @@ impl RemedyVerdict {
     }
 }
 
-/// With fewer enrolled labels the percentiles of a bootstrap are too narrow to conclude from.
+/// With fewer enrolled labels, bootstrap percentile intervals are too narrow for a conclusion.
 pub const MATED_LABELS_MIN: u64 = 20;
 
-/// A remedy is judged by the FRR at the FAR of the threshold, and must make no rate worse.
+/// Judges a remedy by its FRR at the FAR of the threshold, provided that no other rate gets worse.
 pub(super) fn verdict(measured: &MeasuredRemedy, changes: &FigureChanges) -> RemedyVerdict {
     let rates = [changes.frr, changes.far, changes.worst_tenth_frr];
     let gain = changes.frr.is_some_and(FigureChange::is_fall);
@@ -49,7 +49,7 @@ fn too_few(measured: &MeasuredRemedy) -> bool {
     measured.frr.labels < MATED_LABELS_MIN
 }
 
-/// The verdict in words that its intervals support.
+/// The verdict in words, as far as the intervals support it.
 pub(super) fn conclusion(
     verdict: RemedyVerdict,
     measured: &MeasuredRemedy,
@@ -79,7 +79,7 @@ pub(super) fn conclusion(
     }
 }
 
-/// Names the figures that changed so, with their verb.
+/// Names the figures that changed in this direction, with a verb.
 fn listed(changes: &FigureChanges, so: fn(FigureChange) -> bool) -> Option<String> {
     let figures = [
         ("the FRR", changes.frr),

@@ -1,14 +1,14 @@
-//! Pseudo-random numbers that depend on a seed alone.
+//! Pseudo-random numbers that depend only on a seed.
 
 use crate::splitmix64::{mixed, next};
 
-/// A stream of numbers: splitmix64 (Steele, Lea and Flood 2014). The same on every machine.
+/// A pseudo-random sequence by splitmix64 (Steele, Lea and Flood 2014). It is the same on every machine.
 #[derive(Clone, Debug)]
 pub struct SeededRng(u64);
 
 impl SeededRng {
-    /// The stream with the number `stream` of a seed; streams of one seed do not overlap in
-    /// any run that can be awaited.
+    /// The sequence with number `stream` for a seed. The sequences of one seed do not overlap in any practical
+    /// use.
     #[must_use]
     pub fn new(seed: u64, stream: u64) -> Self {
         Self(mixed(seed) ^ mixed(!stream))
@@ -19,8 +19,8 @@ impl SeededRng {
         next(&mut self.0)
     }
 
-    /// A number below `count`, each as likely as the others to one part in 2^64 / `count`; zero
-    /// if there is none.
+    /// A number below `count`. All numbers have the same probability, to within one part in 2^64 / `count`. 0
+    /// if `count` is 0.
     pub fn below(&mut self, count: usize) -> usize {
         let scaled = (u128::from(self.bits()) * count as u128) >> 64;
         usize::try_from(scaled).unwrap_or(0)
@@ -40,7 +40,7 @@ mod tests {
 
     #[test]
     fn the_stream_is_splitmix64() {
-        // The first numbers of the reference implementation from state 0.
+        // The first numbers of the reference implementation, starting from state 0.
         let mut draws = SeededRng(0);
         assert_eq!(draws.bits(), 0xE220_A839_7B1D_CDAF);
         assert_eq!(draws.bits(), 0x6E78_9E6A_A1B9_65F4);

@@ -1,4 +1,4 @@
-//! Pooled pairwise error rates at every threshold, from the histograms of both kinds of pairs.
+//! The pooled pairwise error rates at every threshold, from histograms of mated and non-mated pairs.
 
 use crate::binomial::real;
 use crate::decision::Threshold;
@@ -10,44 +10,44 @@ use super::score_histogram::{
     score_of_bin, threshold_of_bin,
 };
 
-/// The pairs of a scan by score: pairwise FAR and FRR at every threshold.
+/// The pairs of a scan by score, which give the pairwise FAR and FRR at every threshold.
 ///
-/// *Pairwise*: the chance that one comparison is decided wrongly, not that a search is. Takes
-/// 128 MiB at most, whatever the number of pairs.
+/// *Pairwise* means the probability that one comparison is decided wrongly, and not one search. Uses at most
+/// 128 MiB of memory, whatever the number of pairs.
 #[derive(Debug)]
 pub struct ScoreCurve {
     mated: Histogram,
     non_mated: Histogram,
 }
 
-/// Where pairwise FAR and FRR are equal.
+/// The equal error rate of pairs.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct PairEqualError {
-    /// The rate that both have, in [0, 1], interpolated between two thresholds.
+    /// The rate at which FAR and FRR are equal, in [0, 1], interpolated between two thresholds.
     pub rate: f64,
-    /// The threshold, interpolated likewise.
+    /// The threshold for this rate, interpolated in the same way.
     pub threshold: Threshold,
 }
 
 /// Both rates at one threshold.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct PairRates {
-    /// The threshold, on the grid.
+    /// The threshold, which is a point of the grid.
     pub threshold: Threshold,
-    /// The share of non-mated pairs that are accepted, in [0, 1].
+    /// The accepted share of non-mated pairs, in [0, 1].
     pub far: f64,
-    /// The share of mated pairs that are rejected, in [0, 1].
+    /// The rejected share of mated pairs, in [0, 1].
     pub frr: f64,
 }
 
-/// The pairs whose score lies in one of equally wide ranges.
+/// A bin of a histogram of pairs; all bins have the same width.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct ScoreBin {
-    /// The least score of the range; it ends where the next one begins.
+    /// The lowest score of the bin. The bin ends where the next one begins.
     pub from: Threshold,
-    /// Mated pairs in it.
+    /// Number of mated pairs in the bin.
     pub mated: u64,
-    /// Non-mated pairs in it.
+    /// Number of non-mated pairs in the bin.
     pub non_mated: u64,
 }
 
@@ -69,47 +69,49 @@ impl ScoreCurve {
         self.non_mated.total()
     }
 
-    /// Pairwise FAR: the non-mated pairs at or above `threshold`, which is rounded up to the grid.
-    /// `None` if there is no non-mated pair.
+    /// The pairwise FAR: non-mated pairs at or above `threshold`, which is rounded up to the grid. `None` if
+    /// there is no non-mated pair.
     #[must_use]
     pub fn far_at(&self, threshold: Threshold) -> Option<Proportion> {
         let accepted = self.non_mated.at_or_above(bin_of_threshold(threshold));
         Proportion::new(accepted, self.non_mated_pairs()).ok()
     }
 
-    /// Pairwise FRR: the mated pairs below `threshold`, which is rounded up to the grid. `None`
-    /// if there is no mated pair.
+    /// The pairwise FRR: mated pairs below `threshold`, which is rounded up to the grid. `None` if there is no
+    /// mated pair.
     #[must_use]
     pub fn frr_at(&self, threshold: Threshold) -> Option<Proportion> {
         let accepted = self.mated.at_or_above(bin_of_threshold(threshold));
         Proportion::new(self.mated_pairs() - accepted, self.mated_pairs()).ok()
     }
 
-    /// The lowest threshold of the grid whose pairwise FAR is at most `far`; it may lie above
-    /// every score. `None` if there is no non-mated pair, or `far` is NaN or negative.
+    /// The lowest threshold of the grid with a pairwise FAR of at most `far`; it may lie above every score.
+    /// `None` if there is no non-mated pair, or if `far` is NaN or negative.
     #[must_use]
     pub fn threshold_at_far(&self, far: f64) -> Option<Threshold> {
         if self.non_mated_pairs() == 0 || far.is_nan() || far < 0.0 {
             return None;
         }
-        // A billionth of a pair, so that 0.1 of 30 pairs is 3 of them in floating point too.
+        // A billionth of a pair is added, so that 0.1 of 30 pairs is 3 in floating point too.
         let allowed = far * real(self.non_mated_pairs()) + 1e-9;
         let bin = first_bin(|bin| real(self.non_mated.at_or_above(bin)) <= allowed);
         Some(threshold_of_bin(bin))
     }
 
-    /// Where pairwise FAR and FRR cross. `None` unless there are pairs of both kinds.
+    /// The equal error rate, where pairwise FAR and FRR cross. `None` unless there are both mated and non-mated
+    /// pairs.
     ///
-    /// The two are compared at every mated score and at 5,001 quantiles of the non-mated scores,
-    /// from the highest down; between the last with FAR < FRR and the first without, both rates
-    /// and the threshold are interpolated linearly.
+    /// Both rates are compared at every mated score and at 5,001 quantiles of the non-mated scores, from the
+    /// highest score down. The rate and the threshold are interpolated linearly between the last score with FAR
+    /// < FRR and the next one.
     #[must_use]
     pub fn equal_error(&self) -> Option<PairEqualError> {
         let crossed = |score: f64| {
             let (far, frr) = self.rates_at_score(score);
             frr <= far
         };
-        // Quantiles descend in score as their number grows, so they are crossed from some on.
+        // Quantiles have lower scores as their number grows, so the condition holds from some number on
+        // (bisection).
         let (mut low, mut high) = (0, QUANTILES);
         while low < high {
             let middle = low.midpoint(high);
@@ -139,7 +141,8 @@ impl ScoreCurve {
         Some(PairEqualError { rate, threshold })
     }
 
-    /// The crossing on the line between two neighbouring scores; without a first, the mean rate.
+    /// The crossing on the line between two neighbouring scores; if there is no first score, the mean of both
+    /// rates.
     fn interpolate(&self, before: Option<f64>, after: f64) -> (f64, f64) {
         let (far_1, frr_1) = self.rates_at_score(after);
         let Some(before) = before else {
@@ -158,7 +161,7 @@ impl ScoreCurve {
         )
     }
 
-    /// FAR and FRR at any real score; not a number if there is no pair of the kind.
+    /// FAR and FRR at any real score; NaN if there are no pairs of the kind.
     fn rates_at_score(&self, score: f64) -> (f64, f64) {
         let bin = bin_at_or_above(score);
         let far = real(self.non_mated.at_or_above(bin)) / real(self.non_mated_pairs());
@@ -166,8 +169,8 @@ impl ScoreCurve {
         (far, frr)
     }
 
-    /// Both rates at `count` thresholds, equally spaced from the lowest score to just above the
-    /// highest, for drawing. Empty unless there are pairs of both kinds.
+    /// Both rates at `count` thresholds, equally spaced from the lowest score to just above the highest, for
+    /// drawing. Empty unless there are both mated and non-mated pairs.
     #[must_use]
     pub fn points(&self, count: usize) -> Vec<PairRates> {
         let kinds = [&self.mated, &self.non_mated];
@@ -192,7 +195,7 @@ impl ScoreCurve {
             .collect()
     }
 
-    /// The pairs in `cells` equally wide ranges of [-1, 1], for drawing; the last includes 1.
+    /// A histogram with `cells` equally wide bins over [-1, 1], for drawing. The last bin includes 1.
     #[must_use]
     pub fn histogram(&self, cells: usize) -> Vec<ScoreBin> {
         let count = |kind: &Histogram, from, to| kind.at_or_above(from) - kind.at_or_above(to);
@@ -268,7 +271,7 @@ mod tests {
 
     #[test]
     fn rates_cross_where_a_line_between_neighbours_does() {
-        // At 0.4 two of four are accepted wrongly, and two of four rejected wrongly.
+        // At 0.4, two of four non-mated pairs are accepted, and two of four mated pairs are rejected.
         let found = counted(&[0.6, 0.45, 0.35, 0.25], &[0.5, 0.4, 0.3, 0.2])
             .equal_error()
             .unwrap();

@@ -1,7 +1,7 @@
-//! Counts of scores on a fixed grid, small whatever their number.
+//! Counts scores on a fixed grid, in memory that does not depend on their number.
 //!
-//! The grid is linear in similarity with steps of 2^-23: the edge of every bin is an `f32`, a score
-//! falls in its bin without rounding, and a step is below the error of a product of two vectors.
+//! The grid is linear in similarity with steps of 2^-23. So the edge of every bin is an `f32`, a score falls in
+//! its bin without rounding, and a step is smaller than the rounding error of a product of two vectors.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -9,23 +9,24 @@ use std::sync::{Mutex, PoisonError};
 use crate::binomial::real;
 use crate::decision::Threshold;
 
-/// Bins for [-1, 1), and one for a similarity of exactly 1.
+/// Number of bins: those for [-1, 1), and one for a similarity of exactly 1.
 const BINS: usize = (1 << 24) + 1;
-/// The bin that begins at a similarity of zero; also the number of bins in a distance of one.
+/// The bin that begins at a similarity of zero. It is also the number of bins in a similarity range of one.
 const ZERO_BIN: i32 = 1 << 23;
-/// Bins whose pairs are summed up in advance, so that a count reads few of them.
+/// Number of bins whose counts are summed up in advance, so that a query reads few bins.
 const BLOCK: usize = 4_096;
-/// Scores whose bins are found together.
+/// Number of scores whose bins are computed together.
 const BATCH: usize = 64;
-/// Copies of the counters, so that a scan takes at most 384 MiB for them on any number of cores.
+/// The highest number of copies of the counters, which limits a scan to 384 MiB for them on any number of
+/// cores.
 const COPIES_MAX: usize = 3;
-/// Quantiles of the non-mated scores among which the equal error rate is sought.
+/// Number of quantiles of the non-mated scores between which the equal error rate is searched for.
 pub(super) const QUANTILES: u64 = 5_000;
 
-/// Scores being counted, by many threads at once.
+/// Counters of scores that many threads use at once.
 ///
-/// Plain counters in a few copies that take turns: atomic ones would wait for memory at every
-/// score, and a copy for each thread would have no bound.
+/// They are plain counters in a few copies that threads take in turn. Atomic counters would wait for memory at
+/// every score, and one copy for each thread would need unlimited memory.
 #[derive(Debug)]
 pub(super) struct ScoreCounters {
     copies: Vec<Mutex<Kinds>>,
@@ -41,9 +42,9 @@ pub(super) struct Kinds {
 #[derive(Debug)]
 struct Counter {
     bins: Vec<u32>,
-    /// The blocks of bins that a score fell in; others are never read, nor take memory.
+    /// Marks the blocks of bins that contain a score. Other blocks are never read and use no memory.
     touched: Vec<bool>,
-    /// How often each bin ran over 2^32; a wider counter would double the memory for all.
+    /// How often the counter of a bin overflowed 2^32. Wider counters would double the memory of all bins.
     overflows: BTreeMap<usize, u64>,
 }
 
@@ -57,7 +58,7 @@ impl ScoreCounters {
         }
     }
 
-    /// Lets `count` add to one of the copies, whichever: only their sum matters.
+    /// Lets `count` add to any of the copies, because only their sum matters.
     pub(super) fn with(&self, count: impl FnOnce(&mut Kinds)) {
         let turn = rayon::current_thread_index().unwrap_or(0) % self.copies.len().max(1);
         if let Some(copy) = self.copies.get(turn) {
@@ -65,7 +66,7 @@ impl ScoreCounters {
         }
     }
 
-    /// The mated and the non-mated scores counted.
+    /// The histograms of the mated and the non-mated scores.
     pub(super) fn finish(self) -> (Histogram, Histogram) {
         let mut sum = Kinds::default();
         for (turn, copy) in self.copies.into_iter().enumerate() {
@@ -82,14 +83,15 @@ impl ScoreCounters {
 }
 
 impl Kinds {
-    /// Counts scores in [-1, 1] of one kind.
+    /// Counts scores in [-1, 1] that are all mated or all non-mated.
     pub(super) fn add(&mut self, mated: bool, scores: &[f32]) {
         let kind = if mated {
             &mut self.mated
         } else {
             &mut self.non_mated
         };
-        // Bins first, counters then: so many counters are fetched from memory at once.
+        // All bins are computed before any counter is changed, so that many counters are fetched from memory at
+        // once.
         let mut bins = [0; BATCH];
         for batch in scores.chunks(BATCH) {
             for (bin, &score) in bins.iter_mut().zip(batch) {
@@ -105,7 +107,7 @@ impl Kinds {
 impl Default for Counter {
     fn default() -> Self {
         Self {
-            // Zeroed by the system, page by page as they are used.
+            // The system zeroes this memory page by page, when a page is first used.
             bins: vec![0; BINS.next_multiple_of(BLOCK)],
             touched: vec![false; BINS.div_ceil(BLOCK)],
             overflows: BTreeMap::new(),
@@ -127,7 +129,7 @@ impl Counter {
         }
     }
 
-    /// The bins block by block; none of a block that no score fell in.
+    /// The bins block by block; an empty slice for a block without scores.
     fn blocks(&self) -> impl Iterator<Item = &[u32]> {
         let blocks = self.bins.chunks_exact(BLOCK).zip(&self.touched);
         blocks.map(|(block, &touched)| if touched { block } else { &[] })
@@ -169,11 +171,11 @@ fn sum(bins: &[u32]) -> u64 {
     bins.iter().map(|&pairs| u64::from(pairs)).sum()
 }
 
-/// Counted scores.
+/// A histogram of scores.
 #[derive(Debug)]
 pub(super) struct Histogram {
     counter: Counter,
-    /// The pairs in each block of bins and all blocks above it.
+    /// The number of pairs in each block of bins and in all blocks above it.
     above: Vec<u64>,
 }
 
@@ -182,7 +184,7 @@ impl Histogram {
         self.above.first().copied().unwrap_or(0)
     }
 
-    /// The scores in `bin` and all bins above it.
+    /// The number of scores in `bin` and all bins above it.
     pub(super) fn at_or_above(&self, bin: usize) -> u64 {
         let block = bin / BLOCK;
         let touched = self.counter.touched.get(block).copied().unwrap_or_default();
@@ -193,9 +195,9 @@ impl Histogram {
         within + overflowed + self.above.get(block + 1).copied().unwrap_or(0)
     }
 
-    /// The bin of the score that exactly `rank` scores precede, from the highest down.
+    /// The bin of the score that exactly `rank` scores precede, counted from the highest down.
     pub(super) fn bin_of_rank(&self, rank: u64) -> Option<usize> {
-        // The first bin with too few at or above it is one past the bin sought.
+        // The first bin with too few scores at or above it is one past the bin sought.
         (rank < self.total()).then(|| first_bin(|bin| self.at_or_above(bin) <= rank) - 1)
     }
 
@@ -203,11 +205,11 @@ impl Histogram {
         self.bin_of_rank(self.total().checked_sub(1)?)
     }
 
-    /// The score that `part` / [`QUANTILES`] of the scores are at or above, interpolated linearly
-    /// between neighbours (Hyndman and Fan's type 7, counted from the highest score down).
+    /// The score at the quantile `part` / [`QUANTILES`], counted from the highest score down and interpolated
+    /// linearly between neighbours (type 7 of Hyndman and Fan).
     pub(super) fn quantile(&self, part: u64) -> Option<f64> {
         let last = self.total().checked_sub(1)?;
-        // In integers: the product of a count and a part exceeds 53 bits.
+        // Computed in integers, because the product of a count and a part can exceed 53 bits.
         let position = u128::from(part) * u128::from(last);
         let rank = u64::try_from(position / u128::from(QUANTILES)).ok()?;
         let rest = u64::try_from(position % u128::from(QUANTILES)).ok()?;
@@ -220,7 +222,7 @@ impl Histogram {
     }
 }
 
-/// The first of all bins, and one past them, from which on `holds` is true.
+/// The first bin from which on `holds` is true; one past the last bin if there is none.
 pub(super) fn first_bin(holds: impl Fn(usize) -> bool) -> usize {
     let (mut low, mut high) = (0, BINS);
     while low < high {
@@ -241,13 +243,14 @@ pub(super) fn first_bin(holds: impl Fn(usize) -> bool) -> usize {
     reason = "a score in [-1, 1] gives integers within 2^23 of zero, which f32 holds exactly"
 )]
 pub(super) fn bin_of_score(score: f32) -> u32 {
-    // Scaling by a power of two is exact; the cast goes towards zero, a bin towards the left.
+    // Scaling by a power of two is exact. The cast rounds towards zero, and an edge belongs to the bin above
+    // it.
     let scaled = score * ZERO_BIN as f32;
     let whole = scaled as i32;
     (whole - i32::from(scaled < whole as f32) + ZERO_BIN) as u32
 }
 
-/// The first bin whose edge is at or above `score`.
+/// The first bin whose lower edge is at least `score`.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
@@ -266,12 +269,12 @@ pub(super) fn score_of_bin(bin: usize) -> f64 {
     bin as f64 / f64::from(ZERO_BIN) - 1.0
 }
 
-/// The edge of `bin`; exact. One past the last bin is the threshold that accepts nothing.
+/// The lower edge of `bin`, exactly. One past the last bin gives the threshold that accepts nothing.
 pub(super) fn threshold_of_bin(bin: usize) -> Threshold {
     Threshold::try_from(score_of_bin(bin)).unwrap_or(Threshold::ACCEPT_NOTHING)
 }
 
-/// The first bin of one of `cells` equal parts of [-1, 1], and the one past its last; the last
+/// The first bin of part `cell`, of `cells` equal parts of [-1, 1], and the bin after its last one. The last
 /// part includes 1.
 pub(super) fn cell_bounds(cell: usize, cells: usize) -> (usize, usize) {
     let bound = |cell: usize| cell * (BINS - 1) / cells;

@@ -1,4 +1,4 @@
-//! How many strangers are shown by pictures without a name.
+//! Estimates how many strangers unnamed pictures show.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,43 +10,43 @@ use super::error::AnalysisError;
 use crate::recording::{RecordedSearch, TrialKind};
 use crate::strangers::is_unnamed;
 
-/// At most one of this many mated searches may miss its label, or the level means nothing.
+/// At most one mated search in this many may fail to find its label; otherwise no level can separate strangers.
 const ONE_OF: usize = 20;
 
-/// A stranger's query.
+/// A query for a stranger.
 #[derive(Clone, Copy, Debug)]
 pub struct StrangerRow<'a> {
-    /// Its label: a name, or a mark that it has none.
+    /// Its label: a name, or a mark for an unnamed stranger.
     pub label: &'a str,
     /// Its vector, of unit length.
     pub vector: &'a [f32],
 }
 
-/// How many trials pictures of strangers without a name count as.
+/// The number of trials that pictures of unnamed strangers count as.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct UnnamedStrangers {
-    /// Pictures of strangers whom nobody named.
+    /// Number of pictures of unnamed strangers.
     pub pictures: u64,
-    /// Strangers that they count as: groups of pictures that may show the same one.
+    /// Number of strangers that they count as: groups of pictures that may show the same stranger.
     pub strangers: u64,
-    /// The similarity from which two pictures may show the same stranger: as far below the fifth
-    /// percentile of the scores of mated searches as that is below their median, since a search takes
-    /// the best of several items. `None` if more than 5 of 100 of them do not find their label, so
-    /// that nothing tells strangers apart, and all of them count as one.
+    /// The similarity from which two pictures may show the same stranger. It lies below the fifth percentile of
+    /// the scores of mated searches by as much as that lies below their median; two single pictures score lower
+    /// than a search, which takes the best of several items. `None` if more than 5 in 100 mated searches do not
+    /// find their label. Then nothing separates strangers, and all unnamed ones count as one.
     pub level: Option<f32>,
-    /// The label that each counts under.
+    /// The label under which each unnamed picture counts.
     #[serde(skip)]
     label_of: BTreeMap<String, String>,
 }
 
 impl UnnamedStrangers {
-    /// Finds out how many strangers the unnamed among `searches` count as. Two pictures at the level or
-    /// above are linked, directly or in a chain; a picture that is linked to a named stranger counts as
-    /// that one. A picture without a vector in `rows` counts as one stranger.
-    /// `None` if all are named.
+    /// Computes how many strangers the unnamed ones in `searches` count as. Two pictures are linked if their
+    /// similarity is at least the level, directly or through a chain. A picture that is linked to a named
+    /// stranger counts as that stranger. All pictures without a vector in `rows` together count as one
+    /// stranger. `None` if all strangers have a name.
     ///
     /// # Errors
-    /// A vector that is not of unit length.
+    /// Returns an error if a vector does not have unit length.
     pub fn find(
         rows: &[StrangerRow<'_>],
         searches: &[RecordedSearch],
@@ -62,7 +62,7 @@ impl UnnamedStrangers {
             return Ok(None);
         };
         let level = level(searches);
-        // All as one, unless the vectors show a difference.
+        // All count as one, unless the vectors show a difference.
         let mut label_of: BTreeMap<String, String> = BTreeMap::new();
         for label in &labels {
             label_of.insert((*label).to_owned(), (*one).to_owned());
@@ -85,7 +85,7 @@ impl UnnamedStrangers {
         }))
     }
 
-    /// Gives searches of strangers that may be the same one label.
+    /// Gives the same label to all searches for strangers that may be the same one.
     pub fn count_once(&self, searches: &mut [RecordedSearch]) {
         for search in searches {
             if let Some(label) = self.label_of.get(&search.label) {
@@ -95,7 +95,7 @@ impl UnnamedStrangers {
     }
 }
 
-/// Where two pictures of one thing may still be; see [`UnnamedStrangers::level`].
+/// The lowest similarity that two pictures of one thing may have; see [`UnnamedStrangers::level`].
 fn level(searches: &[RecordedSearch]) -> Option<f32> {
     let mated = searches
         .iter()
@@ -114,8 +114,8 @@ fn level(searches: &[RecordedSearch]) -> Option<f32> {
 }
 
 fn groups(rows: &[StrangerRow<'_>], level: f32) -> Result<BTreeMap<String, String>, AnalysisError> {
-    // Named ones first: a group is known by its first row. They are not linked to each other, since
-    // rows of one label are not; each of the others has a label of its own.
+    // Named strangers come first, because a group is named by its first row. They all get label 0, because rows
+    // with equal labels are not linked. Each unnamed picture gets its own label.
     let (unnamed, named): (Vec<StrangerRow<'_>>, Vec<_>) =
         rows.iter().copied().partition(|row| is_unnamed(row.label));
     let labels = vec![0_u32; named.len()];
@@ -162,7 +162,7 @@ mod tests {
             crate::splitmix64::next(&mut self.0)
         }
 
-        /// Nearly normal, with a standard deviation of one.
+        /// An approximately normal number with a standard deviation of one.
         fn normal(&mut self) -> f32 {
             let uniform = |bits: u64| f32::from(u16::try_from(bits >> 48).unwrap()) / 65_536.0;
             (0..12).map(|_| uniform(self.bits()) - 0.5).sum()
@@ -172,7 +172,7 @@ mod tests {
             (0..DIMENSION).map(|_| self.normal()).collect()
         }
 
-        /// A picture of an identity: two of them have a similarity of .67 on average.
+        /// A picture of an identity. Two pictures of one identity have a mean similarity of .67.
         fn picture(&mut self, identity: &[f32]) -> Vec<f32> {
             let raw = identity.iter().map(|value| value + 0.7 * self.normal());
             let unit = Embedding::normalise(raw.collect()).unwrap();
@@ -200,7 +200,7 @@ mod tests {
         }
     }
 
-    /// Mated searches of sixty labels with two items each.
+    /// Mated searches for sixty labels with two items each.
     fn mated(random: &mut Random) -> Vec<RecordedSearch> {
         let one = |label: usize, random: &mut Random| {
             let identity = random.identity();
@@ -256,7 +256,7 @@ mod tests {
             assert_eq!(labels.len() as u64, unnamed.strangers);
             counted.push(unnamed.strangers);
         }
-        // If pictures tell as much as these, hardly ever one too many or too few.
+        // With pictures that tell identities apart as well as these, the number is hardly ever wrong by one.
         assert!(
             counted.iter().all(|count| (36..=42).contains(count)),
             "{counted:?}"
@@ -273,7 +273,7 @@ mod tests {
         let rows = vec![
             (id(0), random.picture(&anna)),
             ("anna".to_owned(), random.picture(&anna)),
-            // The same pictures under another name: said to be somebody else.
+            // The same pictures under another name, which the names say is another person.
             ("twin".to_owned(), random.picture(&anna)),
             (id(1), random.picture(&bert)),
             (id(2), random.picture(&bert)),
@@ -296,14 +296,14 @@ mod tests {
             .collect();
         let (unnamed, _) = found(&rows, &[]);
         assert_eq!((unnamed.strangers, unnamed.level), (1, None));
-        // More than one of twenty mated searches fails.
+        // More than one mated search in twenty fails.
         let mut failing = mated(&mut random);
         failing
             .iter_mut()
             .take(4)
             .for_each(|search| search.found = None);
         assert_eq!(found(&rows, &failing).0.level, None);
-        // No vector, as beyond the first 20,000: it may be any of them.
+        // A picture without a vector, as beyond the first 20,000. It may show any of them.
         let searches = [
             search(&id(1), TrialKind::NeverEnrolled, None),
             search(&id(2), TrialKind::NeverEnrolled, None),

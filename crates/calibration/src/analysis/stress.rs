@@ -1,8 +1,8 @@
-//! What the FAR would be if service brought less than the mixture that was tested: the worst kind of
-//! strangers, the nearest ones, look-alikes among the enrolled, twice the gallery.
+//! Computes the FAR for harder conditions than the tested mixture: the worst kind of strangers, the nearest
+//! ones, look-alikes among enrolled items, and twice the gallery.
 //!
-//! All at the threshold that was chosen, on the data at hand. None of it is promised, and none of it
-//! chooses: it says which assumption costs what if it fails.
+//! All figures are at the chosen threshold and on the data at hand. They promise nothing and have no influence
+//! on the threshold. They show how much depends on each assumption.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,20 +20,20 @@ use crate::rates::{Confidence, Rate};
 use crate::recording::{CONDITION_VALUES_MAX, RecordedMatch, RecordedSearch, TrialKind};
 use matchpoint_vector::Similarity;
 
-/// Labels of a cluster that are named.
+/// Number of labels of a cluster that are named.
 const NAMED: usize = 5;
-/// More clusters than this tell little apart.
+/// The highest number of clusters. More would hardly differ from each other.
 const CLUSTERS_MAX: usize = 8;
 
-/// What is stressed.
+/// The condition that is made harder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum StressKind {
-    /// The strangers with the worst value of a metadata column.
+    /// Only the strangers with the worst value of a metadata column.
     WorstValue,
-    /// The tenth of the strangers that comes nearest to the gallery.
+    /// Only the tenth of the strangers that comes nearest to the gallery.
     NearestDecile,
-    /// The worst of the groups that the strangers' own vectors form.
+    /// Only the worst cluster of the strangers' vectors.
     WorstCluster,
     /// Enrolled items, searched for with their own label left out.
     Enrolled,
@@ -41,33 +41,33 @@ pub enum StressKind {
     TwiceTheGallery,
 }
 
-/// The FAR under one stress.
+/// The FAR under one stress condition.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Stress {
-    /// What is stressed.
+    /// The condition.
     pub kind: StressKind,
-    /// Which strangers, in words.
+    /// The strangers concerned, in words.
     pub who: String,
-    /// Their FAR at the threshold, with an interval that allows for how many groups it is the worst of;
-    /// of a larger gallery a prediction, whose interval is that of today's FAR carried on.
+    /// Their FAR at the threshold. If it is the worst of several groups, the interval is widened for their
+    /// number. For a larger gallery it is a prediction, whose interval is extrapolated from that of today's
+    /// FAR.
     pub far: StressFar,
-    /// Some of their labels, where nothing else names them.
+    /// Some of their labels, if nothing else names them.
     pub labels: Vec<String>,
 }
 
-/// A FAR, and how certain it is.
+/// A FAR with its uncertainty.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct StressFar {
-    /// The estimate.
+    /// The estimated FAR.
     pub estimate: f64,
-    /// The low end of its interval.
+    /// The lower end of the interval.
     pub lower: f64,
-    /// The high end.
+    /// The upper end of the interval.
     pub upper: f64,
-    /// The share of such intervals that are meant to cover the truth: higher where it is the worst of
-    /// several.
+    /// The nominal coverage of the interval, which is higher for the worst of several groups.
     pub confidence: f64,
-    /// Labels that it rests on.
+    /// Number of labels that the estimate is based on.
     pub labels: u64,
 }
 
@@ -83,14 +83,14 @@ impl From<Rate> for StressFar {
     }
 }
 
-/// A search of a stranger, and whether it is accepted.
+/// A search for a stranger, and whether it is accepted.
 struct JudgedStranger<'a> {
     search: &'a RecordedSearch,
     accepted: bool,
 }
 
 impl AnalysisInput<'_> {
-    /// The FAR under every stress that these data can show, in the order of [`StressKind`].
+    /// The FAR under every condition that these data can show, in the order of [`StressKind`].
     pub(super) fn stress(
         &self,
         notes: &mut Vec<String>,
@@ -104,7 +104,7 @@ impl AnalysisInput<'_> {
         Ok(stresses)
     }
 
-    /// Groups that nobody named: clusters of the strangers' vectors, found without a look at any score.
+    /// The FAR of the worst cluster of the strangers' vectors. Clusters are formed without any score.
     fn worst_cluster(&self, strangers: &[JudgedStranger<'_>]) -> Option<Stress> {
         let queries = self.queries?;
         let row_of: BTreeMap<&str, usize> =
@@ -120,7 +120,8 @@ impl AnalysisInput<'_> {
             .iter()
             .map(|(&label, &vector)| ClusterRow { label, vector })
             .collect();
-        // So many that each can show something: about as many labels in each as there are clusters.
+        // A number of clusters that leaves enough labels in each: at least about four times as many labels as
+        // there are clusters.
         let count = rows.len().isqrt().div_ceil(2).min(CLUSTERS_MAX);
         if count < 2 {
             return None;
@@ -154,7 +155,7 @@ impl AnalysisInput<'_> {
         })
     }
 
-    /// Each item, searched for among the items of other labels.
+    /// Searches for each item among the items of other labels.
     fn enrolled(
         &self,
         notes: &mut Vec<String>,
@@ -211,8 +212,8 @@ impl AnalysisInput<'_> {
     }
 }
 
-/// The FAR under the stresses that searches show by themselves, without a vector: the worst value of each metadata
-/// column, and the nearest tenth.
+/// The FAR under the conditions that need no vectors: the worst value of each metadata column, and the nearest
+/// tenth.
 #[must_use]
 pub fn of_searches(searches: &[RecordedSearch], threshold: Threshold) -> Vec<Stress> {
     of_judged(&judged(searches, threshold))
@@ -224,7 +225,7 @@ fn of_judged(strangers: &[JudgedStranger<'_>]) -> Vec<Stress> {
     stresses
 }
 
-/// The searches of strangers.
+/// The searches for strangers, decided at the threshold.
 fn judged(searches: &[RecordedSearch], threshold: Threshold) -> Vec<JudgedStranger<'_>> {
     let strangers = searches
         .iter()
@@ -248,7 +249,8 @@ fn rate(searches: &[&JudgedStranger<'_>], confidence: Confidence) -> Option<Rate
     Rate::over_labels(&outcomes.collect::<Vec<_>>(), confidence)
 }
 
-/// The group with the highest FAR, and that FAR. Being the worst of several, its interval is so much wider.
+/// The group with the highest FAR, and that FAR. Its interval is widened because it is the worst of several
+/// (Bonferroni).
 fn worst_of(groups: &[Vec<&JudgedStranger<'_>>]) -> Option<(usize, Rate)> {
     let delta = Confidence::DISPLAY.delta() / real((groups.len() as u64).max(1));
     let confidence = Confidence::new(1.0 - delta).ok()?;
@@ -287,8 +289,8 @@ fn worst_values(strangers: &[JudgedStranger<'_>]) -> Vec<Stress> {
         .collect()
 }
 
-/// Labels ranked by one of their searches, and judged by the others: those that rank a label would flatter
-/// or damn it.
+/// Each label is ranked by its first search and judged by its others, because the search that ranks a label
+/// would bias its FAR.
 fn nearest_decile(strangers: &[JudgedStranger<'_>]) -> Option<Stress> {
     let mut of_label: BTreeMap<&str, Vec<&JudgedStranger<'_>>> = BTreeMap::new();
     for one in strangers {
@@ -340,7 +342,7 @@ mod tests {
 
     #[test]
     fn the_worst_value_is_named_with_an_interval_for_the_worst_of_several() {
-        // One in four of the phone's strangers is accepted, none of the others.
+        // One in four of the phone's strangers is accepted, and none of the others.
         let searches: Vec<RecordedSearch> = (0..120)
             .map(|n| {
                 let camera = ["phone", "studio", "web"][n % 3];
@@ -370,7 +372,7 @@ mod tests {
 
     #[test]
     fn the_nearest_are_judged_by_other_pictures_than_those_that_rank_them() {
-        // The first picture of every label ranks it; whether the second is accepted is another thing.
+        // The first picture of each label ranks it. Whether the second is accepted is independent of that.
         let searches: Vec<RecordedSearch> = (0..50)
             .flat_map(|n| {
                 let near = if n < 5 { 0.9 } else { 0.2 };
@@ -384,7 +386,7 @@ mod tests {
             (5, 200_000.0)
         );
         assert!(found.who.starts_with("the 5 of 50"));
-        // One picture a label ranks and cannot judge.
+        // With one picture for each label, it can be ranked but not judged.
         let single: Vec<RecordedSearch> = (0..50).map(|n| stranger(n, 0, 0.9, "x")).collect();
         assert_eq!(nearest_decile(&accepted(&single)), None);
     }

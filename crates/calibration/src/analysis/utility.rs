@@ -1,17 +1,17 @@
-//! How well one threshold serves each label: the harmonic mean of sensitivity and specificity.
+//! The utility of one threshold for each label: the harmonic mean of sensitivity and specificity.
 
 use super::label_counts::LabelCounts;
 use crate::binomial::real;
 
-/// The utility of every label at each threshold, by label, ascending; for drawing. Labels without
-/// mated or without non-mated pairs are left out.
+/// The utility of each label at each threshold, by label in ascending order, for drawing. Labels without mated
+/// or without non-mated pairs are left out.
 #[must_use]
 pub fn utility_curves(counts: &LabelCounts) -> Vec<(usize, Vec<f64>)> {
     let utilities = UtilityCurves::of(counts);
     utilities.labels.into_iter().zip(utilities.curves).collect()
 }
 
-/// The harmonic mean of sensitivity and specificity; zero if both are.
+/// The harmonic mean of sensitivity and specificity; 0 if both are 0.
 #[must_use]
 pub fn utility(sensitivity: f64, specificity: f64) -> f64 {
     let sum = sensitivity + specificity;
@@ -21,7 +21,7 @@ pub fn utility(sensitivity: f64, specificity: f64) -> f64 {
     2.0 * sensitivity * specificity / sum
 }
 
-/// The curves of the labels that have any, in the order of the labels.
+/// The utility curves of all labels that have both kinds of pairs, in the order of the labels.
 #[derive(Clone, Debug, Default)]
 pub(super) struct UtilityCurves {
     pub(super) labels: Vec<usize>,
@@ -53,7 +53,7 @@ impl UtilityCurves {
         utilities
     }
 
-    /// Both, with the labels that both have.
+    /// The curves of `self` and `other` for the labels that occur in both.
     pub(super) fn shared_with(&self, other: &Self) -> (Self, Self) {
         let keep = |one: &Self, wanted: &Self| {
             let rows = one.labels.iter().zip(&one.curves);
@@ -79,7 +79,7 @@ impl UtilityCurves {
         self.curves.iter().map(centred).collect()
     }
 
-    /// At each threshold, the covariance over labels with the same labels' curves in `other`.
+    /// For each threshold, the covariance over labels with the curves of the same labels in `other`.
     pub(super) fn covariance(&self, other: &Self) -> Vec<f64> {
         let mut sums = vec![0.0; self.curves.first().map_or(0, Vec::len)];
         for (a, b) in self.centred().iter().zip(other.centred()) {
@@ -103,7 +103,7 @@ pub(super) fn mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / real(values.len() as u64)
 }
 
-/// The integral over equally spaced points by the width; of one point, its value.
+/// The mean over equally spaced points by the trapezium rule; for one point, its value.
 pub(super) fn trapezium(values: &[f64]) -> f64 {
     match values {
         [] => 0.0,

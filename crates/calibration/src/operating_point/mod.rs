@@ -1,4 +1,4 @@
-//! The operating point: a threshold with what it promises and everything it is valid for.
+//! The operating point: a threshold with what it promises and everything that it is valid for.
 
 use base16ct::lower::encode_string;
 use serde::{Deserialize, Serialize};
@@ -25,69 +25,70 @@ pub use record::{
 };
 use text::{GalleryRoom, assumptions, reviewed};
 
-/// The format of the JSON that is written.
+/// The version of the JSON format that is written.
 const FORMAT: u64 = 1;
 
-/// Points of the curve that a record keeps: enough to draw it.
+/// The highest number of points of the curve in a record, which is enough to draw it.
 const CURVE_POINTS_MAX: usize = 60;
 
-/// A record takes about 10 KB; more than this is not one.
+/// The highest length of a record in bytes. A real one has about 10 KB.
 const RECORD_BYTES_MAX: usize = 64 * 1024;
 
-/// An immutable record. Its id is a hash of its content, so it cannot change and keep its name.
+/// An immutable record. Its id is a hash of its content, so the content cannot change under the same id.
 #[derive(Clone, Debug, PartialEq)]
 pub struct OperatingPoint {
     id: String,
     content: Content,
 }
 
-/// A calibration to be made: everything but the trials.
+/// Everything that a calibration needs except the trials.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PointPlan {
-    /// The time, RFC 3339.
+    /// The time of the calibration, as an RFC 3339 time.
     pub created: String,
-    /// What to promise, or to aim at. The choice may be for less, which leaves room.
+    /// The target that is promised or aimed at. The threshold may be chosen for a tighter one, to leave room
+    /// for changes.
     pub target: CalibrationTarget,
-    /// The seed of the draw of one probe for each label.
+    /// The seed for drawing one probe of each label.
     pub seed: u64,
-    /// What was searched, with what.
+    /// The gallery that was searched, with model, index and metric.
     pub binding: Binding,
-    /// Name and version of this software.
+    /// Name and version of the software.
     pub software: String,
-    /// What was measured on labels that did not choose.
+    /// The rates on held-out labels.
     pub held_out: Option<HeldOutRates>,
     /// The growth of the gallery that is allowed for.
     pub growth: Option<GrowthAllowed>,
     /// The turnover of the gallery that is allowed for.
     pub turnover: Option<TurnoverAllowed>,
-    /// The index against exact search.
+    /// How often the index differed from an exact search.
     pub index_check: Option<IndexMisses>,
-    /// What is compared with the threshold, if that is not the plain similarity.
+    /// How scores are adjusted before they are compared with the threshold; `None` for plain similarity.
     pub adjustment: Option<Adjustment>,
-    /// The groups of strangers that each keep the target FAR.
+    /// The groups of strangers in each of which the target FAR holds.
     pub worst_group: Option<WorstGroup>,
-    /// Scores below the threshold of which a person decides.
+    /// The range of scores below the threshold that a person decides.
     pub review: Option<ReviewBand>,
-    /// Further assumptions: how the adjustment was chosen.
+    /// Further assumptions, such as how the adjustment was chosen.
     pub remarks: Vec<String>,
 }
 
 impl OperatingPoint {
-    /// Chooses a threshold by the policy of the target, and measures all the trials there.
+    /// Chooses a threshold by the policy of the target, and measures the rates of all trials at it.
     ///
     /// # Errors
-    /// As [`choose`]: above all if the trials are too few for the target; and
-    /// [`CalibrationError::EmptyGallery`] if nothing was enrolled.
+    /// Returns the errors of [`choose`], in most cases because there are too few trials for the target, and
+    /// [`CalibrationError::EmptyGallery`] if nothing is enrolled.
     pub fn calibrated(trials: &Trials, plan: PointPlan) -> Result<Self, CalibrationError> {
         let choice = choose(plan.target, trials, plan.seed)?;
         Self::chosen(&choice, trials, plan)
     }
 
-    /// Records a choice, and measures `trials` at its threshold: those that chose it, or what an
-    /// adjustment has made of them.
+    /// Records a choice and measures `trials` at its threshold. They are the trials that chose it, or the same
+    /// with adjusted scores.
     ///
     /// # Errors
-    /// [`CalibrationError::EmptyGallery`] if nothing was enrolled.
+    /// Returns [`CalibrationError::EmptyGallery`] if nothing is enrolled.
     pub fn chosen(
         choice: &Choice,
         trials: &Trials,
@@ -145,7 +146,7 @@ impl OperatingPoint {
             index_check: plan.index_check,
             curve: thinned(&trade_off(trials)),
         })?;
-        // A record that its own reader refuses would be found out too late.
+        // Reads the record back, so that one that cannot be read fails now and not later.
         Self::parse(point.to_json()?.as_bytes())?;
         Ok(point)
     }
@@ -153,7 +154,7 @@ impl OperatingPoint {
     /// Reads a record and checks it against its id.
     ///
     /// # Errors
-    /// Refuses what is too long, not a record, of another format, or altered.
+    /// Returns an error if the input is too long, is not a record, has another format, or was altered.
     pub fn parse(json: &[u8]) -> Result<Self, CalibrationError> {
         if RECORD_BYTES_MAX < json.len() {
             let (bytes, limit) = (json.len(), RECORD_BYTES_MAX);
@@ -181,7 +182,7 @@ impl OperatingPoint {
     /// The record as indented JSON, which [`OperatingPoint::parse`] reads back.
     ///
     /// # Errors
-    /// None in practice: every field has a JSON form.
+    /// Never in practice, because every field can be written as JSON.
     pub fn to_json(&self) -> Result<String, CalibrationError> {
         let file = PointFileRef {
             format: FORMAT,
@@ -191,13 +192,13 @@ impl OperatingPoint {
         serde_json::to_string_pretty(&file).map_err(CalibrationError::NotARecord)
     }
 
-    /// `op-` and sixteen hex digits of the SHA-256 of the content.
+    /// The id: `op-` and sixteen hexadecimal digits of the SHA-256 of the content.
     #[must_use]
     pub fn id(&self) -> &str {
         &self.id
     }
 
-    /// Everything else.
+    /// Everything except the id.
     #[must_use]
     pub fn content(&self) -> &Content {
         &self.content
@@ -209,19 +210,18 @@ impl OperatingPoint {
         self.content.threshold
     }
 
-    /// Whether the items of the calibration with those added since, `items` in all, are within what it
-    /// covers. FAR grows with the gallery, so the promise ends there; the threshold does not become
+    /// Whether `items`, the number of items of the calibration plus those added since, is within what the
+    /// record covers. The FAR grows with the gallery, so the promise ends there; the threshold does not become
     /// wrong at once.
     #[must_use]
     pub fn covers_size(&self, items: u64) -> bool {
         items <= self.content.covered_items()
     }
 
-    /// Checks that the record was made for what is served. Size is left to
-    /// [`OperatingPoint::covers_size`].
+    /// Checks that the record belongs to the deployment. [`OperatingPoint::covers_size`] checks the size.
     ///
     /// # Errors
-    /// Names every difference in model, gallery, index or metric, with both sides.
+    /// Returns an error that lists every difference in model, gallery, index and metric, with both values.
     pub fn check_binding(&self, served: &Binding) -> Result<(), Mismatch> {
         let made_for = &self.content.binding;
         let pairs = [
@@ -273,7 +273,8 @@ impl OperatingPoint {
     }
 }
 
-/// What stands behind a choice, as it is recorded: for what was asked, where it was made for less.
+/// The policy and evidence of a choice in the form that is recorded. They name the target that was asked for,
+/// even if the choice was made for a tighter one.
 fn grounds(
     choice: &Choice,
     asked: CalibrationTarget,
@@ -300,7 +301,7 @@ fn grounds(
             CalibrationTarget::Cost(model) => {
                 (None, Some(ThresholdEvidence::Cost { model, outcome }))
             }
-            // The basis of a cost is made for no other target.
+            // The basis of a cost belongs to no other target.
             CalibrationTarget::Far(_)
             | CalibrationTarget::FarEstimated(_)
             | CalibrationTarget::Frr(_)
@@ -309,7 +310,7 @@ fn grounds(
     }
 }
 
-/// Every few points of a curve, and the last.
+/// A selection of points of a curve at equal steps, and the last point.
 fn thinned(curve: &[TradeOff]) -> Vec<RatePoint> {
     let step = curve.len().div_ceil(CURVE_POINTS_MAX - 1).max(1);
     let last = curve
@@ -347,7 +348,7 @@ struct PointFileRef<'a> {
     content: &'a Content,
 }
 
-/// What is hashed: compact JSON, fields in the order of their declaration.
+/// What the id is a hash of: compact JSON with the fields in the order of declaration.
 #[derive(Serialize)]
 struct Canonical<'a> {
     format: u64,
@@ -479,7 +480,7 @@ mod tests {
         let content = point.content();
         assert_eq!(content.target_far(), Some(asked));
         assert_eq!(content.turnover.unwrap().items, 44);
-        // With no accept among 30 the bound is 0.0739, which leaves room for 14 items.
+        // With no accept among 30, the bound is 0.0739, which leaves room for 14 more items.
         assert_eq!(content.covered_items(), 54);
         assert!(
             content
@@ -508,7 +509,8 @@ mod tests {
             for flip in [0x01, 0x02, 0x08, 0x10, 0x20, 0x80] {
                 let mut damaged = json.clone();
                 damaged[position] ^= flip;
-                // White space, or a digit of the threshold beyond what an f32 holds.
+                // Still readable if the damage is white space, or a digit of the threshold beyond the precision
+                // of `f32`.
                 if let Ok(read) = OperatingPoint::parse(&damaged) {
                     assert_eq!(read, point, "byte {position} with {flip:#x}");
                 }

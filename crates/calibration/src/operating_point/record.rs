@@ -1,4 +1,4 @@
-//! What an operating point records.
+//! The content of an operating point.
 
 use std::fmt;
 
@@ -18,29 +18,29 @@ use crate::review::ReviewBand;
 use crate::trials::{SearchTally, StrangerOrigin, Trials};
 use crate::worst_group::WorstGroup;
 
-/// Everything that the id is a hash of. A later field must be optional and left out of the JSON
-/// if it is absent, so that the ids of older records stay what they are.
+/// Everything that the id is a hash of. A field that is added later must be optional and absent from the JSON
+/// if it is `None`, so that the ids of older records do not change.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Content {
-    /// When the calibration was made, as the caller said it.
+    /// When the calibration was made, as the caller stated it.
     pub created: String,
     /// The rule that chose the threshold.
     pub policy: Policy,
     /// The threshold.
     pub threshold: Threshold,
-    /// The certificate of a target FAR.
+    /// The certificate of a target FAR; `None` for other policies.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub promise: Option<Promise>,
-    /// What the threshold rests on if the policy is another.
+    /// The figures that the threshold is based on, for other policies.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub evidence: Option<ThresholdEvidence>,
 
-    /// What was measured at the threshold.
+    /// The rates that were measured at the threshold.
     pub measured: MeasuredRates,
-    /// How many trials there were.
+    /// The number of trials.
     pub trials: TrialCounts,
-    /// The seed of the draw of one probe for each label.
+    /// The seed for drawing one probe of each label.
     pub seed: u64,
     /// What the threshold is valid for.
     pub binding: Binding,
@@ -48,31 +48,31 @@ pub struct Content {
     pub calibration_digest: String,
     /// The version of the software that calibrated.
     pub software: String,
-    /// What must hold for the promise to hold, in plain words.
+    /// The assumptions of the promise, in plain words.
     pub assumptions: Vec<String>,
-    /// What was measured on labels that did not choose.
+    /// The rates on held-out labels.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held_out: Option<HeldOutRates>,
     /// The growth of the gallery that was allowed for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub growth: Option<GrowthAllowed>,
-    /// What may be added or exchanged without an end of the promise, where the threshold was tightened for
-    /// it.
+    /// The additions and exchanges that the threshold was tightened for, so that the promise still holds after
+    /// them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub turnover: Option<TurnoverAllowed>,
-    /// What is compared with the threshold, if that is not the plain similarity.
+    /// How scores are adjusted before they are compared with the threshold; `None` for plain similarity.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub adjustment: Option<Adjustment>,
-    /// The groups of strangers that each keep the target FAR, if that was asked for.
+    /// The groups of strangers in each of which the target FAR holds; `None` if this was not asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub worst_group: Option<WorstGroup>,
-    /// Scores below the threshold of which a person decides, if that was asked for.
+    /// The range of scores below the threshold that a person decides; `None` if it was not asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub review: Option<ReviewBand>,
-    /// The index against exact search, on a sample; absent if the index is exact.
+    /// How often the index differed from an exact search, on a sample; `None` if the index is exact.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub index_check: Option<IndexMisses>,
-    /// FAR and FRR on all trials along the thresholds, ascending, thinned out.
+    /// FAR and FRR of all trials over thresholds in ascending order, at selected points.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub curve: Vec<RatePoint>,
 }
@@ -88,7 +88,7 @@ impl Content {
         }
     }
 
-    /// The FAR that is not exceeded with the confidence of the target, certified or estimated.
+    /// The upper bound on the FAR at the confidence of the target, certified or estimated.
     #[must_use]
     pub fn far_bound(&self) -> Option<f64> {
         match (&self.promise, &self.evidence) {
@@ -107,7 +107,7 @@ impl Content {
         }
     }
 
-    /// The confidence of what is promised or aimed at; `None` for a plain estimate.
+    /// The confidence of the target; `None` for a plain estimate.
     #[must_use]
     pub fn confidence(&self) -> Option<f64> {
         let far = self.target_far().map(TargetFar::confidence);
@@ -122,9 +122,9 @@ impl Content {
         grown.unwrap_or(self.binding.gallery_items)
     }
 
-    /// The most items, those of the calibration and those added since, with which the target is met:
-    /// those that the threshold was made for, and as many more as lift the bound on the FAR to the
-    /// target, by [`GROWTH_ASSUMPTION`](crate::growth::GROWTH_ASSUMPTION).
+    /// The highest number of items, counting those of the calibration and those added since, for which the
+    /// target is met. These are the items that the threshold was made for, plus as many as raise the bound on
+    /// the FAR to the target, under [`GROWTH_ASSUMPTION`](crate::growth::GROWTH_ASSUMPTION).
     #[must_use]
     pub fn covered_items(&self) -> u64 {
         let valid_to = self.valid_to_items();
@@ -135,43 +135,43 @@ impl Content {
     }
 }
 
-/// What a threshold rests on, other than the certificate of a target FAR.
+/// The figures that a threshold is based on, for all policies except a certified FAR.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ThresholdEvidence {
-    /// The approximate bound on FAR.
+    /// The approximate bound on the FAR.
     FarEstimated(FarEstimate),
-    /// The exact bound on FRR.
+    /// The exact bound on the FRR.
     Frr(FrrCertificate),
-    /// Where the error rates cross.
+    /// The point where the error rates cross.
     EqualError(EqualErrorPoint),
     /// The lowest cost.
     Cost {
-        /// What errors cost.
+        /// The costs of errors.
         model: CostModel,
-        /// What that comes to.
+        /// The result for these costs.
         outcome: CostOutcome,
     },
 }
 
-/// Rates by cross-fitting: each label judged by a threshold that the other labels chose under the
-/// same policy.
+/// Rates by cross-fitting: each label is judged by a threshold that the other labels chose under the same
+/// policy.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HeldOutRates {
-    /// Parts that the labels were split into.
+    /// Number of folds that the labels were split into.
     pub folds: u64,
-    /// Parts whose other labels were too few to choose a threshold; they are not judged.
+    /// Number of folds that are not judged, because the other labels were too few to choose a threshold.
     pub abstained: u64,
-    /// FAR on labels that did not choose; `None` if no part was judged, or has strangers.
+    /// The FAR on held-out labels; `None` if no fold was judged, or if there are no strangers.
     pub far: Option<Rate>,
-    /// FRR on labels that did not choose.
+    /// The FRR on held-out labels.
     pub frr: Option<Rate>,
 }
 
 impl HeldOutRates {
-    /// Keeps what is held out in truth. Left-out strangers are not: look-alikes are mutual, so the
-    /// score of one label is often that of a label which chose.
+    /// Selects the rates that are truly held out. Left-out strangers are not: resemblance is mutual, so the
+    /// score of a held-out label is often that of a label which chose the threshold.
     #[must_use]
     pub fn of(held_out: &HeldOut, trials: &Trials) -> Self {
         let left_out = trials.non_mated_tally(StrangerOrigin::LeftOut).searches;
@@ -184,46 +184,47 @@ impl HeldOutRates {
     }
 }
 
-/// A gallery that may grow, and what the threshold was tightened to for it.
+/// The growth of the gallery that is allowed for, and the target that the threshold was tightened to.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GrowthAllowed {
-    /// The number of items that was allowed for.
+    /// The number of items that is allowed for.
     pub items: u64,
-    /// The FAR that was asked for at that size. The target of the policy is the tighter one that
-    /// today's size needs for it.
+    /// The FAR asked for at that size. The target of the policy is the tighter one that today's size needs for
+    /// it.
     pub target_far: f64,
 }
 
-/// Ordinary turnover of a gallery, and what the threshold was tightened to for it.
+/// Ordinary changes of the gallery that are allowed for, and the target that the threshold was tightened to.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TurnoverAllowed {
-    /// The number of items, those of the calibration and those added since, that was allowed for.
+    /// The number of items that is allowed for, counting those of the calibration and those added since.
     pub items: u64,
-    /// The FAR that the threshold was chosen for today, so that the target is met with so many.
+    /// The target FAR that the threshold was chosen for today, so that the requested target holds for that
+    /// number of items.
     pub far_today: f64,
 }
 
-/// The index against exact search.
+/// A comparison of the index with an exact search.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct IndexMisses {
-    /// Searches compared.
+    /// Number of searches that were compared.
     pub sampled: u64,
-    /// Those in which an item was nearer than all that the index found.
+    /// Number of searches in which an item was more similar than everything that the index found.
     pub missed: u64,
 }
 
-/// One point of the trade-off between the two error rates.
+/// A point of the DET curve.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RatePoint {
-    /// Accept at or above this score.
+    /// A score that is equal or higher is accepted.
     pub threshold: Threshold,
-    /// FAR over all non-mated searches; `None` without any.
+    /// The FAR over all non-mated searches; `None` if there are none.
     pub far: Option<f64>,
-    /// FRR over all mated searches; `None` without any.
+    /// The FRR over all mated searches; `None` if there are none.
     pub frr: Option<f64>,
 }
 
@@ -233,8 +234,8 @@ pub enum Policy {
     /// The lowest threshold whose FAR is certified to be at most the target.
     #[serde(rename = "target-far, certified")]
     TargetFarCertified,
-    /// The same rule if some strangers are enrolled labels, left out of their own searches.
-    /// These are not independent of each other, so nothing is certified.
+    /// The same rule, if some strangers are enrolled labels that were left out of their own searches. These are
+    /// not independent of each other, so nothing is certified.
     #[serde(rename = "target-far, left-out labels counted as independent")]
     TargetFarLeftOut,
     /// The lowest threshold whose FAR is estimated to be at most the target.
@@ -243,16 +244,16 @@ pub enum Policy {
     /// The highest threshold whose FRR is certified to be at most the target.
     #[serde(rename = "target-frr, certified")]
     TargetFrrCertified,
-    /// The threshold where both rates are the same.
+    /// The threshold where both rates are equal.
     #[serde(rename = "equal error")]
     EqualError,
-    /// The threshold of the lowest expected cost.
+    /// The threshold with the lowest expected cost.
     #[serde(rename = "minimum cost")]
     MinimumCost,
 }
 
 impl Policy {
-    /// Whether the target is promised, rather than aimed at.
+    /// Whether the target is certified, and not only aimed at.
     #[must_use]
     pub fn certifies(self) -> bool {
         match self {
@@ -276,76 +277,77 @@ impl Policy {
     }
 }
 
-/// What the certificate says.
+/// The figures of the certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Promise {
-    /// The FAR asked for, and the chance that it is kept.
+    /// The target FAR and its confidence.
     pub target: TargetFar,
-    /// The FAR that is not exceeded with that chance; at most the target.
+    /// The upper bound on the FAR at that confidence; at most the target.
     pub far_bound: f64,
-    /// Non-mated searches that count as independent, one for each label.
+    /// Number of non-mated searches that count as independent, one for each label.
     pub independent_trials: u64,
-    /// Accepts among them that the target allows.
+    /// The highest number of these searches that may be accepted.
     pub allowed: u64,
-    /// Accepts among them at the threshold.
+    /// The number of these searches that are accepted at the threshold.
     pub observed: u64,
 }
 
-/// Estimates at the threshold on the trials that chose it; FAR and its interval are therefore
-/// descriptive, the promise is what holds.
+/// Rates at the threshold, estimated on the trials that chose it. So the FAR and its interval only describe
+/// these trials; the promise is the certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MeasuredRates {
-    /// FAR over all non-mated probes.
+    /// The FAR over all non-mated probes.
     pub far: Option<Rate>,
-    /// FRR; `None` if there were no mated searches.
+    /// The FRR; `None` if there were no mated searches.
     pub frr: Option<Rate>,
     /// The part of the FRR that was accepted with a wrong label.
     pub misidentification: Option<Rate>,
-    /// Share of mated searches whose best candidate carries the right label.
+    /// Share of mated searches whose best candidate has the right label.
     pub recall_at_1: Option<Rate>,
 }
 
-/// Trials by origin.
+/// The number of trials by origin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TrialCounts {
-    /// Probes of enrolled labels.
+    /// Searches by probes of enrolled labels.
     pub mated: SearchTally,
-    /// Strangers that were never enrolled.
+    /// Searches by strangers that were never enrolled.
     pub never_enrolled: SearchTally,
-    /// Enrolled labels, searched with their own items masked.
+    /// Searches for enrolled labels, with their own items left out.
     pub left_out: SearchTally,
 }
 
-/// What a threshold is valid for.
+/// Everything that a threshold is valid for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Binding {
-    /// Hash over the model and its preprocessing.
+    /// A hash over the model and its preprocessing.
     pub model_fingerprint: String,
-    /// The name of the model; informative, the fingerprint decides.
+    /// The name of the model, for information only; the fingerprint is what is checked.
     pub model_name: String,
-    /// The gallery that was searched.
+    /// The id of the gallery that was searched.
     pub gallery_id: String,
-    /// Its content then; informative, since a gallery may change within its size.
+    /// A digest of its content at that time, for information only, because a gallery may change within its
+    /// size.
     pub gallery_digest: String,
-    /// Items in it then.
+    /// Number of items at that time.
     pub gallery_items: u64,
-    /// Labels in it then.
+    /// Number of labels at that time.
     pub gallery_labels: u64,
-    /// The index and its parameters, in words.
+    /// The index and its parameters, as text.
     pub index: String,
-    /// How vectors are compared.
+    /// The similarity measure.
     pub metric: Metric,
 }
 
-/// How vectors are compared.
+/// The similarity measure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Metric {
-    /// Cosine similarity, exact in `f32`.
+    /// Cosine similarity, computed exactly in `f32`.
     Cosine,
 }
 

@@ -1,4 +1,4 @@
-//! An operating point in words: what its threshold is for, and what that assumes.
+//! Describes an operating point in words: the purpose of its threshold, and its assumptions.
 
 use super::record::{Content, GrowthAllowed, ThresholdEvidence, TrialCounts};
 use crate::certify::TargetFar;
@@ -8,7 +8,7 @@ use crate::rates::{Confidence, percent};
 use crate::review::ReviewBand;
 
 impl Content {
-    /// What the threshold is for, in words.
+    /// The purpose of the threshold, in words.
     #[must_use]
     pub fn goal(&self) -> String {
         let at = |confidence: Confidence| percent(confidence.get());
@@ -56,7 +56,7 @@ impl Content {
     }
 }
 
-/// What the promise rests on beyond the trials: whole sentences.
+/// The assumptions of the promise that the trials cannot show, as whole sentences.
 pub(super) fn assumptions(choice: &Choice, counts: TrialCounts, room: GalleryRoom) -> Vec<String> {
     let mut all = vec![
         "Live searches are exchangeable with those of the calibration: the same kind of subjects, \
@@ -79,7 +79,7 @@ pub(super) fn assumptions(choice: &Choice, counts: TrialCounts, room: GalleryRoo
     all
 }
 
-/// What the promise of a review band rests on.
+/// The assumptions of a review band's promise.
 pub(super) fn reviewed(band: ReviewBand) -> String {
     let target = band.unseen.target;
     format!(
@@ -92,14 +92,14 @@ pub(super) fn reviewed(band: ReviewBand) -> String {
     )
 }
 
-/// What may become of the gallery.
+/// How the gallery may change.
 #[derive(Clone, Copy)]
 pub(super) struct GalleryRoom {
-    /// Items of the calibration.
+    /// Number of items of the calibration.
     pub(super) items: u64,
     /// The growth that was allowed for.
     pub(super) growth: Option<GrowthAllowed>,
-    /// What was asked for.
+    /// The target that was asked for.
     pub(super) asked: CalibrationTarget,
 }
 
