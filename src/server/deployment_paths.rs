@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use super::error::ServeError;
-use super::snapshots;
+use super::services::snapshots;
 use crate::config::ServerConfig;
 use crate::deployment::{DeploymentError, Folder};
 

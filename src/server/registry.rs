@@ -10,7 +10,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::{Semaphore, watch};
 use tonic::{Code, Status};
 
-use super::denied::{deployment_denied, identity_of, no_longer_known, too_many_calls};
+use super::access::denied::{deployment_denied, identity_of, no_longer_known, too_many_calls};
 use super::pace::Pace;
 use super::status::{classify, status};
 use crate::deployment::{Deployment, DeploymentError, Folder, Models};

@@ -10,7 +10,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Status, Streaming};
 use tracing::Instrument;
 
-use super::convert::invalid;
+use super::messages::convert::invalid;
 use super::registry::{Registry, shutting_down};
 use super::transport::{Call, QuotaShare};
 

@@ -10,7 +10,7 @@ use tonic::{Code, Status};
 
 use super::deployment_paths::real;
 use super::registry::{Registry, ServedState};
-use super::shadow;
+use super::services::shadow;
 use super::status::{from_error, status};
 use crate::config::MonitoringConfig;
 use crate::deployment::{Deployment, DeploymentError, OpenOptions};

@@ -7,7 +7,7 @@ use hyper::body::Bytes;
 use tonic::codegen::http::HeaderMap;
 use tonic::{Code, Status};
 
-use crate::server::convert::invalid;
+use crate::server::messages::convert::invalid;
 
 /// Before each message: whether it is compressed, and its length.
 pub(super) const PREFIX_BYTES: usize = 5;

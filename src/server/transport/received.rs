@@ -10,7 +10,7 @@ use tonic::{Code, Status};
 
 use super::call::Call;
 use super::inflated::{Inflated, PREFIX_BYTES, message_length};
-use crate::server::convert::invalid;
+use crate::server::messages::convert::invalid;
 use crate::server::pace::{Pace, PacedWait};
 use crate::server::status::status;
 use crate::telemetry;

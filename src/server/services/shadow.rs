@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use tonic::Status;
 
-use super::convert::{self, truth};
-use super::registry::{Registry, ServedState};
-use super::status::from_error;
 use crate::deployment::{Deployment, DeploymentError, Models};
 use crate::monitor::{SHADOW_LATEST_MAX, ShadowAbout, ShadowDecision, ShadowReport};
+use crate::server::messages::convert::{self, truth};
+use crate::server::registry::{Registry, ServedState};
+use crate::server::status::from_error;
 use matchpoint_calibration::decision::Decision;
 use matchpoint_calibration::monitoring::shadow::ShadowMatch;
 use matchpoint_client::proto::ground_truth::Truth as Shown;
@@ -24,7 +24,7 @@ const LATEST_USUAL: usize = 20;
 
 /// Opens the shadows of all deployments, on a thread of its own: nobody waits for them, and if one cannot
 /// be opened, everything is still served.
-pub(super) fn open_all(loaded: &ServedState, share: f64) {
+pub(in crate::server) fn open_all(loaded: &ServedState, share: f64) {
     let models = || loaded.models().map(|models| models.beside());
     let each = loaded.deployments.iter().filter_map(|(name, one)| {
         let place = loaded.places.get(name)?;
@@ -70,7 +70,7 @@ fn report(deployment: &Deployment, found: Option<&ShadowAbout>) {
 }
 
 /// Answers `ReloadShadow`.
-pub(super) async fn reload(
+pub(in crate::server) async fn reload(
     registry: &Registry,
     share: f64,
     request: ReloadShadowRequest,
@@ -93,7 +93,7 @@ pub(super) async fn reload(
 
 /// Ends the shadow of a deployment that is being replaced. Keeps only the models, so that the deployment
 /// can close.
-pub(super) fn end(
+pub(in crate::server) fn end(
     previous: &Deployment,
     loaded: Arc<ServedState>,
 ) -> Result<Models, DeploymentError> {
@@ -102,7 +102,7 @@ pub(super) fn end(
 }
 
 /// Opens the shadow of a deployment that has replaced another one. Blocks.
-pub(super) fn succeed(
+pub(in crate::server) fn succeed(
     deployment: &Deployment,
     place: &Path,
     models: Result<Models, DeploymentError>,
@@ -121,7 +121,7 @@ fn beside(loaded: Arc<ServedState>) -> Result<Models, DeploymentError> {
 }
 
 /// Answers `GetShadow`.
-pub(super) async fn get(
+pub(in crate::server) async fn get(
     registry: &Registry,
     request: GetShadowRequest,
 ) -> Result<GetShadowResponse, Status> {

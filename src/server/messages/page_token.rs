@@ -6,12 +6,12 @@ use tonic::Status;
 use super::convert::invalid;
 
 /// A token that resumes after this id. Hexadecimal, so that nobody takes it for an id.
-pub(super) fn token(after_id: &str) -> String {
+pub(in crate::server) fn token(after_id: &str) -> String {
     encode_string(after_id.as_bytes())
 }
 
 /// The id that a token resumes after; `None` for the first page.
-pub(super) fn read_token(token: &str) -> Result<Option<String>, Status> {
+pub(in crate::server) fn read_token(token: &str) -> Result<Option<String>, Status> {
     if token.is_empty() {
         return Ok(None);
     }

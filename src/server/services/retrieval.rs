@@ -3,13 +3,13 @@
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::convert;
-use super::registry::Registry;
-use super::request_id::{caller_of, caller_of_items};
-use super::status::from_error;
-use super::stream::{answer_each, answer_one};
-use super::transport::{Call, roomy};
 use crate::deployment::{Comparison, Query};
+use crate::server::messages::convert;
+use crate::server::registry::Registry;
+use crate::server::request_id::{caller_of, caller_of_items};
+use crate::server::status::from_error;
+use crate::server::stream::{answer_each, answer_one};
+use crate::server::transport::{Call, roomy};
 use matchpoint_client::proto::retrieval_service_server::RetrievalService;
 use matchpoint_client::proto::search_stream_response::Outcome;
 use matchpoint_client::proto::{
@@ -19,9 +19,9 @@ use matchpoint_client::proto::{
 use matchpoint_embed::caller::Caller;
 
 #[derive(Clone, Debug)]
-pub(super) struct RetrievalHandler {
-    pub(super) registry: Registry,
-    pub(super) stream_in_flight_max: usize,
+pub(in crate::server) struct RetrievalHandler {
+    pub(in crate::server) registry: Registry,
+    pub(in crate::server) stream_in_flight_max: usize,
 }
 
 impl RetrievalHandler {

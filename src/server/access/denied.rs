@@ -2,18 +2,18 @@
 
 use tonic::{Code, Status};
 
-use super::status::{status, status_to_retry};
 use crate::identity::{Identity, Scope, TooManyCalls};
+use crate::server::status::{status, status_to_retry};
 use crate::telemetry;
 
 /// Who sent a request that came through the gate; nobody for any other.
-pub(super) fn identity_of<T>(request: &tonic::Request<T>) -> Identity {
+pub(in crate::server) fn identity_of<T>(request: &tonic::Request<T>) -> Identity {
     let identity = request.extensions().get::<Identity>();
     identity.cloned().unwrap_or_default()
 }
 
 /// The answer to a caller without any of these scopes.
-pub(super) fn scope_missing(scopes: &[Scope]) -> Status {
+pub(in crate::server) fn scope_missing(scopes: &[Scope]) -> Status {
     let names: Vec<&str> = scopes.iter().map(|scope| scope.as_str()).collect();
     let message = format!(
         "this call takes a key with the scope {}",
@@ -23,13 +23,13 @@ pub(super) fn scope_missing(scopes: &[Scope]) -> Status {
 }
 
 /// The answer to a caller whose key is for other deployments.
-pub(super) fn deployment_denied() -> Status {
+pub(in crate::server) fn deployment_denied() -> Status {
     let message = "the key is for other deployments, or there is none of this name";
     status(Code::PermissionDenied, "DEPLOYMENT_DENIED", message)
 }
 
 /// The answer to an unknown key, or one that was revoked.
-pub(super) fn unknown_key() -> Status {
+pub(in crate::server) fn unknown_key() -> Status {
     unauthenticated(
         "KEY_UNKNOWN",
         "nobody has this key; it may have been revoked",
@@ -37,7 +37,7 @@ pub(super) fn unknown_key() -> Status {
 }
 
 /// The answer to a key that has expired.
-pub(super) fn expired_key() -> Status {
+pub(in crate::server) fn expired_key() -> Status {
     unauthenticated(
         "KEY_EXPIRED",
         "this key has expired; have a new one made by `matchpoint keys new`",
@@ -45,7 +45,7 @@ pub(super) fn expired_key() -> Status {
 }
 
 /// The answer to a key that has made all the calls that it may make for now.
-pub(super) fn too_many_calls(refused: TooManyCalls) -> Status {
+pub(in crate::server) fn too_many_calls(refused: TooManyCalls) -> Status {
     telemetry::limit_refused("calls_per_second");
     let TooManyCalls {
         per_second,
@@ -64,13 +64,13 @@ pub(super) fn too_many_calls(refused: TooManyCalls) -> Status {
 }
 
 /// The answer to a token that is refused.
-pub(super) fn token_refused(why: &str) -> Status {
+pub(in crate::server) fn token_refused(why: &str) -> Status {
     let message = format!("the token is not taken: {why}");
     unauthenticated("TOKEN_REFUSED", &message)
 }
 
 /// The answer to a caller whose key or token was valid only when the call began.
-pub(super) fn no_longer_known(identity: &Identity) -> Status {
+pub(in crate::server) fn no_longer_known(identity: &Identity) -> Status {
     match identity {
         Identity::Token(_) => token_refused("it has expired, or the issuer took its key back"),
         Identity::Known(known) if known.is_expired() => expired_key(),
@@ -81,6 +81,6 @@ pub(super) fn no_longer_known(identity: &Identity) -> Status {
 }
 
 /// The answer to an unknown caller.
-pub(super) fn unauthenticated(reason: &str, message: &str) -> Status {
+pub(in crate::server) fn unauthenticated(reason: &str, message: &str) -> Status {
     status(Code::Unauthenticated, reason, message)
 }

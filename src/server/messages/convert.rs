@@ -5,12 +5,12 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use tonic::{Code, Status};
 
-use super::status::status;
 use crate::deployment::{
     DecisionBasis, Hit, PointComparison, Query, SearchAnswer, SearchOptions, Timings, Undecided,
     VerifyAnswer, VerifyReference, created,
 };
 use crate::journal::entry::{AnnotatedTruth, StateId};
+use crate::server::status::status;
 use matchpoint_calibration::adjustment::Adjustment;
 use matchpoint_calibration::certify::TargetFar;
 use matchpoint_calibration::coverage::Coverage;
@@ -33,11 +33,13 @@ const PAGE_MAX: usize = 1000;
 const FLIPS_DEFAULT: usize = 100;
 const FLIPS_MAX: usize = 1000;
 
-pub(super) fn invalid(message: &str) -> Status {
+pub(in crate::server) fn invalid(message: &str) -> Status {
     status(Code::InvalidArgument, "ARGUMENT_INVALID", message)
 }
 
-pub(super) fn search_query(query: Option<proto::search_request::Query>) -> Result<Query, Status> {
+pub(in crate::server) fn search_query(
+    query: Option<proto::search_request::Query>,
+) -> Result<Query, Status> {
     match query {
         Some(proto::search_request::Query::Image(bytes)) => Ok(Query::Image(bytes)),
         Some(proto::search_request::Query::Embedding(vector)) => {
@@ -47,7 +49,9 @@ pub(super) fn search_query(query: Option<proto::search_request::Query>) -> Resul
     }
 }
 
-pub(super) fn verify_query(query: Option<proto::verify_request::Query>) -> Result<Query, Status> {
+pub(in crate::server) fn verify_query(
+    query: Option<proto::verify_request::Query>,
+) -> Result<Query, Status> {
     match query {
         Some(proto::verify_request::Query::Image(bytes)) => Ok(Query::Image(bytes)),
         Some(proto::verify_request::Query::Embedding(vector)) => {
@@ -57,7 +61,9 @@ pub(super) fn verify_query(query: Option<proto::verify_request::Query>) -> Resul
     }
 }
 
-pub(super) fn reference(reference: Option<proto::Reference>) -> Result<VerifyReference, Status> {
+pub(in crate::server) fn reference(
+    reference: Option<proto::Reference>,
+) -> Result<VerifyReference, Status> {
     use proto::reference::Source;
     match reference.and_then(|reference| reference.source) {
         Some(Source::Image(bytes)) => Ok(VerifyReference::Query(Query::Image(bytes))),
@@ -72,7 +78,9 @@ pub(super) fn reference(reference: Option<proto::Reference>) -> Result<VerifyRef
 }
 
 /// The search options of a request.
-pub(super) fn search_options(request: &proto::SearchRequest) -> Result<SearchOptions, Status> {
+pub(in crate::server) fn search_options(
+    request: &proto::SearchRequest,
+) -> Result<SearchOptions, Status> {
     let limit = request.limit;
     let limit = match usize::try_from(limit) {
         Ok(0) => LIMIT_DEFAULT,
@@ -122,7 +130,7 @@ const CONDITIONS_MAX: usize = 16;
 const CONDITION_BYTES_MAX: usize = 128;
 
 /// The state that a caller expects; `None` if they expect none.
-pub(super) fn expected_state(text: &str) -> Result<Option<StateId>, Status> {
+pub(in crate::server) fn expected_state(text: &str) -> Result<Option<StateId>, Status> {
     match text {
         "" => Ok(None),
         text => StateId::parse(text).map(Some).ok_or_else(|| {
@@ -152,7 +160,7 @@ fn filter_invalid(cause: &FilterError) -> Status {
     status(Code::InvalidArgument, "FILTER_INVALID", &cause.to_string())
 }
 
-pub(super) fn page_size(size: u32) -> Result<usize, Status> {
+pub(in crate::server) fn page_size(size: u32) -> Result<usize, Status> {
     match usize::try_from(size) {
         Ok(0) => Ok(PAGE_DEFAULT),
         Ok(size) if size <= PAGE_MAX => Ok(size),
@@ -162,7 +170,7 @@ pub(super) fn page_size(size: u32) -> Result<usize, Status> {
     }
 }
 
-pub(super) fn search_response(
+pub(in crate::server) fn search_response(
     answer: SearchAnswer,
     model_fingerprint: &str,
 ) -> proto::SearchResponse {
@@ -185,7 +193,7 @@ pub(super) fn search_response(
     }
 }
 
-pub(super) fn verify_response(
+pub(in crate::server) fn verify_response(
     answer: VerifyAnswer,
     model_fingerprint: &str,
 ) -> proto::VerifyResponse {
@@ -201,7 +209,7 @@ pub(super) fn verify_response(
     }
 }
 
-pub(super) fn decision(decision: Decision) -> proto::Decision {
+pub(in crate::server) fn decision(decision: Decision) -> proto::Decision {
     match decision {
         Decision::Accept => proto::Decision::Accept,
         Decision::Reject => proto::Decision::Reject,
@@ -248,7 +256,7 @@ fn basis(basis: DecisionBasis) -> proto::DecisionBasis {
     }
 }
 
-pub(super) fn timings(timings: &Timings) -> proto::StageTimings {
+pub(in crate::server) fn timings(timings: &Timings) -> proto::StageTimings {
     let seconds = |duration: Duration| duration.as_secs_f64();
     proto::StageTimings {
         queue_seconds: seconds(timings.queue),
@@ -259,13 +267,13 @@ pub(super) fn timings(timings: &Timings) -> proto::StageTimings {
     }
 }
 
-pub(super) fn vector(values: &[f32]) -> proto::Vector {
+pub(in crate::server) fn vector(values: &[f32]) -> proto::Vector {
     proto::Vector {
         values: values.to_vec(),
     }
 }
 
-pub(super) fn item(head: &ItemHead, embedding: Option<&[f32]>) -> proto::Item {
+pub(in crate::server) fn item(head: &ItemHead, embedding: Option<&[f32]>) -> proto::Item {
     proto::Item {
         id: head.id.clone(),
         label: head.label.clone(),
@@ -274,7 +282,7 @@ pub(super) fn item(head: &ItemHead, embedding: Option<&[f32]>) -> proto::Item {
     }
 }
 
-pub(super) fn operating_point(point: &OperatingPoint) -> proto::OperatingPoint {
+pub(in crate::server) fn operating_point(point: &OperatingPoint) -> proto::OperatingPoint {
     let content = point.content();
     let binding = &content.binding;
     let frr = content.frr_certificate();
@@ -348,7 +356,7 @@ pub fn review_band(band: &ReviewBand) -> proto::ReviewBand {
     }
 }
 
-pub(super) fn flips_limit(limit: u32) -> Result<usize, Status> {
+pub(in crate::server) fn flips_limit(limit: u32) -> Result<usize, Status> {
     match usize::try_from(limit) {
         Ok(0) => Ok(FLIPS_DEFAULT),
         Ok(limit) if limit <= FLIPS_MAX => Ok(limit),
@@ -358,7 +366,7 @@ pub(super) fn flips_limit(limit: u32) -> Result<usize, Status> {
     }
 }
 
-pub(super) fn comparison(
+pub(in crate::server) fn comparison(
     comparison: &PointComparison,
     limit: usize,
 ) -> proto::CompareOperatingPointsResponse {
@@ -402,7 +410,7 @@ pub fn measured_rate(rate: &Rate) -> proto::MeasuredRate {
 }
 
 /// A ground truth as a message.
-pub(super) fn truth(said: AnnotatedTruth) -> proto::GroundTruth {
+pub(in crate::server) fn truth(said: AnnotatedTruth) -> proto::GroundTruth {
     let (shown, stranger) = match said {
         AnnotatedTruth::Mated { label } => {
             (proto::ground_truth::Truth::Label(label), String::new())

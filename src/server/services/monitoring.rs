@@ -4,13 +4,6 @@ use std::sync::Arc;
 
 use tonic::{Code, Request, Response, Status};
 
-use super::changes::changed;
-use super::convert::{self, truth};
-use super::registry::Registry;
-use super::request_id::caller_of;
-use super::status::{from_error, status, wrong_replica};
-use super::stream::as_message;
-use super::{drift_messages, shadow};
 use crate::deployment::{Deployment, DeploymentError};
 use crate::journal::entry::{self, AnnotationRefusal, DecisionId, DecisionRow};
 use crate::journal::read::QueueRequest;
@@ -18,6 +11,14 @@ use crate::monitor::{
     AnnotatedDecision, AnnotationReport, CanaryRound as Round, MonitorError, RefusedReport,
     ReportedTruth,
 };
+use crate::server::access::changes::changed;
+use crate::server::messages::convert::{self, truth};
+use crate::server::messages::drift;
+use crate::server::registry::Registry;
+use crate::server::request_id::caller_of;
+use crate::server::services::shadow;
+use crate::server::status::{from_error, status, wrong_replica};
+use crate::server::stream::as_message;
 use matchpoint_calibration::operating_point::OperatingPoint;
 use matchpoint_client::proto::annotation_result::Result as Answer;
 use matchpoint_client::proto::ground_truth::Truth as Shown;
@@ -39,8 +40,8 @@ const PAGE_MAX: u32 = 1000;
 const ANNOTATIONS_MAX: usize = 10_000;
 
 #[derive(Clone, Debug)]
-pub(super) struct MonitoringHandler {
-    pub(super) registry: Registry,
+pub(in crate::server) struct MonitoringHandler {
+    pub(in crate::server) registry: Registry,
 }
 
 impl MonitoringHandler {
@@ -211,7 +212,7 @@ impl MonitoringHandler {
             GetDriftResponse {
                 canaries: round.as_deref().filter(|_| active).map(canaries),
                 active,
-                ..drift_messages::drift_response(found)
+                ..drift::drift_response(found)
             }
         });
         Ok(found.unwrap_or_default())
@@ -229,7 +230,7 @@ impl MonitoringHandler {
         let reset = reset.map_err(refused_by_monitor)?;
         changed(self.registry.identity(), "ResetDrift", &name, &reason);
         Ok(ResetDriftResponse {
-            reset: Some(drift_messages::reset(reset)),
+            reset: Some(drift::reset(reset)),
         })
     }
 }

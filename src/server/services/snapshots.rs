@@ -13,14 +13,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status, Streaming};
 
-use super::changes::changed;
-use super::convert::invalid;
-use super::denied::identity_of;
 use super::operations::{Handle, OperationOwner, Running, cancelled};
-use super::pace::Pace;
-use super::registry::{Registry, ServedState, shutting_down};
-use super::status::{from_error, status};
-use super::transport::Call;
 use crate::clock::now_rfc_3339;
 use crate::config::MonitoringConfig;
 use crate::deployment::{
@@ -29,6 +22,13 @@ use crate::deployment::{
 };
 use crate::files::open_file;
 use crate::identity::Scope;
+use crate::server::access::changes::changed;
+use crate::server::access::denied::identity_of;
+use crate::server::messages::convert::invalid;
+use crate::server::pace::Pace;
+use crate::server::registry::{Registry, ServedState, shutting_down};
+use crate::server::status::{from_error, status};
+use crate::server::transport::Call;
 use matchpoint_client::proto::longrunning::Operation;
 use matchpoint_client::proto::snapshot_service_server::SnapshotService;
 use matchpoint_client::proto::{
@@ -46,15 +46,15 @@ const PIECE: usize = 1 << 20;
 const PIECES: usize = 1;
 
 #[derive(Clone, Debug)]
-pub(super) struct Snapshots {
-    pub(super) registry: Registry,
-    pub(super) running: Running,
+pub(in crate::server) struct Snapshots {
+    pub(in crate::server) registry: Registry,
+    pub(in crate::server) running: Running,
     /// Where snapshots, and deployments restored from them, are stored.
-    pub(super) data_dir: Option<PathBuf>,
+    pub(in crate::server) data_dir: Option<PathBuf>,
     /// How a restored deployment is monitored.
-    pub(super) monitoring: MonitoringConfig,
+    pub(in crate::server) monitoring: MonitoringConfig,
     /// Whether the deployments are read-only.
-    pub(super) read_only: bool,
+    pub(in crate::server) read_only: bool,
 }
 
 /// The folder of snapshots below `data_dir`.
@@ -63,7 +63,7 @@ fn snapshots(data_dir: &Path) -> PathBuf {
 }
 
 /// The folder of restored deployments below `data_dir`: each is served under its folder's name.
-pub(super) fn deployments(data_dir: &Path) -> PathBuf {
+pub(in crate::server) fn deployments(data_dir: &Path) -> PathBuf {
     data_dir.join("deployments")
 }
 

@@ -15,7 +15,11 @@ use matchpoint_client::proto::{
 const LISTED_MAX: usize = 100;
 
 /// Lists what was found about the queries after all of them were searched for.
-pub(super) fn list(metadata: &mut CalibrateMetadata, gathered: &Gathered, alike: &[Alike]) {
+pub(in crate::server) fn list(
+    metadata: &mut CalibrateMetadata,
+    gathered: &Gathered,
+    alike: &[Alike],
+) {
     let Gathered {
         copies,
         repeated,

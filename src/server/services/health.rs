@@ -29,7 +29,7 @@ const SERVICES: [&str; 8] = [
 
 /// Reports whether deployments are served, at first not, and whether the process is healthy.
 #[derive(Clone, Debug)]
-pub(super) struct HealthHandler {
+pub(in crate::server) struct HealthHandler {
     serving: watch::Sender<bool>,
     alive: watch::Sender<bool>,
 }
@@ -45,12 +45,12 @@ impl Default for HealthHandler {
 
 impl HealthHandler {
     /// Sets whether deployments are served; watchers are notified of a change.
-    pub(super) fn serve(&self, serving: bool) {
+    pub(in crate::server) fn serve(&self, serving: bool) {
         say(&self.serving, serving);
     }
 
     /// The same for the process.
-    pub(super) fn live(&self, alive: bool) {
+    pub(in crate::server) fn live(&self, alive: bool) {
         say(&self.alive, alive);
     }
 

@@ -18,7 +18,9 @@ const MUTUAL_MATES: &str = "gallery_as_queries cannot promise an FRR: items that
 /// The confidence of a calibration by default.
 const CONFIDENCE_DEFAULT: f64 = 0.95;
 
-pub(super) fn labelled_query(query: Option<proto::labelled_query::Query>) -> Result<Query, Status> {
+pub(in crate::server) fn labelled_query(
+    query: Option<proto::labelled_query::Query>,
+) -> Result<Query, Status> {
     use proto::labelled_query::Query as Message;
     match query {
         Some(Message::Image(bytes)) => Ok(Query::Image(bytes)),
@@ -28,7 +30,7 @@ pub(super) fn labelled_query(query: Option<proto::labelled_query::Query>) -> Res
 }
 
 /// The settings of a calibration, checked before any work is done.
-pub(super) fn calibration_settings(
+pub(in crate::server) fn calibration_settings(
     settings: &proto::CalibrationSettings,
 ) -> Result<CalibrationSettings, Status> {
     use proto::calibration_settings::Target as Message;

@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use tonic::{Request, Response, Status};
 
-use super::changes::changed;
-use super::convert;
-use super::drift_messages;
-use super::registry::Registry;
 use super::shadow;
-use super::switching::Switching;
 use crate::deployment::{Deployment, JudgedScore};
+use crate::server::access::changes::changed;
+use crate::server::messages::convert;
+use crate::server::messages::drift;
+use crate::server::registry::Registry;
+use crate::server::switching::Switching;
 use matchpoint_calibration::coverage::Coverage;
 use matchpoint_client::proto::server_service_server::ServerService;
 use matchpoint_client::proto::{
@@ -21,15 +21,15 @@ use matchpoint_client::proto::{
 use matchpoint_gallery::Access;
 
 #[derive(Clone, Debug)]
-pub(super) struct ServerInfoHandler {
-    pub(super) registry: Registry,
-    pub(super) switching: Switching,
+pub(in crate::server) struct ServerInfoHandler {
+    pub(in crate::server) registry: Registry,
+    pub(in crate::server) switching: Switching,
     /// Share of live queries that a shadow gets.
-    pub(super) shadow_share: f64,
+    pub(in crate::server) shadow_share: f64,
     /// Whether no other copy takes writes.
-    pub(super) only_copy: bool,
-    pub(super) message_bytes_max: usize,
-    pub(super) image_decode_bytes_max: u64,
+    pub(in crate::server) only_copy: bool,
+    pub(in crate::server) message_bytes_max: usize,
+    pub(in crate::server) image_decode_bytes_max: u64,
 }
 
 impl ServerInfoHandler {
@@ -175,7 +175,7 @@ impl ServerInfoHandler {
             certified: basis.certified,
             far_bound: basis.far_bound,
             frr_bound: basis.frr_bound,
-            left_out: round.as_deref().map(drift_messages::left_out),
+            left_out: round.as_deref().map(drift::left_out),
             state: deployment.state().to_string(),
             journal: journal.map(|id| id.to_string()).unwrap_or_default(),
             read_only: deployment.access() == Access::ReadOnly,

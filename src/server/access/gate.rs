@@ -9,16 +9,16 @@ use tonic::codegen::http::{HeaderMap, HeaderValue, Request, Response, StatusCode
 use tonic::{Code, Status};
 use tower::{Layer, Service};
 
-use super::connections::Peer;
 use super::denied::{
     expired_key, no_longer_known, scope_missing, token_refused, unauthenticated, unknown_key,
 };
-use super::log_throttle::LogThrottle;
-use super::registry::code_name;
 use super::rules::{CallRule, rule};
-use super::status::status;
 use crate::console::SignedIn;
 use crate::identity::{CallerAccess, Identity, Unknown};
+use crate::server::connections::Peer;
+use crate::server::log_throttle::LogThrottle;
+use crate::server::registry::code_name;
+use crate::server::status::status;
 use crate::telemetry;
 
 /// The content types of calls. Browsers send none of these unless a page of this server allows it, and
@@ -29,13 +29,13 @@ const SCHEME: &str = "bearer";
 
 /// Lets permitted calls through with the identity of their caller, and answers the others.
 #[derive(Clone, Debug)]
-pub(super) struct Gate {
+pub(in crate::server) struct Gate {
     access: CallerAccess,
     refusals: Arc<Mutex<LogThrottle>>,
 }
 
 impl Gate {
-    pub(super) fn new(access: CallerAccess) -> Self {
+    pub(in crate::server) fn new(access: CallerAccess) -> Self {
         Self {
             access,
             refusals: Arc::default(),
@@ -113,7 +113,7 @@ impl Gate {
 }
 
 /// Whether a caller may make the call at this path, as far as that does not depend on a deployment.
-pub(super) fn may(identity: &Identity, path: &str) -> bool {
+pub(in crate::server) fn may(identity: &Identity, path: &str) -> bool {
     rule(path).is_some_and(|(_, rule)| permit(identity, rule).is_ok())
 }
 
@@ -176,7 +176,7 @@ impl<S> Layer<S> for Gate {
 }
 
 #[derive(Clone, Debug)]
-pub(super) struct Gated<S> {
+pub(in crate::server) struct Gated<S> {
     inner: S,
     gate: Gate,
 }

@@ -2,11 +2,11 @@
 
 use tonic::{Request, Response, Status};
 
-use super::changes::changed;
-use super::convert;
-use super::registry::Registry;
-use super::status::from_error;
 use crate::deployment::compare_points;
+use crate::server::access::changes::changed;
+use crate::server::messages::convert;
+use crate::server::registry::Registry;
+use crate::server::status::from_error;
 use matchpoint_client::proto::operating_point_service_server::OperatingPointService;
 use matchpoint_client::proto::{
     ActivateOperatingPointRequest, ActivateOperatingPointResponse, CompareOperatingPointsRequest,
@@ -16,8 +16,8 @@ use matchpoint_client::proto::{
 };
 
 #[derive(Clone, Debug)]
-pub(super) struct OperatingPointHandler {
-    pub(super) registry: Registry,
+pub(in crate::server) struct OperatingPointHandler {
+    pub(in crate::server) registry: Registry,
 }
 
 impl OperatingPointHandler {

@@ -6,14 +6,16 @@ use std::sync::Arc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::changes::changed;
-use super::registry::Registry;
-use super::request_id::{caller_of, caller_of_items};
-use super::status::from_error;
-use super::stream::{answer_all, answer_each, answer_one, as_message};
-use super::transport::{Call, roomy};
-use super::{convert, drift_messages, page_token};
 use crate::deployment::{NewItem, Query};
+use crate::server::access::changes::changed;
+use crate::server::messages::convert;
+use crate::server::messages::drift;
+use crate::server::messages::page_token;
+use crate::server::registry::Registry;
+use crate::server::request_id::{caller_of, caller_of_items};
+use crate::server::status::from_error;
+use crate::server::stream::{answer_all, answer_each, answer_one, as_message};
+use crate::server::transport::{Call, roomy};
 use matchpoint_client::proto::gallery_service_server::GalleryService;
 use matchpoint_client::proto::{
     BatchDeleteItemsRequest, BatchDeleteItemsResponse, BatchUpsertItemsRequest,
@@ -28,9 +30,9 @@ use matchpoint_embed::caller::Caller;
 use matchpoint_gallery::Upserted;
 
 #[derive(Clone, Debug)]
-pub(super) struct ItemHandler {
-    pub(super) registry: Registry,
-    pub(super) stream_in_flight_max: usize,
+pub(in crate::server) struct ItemHandler {
+    pub(in crate::server) registry: Registry,
+    pub(in crate::server) stream_in_flight_max: usize,
 }
 
 impl ItemHandler {
@@ -73,7 +75,7 @@ impl ItemHandler {
         Ok(UpsertItemResponse {
             replaced: enrolled.outcome == Upserted::Replaced,
             generation: enrolled.generation,
-            accepted_as: named.map(drift_messages::other_item).collect(),
+            accepted_as: named.map(drift::other_item).collect(),
             accepted_as_count: count,
         })
     }

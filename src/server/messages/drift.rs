@@ -25,7 +25,7 @@ use matchpoint_client::proto::{
     TrafficShare, Verdict,
 };
 
-pub(super) fn drift_response(found: PointInService) -> GetDriftResponse {
+pub(in crate::server) fn drift_response(found: PointInService) -> GetDriftResponse {
     let PointInService {
         point,
         drift,
@@ -100,7 +100,7 @@ fn review_share(found: &ReviewsInService) -> ReviewShare {
     }
 }
 
-pub(super) fn left_out(round: &LeftOutRound) -> LeftOutCheck {
+pub(in crate::server) fn left_out(round: &LeftOutRound) -> LeftOutCheck {
     let standing = round.standing;
     let LeftOutRate {
         searches,
@@ -132,7 +132,7 @@ fn lookalike(found: &Similar) -> Lookalike {
     }
 }
 
-pub(super) fn other_item(other: &OtherItem) -> AcceptedItem {
+pub(in crate::server) fn other_item(other: &OtherItem) -> AcceptedItem {
     AcceptedItem {
         id: other.item.clone(),
         label: other.label.clone(),
@@ -140,7 +140,7 @@ pub(super) fn other_item(other: &OtherItem) -> AcceptedItem {
     }
 }
 
-pub(super) fn reset(reset: Reset) -> DriftReset {
+pub(in crate::server) fn reset(reset: Reset) -> DriftReset {
     DriftReset {
         unix_milliseconds: reset.unix_ms.cast_signed(),
         reason: reset.why,

@@ -5,6 +5,6 @@ use crate::telemetry::CHANGES;
 
 /// Logs a change after it was made: by whom, with which method, in which deployment (empty for none), and
 /// what.
-pub(super) fn changed(identity: &Identity, method: &str, deployment: &str, what: &str) {
+pub(in crate::server) fn changed(identity: &Identity, method: &str, deployment: &str, what: &str) {
     tracing::info!(target: CHANGES, caller = %identity, method, deployment, what, "changed");
 }

@@ -8,12 +8,12 @@ use prost_types::Any;
 use tokio::sync::watch;
 use tonic::{Code, Request, Response, Status};
 
-use super::changes::changed;
-use super::convert::invalid;
-use super::registry::Registry;
-use super::status::status;
-use super::stream::as_message;
 use crate::identity::{Identity, Scope};
+use crate::server::access::changes::changed;
+use crate::server::messages::convert::invalid;
+use crate::server::registry::Registry;
+use crate::server::status::status;
+use crate::server::stream::as_message;
 use matchpoint_client::proto::longrunning::operation::Result as Ended;
 use matchpoint_client::proto::longrunning::operations_server::Operations;
 use matchpoint_client::proto::longrunning::{
@@ -30,7 +30,7 @@ const ID_BYTES_MAX: usize = 64;
 
 /// The operations of this process, by name. They end with it. Clones share them.
 #[derive(Clone, Debug)]
-pub(super) struct Running {
+pub(in crate::server) struct Running {
     registry: Registry,
     entries: Arc<Mutex<BTreeMap<String, OperationEntry>>>,
 }
@@ -46,9 +46,9 @@ struct OperationEntry {
 
 /// Who may see an operation: those with this scope in this deployment.
 #[derive(Clone, Debug)]
-pub(super) struct OperationOwner {
-    pub(super) scope: Scope,
-    pub(super) deployment: String,
+pub(in crate::server) struct OperationOwner {
+    pub(in crate::server) scope: Scope,
+    pub(in crate::server) deployment: String,
 }
 
 impl OperationOwner {
@@ -60,13 +60,13 @@ impl OperationOwner {
 /// The worker's end of an operation. If it is dropped before it is finished, the operation ends as
 /// CANCELLED.
 #[derive(Debug)]
-pub(super) struct Handle {
+pub(in crate::server) struct Handle {
     state: watch::Sender<Operation>,
     cancelled: watch::Receiver<bool>,
 }
 
 impl Running {
-    pub(super) fn new(registry: Registry) -> Self {
+    pub(in crate::server) fn new(registry: Registry) -> Self {
         Self {
             registry,
             entries: Arc::default(),
@@ -74,7 +74,7 @@ impl Running {
     }
 
     /// The same, for the caller of a request.
-    pub(super) fn called_by<T>(&self, request: &Request<T>) -> Self {
+    pub(in crate::server) fn called_by<T>(&self, request: &Request<T>) -> Self {
         Self {
             registry: self.registry.called_by(request),
             ..self.clone()
@@ -82,7 +82,7 @@ impl Running {
     }
 
     /// Starts an operation under `operations/ID`, with a new id if `id` is empty.
-    pub(super) fn begin(
+    pub(in crate::server) fn begin(
         &self,
         id: &str,
         owner: OperationOwner,
@@ -188,18 +188,18 @@ impl Running {
 
 impl Handle {
     /// The current state of the operation.
-    pub(super) fn operation(&self) -> Operation {
+    pub(in crate::server) fn operation(&self) -> Operation {
         self.state.borrow().clone()
     }
 
     /// Reports the progress.
-    pub(super) fn progress(&self, metadata: Any) {
+    pub(in crate::server) fn progress(&self, metadata: Any) {
         self.state
             .send_modify(|operation| operation.metadata = Some(metadata));
     }
 
     /// Waits until somebody cancels the work.
-    pub(super) async fn cancelled(&self) {
+    pub(in crate::server) async fn cancelled(&self) {
         let mut cancelled = self.cancelled.clone();
         if cancelled.wait_for(|stop| *stop).await.is_err() {
             // Removed while running: nobody can cancel any more.
@@ -208,12 +208,12 @@ impl Handle {
     }
 
     /// Whether somebody cancelled the work.
-    pub(super) fn is_cancelled(&self) -> bool {
+    pub(in crate::server) fn is_cancelled(&self) -> bool {
         *self.cancelled.borrow()
     }
 
     /// Finishes the operation; returns its last state.
-    pub(super) fn finish(self, result: Result<Any, Status>) -> Operation {
+    pub(in crate::server) fn finish(self, result: Result<Any, Status>) -> Operation {
         self.end(result);
         self.operation()
     }
@@ -238,7 +238,7 @@ impl Drop for Handle {
 }
 
 /// The result of an operation that was cancelled.
-pub(super) fn cancelled() -> Status {
+pub(in crate::server) fn cancelled() -> Status {
     let message =
         "the operation was cancelled, or its client went away; what decides was not changed";
     status(Code::Cancelled, "OPERATION_CANCELLED", message)

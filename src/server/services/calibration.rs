@@ -9,20 +9,20 @@ use prost_types::Any;
 use tokio_stream::StreamExt;
 use tonic::{Code, Request, Response, Status, Streaming};
 
-use super::calibration_settings::{calibration_settings, labelled_query};
-use super::changes::changed;
-use super::convert::{self, invalid};
-use super::doubts;
 use super::operations::{Handle, OperationOwner, Running, cancelled};
-use super::paced_messages::PacedMessages;
-use super::registry::Registry;
-use super::status::{from_error, is_the_fault_of_one};
-use super::transport::Call;
 use crate::deployment::{
     self, Deployment, DeploymentError, Gathered, LabelledQuery, MaskedSearches, ProbeSource,
     QueryFailure, QuerySettings, QueryToSearch, RemedyChoice, Timings,
 };
 use crate::identity::Scope;
+use crate::server::access::changes::changed;
+use crate::server::messages::calibration_settings::{calibration_settings, labelled_query};
+use crate::server::messages::convert::{self, invalid};
+use crate::server::messages::doubts;
+use crate::server::paced_messages::PacedMessages;
+use crate::server::registry::{Registry, shutting_down};
+use crate::server::status::{from_error, is_the_fault_of_one};
+use crate::server::transport::Call;
 use matchpoint_client::proto::calibrate_request::Part;
 use matchpoint_client::proto::calibration_service_server::CalibrationService;
 use matchpoint_client::proto::longrunning::Operation;
@@ -44,9 +44,9 @@ const METADATA_BYTES_MAX: usize = 16 << 10;
 const IN_FLIGHT_MAX: usize = 4;
 
 #[derive(Clone, Debug)]
-pub(super) struct CalibrationHandler {
-    pub(super) registry: Registry,
-    pub(super) running: Running,
+pub(in crate::server) struct CalibrationHandler {
+    pub(in crate::server) registry: Registry,
+    pub(in crate::server) running: Running,
 }
 
 /// A calibration that is running.
@@ -84,7 +84,7 @@ impl CalibrationService for CalibrationHandler {
         let mut incoming = request.into_inner();
         let first = tokio::select! {
             first = tokio::time::timeout(self.registry.longest(), incoming.message()) => first,
-            () = self.registry.draining() => return Err(super::registry::shutting_down()),
+            () = self.registry.draining() => return Err(shutting_down()),
         };
         let first = first.map_err(|_elapsed| invalid("no settings came in time"))??;
         let Some(Part::Settings(settings)) = first.and_then(|first| first.part) else {
@@ -204,7 +204,7 @@ impl CalibrationJob {
         tokio::select! {
             searched = search => searched?,
             () = self.handle.cancelled() => return Err(cancelled()),
-            () = registry.draining() => return Err(super::registry::shutting_down()),
+            () = registry.draining() => return Err(shutting_down()),
         }
         self.metadata.queries_total = self.ids.len() as u64;
         self.metadata.embedded_before_total = gathered.embedded_before();
@@ -235,7 +235,7 @@ impl CalibrationJob {
                         return Err(cancelled());
                     }
                 }
-                () = registry.draining() => return Err(super::registry::shutting_down()),
+                () = registry.draining() => return Err(shutting_down()),
             }
         };
         self.gathered = Some(gathered?.map_err(|error| from_error(&error))?);

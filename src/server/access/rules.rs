@@ -4,7 +4,7 @@ use crate::identity::Scope;
 
 /// What a caller needs for a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum CallRule {
+pub(in crate::server) enum CallRule {
     /// Nothing: the answer shows only that the server is there.
     Open,
     /// A key or a certificate, whatever its scopes.
@@ -106,7 +106,7 @@ const RULES: &[(&str, CallRule)] = &[
 ];
 
 /// The rule of a call, and the name of its method; `None` if there is no such call.
-pub(super) fn rule(path: &str) -> Option<(&'static str, CallRule)> {
+pub(in crate::server) fn rule(path: &str) -> Option<(&'static str, CallRule)> {
     let (path, rule) = RULES.iter().find(|(of, _)| *of == path)?;
     let (_, method) = path.rsplit_once('/')?;
     Some((method, *rule))
