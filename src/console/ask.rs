@@ -1,4 +1,4 @@
-//! The calls that pages are made of, on behalf of the person at the browser.
+//! Makes calls on behalf of the person at the browser.
 
 use std::future::Future;
 
@@ -16,7 +16,7 @@ use proto::operating_point_service_client::OperatingPointServiceClient;
 use proto::retrieval_service_client::RetrievalServiceClient;
 use proto::server_service_client::ServerServiceClient;
 
-/// The paths of the calls by which it is seen what somebody may do.
+/// The paths of calls that are used to find out what a person may do.
 pub(super) mod path {
     pub(crate) const SEARCH: &str = "/matchpoint.v1.RetrievalService/Search";
     pub(crate) const GET_ITEM: &str = "/matchpoint.v1.GalleryService/GetItem";
@@ -28,7 +28,7 @@ pub(super) mod path {
 }
 
 impl Visitor {
-    /// Calibrates with these queries. Dropping the future stops it.
+    /// Calibrates with these queries. The calibration stops if the future is dropped.
     pub(super) fn calibrate(
         &self,
         settings: proto::CalibrationSettings,
@@ -64,7 +64,7 @@ impl Visitor {
     }
 }
 
-/// One method for each call: its name, the client that has it, and its messages.
+/// Defines a method for each call from its name, the client that has it, and its messages.
 macro_rules! calls {
     ($($method:ident: $client:ident, $request:ident => $response:ident;)*) => {
         impl Visitor {
@@ -74,7 +74,7 @@ macro_rules! calls {
             ) -> Result<proto::$response, Status> {
                 let mut request = Request::new(message);
                 request.extensions_mut().insert(self.signed_in());
-                // Both ends are in this process: the limits of messages are those of the page.
+                // Both ends are in this process, so the limits of the page apply and none for messages.
                 let mut client = $client::new(self.state.setup.calls.clone())
                     .max_decoding_message_size(usize::MAX);
                 Ok(client.$method(request).await?.into_inner())

@@ -1,4 +1,5 @@
-//! The style sheet and the script: part of the program, kept by browsers under an address that changes with them.
+//! The style sheet and the script. They are part of the program, and their address changes with their content,
+//! so that browsers can cache them.
 
 use std::sync::LazyLock;
 
@@ -6,7 +7,7 @@ use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::response::IntoResponse;
 use sha2::{Digest, Sha256};
 
-/// What their addresses begin with.
+/// The start of their addresses.
 pub(super) const PATH: &str = "/assets/";
 pub(super) const STYLE: &str = "/assets/console.css";
 pub(super) const SCRIPT: &str = "/assets/console.js";
@@ -22,7 +23,7 @@ static VERSION: LazyLock<String> = LazyLock::new(|| {
     digest
 });
 
-/// The address of one of them, as it is now.
+/// The current address of an asset.
 pub(super) fn address(path: &str) -> String {
     format!("{path}?v={}", *VERSION)
 }

@@ -1,4 +1,4 @@
-//! Calibrate: labelled pictures from a folder in, a threshold or a refusal out.
+//! The page that calibrates: labelled pictures from a folder give a threshold or a refusal.
 
 use std::collections::BTreeSet;
 
@@ -24,10 +24,10 @@ use matchpoint_client::proto::{
 };
 use matchpoint_client::{CalibrationEnd, ClientError};
 
-/// Unusable queries that are listed.
+/// Number of unusable queries that are listed.
 const FAILED: usize = 10;
 
-/// The path of a calibration: its deployment and its id.
+/// The path of a calibration: the name of its deployment, and its id.
 type PlaceOfCalibration = Path<(String, String)>;
 
 pub(super) async fn page(
@@ -106,7 +106,7 @@ pub(super) async fn begin(
     }
 }
 
-/// The settings of a form.
+/// Reads the settings of a calibration from a form.
 fn settings(place: &Place, form: &PostedForm) -> Result<CalibrationSettings, Problem> {
     let number = |name: &str, missing: &str| -> Result<f64, Problem> {
         let text = form.required(name, missing)?;
@@ -124,7 +124,7 @@ fn settings(place: &Place, form: &PostedForm) -> Result<CalibrationSettings, Pro
     })
 }
 
-/// Each picture, labelled with the name of its folder. Other files are left out.
+/// The pictures of a form, each labelled with the name of its folder. Other files are left out.
 fn queries(form: &PostedForm) -> Result<Vec<LabelledQuery>, Problem> {
     let mut queries = Vec::new();
     for file in form.folder().iter().filter(|file| is_picture(&file.bytes)) {
@@ -167,7 +167,7 @@ fn start(
     }
     let work = visitor.calibrate(settings, queries);
     let own = id.clone();
-    // The page answers meanwhile. A server that stops ends the task too.
+    // The page answers immediately while the work goes on. A server that stops also ends the task.
     tokio::spawn(async move { calibrations.ended(&own, work.await) });
     Ok(id)
 }
@@ -244,7 +244,7 @@ fn running(visitor: &Visitor, place: &Place, id: &str, queries: &CalibrateMetada
     }
 }
 
-/// The result: an operating point, or an error, such as a refusal with the number of labels it needs.
+/// The result: an operating point, or an error such as a refusal with the number of labels needed.
 fn ended(place: &Place, operation: Operation) -> Result<Markup, Problem> {
     let unread =
         |error: ClientError| Problem::plain(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string());
@@ -329,7 +329,7 @@ fn refused(error: &ClientError) -> Markup {
     }
 }
 
-/// Pictures and labels that do not count as they seem to.
+/// Warnings about pictures and labels that count for less than they seem.
 fn doubts(queries: &CalibrateMetadata) -> Markup {
     let alike: BTreeSet<(&str, &str)> = queries
         .alike_labels

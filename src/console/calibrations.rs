@@ -1,5 +1,5 @@
-//! Calibrations that were started on a page, and their results. In memory only: a calibration that a restart
-//! interrupts has changed nothing.
+//! Calibrations that were started on a page, and their results. They are kept in memory only; a calibration
+//! that a restart interrupts has changed nothing.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,7 +8,7 @@ use tonic::Status;
 
 use matchpoint_client::proto::longrunning::Operation;
 
-/// Results that are kept; the oldest is dropped.
+/// Number of results that are kept; then the oldest is dropped.
 const REMEMBERED_MAX: usize = 32;
 
 /// The calibrations of all pages.
@@ -31,7 +31,7 @@ pub(super) enum CalibrationStatus {
 }
 
 impl Calibrations {
-    /// Adds a new one, unless another is running: its pictures stay in memory until it ends.
+    /// Adds a calibration, unless another one is running, because its pictures stay in memory until it ends.
     pub(super) fn begin(&self, id: &str, session: u64) -> bool {
         self.change(|all| {
             if all.iter().any(|one| one.end.is_none()) {
@@ -49,7 +49,7 @@ impl Calibrations {
         })
     }
 
-    /// Keeps its result.
+    /// Stores the result of a calibration.
     pub(super) fn ended(&self, id: &str, end: Result<Operation, Status>) {
         self.change(|all| {
             if let Some(one) = all.iter_mut().find(|one| one.id == id) {
@@ -58,7 +58,7 @@ impl Calibrations {
         });
     }
 
-    /// The status of a session's calibration; `None` if the session has no such calibration.
+    /// The status of a calibration; `None` if the session has no calibration with this id.
     pub(super) fn status(&self, id: &str, session: u64) -> Option<CalibrationStatus> {
         self.change(|all| {
             let one = all

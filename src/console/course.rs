@@ -1,15 +1,16 @@
-//! How rates came to what they are, drawn by attributes alone.
+//! Draws how rates developed. The drawing uses attributes only, because the policy of the pages allows no style
+//! in markup.
 
 use maud::{Markup, html};
 
 use super::words::{percent, time};
 use matchpoint_client::proto::{AuditedRate, Evidence, RateHistoryPoint};
 
-/// A chart's coordinates; it is stretched to the page.
+/// The size of a chart in its own coordinates; it is stretched to the page.
 const WIDTH: f64 = 600.0;
 const HEIGHT: f64 = 140.0;
 
-/// The courses of FAR and FRR, of those that have two points.
+/// The charts of FAR and FRR; a rate with fewer than two points is left out.
 pub(super) fn charts(history: &[RateHistoryPoint], evidence: [Option<Evidence>; 2]) -> Markup {
     let [far, frr] = evidence.map(|evidence| evidence.map(|one| one.limit));
     let of = |take: fn(&RateHistoryPoint) -> Option<AuditedRate>| {
@@ -29,7 +30,7 @@ fn chart(name: &str, points: &[(i64, AuditedRate)], limit: Option<f64>) -> Marku
     let [(first, _), .., (last, rate)] = points else {
         return html! {};
     };
-    // The first intervals are as wide as the chart; what counts is the last one, and the limit.
+    // The first intervals would fill the whole chart. The scale is chosen by the last interval and the limit.
     let most = [rate.rate, rate.upper, limit.unwrap_or_default()];
     let most = (1.5 * most.into_iter().fold(0.0, f64::max)).clamp(1e-6, 1.0);
     let drawing = CourseDrawing {

@@ -1,18 +1,19 @@
-//! Who looks at which decision now, so that several people at once do not label the same one. In memory alone: a
-//! hold that is lost costs one picture that two people see, and the later annotation corrects the earlier.
+//! Assigns decisions to people who label, so that two people do not label the same one. The assignments are in
+//! memory only. If one is lost, two people see the same picture, and the later annotation corrects the earlier
+//! one.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How long a decision is kept for one person who does not answer.
+/// How long a decision is reserved for a person who does not answer.
 const HOLD: Duration = Duration::from_secs(5 * 60);
-/// Desks at once; that of the oldest session goes.
+/// The highest number of desks; then that of the oldest session is dropped.
 const DESKS_MAX: usize = 256;
-/// Decisions that a desk remembers as skipped, and as answered.
+/// How many skipped and how many answered decisions a desk remembers.
 const REMEMBERED_MAX: usize = 1000;
 
-/// The desks of everybody who labels, by session and deployment.
+/// The desks of all people who label, by session and deployment.
 #[derive(Debug, Default)]
 pub(super) struct Desks(Mutex<BTreeMap<DeskKey, Desk>>);
 
@@ -24,14 +25,15 @@ pub(super) struct DeskKey {
 
 #[derive(Debug, Default)]
 struct Desk {
-    /// What lies on it, and until when.
+    /// The decision that is reserved for this desk, and until when.
     holds: Option<(String, Instant)>,
     skipped: VecDeque<String>,
     answered: VecDeque<String>,
 }
 
 impl Desks {
-    /// Puts a decision of the queue on a desk: the one that lies there already, or the first that nobody else holds.
+    /// Reserves a decision of the queue for a desk: the one that it already has, or the first that no other
+    /// desk has.
     pub(super) fn take(&self, desk: &DeskKey, queue: &[&str]) -> Option<String> {
         let now = Instant::now();
         self.change(desk, |own, others| {
@@ -52,7 +54,7 @@ impl Desks {
         })
     }
 
-    /// Takes a decision off a desk: it was answered.
+    /// Records that a decision was answered, and releases it.
     pub(super) fn answered(&self, desk: &DeskKey, id: &str) {
         self.change(desk, |own, _| {
             own.holds = None;
@@ -61,7 +63,7 @@ impl Desks {
         });
     }
 
-    /// Takes a decision off a desk: somebody else may say.
+    /// Releases a decision that was skipped, so that somebody else can answer it.
     pub(super) fn skip(&self, desk: &DeskKey, id: &str) {
         self.change(desk, |own, _| {
             own.holds = None;
@@ -69,7 +71,7 @@ impl Desks {
         });
     }
 
-    /// What was answered before `id` at a desk, or last.
+    /// The decision that was answered before `id` at a desk; the last one if `id` is not among them.
     pub(super) fn before(&self, desk: &DeskKey, id: &str) -> Option<String> {
         self.change(desk, |own, _| {
             let at = own.answered.iter().position(|answered| answered == id);
@@ -127,7 +129,7 @@ mod tests {
         assert_eq!(take(1).as_deref(), Some("c"));
         assert_eq!(take(3).as_deref(), Some("a"));
         assert_eq!(take(4), None);
-        // What was answered elsewhere is in the queue no more.
+        // A decision that was answered elsewhere is no longer in the queue.
         assert_eq!(desks.take(&desk(2), &["c"]), None);
         assert_eq!(desks.take(&desk(1), &["c"]).as_deref(), Some("c"));
     }

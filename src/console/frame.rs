@@ -1,14 +1,14 @@
-//! What a page is before anything is known of who sees it.
+//! The frame of a page that does not depend on who sees it.
 
 use maud::{DOCTYPE, Markup, html};
 
 use super::assets;
 
-/// Where a key is shown, and where a session ends.
+/// The address where a person signs in with a key and where a session ends.
 pub(super) const SIGN_IN: &str = "/sign-in";
 pub(super) const SIGN_OUT: &str = "/sign-out";
 
-/// A page of no deployment.
+/// A page that belongs to no deployment.
 pub(super) fn bare(title: &str, content: &Markup) -> Markup {
     document(
         title,

@@ -1,4 +1,5 @@
-//! Gallery: what is enrolled, with the pictures that are kept; enrol one, remove one, and what looks alike.
+//! The page of the gallery: shows the enrolled items with their stored pictures, enrols and removes items, and
+//! lists look-alikes.
 
 use std::collections::BTreeSet;
 
@@ -23,18 +24,18 @@ use matchpoint_client::proto::{
     upsert_item_request,
 };
 
-/// Items of a page, and labels beside them.
+/// Number of items on a page, and of labels beside them.
 const ITEMS: u32 = 48;
 const LABELS: u32 = 60;
 
 #[derive(Clone, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Shelf {
-    /// Only labels with this in them.
+    /// Only labels that contain this text.
     contains: String,
     /// Only items of this label.
     label: String,
-    /// Pages to go on with.
+    /// The token of the next page of items.
     items: String,
     labels: String,
 }
@@ -229,7 +230,7 @@ pub(super) async fn enrolling(
     Ok(enrol_page(&visitor, &place, "", &html! {}))
 }
 
-/// Enrols one item, and says what it is accepted as.
+/// Enrols an item, and says which labels it is accepted as.
 pub(super) async fn enrol(
     Extension(visitor): Extension<Visitor>,
     Path(deployment): Path<String>,
@@ -262,7 +263,7 @@ async fn enrolled(visitor: &Visitor, place: &Place, form: &PostedForm) -> Result
     Ok(outcome(place, &id, &done))
 }
 
-/// An id where none was given: of its label, and new.
+/// A new id made from the label, if none was given.
 fn fresh_id(label: &str) -> String {
     let cut = label.floor_char_boundary(label.len().min(400));
     let (label, _) = label.split_at_checked(cut).unwrap_or_default();
@@ -357,7 +358,7 @@ fn alike(place: &Place, title: &str, found: &[Lookalike]) -> Markup {
     }
 }
 
-/// Each pair once: two items are often accepted as each other.
+/// Keeps each pair once, because two items are often accepted as each other.
 fn once_each(found: &[Lookalike]) -> impl Iterator<Item = &Lookalike> {
     let mut said = BTreeSet::new();
     found.iter().filter(move |one| {

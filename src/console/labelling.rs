@@ -1,4 +1,5 @@
-//! Label: the decisions that were sampled for the audit, one after the other, by the keyboard.
+//! The page for labelling: shows the decisions that were sampled for the audit, one after the other, with
+//! keyboard control.
 
 use axum::body::Body;
 use axum::extract::{Extension, Path, Query};
@@ -23,14 +24,14 @@ use matchpoint_client::proto::{
     ListLabelsRequest, RecordedDecision,
 };
 
-/// Decisions of one page of the queue: others may hold some of them.
+/// Number of decisions in a page of the queue; other people may have reserved some of them.
 const PAGE: u32 = 100;
-/// Labels that are offered at once.
+/// Number of labels that are suggested at once.
 const OFFERED: u32 = 12;
 
 #[derive(Deserialize)]
 pub(super) struct Asked {
-    /// A decision to see again.
+    /// Id of a decision to show again.
     decision: Option<String>,
 }
 
@@ -47,7 +48,7 @@ pub(super) async fn page(
     shown_page(&visitor, &place, id.as_deref(), None).await
 }
 
-/// The next decision of the queue that nobody else looks at.
+/// The next decision of the queue that no other person has.
 async fn next(visitor: &Visitor, place: &Place) -> Result<Option<String>, Problem> {
     let mut page_token = String::new();
     loop {
@@ -122,7 +123,7 @@ async fn shown_page(
     ))
 }
 
-/// One decision with both pictures.
+/// Shows one decision with both pictures.
 async fn decision(
     visitor: &Visitor,
     place: &Place,
@@ -137,7 +138,7 @@ async fn decision(
     Ok(visitor.get_decision(request).await?)
 }
 
-/// Says what a decision's picture showed.
+/// Records what a decision's picture showed.
 pub(super) async fn answer(
     Extension(visitor): Extension<Visitor>,
     Path(deployment): Path<String>,
@@ -162,7 +163,7 @@ pub(super) async fn answer(
     Ok(again.into_response())
 }
 
-/// What a form says; or what it lacks.
+/// The truth that a form states, or a message that says what is missing.
 async fn truth(
     visitor: &Visitor,
     place: &Place,
@@ -184,7 +185,7 @@ async fn truth(
     Ok(Ok(truth))
 }
 
-/// Takes an answer down; gives why it is refused.
+/// Sends an annotation; returns the reason if it is refused.
 async fn annotate(
     visitor: &Visitor,
     place: &Place,
@@ -240,7 +241,7 @@ fn nothing(drift: &GetDriftResponse, back: Option<&str>) -> Markup {
     }
 }
 
-/// One decision to say something of.
+/// A decision that the page asks about.
 struct Asking<'a> {
     visitor: &'a Visitor,
     place: &'a Place,
@@ -356,7 +357,7 @@ fn decided(decision: &RecordedDecision) -> Markup {
     }
 }
 
-/// What the labels so far say, and how many more it takes.
+/// The rates from the labels so far, and how many more labels are needed.
 fn so_far(drift: &GetDriftResponse) -> Markup {
     let missing = drift
         .recalibration
@@ -378,10 +379,10 @@ fn so_far(drift: &GetDriftResponse) -> Markup {
     }
 }
 
-/// Where a decision is: its deployment and its id.
+/// The path of a decision: the name of its deployment, and its id.
 type PlaceOfDecision = Path<(String, String)>;
 
-/// The picture that was searched for.
+/// Serves the picture that was searched for.
 pub(super) async fn picture(
     Extension(visitor): Extension<Visitor>,
     place: PlaceOfDecision,
@@ -390,7 +391,7 @@ pub(super) async fn picture(
     Ok(pictures::answer(found.image))
 }
 
-/// The picture of its best match.
+/// Serves the picture of its best match.
 pub(super) async fn matched(
     Extension(visitor): Extension<Visitor>,
     place: PlaceOfDecision,
@@ -399,7 +400,7 @@ pub(super) async fn matched(
     Ok(pictures::answer(found.matched_image))
 }
 
-/// A decision with one of its two pictures.
+/// The request for a decision with one of its two pictures.
 fn asked(Path((deployment, decision_id)): PlaceOfDecision, matched: bool) -> GetDecisionRequest {
     GetDecisionRequest {
         deployment,
@@ -414,7 +415,7 @@ pub(super) struct Typed {
     contains: String,
 }
 
-/// Labels that have what was typed in them.
+/// Lists the labels that contain the typed text.
 pub(super) async fn labels(
     Extension(visitor): Extension<Visitor>,
     Path(deployment): Path<String>,

@@ -1,4 +1,4 @@
-//! What every page has around it.
+//! The layout around every page.
 
 use axum::http::StatusCode;
 use maud::{Markup, html};
@@ -15,15 +15,15 @@ use matchpoint_client::proto::{DeploymentInfo, GetServerInfoRequest};
 /// A kind of page of a deployment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Tab {
-    /// Ask with a picture.
+    /// Searches for a picture.
     Try,
-    /// Say what sampled decisions showed.
+    /// Labels sampled decisions.
     Label,
-    /// Whether the promise is kept.
+    /// Shows whether the promise is kept.
     Promise,
-    /// What decides.
+    /// Lists the operating points.
     Points,
-    /// What is enrolled.
+    /// Shows what is enrolled.
     Gallery,
 }
 
@@ -56,7 +56,7 @@ impl Tab {
         }
     }
 
-    /// The call that a page of it cannot do without.
+    /// The call that a page of this kind needs.
     fn call(self) -> &'static str {
         match self {
             Self::Try => path::SEARCH,
@@ -67,13 +67,13 @@ impl Tab {
         }
     }
 
-    /// Its address in a deployment.
+    /// The address of this page in a deployment.
     pub(super) fn of(self, deployment: &str) -> String {
         format!("/d/{}/{}", in_address(deployment), self.slug())
     }
 }
 
-/// Where a page is: a deployment, and what the person may go to from there.
+/// The position of a page: its deployment, and the pages that the person can go to.
 pub(super) struct Place {
     pub(super) deployment: DeploymentInfo,
     pub(super) tab: Tab,
@@ -81,7 +81,7 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// A page of a deployment.
+    /// The position of a page of this deployment.
     pub(super) async fn of(visitor: &Visitor, name: &str, tab: Tab) -> Result<Self, Problem> {
         if !visitor.may(tab.call()) {
             let message =
@@ -113,13 +113,13 @@ impl Place {
         &self.deployment.name
     }
 
-    /// An address below this deployment's.
+    /// An address below that of this deployment.
     pub(super) fn below(&self, rest: &str) -> String {
         format!("/d/{}/{rest}", in_address(self.name()))
     }
 }
 
-/// The page that somebody sees first: of the first deployment, the first kind that they may see.
+/// The start page: the first kind of page that the person may see, of the first deployment.
 pub(super) async fn first_page(visitor: &Visitor) -> Result<String, Problem> {
     let info = visitor.get_server_info(GetServerInfoRequest {}).await?;
     let tab = Tab::ALL.into_iter().find(|tab| visitor.may(tab.call()));
@@ -155,7 +155,7 @@ pub(super) fn page(visitor: &Visitor, place: &Place, content: &Markup) -> Markup
     )
 }
 
-/// Which deployment this is, and the way to the all.
+/// The name of the deployment, with links to the others.
 fn deployments(place: &Place) -> Markup {
     let name = place.name();
     html! {
@@ -190,7 +190,7 @@ fn person(visitor: &Visitor) -> Markup {
     }
 }
 
-/// A form of this person's, with the token that says so.
+/// A form with the token of the person's session.
 pub(super) fn form(visitor: &Visitor, action: &str, class: &str, content: &Markup) -> Markup {
     html! {
         form class=(class) method="post" action=(action) enctype="multipart/form-data" {

@@ -1,5 +1,5 @@
-//! The console: pages for people, made of the calls that programs make. It has no other way in: each page asks
-//! through the gate, within the limits, as the person whose key was shown.
+//! The console: pages for people. Each page makes the same calls as a program would, through the same checks
+//! and limits, as the person who signed in. There is no other access.
 
 mod ask;
 mod assets;
@@ -46,13 +46,14 @@ use problem::Problem;
 use thumbnails::Thumbnails;
 use visitor::{Cookie, Visitor};
 
-/// What answers the calls that pages are made of.
+/// The service that answers the calls of pages.
 pub type CallService =
     BoxCloneSyncService<Request<tonic::body::Body>, Response<tonic::body::Body>, tonic::Status>;
 
-/// Lets a page take what is of the page: no other site, no style and no script but our own.
+/// The content security policy: pages may load only from this server, and use only our own style sheet and
+/// script.
 const POLICY: &str = "default-src 'none'; img-src 'self' data: blob:; style-src 'self'; script-src 'self'; connect-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'";
-/// With every answer.
+/// Headers of every answer.
 const HEADERS: [(&str, &str); 8] = [
     ("content-security-policy", POLICY),
     ("x-content-type-options", "nosniff"),
@@ -67,40 +68,40 @@ const HEADERS: [(&str, &str); 8] = [
     ("cache-control", "no-store"),
 ];
 
-/// What the console is made of.
+/// Everything that the console needs.
 pub struct ConsoleSetup {
-    /// The calls.
+    /// The service that answers calls.
     pub calls: CallService,
-    /// Whether somebody may make the call at a path.
+    /// Whether an identity may make the call at a path.
     pub may: fn(&Identity, &str) -> bool,
-    /// Who is let in.
+    /// Who may sign in.
     pub access: CallerAccess,
-    /// Where it is reached.
+    /// The address at which the console is reached.
     pub address: SocketAddr,
-    /// What decoding a picture may cost.
+    /// Limits for decoding a picture.
     pub image_limits: ImageLimits,
 }
 
-/// Who makes a call of a page: put beside the call where it begins, and nothing that comes over the network can
-/// have it.
+/// The person on whose behalf a page makes a call. It is attached to the call inside this process, and no
+/// request from the network can contain it.
 #[derive(Clone, Debug)]
 pub struct SignedIn {
-    /// Who it is.
+    /// The person's identity.
     pub identity: Identity,
-    /// Where their browser is.
+    /// The address of the person's browser.
     pub address: SocketAddr,
 }
 
-/// The connection that a request of a browser came over.
+/// The connection that carried a request of a browser.
 #[derive(Clone, Debug)]
 pub struct Visit {
-    /// Where the browser is.
+    /// The address of the browser.
     pub address: SocketAddr,
-    /// The names in its certificate; `None` without one.
+    /// The names in its client certificate; `None` without one.
     pub certificate: Option<Arc<[String]>>,
 }
 
-/// What all pages share.
+/// The state that all pages share.
 struct ConsoleState {
     setup: ConsoleSetup,
     sessions: Sessions,
@@ -110,7 +111,7 @@ struct ConsoleState {
     thumbnails: Thumbnails,
 }
 
-/// The console. Cloning shares it.
+/// The console. Clones share its state.
 #[derive(Clone)]
 pub struct Console {
     state: Arc<ConsoleState>,
@@ -118,7 +119,7 @@ pub struct Console {
 }
 
 impl Console {
-    /// The console of a server.
+    /// Makes the console of a server.
     #[must_use]
     pub fn new(setup: ConsoleSetup) -> Self {
         let state = Arc::new(ConsoleState {
@@ -145,7 +146,7 @@ impl Console {
             let value = HeaderValue::from_static(value);
             head.headers.entry(name).or_insert(value);
         }
-        // It is in memory whole: nothing here streams.
+        // The body is completely in memory, because no page streams.
         let body = body.collect().await.map(Collected::to_bytes);
         Response::from_parts(head, body.unwrap_or_default())
     }
@@ -175,7 +176,7 @@ impl Console {
         if posts {
             visitor::check_origin(&head.headers)?;
             let form = PostedForm::read(&head, body).await?;
-            // Who signs in has no session yet.
+            // A person who is signing in has no session yet.
             if !signing_in {
                 form.check_token(visitor.as_ref())?;
             }

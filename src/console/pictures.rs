@@ -1,4 +1,4 @@
-//! Pictures that are kept, byte for byte as they came, and never as anything but a picture.
+//! Serves stored pictures unchanged, and never as any other type of content.
 
 use axum::body::{Body, Bytes};
 use axum::extract::{Extension, Path, Query};
@@ -9,10 +9,10 @@ use super::problem::Problem;
 use super::visitor::Visitor;
 use matchpoint_client::proto::GetItemRequest;
 
-/// Shown where none is kept.
+/// The drawing that is shown if no picture is stored.
 const NONE: &str = r##"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 120 120"><rect width="120" height="120" fill="#8881"/><path d="M40 76l14-18 10 12 8-9 12 15z" fill="none" stroke="#888" stroke-width="2" stroke-linejoin="round"/><circle cx="50" cy="46" r="5" fill="none" stroke="#888" stroke-width="2"/><text x="60" y="100" text-anchor="middle" font-family="sans-serif" font-size="10" fill="#888">no picture kept</text></svg>"##;
 
-/// The types that are enrolled and searched for, by how their files begin.
+/// The picture types that can be enrolled and searched for, by the first bytes of their files.
 const TYPES: [(&[u8], &str); 5] = [
     (b"\xff\xd8\xff", "image/jpeg"),
     (b"\x89PNG\r\n\x1a\n", "image/png"),
@@ -21,12 +21,12 @@ const TYPES: [(&[u8], &str); 5] = [
     (b"RIFF", "image/webp"),
 ];
 
-/// Whether a file begins as a picture does.
+/// Whether a file starts like a picture.
 pub(super) fn is_picture(bytes: &[u8]) -> bool {
     TYPES.iter().any(|(begins, _)| bytes.starts_with(begins))
 }
 
-/// The answer with a picture, or with one that says that there is none.
+/// An answer with the picture, or with a drawing that says that there is none.
 pub(super) fn answer(bytes: Vec<u8>) -> Response<Body> {
     let found = TYPES.iter().find(|(begins, _)| bytes.starts_with(begins));
     let (kind, bytes) = match found {
@@ -39,13 +39,13 @@ pub(super) fn answer(bytes: Vec<u8>) -> Response<Body> {
     response
 }
 
-/// Which item a page is about.
+/// The item that a page is about.
 #[derive(Deserialize)]
 pub(super) struct AskedItem {
     pub(super) id: String,
 }
 
-/// The picture of an item, if it is kept.
+/// Serves the picture of an item, if it is stored.
 pub(super) async fn of_item(
     Extension(visitor): Extension<Visitor>,
     Path(deployment): Path<String>,
@@ -54,7 +54,7 @@ pub(super) async fn of_item(
     Ok(answer(kept(&visitor, deployment, id).await?))
 }
 
-/// The same, small: for pages with many.
+/// The same as a thumbnail, for pages with many pictures.
 pub(super) async fn small(
     Extension(visitor): Extension<Visitor>,
     Path(deployment): Path<String>,

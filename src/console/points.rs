@@ -1,4 +1,5 @@
-//! Operating points: which there are, what each promises, what another would change, and the choice among them.
+//! The page of operating points: lists them with their promises, shows what another one would change, and
+//! activates one.
 
 use axum::body::Body;
 use axum::extract::{Extension, Path};
@@ -18,7 +19,7 @@ use matchpoint_client::proto::{
     RollBackOperatingPointRequest,
 };
 
-/// Decisions that would flip, as many as are shown.
+/// Number of changed decisions that are shown.
 const FLIPS: u32 = 40;
 
 pub(super) async fn page(
@@ -85,7 +86,7 @@ fn threshold(point: &OperatingPoint) -> String {
     score(point.threshold)
 }
 
-/// What it promises, or aims at.
+/// The target that it promises or aims at.
 fn target(point: &OperatingPoint) -> String {
     let word = if point.certified { "" } else { "aims at " };
     let confidence = point.confidence.map(percent);
@@ -128,7 +129,8 @@ pub(super) async fn one(
             to_id: point.id.clone(),
             limit: FLIPS,
         };
-        // Searches may not have been kept, or none may be active: it can be chosen all the same.
+        // The comparison can fail because searches were not stored or no operating point is active. The
+        // operating point can be activated all the same.
         let compared = visitor.compare_operating_points(request).await;
         html! {
             @match compared {
@@ -188,7 +190,7 @@ fn differences(
     place: &Place,
     compared: &CompareOperatingPointsResponse,
 ) -> Markup {
-    // What is enrolled takes another scope.
+    // Seeing enrolled items needs another scope.
     let pictured = visitor.may(path::GET_ITEM);
     html! {
         h2 { "What it would change" }
@@ -242,7 +244,7 @@ fn reason(id: &str) -> Markup {
     }
 }
 
-/// Lets an operating point decide, unless the choice has changed since it was seen.
+/// Activates an operating point, unless another was activated since the page was loaded.
 pub(super) async fn activate(
     Extension(visitor): Extension<Visitor>,
     Path(deployment): Path<String>,
@@ -258,7 +260,7 @@ pub(super) async fn activate(
     Ok(Redirect::to(&Tab::Points.of(&deployment)).into_response())
 }
 
-/// Lets the one before decide again.
+/// Activates the previous operating point again.
 pub(super) async fn roll_back(
     Extension(visitor): Extension<Visitor>,
     Path(deployment): Path<String>,

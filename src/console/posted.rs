@@ -1,4 +1,5 @@
-//! A form that was sent: its fields, read whole, and held against the session's token before anybody looks at them.
+//! A form that was sent. It is read completely, and its token is compared with that of the session before any
+//! page sees it.
 
 use std::sync::Arc;
 
@@ -9,19 +10,19 @@ use axum::http::{Request, StatusCode, request};
 use super::problem::Problem;
 use super::visitor::Visitor;
 
-/// The field that carries the session's token.
+/// The field with the token of the session.
 pub(super) const TOKEN: &str = "form_token";
-/// Fields of one form: more than any of ours has.
+/// The highest number of fields in a form; more than any of our forms has.
 const FIELDS_MAX: usize = 32;
-/// Files of one form: a page has room for no more pictures of a usual size.
+/// The highest number of files in a form; the limit on bytes allows fewer pictures of usual size.
 const FILES_MAX: usize = 20_000;
-/// Bytes of a field of text: a name of anything, with room.
+/// The highest number of bytes in a text field; enough for any name.
 const TEXT_BYTES_MAX: usize = 8 << 10;
 
-/// How handlers take it.
+/// The form as handlers receive it.
 pub(super) type Posted = Extension<Arc<PostedForm>>;
 
-/// The fields by name, in their order.
+/// The fields by name, in the order in which they were sent.
 #[derive(Debug, Default)]
 pub(super) struct PostedForm {
     fields: Vec<(String, Bytes)>,
@@ -31,16 +32,16 @@ pub(super) struct PostedForm {
 /// A file of a folder.
 #[derive(Clone, Debug)]
 pub(super) struct PostedFile {
-    /// Its path from the folder that was picked on, as the browser says it.
+    /// Its path within the folder that was chosen, as the browser states it.
     pub(super) path: String,
     pub(super) bytes: Bytes,
 }
 
-/// The field whose files are those of a folder.
+/// The name of the field with the files of a folder.
 pub(super) const FOLDER: &str = "folder";
 
 impl PostedForm {
-    /// Reads a form. The body is within `message_bytes_max` already.
+    /// Reads a form. `message_bytes_max` already limits the body.
     pub(super) async fn read(head: &request::Parts, body: Bytes) -> Result<Self, Problem> {
         let unreadable = |text: String| {
             let message = format!("the form cannot be read: {text}");
@@ -75,7 +76,7 @@ impl PostedForm {
         }
     }
 
-    /// Refuses a form that is not of this person's own page.
+    /// Refuses a form that does not come from a page of this person.
     pub(super) fn check_token(&self, visitor: Option<&Visitor>) -> Result<(), Problem> {
         let sent = self.text(TOKEN).unwrap_or_default();
         if visitor.is_none_or(|visitor| visitor.session.is_form_token(&sent)) {
@@ -90,7 +91,7 @@ impl PostedForm {
         &self.folder
     }
 
-    /// The bytes of a file; `None` where none was picked.
+    /// The bytes of a file; `None` if none was chosen.
     pub(super) fn file(&self, name: &str) -> Option<Bytes> {
         let (_, bytes) = self
             .fields
@@ -99,7 +100,7 @@ impl PostedForm {
         Some(bytes.clone())
     }
 
-    /// A field of text that may not be empty.
+    /// A text field that must not be empty.
     pub(super) fn required(&self, name: &str, missing: &str) -> Result<String, Problem> {
         let text = self.text(name)?;
         if text.is_empty() {
@@ -108,7 +109,7 @@ impl PostedForm {
         Ok(text)
     }
 
-    /// A field of text without the space around it; empty where it is not there.
+    /// A text field without surrounding spaces; empty if it is missing.
     pub(super) fn text(&self, name: &str) -> Result<String, Problem> {
         let Some((_, bytes)) = self.fields.iter().find(|(field, _)| field == name) else {
             return Ok(String::new());

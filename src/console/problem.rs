@@ -1,4 +1,4 @@
-//! What could not be done, as a page: the code, the words of the call that refused, and a way on.
+//! An error as a page: the status code, the message of the call that failed, and a link to continue.
 
 use axum::body::Body;
 use axum::http::{HeaderValue, Response, StatusCode, header};
@@ -9,15 +9,15 @@ use tonic::{Code, Status};
 use super::frame::{SIGN_IN, bare};
 use super::words::shown;
 
-/// Why there is no page.
+/// The reason why a page cannot be shown.
 pub(super) struct Problem {
     status: StatusCode,
     message: String,
-    /// Whether the same may well be had in a moment.
+    /// Whether the same request may succeed in a moment.
     passes: bool,
-    /// Whether a key is to be shown first.
+    /// Whether the person has to sign in first.
     signs_in: bool,
-    /// Where to go from there.
+    /// The link to continue.
     way: Way,
 }
 
@@ -38,7 +38,7 @@ impl Problem {
         }
     }
 
-    /// The same, on a page with the way back.
+    /// The same, with a link back.
     pub(super) fn with_way_back(self) -> Self {
         Self {
             way: Way::Back,
@@ -46,7 +46,7 @@ impl Problem {
         }
     }
 
-    /// The same, on a page with the way to another key.
+    /// The same, with a link to sign in with another key.
     pub(super) fn with_way_out(self) -> Self {
         Self {
             way: Way::Out,
@@ -62,7 +62,7 @@ impl Problem {
         &self.message
     }
 
-    /// Whether what was sent is at fault, and the form it came from may be shown again with that said.
+    /// Whether the sent data are wrong, so that the form can be shown again with the message.
     pub(super) fn is_of_input(&self) -> bool {
         self.status.is_client_error() && !self.signs_in
     }

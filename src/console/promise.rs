@@ -1,4 +1,4 @@
-//! Promise: whether each deployment keeps what was promised, since when, and what to do.
+//! The page about promises: whether each deployment keeps its promise, since when, and what to do.
 
 use axum::extract::{Extension, Path};
 use maud::{Markup, html};
@@ -14,10 +14,10 @@ use matchpoint_client::proto::{
     ReviewShare, TrafficComparison, Verdict,
 };
 
-/// Shares of traffic that are shown, those with most of the evidence.
+/// Number of traffic shares that are shown, those with the most evidence.
 const SHARES: usize = 8;
 
-/// How a promise stands, all findings taken together.
+/// The state of a promise, judged by all findings together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Standing {
     Kept,
@@ -27,7 +27,7 @@ enum Standing {
 }
 
 impl Standing {
-    /// The worst of what was found; nothing found is nothing known.
+    /// The worst finding. Without findings, nothing is known.
     fn of(findings: &[Finding]) -> Self {
         let each = findings.iter().filter_map(|one| match one.verdict() {
             Verdict::Broken => Some(Self::Broken),
@@ -90,7 +90,7 @@ async fn drift(visitor: &Visitor, name: &str) -> Result<GetDriftResponse, Proble
     Ok(visitor.get_drift(request).await?)
 }
 
-/// One deployment among the others; `None` where it could not be asked.
+/// One deployment in the overview; `None` if it could not be asked.
 fn card(name: &str, is_own: bool, found: Option<&GetDriftResponse>) -> Markup {
     let standing = found.map(|found| Standing::of(&found.findings));
     html! {
@@ -104,7 +104,7 @@ fn card(name: &str, is_own: bool, found: Option<&GetDriftResponse>) -> Markup {
     }
 }
 
-/// From when on it stands so.
+/// The time since when this state exists.
 fn since(found: &GetDriftResponse) -> Option<Markup> {
     let alarm = |evidence: Option<Evidence>| evidence?.alarm_unix_milliseconds;
     let alarms = [alarm(found.far_evidence), alarm(found.frr_evidence)];
@@ -168,7 +168,7 @@ fn one(finding: &Finding) -> Markup {
     }
 }
 
-/// What speaks for a rise, however often one looks.
+/// The evidence for a rise, which is valid however often it is checked.
 fn evidence(found: &GetDriftResponse) -> Markup {
     let each = [("FAR", found.far_evidence), ("FRR", found.frr_evidence)];
     html! {
@@ -192,7 +192,7 @@ fn evidence(found: &GetDriftResponse) -> Markup {
     }
 }
 
-/// How much goes to people, beside what the calibration foresees.
+/// The share of searches that go to a person, compared with the prediction of the calibration.
 fn reviews(share: &ReviewShare) -> Markup {
     html! {
         h2 { "Searches that go to a person" }
@@ -251,7 +251,7 @@ fn canaries(round: &CanaryRound) -> Markup {
     }
 }
 
-/// What has become of the gallery, and what it accepts of its own.
+/// How the gallery has changed, and what it accepts among its own items.
 fn gallery(found: &GetDriftResponse) -> Markup {
     html! {
         h2 { "The gallery since the calibration" }

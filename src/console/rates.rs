@@ -1,11 +1,11 @@
-//! Error rates in service, with their intervals, beside what they are held against.
+//! Error rates in service with their intervals and limits.
 
 use maud::{Markup, html};
 
 use super::words::{percent, time};
 use matchpoint_client::proto::{AuditedRate, Evidence, GetDriftResponse};
 
-/// A rate by its name, and what is known of it.
+/// A rate with its name.
 struct RateRow {
     name: &'static str,
     meaning: &'static str,
@@ -13,7 +13,7 @@ struct RateRow {
     evidence: Option<Evidence>,
 }
 
-/// FAR and FRR, and the share of accepts that were wrong.
+/// The table of FAR, FRR and the share of accepts that were wrong.
 pub(super) fn table(drift: &GetDriftResponse) -> Markup {
     let rows = [
         RateRow {
@@ -35,7 +35,7 @@ pub(super) fn table(drift: &GetDriftResponse) -> Markup {
             evidence: None,
         },
     ];
-    // All on one line, so that they can be compared.
+    // All rates share one scale, so that they can be compared.
     let ends = rows.iter().flat_map(|row| {
         let limit = row.evidence.map(|evidence| evidence.limit);
         [row.rate.map(|rate| rate.upper), limit]
@@ -78,7 +78,7 @@ fn held(rate: &AuditedRate, evidence: Option<Evidence>) -> Markup {
     }
 }
 
-/// An interval as a line, with its estimate, and the limit across it.
+/// Draws an interval as a line, with the estimate and the limit.
 fn interval(rate: &AuditedRate, limit: Option<f64>, most: f64) -> Markup {
     let place = |share: f64| format!("{:.2}%", 100.0 * (share / most).clamp(0.0, 1.0));
     let class = match limit {

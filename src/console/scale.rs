@@ -1,5 +1,5 @@
-//! A score on a line that shows from where on it is accepted. Drawn by attributes alone: the policy of the pages
-//! takes no style from markup.
+//! Draws a score on a line that shows from where on scores are accepted. The drawing uses attributes only,
+//! because the policy of the pages allows no style in markup.
 
 use maud::{Markup, html};
 
@@ -14,7 +14,7 @@ pub(super) struct ScoreScale {
 }
 
 impl ScoreScale {
-    /// From 0 to 1, or as far as what is drawn on it goes.
+    /// A scale from 0 to 1, or larger if a value needs it.
     pub(super) fn of(scores: impl Iterator<Item = f32>, threshold: Option<f32>) -> Self {
         let finite = scores.chain(threshold).filter(|score| score.is_finite());
         let (low, high) = finite.fold((0.0_f32, 1.0_f32), |(low, high), score| {
@@ -28,7 +28,7 @@ impl ScoreScale {
         }
     }
 
-    /// Percent of the way along it.
+    /// The position of a score, in percent of the line.
     fn place(&self, score: f32) -> String {
         let along = (score - self.low) / (self.high - self.low);
         format!("{:.2}%", 100.0 * along.clamp(0.0, 1.0))

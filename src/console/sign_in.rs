@@ -1,4 +1,4 @@
-//! A key is shown once, and becomes a session.
+//! Signing in: a person enters a key once and gets a session.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ pub(super) async fn page() -> Markup {
     asking(None)
 }
 
-/// The page that asks for a key, and says what was wrong with the last one.
+/// The page that asks for a key, with the problem of the previous one.
 fn asking(problem: Option<&str>) -> Markup {
     let described = problem.map(|_| "wrong");
     bare(
@@ -37,7 +37,7 @@ fn asking(problem: Option<&str>) -> Markup {
     )
 }
 
-/// Takes a key, and begins a session.
+/// Checks a key, and starts a session.
 pub(super) async fn enter(
     Extension(state): Extension<Arc<ConsoleState>>,
     Extension(visit): Extension<Visit>,

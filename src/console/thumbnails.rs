@@ -1,4 +1,4 @@
-//! Small pictures for pages with many: made one at a time, and kept up to a limit.
+//! Small pictures for pages with many pictures. They are made one at a time, and kept up to a limit of memory.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,15 +9,15 @@ use tokio::sync::Semaphore;
 
 use matchpoint_embed::pixels::{ImageLimits, stated_size, thumbnail};
 
-/// The longer side: a tile on a high-resolution screen.
+/// The length of the longer side in pixels, for a tile on a high-resolution screen.
 const SIDE: u32 = 320;
-/// A file below this is small enough already, if its sides are.
+/// A file with fewer bytes is not reduced, unless its sides are too long.
 const SMALL_BYTES: usize = 64 << 10;
-/// Small pictures take some 100 KB each.
+/// The highest number of bytes that are kept; a small picture has about 100 KB.
 const KEPT_BYTES_MAX: usize = 64 << 20;
-/// What an entry counts beside its picture, so that failures do not add up without end.
+/// The bytes that an entry counts in addition to its picture, so that failures cannot accumulate without limit.
 const ENTRY_BYTES: usize = 1 << 10;
-/// Leaves the other cores to searches, and limits the memory for decoding.
+/// Number of pictures decoded at once, which leaves the other cores to searches and limits memory.
 const AT_ONCE: usize = 1;
 
 /// Small pictures by the hash of the full ones.
@@ -30,7 +30,7 @@ pub(super) struct Thumbnails {
 
 #[derive(Debug, Default)]
 struct KeptThumbnails {
-    /// Empty for a file that cannot be decoded.
+    /// The small pictures; empty for a file that cannot be decoded.
     pictures: VecDeque<([u8; 32], Bytes)>,
     bytes: usize,
 }
@@ -53,13 +53,13 @@ impl Thumbnails {
         if picture.is_empty() || is_small(&picture) {
             return picture;
         }
-        // The semaphore is never closed.
+        // The semaphore is never closed, so this never fails.
         let Ok(turn) = Arc::clone(&self.making).acquire_owned().await else {
             return Bytes::new();
         };
         let (kept, limits) = (Arc::clone(&self.kept), self.limits);
         let made = tokio::task::spawn_blocking(move || {
-            // A browser that goes away does not end this: the next one waits until it has ended.
+            // A browser that disconnects does not end the decoding, so the next one waits until it has ended.
             let _turn = turn;
             let digest = Sha256::digest(&picture).into();
             let found = lock(&kept).find(&digest);
@@ -114,7 +114,7 @@ mod tests {
         })
     }
 
-    /// A BMP of one colour.
+    /// A BMP file of one colour.
     fn bmp(width: u32, height: u32) -> Bytes {
         let size = (width * 3).next_multiple_of(4) * height;
         let mut bmp = b"BM".to_vec();
@@ -156,7 +156,7 @@ mod tests {
         assert_eq!(&small[16..24], [0, 0, 1, 64, 0, 0, 0, 240], "320 x 240");
         let again = thumbnails.of(bmp(400, 300)).await;
         assert_eq!(again.as_ptr(), small.as_ptr());
-        // Many pixels in a small file.
+        // A small file with many pixels.
         let wide = bmp(1000, 10);
         assert!(wide.len() < SMALL_BYTES);
         assert_eq!(thumbnails.of(wide).await[16..20], [0, 0, 1, 64]);
@@ -166,7 +166,7 @@ mod tests {
     async fn a_browser_that_goes_away_frees_no_turn_before_the_decoding_ends() {
         let thumbnails = thumbnails(BYTES_MAX);
         let mut asked = Box::pin(thumbnails.of(bmp(1000, 1000)));
-        // Begins the decoding, and goes away.
+        // Starts the decoding, and then drops the request.
         let waker = std::task::Waker::noop();
         let polled = asked
             .as_mut()

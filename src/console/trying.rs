@@ -1,4 +1,4 @@
-//! Try: a picture in, the decision in words, and why.
+//! The page that tries a picture: it shows the decision in words, and the reasons.
 
 use axum::body::Body;
 use axum::extract::{Extension, Path};
@@ -18,9 +18,9 @@ use matchpoint_client::proto::{
     VerifyRequest, VerifyResponse, reference, search_request, verify_request,
 };
 
-/// Matches that are shown.
+/// Number of matches that are shown.
 const MATCHES: u32 = 8;
-/// What can be searched for.
+/// The picture types that can be searched for.
 const ACCEPT: &str = "image/jpeg,image/png,image/webp,image/gif,image/bmp";
 
 pub(super) async fn page(
@@ -32,7 +32,7 @@ pub(super) async fn page(
     Ok(asking(&visitor, &place, "", &hint))
 }
 
-/// Asks, and shows the answer beside the form.
+/// Searches for the picture, and shows the answer next to the form.
 pub(super) async fn ask(
     Extension(visitor): Extension<Visitor>,
     Path(deployment): Path<String>,
@@ -114,7 +114,7 @@ fn asking(visitor: &Visitor, place: &Place, filter: &str, answer: &Markup) -> Ma
     )
 }
 
-/// Where a picture is dropped, pasted, picked or taken.
+/// An area where a picture is dropped, pasted, chosen or taken with a camera.
 pub(super) fn drop_zone(name: &str, words: &str) -> Markup {
     let camera = format!("{name}-camera");
     html! {
@@ -130,7 +130,7 @@ pub(super) fn drop_zone(name: &str, words: &str) -> Markup {
     }
 }
 
-/// How a decision is coloured, and what it is called.
+/// The CSS class and the word of a decision.
 fn standing(decision: Decision) -> (&'static str, &'static str) {
     match decision {
         Decision::Accept => ("verdict promised", "Accept"),
@@ -215,7 +215,7 @@ fn verdict(decision: Decision, headline: &Markup, basis: &DecisionBasis) -> Mark
     }
 }
 
-/// What has become of the gallery since the calibration.
+/// How the gallery has changed since the calibration.
 fn outgrown(basis: &DecisionBasis) -> String {
     let bound = basis.far_bound.map(percent);
     let bound = bound.map(|bound| format!(": up to {bound} of strangers may be accepted"));

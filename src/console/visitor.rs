@@ -1,4 +1,5 @@
-//! Who is at the browser: a cookie's session, or anyone who reaches a server that asks nobody.
+//! The person at the browser: known by the session of a cookie, or anyone, if the server does not ask who they
+//! are.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -9,7 +10,7 @@ use super::problem::Problem;
 use super::{ConsoleState, SignedIn, Visit};
 use crate::identity::{BrowserSession, Identity, SESSION};
 
-/// Somebody with a session.
+/// A person with a session.
 #[derive(Clone)]
 pub(super) struct Visitor {
     pub(super) state: Arc<ConsoleState>,
@@ -17,7 +18,7 @@ pub(super) struct Visitor {
     pub(super) address: SocketAddr,
 }
 
-/// The cookie that carries a session's token.
+/// The cookie that contains the token of a session.
 #[derive(Debug)]
 pub(super) struct Cookie {
     name: String,
@@ -26,7 +27,7 @@ pub(super) struct Cookie {
 
 impl Cookie {
     pub(super) fn new(address: SocketAddr, secure: bool) -> Self {
-        // Cookies are of a host whatever the port, and two servers may share one.
+        // Browsers share cookies between all ports of a host, so two servers would otherwise share one.
         let prefix = if secure { "__Host-" } else { "" };
         let port = address.port();
         Self {
@@ -35,7 +36,7 @@ impl Cookie {
         }
     }
 
-    /// The token that came.
+    /// The token in a request.
     pub(super) fn read<'a>(&self, headers: &'a HeaderMap) -> Option<&'a str> {
         let sent = headers.get_all(header::COOKIE).iter();
         sent.filter_map(|value| value.to_str().ok())
@@ -46,7 +47,7 @@ impl Cookie {
             })
     }
 
-    /// Sets it to a token, or takes it away.
+    /// The header that sets the cookie to a token, or deletes it.
     pub(super) fn set(&self, token: Option<&str>) -> Option<HeaderValue> {
         let seconds = token.map_or(0, |_| SESSION.as_secs());
         let secure = if self.secure { "; Secure" } else { "" };
@@ -58,7 +59,8 @@ impl Cookie {
 }
 
 impl Visitor {
-    /// Who sent a request, and the cookie to set where a session begins; nobody where a key is to be shown first.
+    /// The person who sent a request, and the cookie to set if a session starts; `None` if the person has to
+    /// sign in first.
     pub(super) fn of(
         state: &Arc<ConsoleState>,
         headers: &HeaderMap,
@@ -76,7 +78,7 @@ impl Visitor {
         Ok((Some(Self::with(state, session, visit)), cookie))
     }
 
-    /// Opens a session, and gives the cookie that carries it.
+    /// Starts a session; returns the cookie that contains its token.
     pub(super) fn begin(
         state: &ConsoleState,
         identity: Identity,
@@ -102,7 +104,7 @@ impl Visitor {
         self.session.identity()
     }
 
-    /// Whether this person may make the call at a path: what they may not is not offered.
+    /// Whether this person may make the call at a path. Pages do not offer what the person may not do.
     pub(super) fn may(&self, path: &str) -> bool {
         (self.state.setup.may)(self.identity(), path)
     }
@@ -115,8 +117,8 @@ impl Visitor {
     }
 }
 
-/// Where nobody is asked who they are, a page of another site must not reach the console by a name that it lets
-/// lead to this machine (DNS rebinding): then it is this machine's own names alone.
+/// If the server does not ask who people are, a page of another site must not reach the console through a host
+/// name that it points to this machine (DNS rebinding). So only this machine's own names are accepted then.
 pub(super) fn check_host(headers: &HeaderMap, state: &ConsoleState) -> Result<(), Problem> {
     let anyone = state.setup.access.identify(None, None).is_ok();
     if !anyone || !state.setup.address.ip().to_canonical().is_loopback() {
@@ -143,7 +145,7 @@ fn is_this_machine(host: &str) -> bool {
     name.eq_ignore_ascii_case("localhost") || address.parse().is_ok_and(is_loopback)
 }
 
-/// Refuses a form that a browser says to be of another site.
+/// Refuses a form that, according to the browser, comes from another site.
 pub(super) fn check_origin(headers: &HeaderMap) -> Result<(), Problem> {
     let site = headers.get("sec-fetch-site").map(HeaderValue::as_bytes);
     if site.is_none_or(|site| site == b"same-origin") {

@@ -1,4 +1,4 @@
-//! Numbers, times and text of others, as people read them.
+//! Formats numbers, times and foreign text for people.
 
 use std::borrow::Cow;
 
@@ -9,12 +9,12 @@ use crate::clock::rfc_3339;
 use crate::telemetry::escaped;
 use matchpoint_client::proto::{DecisionBasis, UndecidedReason};
 
-/// Text of others: escaped by the page, and what would not show as itself written out.
+/// Foreign text. The page escapes it, and characters that would be invisible are written out.
 pub(super) fn shown(text: &str) -> Cow<'_, str> {
     escaped(text)
 }
 
-/// Sentences of the server's own, in which names of commands and settings stand between backticks.
+/// Sentences of the server, in which names of commands and settings are between backticks.
 pub(super) fn sentences(text: &str) -> Markup {
     let text = shown(text);
     html! {
@@ -24,7 +24,7 @@ pub(super) fn sentences(text: &str) -> Markup {
     }
 }
 
-/// A name of others as part of an address.
+/// A foreign name as part of an address.
 pub(super) fn in_address(name: &str) -> String {
     utf8_percent_encode(name, NON_ALPHANUMERIC).to_string()
 }
@@ -50,7 +50,7 @@ pub(super) fn score(value: f32) -> String {
     format!("{value:.4}")
 }
 
-/// So many of something.
+/// A number of things, with the singular or the plural.
 pub(super) fn count(number: u64, one: &str, more: &str) -> String {
     match number {
         1 => format!("1 {one}"),
@@ -70,7 +70,7 @@ pub(super) fn milliseconds(seconds: f64) -> String {
     format!("{:.1} ms", 1e3 * seconds)
 }
 
-/// What an operating point promises of a search, in a sentence.
+/// The promise of an operating point for a search, in a sentence.
 pub(super) fn promise(basis: &DecisionBasis) -> String {
     let confidence = percent(basis.confidence.unwrap_or_default());
     match (basis.target_far, basis.target_frr) {
@@ -90,7 +90,7 @@ pub(super) fn promise(basis: &DecisionBasis) -> String {
     }
 }
 
-/// Why nothing was decided, and what to do.
+/// The reason why there was no decision, and what to do.
 pub(super) fn undecided(reason: UndecidedReason) -> &'static str {
     match reason {
         UndecidedReason::OperatingPointMissing => {

@@ -1,4 +1,4 @@
-//! The page about a head: before and behind it, on labels that it had not seen.
+//! The page about a head: its figures with and without the head, on labels that it was not fitted to.
 
 use super::axis::{AxisScale, AxisUnit, ChartAxis};
 use super::contents::Picture;
@@ -8,59 +8,61 @@ use super::page::document;
 use super::plot::{AxisNames, Plot, TextAnchor};
 use super::tables::{HtmlTable, TableColumn, cell};
 
-/// More curves than this make a solid area.
+/// The highest number of curves; more would form a solid area.
 const CURVES_MAX: usize = 200;
-/// Worst labels that are listed.
+/// Number of worst labels that are listed.
 const WORST: usize = 20;
 
-/// What came of fitting a head, as text and curves.
+/// The result of fitting a head, as text and curves.
 #[derive(Clone, Debug, Default)]
 pub struct AdaptedReport {
-    /// What was adapted.
+    /// The name of what was adapted.
     pub title: String,
-    /// When.
+    /// When the head was fitted.
     pub created: String,
     /// Whether the head is accepted.
     pub taken: bool,
-    /// The outcome in a sentence or two.
+    /// The result, in a sentence or two.
     pub says: Vec<String>,
-    /// Figures: name, before, behind, interval of the difference, verdict.
+    /// The figures: name, without the head, with it, interval of the difference, verdict.
     pub figures: Vec<[String; 5]>,
-    /// FRR at each FAR before the head: FAR, FRR, and the ends of its interval.
+    /// FRR at each FAR without the head: FAR, FRR, and both ends of its interval.
     pub before: Vec<[f64; 4]>,
-    /// The same behind it.
+    /// The same with the head.
     pub behind: Vec<[f64; 4]>,
-    /// The rates of FAR at which labels are compared.
+    /// The FARs at which labels are compared.
     pub band: Vec<f64>,
-    /// How one threshold serves each label.
+    /// The utility of each label.
     pub labels: Vec<ServedLabel>,
-    /// What labels that neither fit nor judge can promise.
+    /// The targets that can be certified on labels that neither fitted nor judged the head; `None` if there are
+    /// too few.
     pub supported: Option<SupportedTable>,
-    /// Names and values of how it was fitted.
+    /// Names and values that describe the fit.
     pub facts: Vec<[String; 2]>,
 }
 
-/// For each FAR the threshold that is certified and its FRR, before the head and behind it.
+/// For each FAR, the certified threshold and its FRR, without the head and with it.
 #[derive(Clone, Debug, Default)]
 pub struct SupportedTable {
-    /// Labels that were enrolled.
+    /// Number of enrolled labels.
     pub enrolled_labels: usize,
-    /// Strangers before the head and behind it: labels that may be one count once.
+    /// Number of strangers without and with the head; labels that may be the same stranger count once.
     pub stranger_labels: [u64; 2],
     /// The confidence, as text.
     pub confidence: String,
-    /// FAR, threshold before and behind, FRR before and behind; empty where nothing is certified.
+    /// FAR, threshold without and with the head, FRR without and with it; empty if nothing is certified.
     pub rows: Vec<[String; 5]>,
 }
 
-/// How one threshold serves a label: the harmonic mean of sensitivity and specificity along the band.
+/// How well one threshold serves a label: the harmonic mean of sensitivity and specificity, at each FAR of the
+/// band.
 #[derive(Clone, Debug)]
 pub struct ServedLabel {
     /// The label.
     pub label: String,
-    /// Before the head.
+    /// The utility without the head.
     pub before: Vec<f64>,
-    /// Behind it.
+    /// The utility with the head.
     pub behind: Vec<f64>,
 }
 
@@ -71,7 +73,8 @@ impl ServedLabel {
     }
 }
 
-/// The page as one file: no script, no network. `pictures` is asked for those of the labels that fare worst.
+/// Renders the page as one HTML file without scripts and network access. `pictures` returns pictures of a
+/// label; it is called for the labels with the worst results.
 #[must_use]
 pub fn render(report: &AdaptedReport, pictures: &dyn Fn(&str) -> Vec<Picture>) -> String {
     let page = document(&report.title, |main| {
@@ -129,7 +132,7 @@ const FIGURES_NOTE: &str = "Rates of pairs of pictures. Intervals are of the dif
 const DET_NOTE: &str = "Broken line: before. Solid line: behind the head. The bands contain 95 % of the curves when labels are sampled again.";
 const FAN_NOTE: &str = "One line for each label: how well the threshold serves it at which the FAR of all pairs is this rate. The narrower the fan, the more alike one threshold serves all; OPIS is its variance.";
 const WORST_NOTE: &str = "By the mean of the lines above; 1 is a label that is never mistaken. Labels that fare worst behind the head too have pictures that differ more than it can undo, or wrong ones among them.";
-/// What the lists of labels are ranked by.
+/// The rankings of the label lists.
 const WORST_BY: [(&str, UtilityOf); 2] = [
     ("Behind the head", |label| &label.behind),
     ("Before", |label| &label.before),
@@ -184,7 +187,7 @@ fn figures(report: &AdaptedReport) -> Markup {
     table.finish()
 }
 
-/// FRR against FAR, both curves with their bands.
+/// The DET curves without and with the head, with their intervals.
 fn det(report: &AdaptedReport) -> Option<Markup> {
     let points = || report.before.iter().chain(&report.behind);
     let inside = |rate: &f64| 0.0 < *rate && *rate < 1.0;
@@ -368,10 +371,10 @@ mod tests {
             description: label.to_owned(),
         };
         let page = render(&report, &|label| vec![picture(label)]);
-        // Of the labels that fare worst before, and of those behind.
+        // The worst labels without the head, and the worst ones with it.
         assert_eq!(page.matches("<img").count(), 2 * WORST);
         assert!(page.contains("What can be promised") && page.contains("none"));
-        // Lines and letters of each chart are apart.
+        // Each chart has separate drawings for lines and for letters.
         assert_eq!(page.matches("<svg").count(), 6, "{page}");
         assert!(
             page.contains("&lt;i&gt;shop")

@@ -1,20 +1,21 @@
-//! Axes: where values are placed, and which of them are written.
+//! Axes of charts: the positions of values, and the values that are written.
 
 use super::numbers;
 use matchpoint_calibration::binomial;
 
-/// How values are spread along an axis.
+/// How values are distributed along an axis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum AxisScale {
-    /// Evenly.
+    /// Linear.
     Linear,
-    /// By powers of ten.
+    /// Logarithmic.
     Log,
-    /// By the normal deviate: error rates of normally distributed scores fall on a straight line.
+    /// By the normal deviate (probit), on which the DET curve of normally distributed scores is a straight
+    /// line.
     Deviate,
 }
 
-/// What values are, which decides how they are written.
+/// The kind of values, which decides how they are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum AxisUnit {
     /// Shares, as percentages.
@@ -34,12 +35,13 @@ pub(super) struct ChartAxis {
     high: f64,
 }
 
-/// How far past the ends a value is placed: out of sight, and near enough to keep slopes.
+/// How far beyond the ends a value may be placed: outside the frame, but near enough to keep the slope of a
+/// line.
 const BEYOND: f64 = 0.02;
 
 impl ChartAxis {
-    /// An axis over `range`; `None` if it has no extent. Logarithms want ends above zero,
-    /// deviates want them inside ]0, 1[.
+    /// An axis over `range`; `None` if it has no extent. A logarithmic axis needs ends above 0, and a deviate
+    /// axis needs ends inside (0, 1).
     pub(super) fn new(scale: AxisScale, unit: AxisUnit, range: (f64, f64)) -> Option<Self> {
         let (low, high) = (scale.position(range.0), scale.position(range.1));
         (low.is_finite() && high.is_finite() && low < high).then_some(Self {
@@ -50,7 +52,8 @@ impl ChartAxis {
         })
     }
 
-    /// Where a value lies: 0 at the low end, 1 at the high end, and just past them beyond.
+    /// The position of a value: 0 at the low end, 1 at the high end, and slightly outside for values beyond the
+    /// ends. `None` if the value has no position.
     pub(super) fn at(&self, value: f64) -> Option<f64> {
         let position = (self.scale.position(value) - self.low) / (self.high - self.low);
         (!position.is_nan()).then(|| position.clamp(-BEYOND, 1.0 + BEYOND))
@@ -79,7 +82,7 @@ impl ChartAxis {
         ticks
     }
 
-    /// A round value; on a linear axis all have the same number of decimals.
+    /// Writes a round value. On a linear axis, all values have the same number of decimals.
     fn write(&self, value: f64, gap: f64) -> String {
         match (self.scale, self.unit) {
             (AxisScale::Linear, AxisUnit::Plain) => {
@@ -92,7 +95,7 @@ impl ChartAxis {
         }
     }
 
-    /// Candidates for ticks, the most important first.
+    /// Candidate values for ticks, the most important first.
     fn round_values(&self, gap: f64) -> Vec<f64> {
         match self.scale {
             AxisScale::Linear => even_steps(self.low, self.high, gap),
@@ -121,7 +124,7 @@ impl AxisScale {
     }
 }
 
-/// 1, 2 or 5 times a power of ten, at least `gap` of the whole.
+/// The step between ticks: 1, 2 or 5 times a power of ten, and at least `gap` of the range.
 fn even_step(low: f64, high: f64, gap: f64) -> f64 {
     let least = (high - low) * gap.max(0.01);
     let power = 10.0_f64.powf(least.log10().floor());
@@ -132,7 +135,7 @@ fn even_step(low: f64, high: f64, gap: f64) -> f64 {
         .unwrap_or(least)
 }
 
-/// The multiples of such a step.
+/// The multiples of this step within the range.
 fn even_steps(low: f64, high: f64, gap: f64) -> Vec<f64> {
     let step = even_step(low, high, gap);
     let first = (low / step).ceil();

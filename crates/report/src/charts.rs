@@ -7,10 +7,10 @@ use super::markup::Markup;
 use super::numbers::{percent, score, short_percent};
 use super::plot::{AxisNames, Plot, TextAnchor};
 
-/// Smaller error rates are not distinguished from zero on an axis.
+/// Smaller error rates are drawn like zero.
 const RATE_MIN: f64 = 1e-7;
 
-/// FRR against FAR on normal-deviate axes, with the operating point.
+/// The DET curve, FRR against FAR on normal-deviate axes, with the operating point.
 pub(super) fn det(report: &ReportContents) -> Option<Markup> {
     let points = &report.trade_off;
     let point = report.operating_point.as_ref();
@@ -40,7 +40,7 @@ pub(super) fn det(report: &ReportContents) -> Option<Markup> {
     let curve = points
         .iter()
         .filter_map(|point| Some((point.far?, point.frr)))
-        // A rate of zero is infinitely far away.
+        // A rate of zero would be infinitely far away.
         .filter(|(far, frr)| 0.0 < *far && frr.is_some_and(|frr| 0.0 < frr));
     plot.curve(curve, "line", "");
     for point in points {
@@ -96,7 +96,7 @@ fn operating_point(plot: &mut Plot, report: &ReportContents) {
     let rates = format!("FAR {}, FRR {}", percent(Some(far)), percent(Some(frr)));
     let name = format!("threshold {}", score(Some(point.threshold)));
     plot.dot((far, frr), "operating", &format!("{name}: {rates}"));
-    // The curve never passes above and to the right of the point.
+    // The curve never passes above and to the right of the point, so there is space for the label.
     let corner = (x.max(x_ends.0) + 0.015, (y + 0.08).min(0.92));
     let side = if 0.5 < x {
         TextAnchor::Left
@@ -110,7 +110,7 @@ fn operating_point(plot: &mut Plot, report: &ReportContents) {
 /// One edge of an area.
 type Edge = Vec<(f64, f64)>;
 
-/// The outer and the inner edge: both rates at the high, and both at the low ends.
+/// The outer and the inner edge of the band: both rates at their upper ends, and both at their lower ends.
 fn det_band(points: &[TradeOffPoint]) -> (Edge, Edge) {
     points
         .iter()
@@ -121,7 +121,7 @@ fn det_band(points: &[TradeOffPoint]) -> (Edge, Edge) {
         .unzip()
 }
 
-/// From below the smallest rate to a little above one half, or as far as `shown` needs.
+/// An axis from below the smallest rate to slightly above one half, or farther if the `shown` values need it.
 fn deviate_axis(rates: impl Iterator<Item = f64>, shown: Vec<f64>) -> Option<ChartAxis> {
     let needed = shown.iter().copied().fold(0.0, f64::max);
     let inside: Vec<f64> = rates
@@ -140,12 +140,12 @@ fn deviate_axis(rates: impl Iterator<Item = f64>, shown: Vec<f64>) -> Option<Cha
     ChartAxis::new(AxisScale::Deviate, AxisUnit::Share, (low, high))
 }
 
-/// Takes one error rate with its interval.
+/// Reads one error rate and its interval from a point.
 type RateOfPoint = fn(&TradeOffPoint) -> (Option<f64>, Option<RateInterval>);
 
-/// FAR and FRR against the threshold, with the targets.
+/// FAR and FRR over the threshold, with the targets.
 pub(super) fn errors(report: &ReportContents) -> Option<Markup> {
-    // A threshold above every possible score accepts nothing, and has no place on the axis.
+    // A threshold above every possible score accepts nothing and has no position on the axis.
     let points: Vec<&TradeOffPoint> = report
         .trade_off
         .iter()
@@ -205,7 +205,7 @@ pub(super) fn errors(report: &ReportContents) -> Option<Markup> {
     ))
 }
 
-/// Writes the names of both curves between them, where they are high and hence far apart.
+/// Writes the names of both curves between them, at a height where the curves are far apart.
 fn name_errors(plot: &mut Plot, points: &[&TradeOffPoint]) {
     let height = |plot: &Plot, rate: Option<f64>| rate.and_then(|rate| plot.y.at(rate));
     let below = |at: Option<f64>, limit: f64| at.is_some_and(|at| at <= limit);
@@ -230,7 +230,7 @@ fn name_errors(plot: &mut Plot, points: &[&TradeOffPoint]) {
     }
 }
 
-/// The scores of mated and non-mated trials: as shares, and as counts on a logarithmic scale.
+/// The histograms of mated and non-mated scores, as shares and as counts on a logarithmic scale.
 pub(super) fn histograms(histogram: &BinnedScores, report: &ReportContents) -> Option<Markup> {
     let bins = histogram.mated.len().max(histogram.non_mated.len());
     let width = (histogram.upper - histogram.lower) / real(bins as u64);
@@ -293,7 +293,7 @@ pub(super) fn histograms(histogram: &BinnedScores, report: &ReportContents) -> O
     Some(panels)
 }
 
-/// The bins of one kind of trial.
+/// The bins of the mated or of the non-mated trials.
 struct TrialBins<'a> {
     name: &'static str,
     counts: &'a [u64],
@@ -319,7 +319,7 @@ impl<'a> TrialBins<'a> {
         real(self.most) / real(self.total.max(1))
     }
 
-    /// Draws the bins as steps that stand on `foot`.
+    /// Draws the bins as steps above the level `foot`.
     fn draw(&self, plot: &mut Plot, height: impl Fn(u64, u64) -> f64, foot: f64) {
         let total = self.total.max(1);
         let tops: Vec<(f64, f64)> = self
@@ -339,7 +339,7 @@ impl<'a> TrialBins<'a> {
         plot.area(&tops, &feet, class);
     }
 
-    /// Where the highest bin is, in fractions of the frame.
+    /// The position of the highest bin, in fractions of the frame.
     fn peak(&self, plot: &Plot) -> Option<(f64, f64)> {
         let bin = self.counts.iter().position(|count| *count == self.most)?;
         let (low, high) = (self.edges.get(bin)?, self.edges.get(bin + 1)?);
@@ -348,7 +348,7 @@ impl<'a> TrialBins<'a> {
     }
 }
 
-/// Writes the name of each kind over its highest bin, away from the other kind.
+/// Writes the name of each kind above its highest bin, on the side away from the other kind.
 fn name_kinds(plot: &mut Plot, kinds: &[TrialBins<'_>]) {
     let peaks: Vec<_> = kinds
         .iter()
@@ -384,7 +384,7 @@ fn threshold_line(plot: &mut Plot, report: &ReportContents) {
     }
 }
 
-/// The name of a trial in this view: one, and several.
+/// The words for a trial in this view, singular and plural.
 pub(super) fn trial_names(view: View) -> [&'static str; 2] {
     match view {
         View::Search => ["search", "searches"],

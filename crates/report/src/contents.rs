@@ -1,54 +1,55 @@
-//! The content of a report, filled in by the caller. Only tests serialise it, to check all its numbers.
+//! The content of a report, which the caller fills in. Only tests serialise it, to check all of its numbers.
 
 use super::estimate::{Estimate, RateInterval};
 
-/// Everything that a report shows. A number that is not known is `None`, and shown as unknown;
-/// a part that was not measured is `None` or empty, and left out.
+/// Everything that a report shows. A number that is `None` is shown as unknown. A part that is `None` or empty
+/// is left out.
 #[derive(Clone, Debug)]
 #[cfg_attr(test, derive(serde::Serialize))]
 pub struct ReportContents {
     /// What was calibrated, in a few words.
     pub title: String,
-    /// When it was made, in the caller's words.
+    /// When it was made, as the caller writes it.
     pub created: Option<String>,
-    /// What the rates of the verdict, the key figures, the curves and the conditions are rates of.
+    /// Whether the rates of the verdict, the key figures, the curves and the conditions belong to searches or
+    /// to comparisons.
     pub view: View,
-    /// What can be relied on.
+    /// The verdict: what the reader can rely on.
     pub verdict: ReportVerdict,
-    /// The threshold and its two error rates; `None` if none was chosen.
+    /// The threshold and its two error rates; `None` if no threshold was chosen.
     pub operating_point: Option<PointSummary>,
-    /// The rates that matter, most important first.
+    /// The key rates, the most important first.
     pub figures: Vec<Figure>,
-    /// FAR and FRR along the thresholds, ascending; empty if not measured.
+    /// FAR and FRR over thresholds in ascending order; empty if not measured.
     pub trade_off: Vec<TradeOffPoint>,
-    /// Scores of mated and non-mated trials.
+    /// The histogram of mated and non-mated scores.
     pub histogram: Option<BinnedScores>,
-    /// How far the labels agree about a threshold.
+    /// How consistent the labels are at one threshold.
     pub consistency: Option<ConsistencyFigures>,
-    /// The labels that fare worst.
+    /// The labels with the worst results.
     pub worst_labels: Option<WorstLabelTable>,
-    /// Items of different labels that would be accepted as one another.
+    /// Items of different labels that would be accepted as each other.
     pub intruders: Option<Intruders>,
-    /// Strangers' searches with the highest scores: the query, and the item that it found.
+    /// The searches for strangers with the highest scores: the query, and the item that it found.
     pub nearest_strangers: Option<Intruders>,
-    /// Rates by the value of a metadata column.
+    /// The rates by value of each metadata column.
     pub conditions: Vec<ConditionTable>,
-    /// FAR by size of the gallery.
+    /// The FAR by size of the gallery.
     pub growth: Option<GrowthCurve>,
-    /// What was tried against inconsistent thresholds.
+    /// The remedies for inconsistent thresholds that were tried.
     pub remedies: Option<RemedyTable>,
-    /// The error rates that can be asked for.
+    /// The possible targets.
     pub menu: Option<MenuTable>,
-    /// The FAR if service has only a part of the strangers that were tested; a row for each.
+    /// The FAR if service brings only some kinds of the tested strangers, with one row for each kind.
     pub stress: Vec<ConditionRow>,
-    /// Model, gallery, index, seeds, digests and software.
+    /// The model, gallery, index, seeds, digests and software.
     pub made_with: Vec<Fact>,
-    /// What must hold for the promise to hold, in plain words, most important first.
+    /// The assumptions of the promise in plain words, the most important first.
     pub assumptions: Vec<String>,
 }
 
 impl ReportContents {
-    /// A report of a verdict alone: everything else is unknown, or was not measured.
+    /// A report with a verdict only. All other parts are unknown or empty.
     #[must_use]
     pub fn new(title: &str, view: View, verdict: ReportVerdict) -> Self {
         Self {
@@ -75,7 +76,7 @@ impl ReportContents {
     }
 }
 
-/// What one trial is.
+/// The kind of trial that rates belong to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(test, derive(serde::Serialize))]
 pub enum View {
@@ -85,52 +86,52 @@ pub enum View {
     Pairwise,
 }
 
-/// What can be relied on, and why.
+/// What the reader can rely on, and the reasons.
 #[derive(Clone, Debug)]
 #[cfg_attr(test, derive(serde::Serialize))]
 pub struct ReportVerdict {
-    /// Whether it is a promise.
+    /// Whether the target is promised.
     pub standing: ClaimKind,
-    /// The rate that the operator requested; `None` for a rule without a target, such as equal errors.
+    /// The target that the operator requested; `None` for a rule without a target, such as equal error.
     pub target: Option<TargetRate>,
     /// How the threshold is chosen, in plain words.
     pub rule: String,
-    /// The rate that is not exceeded with the confidence of the target, in [0, 1]; for a refusal, the
-    /// lowest target that these data could support.
+    /// The upper bound on the rate at the confidence of the target, in [0, 1]. For a refusal, the lowest target
+    /// that these data could support.
     pub bound: Option<f64>,
-    /// Why it is only estimated, or refused: whole sentences.
+    /// The reasons why it is only estimated or refused, as whole sentences.
     pub reasons: Vec<String>,
-    /// What is necessary to meet the target: whole sentences.
+    /// What is needed to meet the target, as whole sentences.
     pub needed: Vec<String>,
-    /// The data behind it: whole sentences.
+    /// The data behind the verdict, as whole sentences.
     pub data: Vec<String>,
 }
 
-/// How strong the statement is.
+/// How strong a claim is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(test, derive(serde::Serialize))]
 pub enum ClaimKind {
-    /// It holds with the confidence stated, under the assumptions.
+    /// It holds with the stated confidence, under the assumptions.
     Promised,
-    /// It is what was measured, and no more.
+    /// It describes the measurement only.
     Estimated,
-    /// The data do not support it, and there is no threshold.
+    /// The data do not support it, so there is no threshold.
     Refused,
 }
 
-/// The error rate that is not to be exceeded.
+/// A target error rate.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[cfg_attr(test, derive(serde::Serialize))]
 pub struct TargetRate {
-    /// Which of the two.
+    /// Which error rate is limited.
     pub error: ErrorRate,
-    /// How high it may be, in [0, 1].
+    /// The highest allowed rate, in [0, 1].
     pub at_most: f64,
-    /// The chance that this holds, in [0.5, 1); `None` if no chance was named.
+    /// The confidence of the promise, in [0.5, 1); `None` if none was given.
     pub confidence: Option<f64>,
 }
 
-/// The two ways to be wrong.
+/// The two kinds of errors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(test, derive(serde::Serialize))]
 pub enum ErrorRate {
@@ -140,37 +141,37 @@ pub enum ErrorRate {
     FalseReject,
 }
 
-/// The threshold with what was measured at it.
+/// The threshold with the rates measured at it.
 #[derive(Clone, Debug)]
 #[cfg_attr(test, derive(serde::Serialize))]
 pub struct PointSummary {
     /// Its id; `None` if it was not recorded.
     pub id: Option<String>,
-    /// Accept at or above this similarity.
+    /// A similarity that is equal or higher is accepted.
     pub threshold: f64,
     /// The false accept rate.
     pub far: Estimate,
     /// The false reject rate.
     pub frr: Estimate,
-    /// On which labels the FAR was measured.
+    /// The labels that the FAR was measured on.
     pub far_basis: MeasuredOn,
-    /// On which labels the FRR was measured.
+    /// The labels that the FRR was measured on.
     pub frr_basis: MeasuredOn,
 }
 
-/// Whose labels a figure was measured on.
+/// The labels that a figure was measured on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(test, derive(serde::Serialize))]
 pub enum MeasuredOn {
     /// Labels that had no part in choosing the threshold.
     HeldOut,
-    /// The labels that chose the threshold, which makes the figure too good.
+    /// The labels that chose the threshold, which makes the figure optimistic.
     ChoseThreshold,
     /// The figure does not depend on a threshold.
     NoThreshold,
 }
 
-/// One rate of the table of key figures.
+/// A row of the table of key figures.
 #[derive(Clone, Debug)]
 #[cfg_attr(test, derive(serde::Serialize))]
 pub struct Figure {
@@ -178,9 +179,9 @@ pub struct Figure {
     pub name: String,
     /// What it counts, in one sentence.
     pub meaning: String,
-    /// A fraction, in [0, 1].
+    /// The rate as a fraction, in [0, 1].
     pub estimate: Estimate,
-    /// Where it comes from.
+    /// The labels that it was measured on.
     pub basis: MeasuredOn,
 }
 
@@ -188,7 +189,7 @@ pub struct Figure {
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[cfg_attr(test, derive(serde::Serialize))]
 pub struct TradeOffPoint {
-    /// Accept at or above this similarity. Above 1 it accepts nothing.
+    /// A similarity that is equal or higher is accepted. Above 1, nothing is accepted.
     pub threshold: f64,
     /// The false accept rate, in [0, 1].
     pub far: Option<f64>,
@@ -200,41 +201,41 @@ pub struct TradeOffPoint {
     pub frr_interval: Option<RateInterval>,
 }
 
-/// Scores counted in bins of equal width, as many mated as non-mated bins.
+/// Histograms of mated and non-mated scores with the same bins of equal width.
 #[derive(Clone, Debug)]
 #[cfg_attr(test, derive(serde::Serialize))]
 pub struct BinnedScores {
-    /// The low end of the first bin.
+    /// The lower end of the first bin.
     pub lower: f64,
-    /// The high end of the last bin.
+    /// The upper end of the last bin.
     pub upper: f64,
-    /// Mated trials by bin.
+    /// Number of mated trials by bin.
     pub mated: Vec<u64>,
-    /// Non-mated trials by bin.
+    /// Number of non-mated trials by bin.
     pub non_mated: Vec<u64>,
 }
 
-/// How far the labels agree on a threshold (OPIS: Zhang and others, ICLR 2024).
+/// How consistent the labels are at one threshold (OPIS: Zhang and others, ICLR 2024).
 #[derive(Clone, Debug)]
 #[cfg_attr(test, derive(serde::Serialize))]
 pub struct ConsistencyFigures {
-    /// What the rates below count.
+    /// Whether the rates belong to searches or to comparisons.
     pub view: View,
-    /// The range of thresholds that OPIS is taken over.
+    /// The range of thresholds over which OPIS is measured.
     pub band: ThresholdBand,
-    /// OPIS and its relatives, most important first.
+    /// OPIS and related figures, the most important first.
     pub figures: Vec<SpreadFigure>,
-    /// The thresholds at which utilities are given, ascending.
+    /// The thresholds at which utilities are given, in ascending order.
     pub thresholds: Vec<f64>,
     /// Mean utility over labels at each threshold.
     pub mean: Vec<Option<f64>>,
-    /// The labels' own utilities.
+    /// The utilities of single labels.
     pub labels: Vec<LabelCurve>,
-    /// Labels that were left out because they had no mated or no non-mated trials.
+    /// Number of labels that were left out because they have no mated or no non-mated trials.
     pub labels_skipped: u64,
 }
 
-/// The thresholds at which the FAR over all labels runs from one rate to another.
+/// A range of thresholds, given by the pooled FAR at both ends.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[cfg_attr(test, derive(serde::Serialize))]
 pub struct ThresholdBand {
@@ -248,21 +249,21 @@ pub struct ThresholdBand {
     pub threshold_high: Option<f64>,
 }
 
-/// A measure of spread over labels. Not a rate.
+/// A measure of the spread over labels, which is not a rate.
 #[derive(Clone, Debug)]
 #[cfg_attr(test, derive(serde::Serialize))]
 pub struct SpreadFigure {
     /// Its name, such as `OPIS`.
     pub name: String,
-    /// What it is, in one sentence.
+    /// What it measures, in one sentence.
     pub meaning: String,
-    /// The measure.
+    /// The value; `None` if unknown.
     pub value: Option<f64>,
     /// Its interval.
     pub interval: Option<RateInterval>,
 }
 
-/// The utility of one label along the thresholds of its [`ConsistencyFigures`].
+/// The utility of one label at the thresholds of its [`ConsistencyFigures`].
 #[derive(Clone, Debug)]
 #[cfg_attr(test, derive(serde::Serialize))]
 pub struct LabelCurve {
@@ -272,65 +273,66 @@ pub struct LabelCurve {
     pub utility: Vec<Option<f64>>,
 }
 
-/// The labels that fare worst at the threshold.
+/// The labels with the worst results at the threshold.
 #[derive(Clone, Debug)]
 #[cfg_attr(test, derive(serde::Serialize))]
 pub struct WorstLabelTable {
-    /// What the rates below count.
+    /// Whether the rates belong to searches or to comparisons.
     pub view: View,
-    /// By what they are ranked, such as `utility at the threshold`.
+    /// The figure that labels are ranked by, such as `utility at the threshold`.
     pub ranked_by: String,
-    /// Worst first.
+    /// The labels, the worst first.
     pub rows: Vec<WorstLabelRow>,
-    /// Labels that were ranked.
+    /// Number of labels that were ranked.
     pub labels: u64,
 }
 
-/// One label at the threshold.
+/// The results of one label at the threshold.
 #[derive(Clone, Debug)]
 #[cfg_attr(test, derive(serde::Serialize))]
 pub struct WorstLabelRow {
     /// The label.
     pub label: String,
-    /// Its items, or some of them.
+    /// Pictures of some or all of its items.
     #[cfg_attr(test, serde(skip))]
     pub pictures: Vec<Picture>,
-    /// The share of others that are accepted as this label.
+    /// The share of trials with other labels that are accepted as this label.
     pub far: Estimate,
-    /// The share of its own that are not accepted.
+    /// The share of trials with this label that are not accepted.
     pub frr: Estimate,
     /// The harmonic mean of sensitivity and specificity, in [0, 1].
     pub utility: Option<f64>,
 }
 
-/// A picture, encoded.
+/// An encoded picture.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Picture {
-    /// `data:image/png;base64,` and so on, or jpeg or webp; anything else is not shown.
+    /// A data URI that starts with `data:image/png;base64,`, or the same with jpeg or webp. Anything else is
+    /// not shown.
     pub data_uri: String,
     /// What it shows, such as the id of its item.
     pub description: String,
 }
 
-/// Items of different labels that would be accepted as one another.
+/// Pairs of items with different labels that would be accepted as each other.
 #[derive(Clone, Debug)]
 #[cfg_attr(test, derive(serde::Serialize))]
 pub struct Intruders {
-    /// The most similar first.
+    /// The pairs, the most similar first.
     pub pairs: Vec<IntruderPair>,
-    /// How many there are in all; `None` if they were not counted.
+    /// Number of all such pairs; `None` if they were not counted.
     pub total: Option<u64>,
 }
 
-/// One such pair.
+/// A pair of items, or of a query and an item.
 #[derive(Clone, Debug)]
 #[cfg_attr(test, derive(serde::Serialize))]
 pub struct IntruderPair {
-    /// One item.
+    /// The first item.
     pub first: PicturedItem,
-    /// The other.
+    /// The second item.
     pub second: PicturedItem,
-    /// Their similarity, or what is compared with the threshold.
+    /// Their similarity, or the decision score.
     pub score: f64,
     /// A remark about the pair.
     pub remark: Option<String>,
@@ -344,58 +346,58 @@ pub struct PicturedItem {
     pub id: String,
     /// Its label.
     pub label: String,
-    /// What it looks like.
+    /// Its picture, if there is one.
     #[cfg_attr(test, serde(skip))]
     pub picture: Option<Picture>,
 }
 
-/// Rates by the value of a metadata column.
+/// The rates by value of a metadata column.
 #[derive(Clone, Debug)]
 #[cfg_attr(test, derive(serde::Serialize))]
 pub struct ConditionTable {
-    /// The column.
+    /// The metadata column.
     pub column: String,
-    /// A row for each value.
+    /// One row for each value.
     pub rows: Vec<ConditionRow>,
 }
 
-/// The false accept rates that can be asked for.
+/// The target FARs that can be asked for.
 #[derive(Clone, Debug)]
 #[cfg_attr(test, derive(serde::Serialize))]
 pub struct MenuTable {
-    /// The confidence of every row.
+    /// The confidence of all rows.
     pub confidence: f64,
     /// The rows.
     pub rows: Vec<MenuRow>,
 }
 
-/// One false accept rate that can be asked for.
+/// One target FAR that can be asked for.
 #[derive(Clone, Debug)]
 #[cfg_attr(test, derive(serde::Serialize))]
 pub struct MenuRow {
-    /// The rate.
+    /// The target FAR.
     pub far: f64,
     /// Whether these data certify it, in words.
     pub standing: String,
-    /// Accept at or above this score; `None` if these data support none.
+    /// The threshold; `None` if these data support none.
     pub threshold: Option<f64>,
-    /// The false reject rate there.
+    /// The FRR at the threshold.
     pub frr: Estimate,
-    /// The false reject rate where the true false accept rate is this one.
+    /// The FRR where the true FAR equals the target.
     pub frr_at_target: Option<f64>,
-    /// Labels of strangers that are necessary to certify it.
+    /// Number of labels of strangers that are needed to certify it.
     pub labels_needed: Option<u64>,
-    /// How many more labels halve the false rejects that certifying it costs.
+    /// How many more labels would halve the FRR that the certificate costs.
     pub labels_to_halve: Option<u64>,
 }
 
-/// Rates for one value of the column.
+/// The rates for one value of a metadata column.
 #[derive(Clone, Debug)]
 #[cfg_attr(test, derive(serde::Serialize))]
 pub struct ConditionRow {
-    /// The value.
+    /// The value in the column.
     pub value: String,
-    /// A remark on its FAR, if that is above the target.
+    /// A remark on its FAR if that is above the target.
     pub mark: Option<String>,
     /// The false accept rate.
     pub far: Estimate,
@@ -403,45 +405,45 @@ pub struct ConditionRow {
     pub frr: Estimate,
 }
 
-/// FAR per search by size of the gallery. A search has more chances to be wrong in a larger one.
+/// The FAR per search by size of the gallery. In a larger gallery, a search has more chances to be wrong.
 #[derive(Clone, Debug)]
 #[cfg_attr(test, derive(serde::Serialize))]
 pub struct GrowthCurve {
-    /// Measured at the threshold, on parts of the gallery.
+    /// The FAR at the threshold, measured on parts of the gallery.
     pub measured: Vec<SizePoint>,
-    /// Predicted at the threshold.
+    /// The predicted FAR at the threshold.
     pub predicted: Vec<SizePoint>,
-    /// The highest FAR allowed.
+    /// The target FAR, if there is one.
     pub target: Option<f64>,
-    /// Items in the gallery now.
+    /// Number of items in the gallery today.
     pub items_now: Option<u64>,
-    /// The largest gallery whose predicted FAR, at the upper end of its interval, meets the target.
+    /// The size of the largest gallery whose predicted FAR, at the upper end of its interval, meets the target.
     pub holds_until: Option<u64>,
-    /// What the prediction assumes: a whole sentence.
+    /// The assumption of the prediction, as a whole sentence.
     pub assumption: String,
 }
 
-/// FAR per search at one size of the gallery.
+/// The FAR per search at one size of the gallery.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[cfg_attr(test, derive(serde::Serialize))]
 pub struct SizePoint {
-    /// Items in the gallery.
+    /// Number of items in the gallery.
     pub items: u64,
     /// The false accept rate, in [0, 1].
     pub far: Option<f64>,
     /// Its interval.
     pub interval: Option<RateInterval>,
-    /// Whether the rate is exact for the trials, and not a bound.
+    /// Whether the rate is exact for these trials; otherwise it is a bound.
     pub exact: bool,
 }
 
-/// What was tried against inconsistent thresholds, each judged on labels that it was not fitted to.
+/// The remedies for inconsistent thresholds, each judged on labels that it was not fitted to.
 #[derive(Clone, Debug)]
 #[cfg_attr(test, derive(serde::Serialize))]
 pub struct RemedyTable {
-    /// What the rates below count.
+    /// Whether the rates belong to searches or to comparisons.
     pub view: View,
-    /// Doing nothing among them.
+    /// The remedies, including no remedy.
     pub rows: Vec<RemedyRow>,
 }
 
@@ -455,13 +457,13 @@ pub struct RemedyRow {
     pub far: Estimate,
     /// The false reject rate.
     pub frr: Estimate,
-    /// The FRR of the labels that fare worst.
+    /// The FRR of the labels with the worst results.
     pub worst_frr: Estimate,
     /// The variance of utility over labels.
     pub spread: Option<f64>,
-    /// The conclusion: a whole sentence.
+    /// The conclusion, as a whole sentence.
     pub verdict: String,
-    /// Whether it is the one to use.
+    /// Whether it is the recommended one.
     pub preferred: bool,
 }
 
@@ -469,7 +471,7 @@ pub struct RemedyRow {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(test, derive(serde::Serialize))]
 pub struct Fact {
-    /// What it is.
+    /// The name of the fact.
     pub name: String,
     /// Its value; `None` if unknown.
     pub value: Option<String>,

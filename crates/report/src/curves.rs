@@ -1,4 +1,4 @@
-//! The charts of labels and of growth.
+//! The charts of label utilities and of growth.
 
 use super::axis::{AxisScale, AxisUnit, ChartAxis};
 use super::contents::{ConsistencyFigures, GrowthCurve, LabelCurve, SizePoint};
@@ -7,16 +7,16 @@ use super::numbers::{count, percent, short_percent, shortened};
 use super::plot::{AxisNames, Plot, TextAnchor};
 use matchpoint_calibration::binomial::real;
 
-/// More curves than this make a solid area, and a file that is slow to open.
+/// The highest number of curves; more would form a solid area and a file that opens slowly.
 pub(super) const CURVES_MAX: usize = 200;
 
-/// How many of the worst labels are named at the edge.
+/// Number of worst labels that are named at the edge.
 const NAMED: usize = 3;
 
-/// A line of text as a share of the height of a chart.
+/// The height of a line of text, as a fraction of the chart's height.
 const LINE: f64 = 0.055;
 
-/// The labels' utilities along the thresholds, around their mean.
+/// The utilities of labels over the thresholds, with their mean.
 pub(super) fn utility(consistency: &ConsistencyFigures, threshold: Option<f64>) -> Option<Markup> {
     let thresholds = &consistency.thresholds;
     let x = ChartAxis::new(
@@ -77,8 +77,7 @@ pub(super) fn utility(consistency: &ConsistencyFigures, threshold: Option<f64>) 
     ))
 }
 
-/// The curves that are drawn, worst first: all, or as many as there is room for, evenly spread
-/// from the worst to the best.
+/// The curves to draw, the worst first: all, or a selection that is evenly spaced from the worst to the best.
 fn drawn(labels: &[LabelCurve]) -> Vec<&LabelCurve> {
     let mut ranked: Vec<(f64, &LabelCurve)> = labels
         .iter()
@@ -93,7 +92,7 @@ fn drawn(labels: &[LabelCurve]) -> Vec<&LabelCurve> {
         .collect()
 }
 
-/// The mean over the thresholds where it is known.
+/// The mean over the thresholds at which the utility is known.
 pub(super) fn mean_utility(curve: &LabelCurve) -> Option<f64> {
     let known: Vec<f64> = curve
         .utility
@@ -128,14 +127,14 @@ fn name_curves(plot: &mut Plot, consistency: &ConsistencyFigures, drawn: &[&Labe
     let mut left = real(names.len() as u64);
     for (at, class, text) in names {
         left -= 1.0;
-        // Space is left for the names that follow, down to the bottom.
+        // Leaves space for the names that follow, down to the bottom.
         let at = at.max(LINE * left).min(ceiling);
         plot.label((1.0, at), TextAnchor::Right, class, &text);
         ceiling = at - LINE;
     }
 }
 
-/// FAR by size of the gallery, measured and predicted.
+/// The FAR by size of the gallery, measured and predicted.
 pub(super) fn growth(growth: &GrowthCurve) -> Option<Markup> {
     let points = || growth.measured.iter().chain(&growth.predicted);
     let sizes = points()
@@ -145,7 +144,7 @@ pub(super) fn growth(growth: &GrowthCurve) -> Option<Markup> {
         .filter(|items| 0 < *items);
     let (least, most) = extent(sizes.map(real))?;
     let x = ChartAxis::new(AxisScale::Log, AxisUnit::Count, (least * 0.8, most * 1.25))?;
-    // The axis includes upper ends; the lower ends of small counts go down to zero.
+    // The axis includes the upper ends of intervals. The lower ends of small counts are zero.
     let rates = points()
         .flat_map(|point| [point.far, point.interval.map(|span| span.upper)])
         .flatten()
@@ -215,7 +214,7 @@ fn name_growth(plot: &mut Plot, growth: &GrowthCurve) {
         .iter()
         .rev()
         .find(|point| point.far.is_some());
-    // The line rises, so that there is space above its end and below its beginning.
+    // The line rises, so there is space above its end and below its start.
     if let Some((x, y)) = last.and_then(|point| place(plot, point)) {
         plot.label((x - 0.01, y + 0.03), TextAnchor::Left, "name", "predicted");
     }

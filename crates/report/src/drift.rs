@@ -8,61 +8,61 @@ use super::page::document;
 use super::plot::{AxisNames, Plot, TextAnchor};
 use super::tables::{HtmlTable, TableColumn, cell};
 
-/// What is known of an operating point in service, as text.
+/// Everything known about an operating point in service, as text.
 #[derive(Clone, Debug, Default)]
 pub struct DriftReport {
-    /// What it is about, such as the deployment's name.
+    /// What the page is about, such as the name of the deployment.
     pub title: String,
-    /// When it was made.
+    /// When the page was made.
     pub created: String,
-    /// The operating point.
+    /// The id of the operating point.
     pub operating_point: String,
-    /// What was found, the most urgent first.
+    /// The findings, the most urgent first.
     pub findings: Vec<DriftFinding>,
     /// Names and values of what was measured.
     pub measured: Vec<[String; 2]>,
-    /// How rates developed.
+    /// How the rates developed.
     pub courses: Vec<RateCourse>,
 }
 
-/// How a rate developed.
+/// How one rate developed.
 #[derive(Clone, Debug)]
 pub struct RateCourse {
     /// The rate, such as `FAR`.
     pub name: &'static str,
     /// Its limit; `None` if it has none.
     pub limit: Option<f64>,
-    /// The first and the last time, as they are written.
+    /// The first and the last time, formatted.
     pub ends: [String; 2],
-    /// Days since the first time, and the rate of all up to then with its interval.
+    /// Days since the first time, and the rate of all decisions up to then with its interval.
     pub points: Vec<(f64, f64, RateInterval)>,
 }
 
 /// One finding.
 #[derive(Clone, Debug)]
 pub struct DriftFinding {
-    /// How it stands.
+    /// The judgement, which decides the colour.
     pub standing: DriftStanding,
-    /// The word for that, such as `BROKEN`.
+    /// The word for the judgement, such as `BROKEN`.
     pub verdict: String,
-    /// A sentence or two.
+    /// The finding, in a sentence or two.
     pub says: String,
-    /// What to do; empty if nothing.
+    /// The advice; empty if there is none.
     pub next: String,
 }
 
-/// How a finding is coloured.
+/// The judgement of a finding, which decides its colour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DriftStanding {
-    /// As promised.
+    /// The promise is kept.
     Good,
     /// Not known, or nothing to act on.
     Open,
-    /// Something has to be done.
+    /// Action is needed.
     Bad,
 }
 
-/// The page as one file: no script, no network.
+/// Renders the page as one HTML file without scripts and network access.
 #[must_use]
 pub fn render(report: &DriftReport) -> String {
     let page = document(&report.title, |main| {
@@ -125,12 +125,13 @@ fn courses(main: &mut Markup, courses: &[RateCourse]) {
     });
 }
 
-/// `None` if less than two points are known.
+/// `None` if fewer than two points are known.
 fn chart(course: &RateCourse) -> Option<Markup> {
     let points = &course.points;
     let ((first, ..), (last, rate, span)) = (points.first()?, points.last()?);
     let x = ChartAxis::new(AxisScale::Linear, AxisUnit::Plain, (*first, *last))?;
-    // The first intervals are as wide as the axis; the last one and the limit matter.
+    // The first intervals would fill the whole axis. The scale is chosen by the last interval and the limit
+    // instead.
     let most = [*rate, span.upper, course.limit.unwrap_or(0.0)];
     let most = 1.5 * most.into_iter().fold(0.0, f64::max);
     let y = ChartAxis::new(AxisScale::Linear, AxisUnit::Share, (0.0, most.min(1.0)))?;

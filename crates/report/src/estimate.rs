@@ -1,34 +1,34 @@
-//! A quantity of a report, with what is known of how certain it is.
+//! A quantity of a report with its uncertainty.
 
 use matchpoint_calibration::rates::{Interval, Rate};
 
-/// A quantity with its uncertainty; every field `None` is an unknown quantity.
+/// A quantity with its uncertainty. If every field is `None`, the quantity is unknown.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 #[cfg_attr(test, derive(serde::Serialize))]
 pub struct Estimate {
     /// The estimate.
     pub value: Option<f64>,
-    /// The range that covers the truth with the confidence it names.
+    /// The confidence interval.
     pub interval: Option<RateInterval>,
-    /// How often it happened.
+    /// Number of events.
     pub events: Option<u64>,
-    /// How often it could have happened.
+    /// Number of trials.
     pub trials: Option<u64>,
-    /// Distinct labels among the trials.
+    /// Number of distinct labels among the trials.
     pub labels: Option<u64>,
-    /// The number of independent trials that would be as uncertain.
+    /// The number of independent trials that would have the same uncertainty.
     pub effective_trials: Option<f64>,
 }
 
-/// An interval, however it was computed.
+/// A confidence interval, computed by any method.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[cfg_attr(test, derive(serde::Serialize))]
 pub struct RateInterval {
-    /// The low end.
+    /// The lower end.
     pub lower: f64,
-    /// The high end.
+    /// The upper end.
     pub upper: f64,
-    /// The share of such intervals that cover the truth, such as 0.95.
+    /// The nominal coverage of the interval, such as 0.95.
     pub confidence: f64,
 }
 

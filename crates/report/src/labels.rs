@@ -1,4 +1,4 @@
-//! The parts about labels and what sets them apart: which agree, which fare worst, and what helps.
+//! The parts about labels: how consistent they are, which have the worst results, and which remedies help.
 
 use super::contents::{
     ConditionTable, ConsistencyFigures, IntruderPair, Intruders, RemedyTable, ReportContents, View,
@@ -10,7 +10,7 @@ use super::numbers::{confidences, count, plain, plain_span, score, short_percent
 use super::part::{ReportPart, interval_note};
 use super::tables::{self, HtmlTable, TableColumn, cell, datum};
 
-/// OPIS and the curves that it measures.
+/// OPIS, with the curves that it is computed from.
 pub(super) fn consistency(
     consistency: &ConsistencyFigures,
     threshold: Option<f64>,
@@ -126,12 +126,12 @@ fn utilities(consistency: &ConsistencyFigures) -> Markup {
     folded
 }
 
-/// The labels that fare worst, with their pictures.
+/// The labels with the worst results, with their pictures.
 pub(super) fn worst_labels(worst: &WorstLabelTable) -> Option<ReportPart> {
     if worst.rows.is_empty() {
         return None;
     }
-    // For searches there is no FAR of one label: the strangers accepted as it are counted.
+    // A single label has no FAR in searches; the number of strangers accepted as it is shown instead.
     let has_far = worst.rows.iter().any(|row| row.far.value.is_some());
     let has_utility = worst.rows.iter().any(|row| row.utility.is_some());
     let mut columns = vec![
@@ -190,7 +190,7 @@ pub(super) fn worst_labels(worst: &WorstLabelTable) -> Option<ReportPart> {
     })
 }
 
-/// Pairs that would be accepted and should not be, side by side.
+/// Pairs that would wrongly be accepted, side by side.
 pub(super) fn intruders(intruders: &Intruders) -> Option<ReportPart> {
     if intruders.pairs.is_empty() {
         return None;
@@ -240,7 +240,7 @@ fn side_by_side(pairs: &[IntruderPair]) -> Markup {
     body
 }
 
-/// Strangers' searches with scores near the threshold, with what each found.
+/// The searches for strangers with the highest scores, each with the item that it found.
 pub(super) fn nearest_strangers(strangers: &Intruders) -> Option<ReportPart> {
     if strangers.pairs.is_empty() {
         return None;
@@ -259,7 +259,7 @@ pub(super) fn nearest_strangers(strangers: &Intruders) -> Option<ReportPart> {
     })
 }
 
-/// The FAR under each stress.
+/// The FAR under each stress condition.
 pub(super) fn stress(report: &ReportContents) -> Option<ReportPart> {
     if report.stress.is_empty() {
         return None;
@@ -352,7 +352,7 @@ fn condition_table(condition: &ConditionTable) -> Markup {
     table.finish()
 }
 
-/// What was tried, with what follows.
+/// The remedies that were tried, with conclusions.
 pub(super) fn remedies(remedies: &RemedyTable) -> Option<ReportPart> {
     if remedies.rows.is_empty() {
         return None;

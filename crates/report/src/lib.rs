@@ -1,9 +1,9 @@
-//! What a calibration found, or how an operating point does in service, as one HTML file that needs
-//! no network and no script.
+//! Renders the result of a calibration, or the state of an operating point in service, as one HTML file that
+//! needs no network and no script.
 //!
-//! The caller fills in [`ReportContents`] (for a page about service, [`drift`]), and [`render`] makes
-//! the file. What is `None` is shown as unknown, what is empty is left out, and every string is shown as
-//! text, whatever it contains.
+//! The caller fills in [`ReportContents`], and [`render`] makes the file; [`drift`] does the same for a page
+//! about service. A value that is `None` is shown as unknown, an empty part is left out, and every string is
+//! shown as text, whatever it contains.
 //!
 //! ```
 //! use matchpoint_report::{ClaimKind, ReportContents, ReportVerdict, View, render};
@@ -24,8 +24,8 @@
 //! assert!(page.contains("Mugs &amp; &lt;bowls&gt;") && !page.contains("<script"));
 //! ```
 //!
-//! Within: what a report holds, the page, its tables and charts, the axes they are drawn on, how
-//! numbers are written, and the markup that escapes everything it is given.
+//! The modules define the content of a report, the page, its tables and charts, their axes, the format of
+//! numbers, and the markup, which escapes all text that it is given.
 
 #![forbid(unsafe_code)]
 
@@ -57,7 +57,7 @@ pub use estimate::{Estimate, RateInterval};
 
 /// The report as one HTML file, in UTF-8.
 ///
-/// It fetches nothing, runs nothing, and shows every string as text, whatever it contains.
+/// The file loads nothing, runs nothing, and shows every string as text, whatever it contains.
 #[must_use]
 pub fn render(report: &ReportContents) -> String {
     page::page(report).finish()
@@ -75,7 +75,7 @@ mod tests {
 
     use super::*;
 
-    /// The elements that a report is made of, and nothing that runs or fetches is among them.
+    /// The elements that a report consists of. None of them can run or load anything.
     const ELEMENTS: &[&str] = &[
         "html",
         "head",
@@ -154,14 +154,14 @@ mod tests {
         "y2",
     ];
 
-    /// Reads the document as a browser would, and fails if it is not what we write.
+    /// Parses the document as a browser would, and fails if it contains anything that a report does not write.
     fn check(html: &str) {
         let style = html.find("<style>").unwrap()..html.find("</style>").unwrap();
         let body = html.strip_prefix("<!DOCTYPE html>").unwrap();
         let body = body.replace(&html[style], "<style>");
         let mut open: Vec<&str> = Vec::new();
         for piece in body.split('<').skip(1) {
-            // Attribute values hold no `>`, since it is always escaped.
+            // Attribute values contain no `>`, because it is always escaped.
             let (tag, text) = piece.split_once('>').unwrap();
             assert!(!text.contains('>'), "{text}");
             if let Some(name) = tag.strip_prefix('/') {
@@ -189,7 +189,7 @@ mod tests {
         assert!(open.is_empty(), "{open:?}");
     }
 
-    /// Every way in which a number is written.
+    /// Every form in which a number may be written.
     fn writings(number: f64) -> Vec<String> {
         let mut all = vec![
             numbers::percent(Some(number)),
@@ -218,7 +218,7 @@ mod tests {
         }
     }
 
-    /// The same report with `text` in the place of every string.
+    /// The full report with `text` in place of every string.
     fn with_text(text: &str) -> ReportContents {
         let mut report = sample::full();
         let own = || text.to_owned();
@@ -280,7 +280,7 @@ mod tests {
         report
     }
 
-    /// The same report with `number` in the place of every number that is not a count.
+    /// The full report with `number` in place of every number that is not a count.
     fn with_number(number: f64) -> ReportContents {
         let mut report = sample::full();
         let span = RateInterval {
@@ -349,7 +349,7 @@ mod tests {
         let mut missing = Vec::new();
         let mut seen = 0;
         each_number(&json, "", &mut |path, number| {
-            // Curves are drawn; of each label the mean is written.
+            // Curves are only drawn, and for each label only the mean is written.
             if path.ends_with("/labels/utility") || path.starts_with("/histogram/upper") {
                 return;
             }

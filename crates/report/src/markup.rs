@@ -1,7 +1,7 @@
-//! HTML that is balanced and escaped by construction.
+//! Builds HTML that is always balanced and escaped.
 //!
-//! Names of elements and attributes, and trusted markup, are `'static`; whatever comes from data
-//! is not, and can only arrive as text.
+//! Names of elements and attributes, and trusted markup, must be `'static`. Data are not `'static`, so they can
+//! only be added as text.
 
 use super::contents::{Picture, PicturedItem};
 
@@ -11,11 +11,11 @@ pub(super) struct Markup {
     html: String,
 }
 
-/// Attributes of an element: names from the source, values from anywhere.
+/// The attributes of an element: names from the source code, and values of any origin.
 pub(super) type Attributes<'a> = &'a [(&'static str, &'a str)];
 
 impl Markup {
-    /// Adds an element, with what `content` adds inside it.
+    /// Adds an element, with the content that `content` adds.
     pub(super) fn element(
         &mut self,
         name: &'static str,
@@ -34,7 +34,7 @@ impl Markup {
         self.open(name, attributes);
     }
 
-    /// Adds an element that holds text alone.
+    /// Adds an element that contains only text.
     pub(super) fn line(&mut self, name: &'static str, class: &'static str, text: &str) {
         let attributes = [("class", class)];
         let attributes = if class.is_empty() {
@@ -45,7 +45,7 @@ impl Markup {
         self.element(name, attributes, |inner| inner.text(text));
     }
 
-    /// Adds an empty element of a drawing.
+    /// Adds an empty element of an SVG drawing.
     pub(super) fn shape(&mut self, name: &'static str, attributes: Attributes<'_>) {
         self.element(name, attributes, |_| {});
     }
@@ -55,18 +55,18 @@ impl Markup {
         push_escaped(&mut self.html, text);
     }
 
-    /// Adds text from data within our own: isolated, so that right-to-left letters in it cannot reorder the
-    /// text around it.
+    /// Adds text from data within other text. It is isolated, so that right-to-left letters in it cannot
+    /// reorder the text around it.
     pub(super) fn datum(&mut self, text: &str) {
         self.element("bdi", &[], |inner| inner.text(text));
     }
 
-    /// Adds markup from the source, such as a style sheet.
+    /// Adds markup from the source code, such as a style sheet.
     pub(super) fn trusted(&mut self, markup: &'static str) {
         self.html.push_str(markup);
     }
 
-    /// Adds a picture, or nothing if it is not one.
+    /// Adds a picture; returns whether it was one.
     pub(super) fn picture(&mut self, picture: &Picture) -> bool {
         let shown = is_picture(&picture.data_uri);
         if shown {
@@ -91,7 +91,7 @@ impl Markup {
         }
     }
 
-    /// Whether there is nothing yet.
+    /// Whether it is empty.
     pub(super) fn is_empty(&self) -> bool {
         self.html.is_empty()
     }
@@ -137,8 +137,8 @@ fn push_escaped(html: &mut String, text: &str) {
             '"' => html.push_str("&quot;"),
             '\'' => html.push_str("&#39;"),
             '\n' | '\t' => html.push(' '),
-            // Control characters are not allowed in HTML, and some turn the writing direction of
-            // the rest of the line.
+            // Control characters are not allowed in HTML, and some change the writing direction of the rest of
+            // the line.
             other if other.is_control() || turns_direction(other) => html.push('\u{fffd}'),
             other => html.push(other),
         }
@@ -149,7 +149,7 @@ fn turns_direction(character: char) -> bool {
     matches!(character, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// Whether it is a picture in base64 and nothing else: a browser would follow any other address.
+/// Whether the URI is a picture in base64. A browser would load any other address.
 fn is_picture(data_uri: &str) -> bool {
     let data = ["png", "jpeg", "webp"].iter().find_map(|kind| {
         data_uri

@@ -1,15 +1,15 @@
-//! How numbers are written: with enough digits, and the same number always in the same way.
+//! The format of numbers: with enough digits, and the same number always in the same way.
 
 use super::estimate::{Estimate, RateInterval};
 
-/// What is written for a number that is not known.
+/// The text for an unknown number.
 pub(super) const UNKNOWN: &str = "unknown";
 
-/// Between a number and its unit: narrow, and without a line break.
+/// The space between a number and its unit: narrow, and without a line break.
 const THIN: char = '\u{202f}';
 
-/// A share as a percentage, with three significant digits; near one, with two significant digits of the
-/// difference. So 0.000998 is 0.0998 %, and 0.99973 is 99.973 %.
+/// A share as a percentage with three significant digits. Near 100 %, the difference from it gets two
+/// significant digits. So 0.000998 is 0.0998 %, and 0.99973 is 99.973 %.
 pub(super) fn percent(share: Option<f64>) -> String {
     let Some(share) = share.filter(|share| share.is_finite()) else {
         return UNKNOWN.to_owned();
@@ -26,7 +26,7 @@ pub(super) fn percent(share: Option<f64>) -> String {
     format!("{value:.decimals$}{THIN}%")
 }
 
-/// A share that was chosen, such as a target: without zeros at its end.
+/// A share that a person chose, such as a target, without trailing zeros.
 pub(super) fn short_percent(share: f64) -> String {
     if !share.is_finite() {
         return UNKNOWN.to_owned();
@@ -72,7 +72,7 @@ pub(super) fn count(count: Option<u64>) -> String {
     text
 }
 
-/// A number of trials that need not be whole.
+/// A number of trials, which need not be an integer.
 pub(super) fn trials(trials: Option<f64>) -> String {
     match trials.filter(|trials| (0.0..1e15).contains(trials)) {
         #[expect(
@@ -86,7 +86,7 @@ pub(super) fn trials(trials: Option<f64>) -> String {
     }
 }
 
-/// A quantity that is not a share, with three digits.
+/// A quantity that is not a share, with three significant digits.
 pub(super) fn plain(value: Option<f64>) -> String {
     let Some(value) = value.filter(|value| value.is_finite()) else {
         return UNKNOWN.to_owned();
@@ -115,13 +115,13 @@ pub(super) fn decimal(value: f64, decimals: usize) -> String {
     }
 }
 
-/// A round number beside an axis.
+/// A round number at an axis.
 pub(super) fn tick(value: f64) -> String {
     let text = decimal(value, 6);
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
-/// A round count beside an axis.
+/// A round count at an axis.
 pub(super) fn short_count(value: f64) -> String {
     match value {
         value if 1e9 <= value => format!("{}{THIN}G", tick(value / 1e9)),
@@ -131,7 +131,7 @@ pub(super) fn short_count(value: f64) -> String {
     }
 }
 
-/// The confidences of intervals, such as `95 %`, each once; `None` without an interval.
+/// The confidences of the intervals, such as `95 %`, without repetitions; `None` without an interval.
 pub(super) fn confidences(spans: impl Iterator<Item = RateInterval>) -> Option<String> {
     let mut found: Vec<String> = Vec::new();
     for span in spans {
@@ -175,7 +175,7 @@ pub(super) fn percent_with_span(estimate: Estimate) -> String {
     }
 }
 
-/// How often it happened, and how often it could have.
+/// The numbers of events and trials.
 pub(super) fn events(estimate: Estimate) -> String {
     match (estimate.events, estimate.trials) {
         (None, None) => UNKNOWN.to_owned(),
@@ -183,7 +183,7 @@ pub(super) fn events(estimate: Estimate) -> String {
     }
 }
 
-/// At most `limit` characters of a text, with a sign if it was cut.
+/// At most `limit` characters of a text, with a mark if it was cut.
 pub(super) fn shortened(text: &str, limit: usize) -> String {
     if text.chars().count() <= limit {
         return text.to_owned();
@@ -193,7 +193,7 @@ pub(super) fn shortened(text: &str, limit: usize) -> String {
     short
 }
 
-/// Decimals that show three significant digits of a positive number, twelve at most.
+/// The number of decimals that shows three significant digits of a positive number; at most twelve.
 fn decimals(value: f64) -> usize {
     let rounded = format!("{value:.2e}");
     let power: i64 = rounded

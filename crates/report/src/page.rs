@@ -1,4 +1,4 @@
-//! The page: the verdict first, and the parts in their places.
+//! The page: the verdict first, then the parts in order.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -12,10 +12,10 @@ use super::numbers::{exact_score, percent, percent_span, percent_with_span, shor
 use super::part::ReportPart;
 use super::parts;
 
-/// Type, colours and layout, for screens and paper.
+/// Fonts, colours and layout, for screen and paper.
 const STYLE: &str = include_str!("report.css");
 
-/// Assumptions shown with the verdict; the others are at the end.
+/// Number of assumptions that are shown with the verdict; the others are at the end.
 const ASSUMPTIONS_FIRST: usize = 3;
 
 /// The document of a report.
@@ -31,7 +31,7 @@ pub(super) fn page(report: &ReportContents) -> Markup {
     })
 }
 
-/// A document of this style.
+/// A document with this style sheet.
 pub(super) fn document(title: &str, content: impl FnOnce(&mut Markup)) -> Markup {
     let mut page = Markup::default();
     page.trusted("<!DOCTYPE html>\n");
@@ -65,8 +65,8 @@ pub(super) fn document(title: &str, content: impl FnOnce(&mut Markup)) -> Markup
     page
 }
 
-/// Lets a browser show embedded pictures and our own style sheet, and nothing else: even with a mistake in
-/// our markup it could fetch nothing and run nothing.
+/// The content security policy. It allows embedded pictures and our own style sheet only, so that even a
+/// mistake in our markup could not load or run anything.
 fn policy() -> String {
     let digest = STANDARD.encode(Sha256::digest(STYLE));
     format!("default-src 'none'; img-src data:; style-src 'sha256-{digest}'")
@@ -83,7 +83,7 @@ fn masthead(main: &mut Markup, report: &ReportContents) {
     });
 }
 
-/// What a view is called after a heading.
+/// The words for a view after a heading.
 fn view_name(view: View) -> &'static str {
     match view {
         View::Search => "per search",

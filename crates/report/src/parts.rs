@@ -1,5 +1,4 @@
-//! The parts of the report below the verdict, in the order in which they are read. Those about
-//! labels are in a file of their own.
+//! The parts of the report below the verdict, in reading order. The parts about labels are in `labels`.
 
 use super::charts::{self, trial_names};
 use super::contents::{Figure, GrowthCurve, MeasuredOn, MenuTable, ReportContents, View};
@@ -13,7 +12,7 @@ use super::numbers::{
 use super::part::{ReportPart, interval_note};
 use super::tables::{self, HtmlTable, TableColumn, cell, datum, named};
 
-/// All parts that have any content.
+/// All parts that have content.
 pub(super) fn all(report: &ReportContents) -> Vec<ReportPart> {
     let mut parts = vec![figures(report), det(report), errors(report), scores(report)];
     let threshold = report.operating_point.as_ref().map(|point| point.threshold);
@@ -39,7 +38,7 @@ pub(super) fn all(report: &ReportContents) -> Vec<ReportPart> {
     parts.into_iter().flatten().collect()
 }
 
-/// What can be asked for.
+/// The targets that can be asked for.
 fn menu(menu: &MenuTable) -> Option<ReportPart> {
     if menu.rows.is_empty() {
         return None;
@@ -150,7 +149,7 @@ fn figure_cells(figure: &Figure) -> Vec<Markup> {
     ]
 }
 
-/// On which labels a figure was measured: the reader has to know if it is too good.
+/// The labels that a figure was measured on, in words. The reader has to know if a figure is optimistic.
 pub(super) fn basis(basis: MeasuredOn) -> &'static str {
     match basis {
         MeasuredOn::HeldOut => "labels that did not choose the threshold",

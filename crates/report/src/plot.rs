@@ -1,7 +1,7 @@
 //! The frame that charts are drawn in.
 //!
-//! Positions are percentages of the frame, and lines are drawn in a square that is stretched to
-//! it, so that a chart fits every width while its letters and strokes keep their size.
+//! Positions are percentages of the frame. Lines are drawn in a square that is stretched to the frame, so that
+//! a chart fits every width while letters and line widths keep their size.
 
 use super::axis::ChartAxis;
 use super::markup::Markup;
@@ -11,13 +11,13 @@ use super::markup::Markup;
 pub(super) struct Plot {
     pub(super) x: ChartAxis,
     pub(super) y: ChartAxis,
-    /// Lines and areas, in a square of 1000 by 1000 that is stretched.
+    /// Lines and areas, in a square of 1000 by 1000 units that is stretched to the frame.
     marks: Markup,
-    /// Letters and dots, which are not stretched.
+    /// Text and dots, which are not stretched.
     notes: Markup,
 }
 
-/// On which side of its position a label stands.
+/// The side of its position on which a text is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum TextAnchor {
     Left,
@@ -26,12 +26,12 @@ pub(super) enum TextAnchor {
 }
 
 impl TextAnchor {
-    /// The side with more space at `at` of the width.
+    /// The side with more space, at `at` of the width.
     pub(super) fn with_room(at: f64) -> Self {
         if 0.55 < at { Self::Left } else { Self::Right }
     }
 
-    /// How text stands on this side, this many pixels below its position.
+    /// The alignment of text on this side, `below` pixels below its position.
     fn anchor(self, below: &'static str) -> Anchor {
         let (end, right) = match self {
             Self::Left => ("end", "-8"),
@@ -49,17 +49,17 @@ pub(super) struct AxisNames<'a> {
     pub(super) y: &'a str,
 }
 
-/// Where text over the frame is, in pixels below its upper edge.
+/// The position of text above the frame, in pixels below its upper edge.
 const ABOVE: &str = "-7";
 
-/// How text stands at its position.
+/// The alignment of text at its position.
 #[derive(Clone, Copy)]
 struct Anchor {
-    /// Which end of it is there: `start`, `middle` or `end`.
+    /// The end of the text that is at the position: `start`, `middle` or `end`.
     end: &'static str,
-    /// Pixels to the right.
+    /// Offset to the right, in pixels.
     right: &'static str,
-    /// Pixels below.
+    /// Offset downwards, in pixels.
     below: &'static str,
 }
 
@@ -73,7 +73,7 @@ impl Plot {
         }
     }
 
-    /// A line through points, broken where one is unknown.
+    /// A line through points, interrupted where one is unknown.
     pub(super) fn curve(
         &mut self,
         points: impl Iterator<Item = (f64, Option<f64>)>,
@@ -120,7 +120,7 @@ impl Plot {
             });
     }
 
-    /// A line across the whole chart at a value of x, named above the frame.
+    /// A vertical line across the chart at a value of x, with a label above the frame.
     pub(super) fn vertical(&mut self, x: f64, class: &'static str, label: &str) {
         let Some(at) = self.x.at(x).filter(|_| self.x.holds(x)) else {
             return;
@@ -140,7 +140,7 @@ impl Plot {
         self.letters((at, 1.0), anchor, "note", label);
     }
 
-    /// Names for the left and the right end, above the frame.
+    /// Labels for the left and the right end, above the frame.
     pub(super) fn ends(&mut self, left: &str, right: &str) {
         for (x, end, text) in [(0.0, "start", left), (1.0, "end", right)] {
             let anchor = Anchor {
@@ -152,7 +152,7 @@ impl Plot {
         }
     }
 
-    /// A line across the whole chart at a value of y, named above it at one end.
+    /// A horizontal line across the chart at a value of y, with a label above one end of it.
     pub(super) fn horizontal(
         &mut self,
         y: f64,
@@ -191,7 +191,7 @@ impl Plot {
         );
     }
 
-    /// A dot at a point, which shows `title` if it is pointed at.
+    /// A dot at a point, which shows `title` under the mouse pointer.
     pub(super) fn dot(&mut self, point: (f64, f64), class: &'static str, title: &str) {
         let Some((x, y)) = self.x.at(point.0).zip(self.y.at(point.1)) else {
             return;
@@ -213,7 +213,7 @@ impl Plot {
         );
     }
 
-    /// A name beside a position in fractions of the frame.
+    /// A text next to a position, which is given in fractions of the frame.
     pub(super) fn label(
         &mut self,
         at: (f64, f64),
@@ -225,7 +225,7 @@ impl Plot {
         self.letters(at, side.anchor("4"), class, text);
     }
 
-    /// The same, a line of text lower.
+    /// The same, one line of text lower.
     pub(super) fn label_below(&mut self, at: (f64, f64), side: TextAnchor, text: &str) {
         let at = (at.0.clamp(0.0, 1.0), at.1.clamp(0.0, 1.0));
         self.letters(at, side.anchor("21"), "note", text);
@@ -246,7 +246,7 @@ impl Plot {
         );
     }
 
-    /// The finished chart: `class` gives it its shape, and screen readers read `summary` instead.
+    /// Finishes the chart. `class` determines its shape, and screen readers read `summary` instead.
     pub(super) fn finish(self, class: &'static str, names: AxisNames<'_>, summary: &str) -> Markup {
         let y_gap = if class.contains("low") { 0.2 } else { 0.09 };
         let mut chart = Markup::default();
@@ -326,12 +326,12 @@ fn grid(drawing: &mut Markup, x: &[(f64, String)], y: &[(f64, String)]) {
     drawing.shape("line", &all);
 }
 
-/// A fraction of the width, as the drawing wants it.
+/// A fraction of the width as an SVG coordinate.
 pub(super) fn across(fraction: f64) -> String {
     format!("{:.2}%", fraction * 100.0)
 }
 
-/// A fraction of the height, from the foot.
+/// A fraction of the height, measured from the bottom, as an SVG coordinate.
 fn down(fraction: f64) -> String {
     format!("{:.2}%", (1.0 - fraction) * 100.0)
 }

@@ -1,4 +1,4 @@
-//! A report of made-up numbers that look like real ones, for tests.
+//! A report with realistic made-up numbers, for tests.
 
 use super::{
     BinnedScores, ClaimKind, ConditionRow, ConditionTable, ConsistencyFigures, ErrorRate, Estimate,
@@ -22,7 +22,7 @@ const LABELS: [&str; 6] = [
     "carafe",
 ];
 
-/// A report of which every part is known.
+/// A report in which every part is known.
 pub(crate) fn full() -> ReportContents {
     let trade_off = trade_off();
     ReportContents {
@@ -69,7 +69,7 @@ pub(crate) fn full() -> ReportContents {
     }
 }
 
-/// A report that refuses, and of which nothing else is known.
+/// A refusal in which nothing else is known.
 pub(crate) fn refused() -> ReportContents {
     let verdict = ReportVerdict {
         standing: ClaimKind::Refused,
@@ -212,7 +212,7 @@ fn histogram() -> BinnedScores {
     }
 }
 
-/// How labels of a number agree.
+/// The consistency of `labels` labels.
 pub(crate) fn consistency(labels: u16) -> ConsistencyFigures {
     let thresholds: Vec<f64> = (0..=100_u8)
         .map(|step| 0.512_3 + f64::from(step) * 0.001_2)
@@ -229,7 +229,7 @@ pub(crate) fn consistency(labels: u16) -> ConsistencyFigures {
     };
     let labels: Vec<LabelCurve> = (0..labels)
         .map(|index| {
-            // A golden-ratio sequence: even, without order.
+            // A golden-ratio sequence: evenly distributed, but without order.
             let even = (f64::from(index) * 0.618_034).fract();
             let offset = (even - 0.5) * 0.11 - if index % 41 == 3 { 0.12 } else { 0.0 };
             LabelCurve {

@@ -5,14 +5,14 @@ use super::markup::Markup;
 use super::numbers::{UNKNOWN, events, percent, percent_span};
 use super::plot::across;
 
-/// How a column is set.
+/// The kind of a column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum TableColumn {
-    /// Words.
+    /// Text.
     Words,
-    /// Numbers, aligned at the right.
+    /// Numbers, aligned to the right.
     Number,
-    /// A rate with its interval, drawn and written.
+    /// A rate with its interval, as a drawing and as text.
     Rate,
 }
 
@@ -46,12 +46,12 @@ impl HtmlTable {
         }
     }
 
-    /// Adds a row, a cell for each column.
+    /// Adds a row with one cell for each column.
     pub(super) fn row(&mut self, cells: Vec<Markup>) {
         self.marked_row("", cells);
     }
 
-    /// Adds a row of a class.
+    /// Adds a row with a CSS class.
     pub(super) fn marked_row(&mut self, class: &'static str, cells: Vec<Markup>) {
         let columns = &self.columns;
         self.rows.element("tr", &[("class", class)], |row| {
@@ -71,7 +71,7 @@ impl HtmlTable {
         });
     }
 
-    /// Adds a row with only its name, and one cell across all other columns.
+    /// Adds a row that has only a name, and one cell across all other columns.
     pub(super) fn short_row(&mut self, name: Markup, said: Markup) {
         let others = self.columns.len().saturating_sub(1).to_string();
         let head = self.columns.first().map(|(name, _)| name.as_str());
@@ -84,7 +84,7 @@ impl HtmlTable {
         });
     }
 
-    /// Adds a sentence about the row before, across all columns.
+    /// Adds a sentence about the previous row, across all columns.
     pub(super) fn sentence(&mut self, sentence: &str) {
         let columns = self.columns.len().to_string();
         self.rows.element("tr", &[("class", "sentence")], |row| {
@@ -113,7 +113,7 @@ impl HtmlTable {
         table
     }
 
-    /// The table, folded until it is opened: the numbers behind a chart.
+    /// The table, closed until the reader opens it: the numbers behind a chart.
     pub(super) fn folded(self) -> Markup {
         let summary = self.caption.clone();
         let mut folded = Markup::default();
@@ -136,14 +136,14 @@ pub(super) fn cell(text: &str) -> Markup {
     cell
 }
 
-/// A cell of text from data.
+/// A cell with text from data.
 pub(super) fn datum(text: &str) -> Markup {
     let mut cell = Markup::default();
     cell.datum(text);
     cell
 }
 
-/// A cell of a name and what it means.
+/// A cell with a name and its meaning.
 pub(super) fn named(name: &str, meaning: &str) -> Markup {
     let mut cell = datum(name);
     if !meaning.is_empty() {
@@ -152,7 +152,7 @@ pub(super) fn named(name: &str, meaning: &str) -> Markup {
     cell
 }
 
-/// A cell of a rate: the number, its interval as a line from zero to `most`, and the counts.
+/// A cell with a rate: the number, its interval as a line on a scale from 0 to `most`, and the counts.
 pub(super) fn rate(estimate: Estimate, most: f64) -> Markup {
     let mut cell = Markup::default();
     value(&mut cell, estimate);
@@ -170,7 +170,7 @@ pub(super) fn rate(estimate: Estimate, most: f64) -> Markup {
     cell
 }
 
-/// Adds the number itself.
+/// Adds the number alone.
 pub(super) fn value(cell: &mut Markup, estimate: Estimate) {
     let class = if estimate.value.is_some() {
         "value"
@@ -222,7 +222,7 @@ fn whisker(cell: &mut Markup, at: f64, interval: Option<RateInterval>, most: f64
     );
 }
 
-/// The end of a column's scale: the highest upper end.
+/// The end of a column's scale: the highest upper end of an interval.
 pub(super) fn most(estimates: impl Iterator<Item = Estimate>) -> f64 {
     estimates
         .filter_map(|estimate| estimate.interval.map(|span| span.upper).or(estimate.value))

@@ -1,4 +1,4 @@
-//! `matchpoint adapt`: a head behind the model, fitted to labels, judged on others.
+//! `matchpoint adapt`: fits a head for the model to labels, and judges it on other labels.
 
 mod page;
 mod rows;
@@ -28,9 +28,10 @@ use matchpoint_adapt::{
 use matchpoint_calibration::analysis::copies::near_copies;
 use matchpoint_calibration::analysis::embeddings::Embeddings;
 
-/// Rows that are compared for being nearly one picture under two labels, at most: some seconds.
+/// At most this many rows are compared to find nearly equal pictures with different labels, which takes some
+/// seconds.
 const COMPARED_MAX: usize = 20_000;
-/// Such pairs that are named.
+/// Number of such pairs that are named.
 const NEAR_COPIES_LISTED: usize = 20;
 
 /// Fit a head to labelled pictures, so that one threshold fits all labels
@@ -102,38 +103,39 @@ pub(super) struct Adapt {
     engine: EngineFlags,
 }
 
-/// What a fit came to.
+/// The result of fitting a head.
 #[derive(Debug, Serialize)]
 struct AdaptReport {
     /// `adapted` or `refused`.
     outcome: &'static str,
-    /// The folder that was written; `None` where nothing was.
+    /// The folder that was written; `None` if nothing was.
     written: Option<PathBuf>,
     recipe: &'static str,
-    /// What the recipe does.
+    /// What the recipe does, in words.
     what: &'static str,
     seed: u64,
-    /// Components before and behind the head.
+    /// Number of components without and with the head.
     from: usize,
     to: usize,
     parts: Vec<PartSize>,
-    /// What the recipe was chosen from, by cross-validation over the labels that fit.
+    /// The recipes that were compared by cross-validation over the fitting labels.
     candidates: Vec<Candidate>,
-    /// On the labels that judge.
+    /// The judgement on the judging labels.
     judgement: Judgement,
-    /// What the labels that are left to calibrate with can promise before the head and behind it; `None` if there are too few.
+    /// The targets that can be certified on the labels that are left for calibration, without and with the
+    /// head; `None` if there are too few.
     supported: Option<SupportedTargets>,
-    /// Rows that are nearly one picture, under two labels.
+    /// Pairs of rows that are nearly the same picture but have different labels.
     near_copies: Vec<AcrossLabels>,
-    /// How many; `None` if they were not looked for, since there are too many rows.
+    /// Number of such pairs; `None` if there are too many rows to look for them.
     near_copies_total: Option<usize>,
-    /// The model with the head, in each precision.
+    /// The model with the head, for each precision.
     models: Vec<AdaptedModel>,
     failed: Vec<RefusedItem>,
     left_out: LeftOut,
 }
 
-/// How much a part has.
+/// The size of a part of the labels.
 #[derive(Debug, Serialize)]
 struct PartSize {
     part: Part,
@@ -141,7 +143,7 @@ struct PartSize {
     rows: usize,
 }
 
-/// A row that is nearly another one.
+/// A row that is nearly equal to another one.
 #[derive(Debug, Serialize)]
 struct AcrossLabels {
     row: usize,
@@ -151,12 +153,12 @@ struct AcrossLabels {
     similarity: f32,
 }
 
-/// A written model.
+/// A model that was written.
 #[derive(Debug, Serialize)]
 struct AdaptedModel {
     precision: String,
     fingerprint: String,
-    /// The least cosine to its golden embedding.
+    /// The lowest cosine similarity to its golden embedding.
     cosine_min: Option<f32>,
 }
 
@@ -217,7 +219,7 @@ impl Adapt {
         })
     }
 
-    /// What was fitted to, for a page.
+    /// The name of what was adapted, for a page.
     fn title(&self) -> String {
         let sources = [&self.deployment, &self.images, &self.embeddings];
         let source = sources.into_iter().flatten().next();
@@ -275,7 +277,8 @@ fn fit(request: &AdaptRequest<'_>, signal: &Signal) -> Result<AdaptedHead, Adapt
     found
 }
 
-/// Pictures that are nearly one, under two labels: nothing hurts a fit more. `None` if there are too many to look for them.
+/// Finds nearly equal pictures with different labels, which harm a fit more than anything else. `None` if there
+/// are too many rows.
 fn across_labels(rows: &AdaptRows) -> anyhow::Result<Option<Vec<AcrossLabels>>> {
     if COMPARED_MAX < rows.rows.len() {
         return Ok(None);

@@ -1,4 +1,4 @@
-//! A fit as a page.
+//! The result of a fit as a page.
 
 use super::AdaptReport;
 use super::text::{false_rejects, is_certified, threshold};
@@ -86,7 +86,8 @@ pub(super) fn page(
     render(&page, pictures)
 }
 
-/// Where either certifies a FAR: the FAR, then threshold and FRR before and behind; empty where nothing is certified.
+/// The FARs that are certified without or with the head: the FAR, then threshold and FRR without and with it;
+/// empty if not certified.
 fn supported(report: &AdaptReport) -> Option<SupportedTable> {
     let found = report.supported.as_ref()?;
     let lines = found.without.lines.iter().zip(&found.with.lines);

@@ -1,4 +1,5 @@
-//! What a head is fitted to: labelled pictures of a deployment, of a folder or list, or vectors.
+//! Reads the data that a head is fitted to: labelled pictures of a deployment, of a folder or of a list, or
+//! vectors.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -18,38 +19,38 @@ use matchpoint_arrays::{LabelTable, Role};
 use matchpoint_report::Picture;
 use matchpoint_vector::Embedding;
 
-/// The column of a list that says what each label is for.
+/// The column of a list that assigns each label to a part.
 const PART_COLUMN: &str = "split";
 
-/// Pictures of a label that are shown.
+/// Number of pictures of a label that are shown.
 const PICTURES_OF_LABEL: usize = 4;
 
-/// Rows, with what is known of each.
+/// The rows, with what is known about each.
 pub(super) struct AdaptRows {
     pub(super) rows: LabelledRows,
     /// The label of each row.
     pub(super) names: Vec<String>,
-    /// The part of each row, where the list says so.
+    /// The part of each row, if the list states it.
     pub(super) parts: Option<Vec<Part>>,
-    /// SHA-256 of the picture behind each row, where it is known.
+    /// SHA-256 of the picture of each row, if it is known.
     pub(super) sha256: Vec<Option<String>>,
     /// The id of each row's item; empty for vectors.
     ids: Vec<String>,
-    /// Where the pictures of items are.
+    /// Finds the pictures of items.
     pictures: Pictures,
-    /// The model that embedded them; `None` for vectors of which none is known.
+    /// The model that embedded the rows; `None` for vectors without a known model.
     pub(super) model: Option<LoadedModel>,
     pub(super) failed: Vec<RefusedItem>,
     pub(super) left_out: LeftOut,
 }
 
-/// Rows as they come in.
+/// Collects rows.
 #[derive(Default)]
 struct Gathering {
     dimension: usize,
     vectors: Vec<f32>,
     names: Vec<String>,
-    /// The words of the column of parts.
+    /// The values of the column of parts.
     words: Vec<Option<String>>,
     sha256: Vec<Option<String>>,
     ids: Vec<String>,
@@ -90,7 +91,7 @@ impl Gathering {
     }
 }
 
-/// The parts that a list gives; `None` if its words are of something else.
+/// The parts that a list states; `None` if the column has other values.
 fn parts(words: &[Option<String>]) -> anyhow::Result<Option<Vec<Part>>> {
     let parsed = words.iter().map(|word| Part::parse(word.as_deref()?));
     let parsed: Vec<Option<Part>> = parsed.collect();
@@ -111,7 +112,7 @@ fn parts(words: &[Option<String>]) -> anyhow::Result<Option<Vec<Part>>> {
 }
 
 impl Adapt {
-    /// Reads, and embeds where that has to be done.
+    /// Reads the rows, and embeds pictures if needed.
     pub(super) fn rows(&self, models: &mut Models) -> anyhow::Result<AdaptRows> {
         match (&self.deployment, &self.images, &self.embeddings) {
             (Some(deployment), None, None) => self.rows_of_deployment(deployment, models),
@@ -124,7 +125,7 @@ impl Adapt {
         }
     }
 
-    /// The stored embeddings; no picture is needed.
+    /// Reads the stored embeddings; no pictures are needed.
     fn rows_of_deployment(
         &self,
         deployment: &Path,
@@ -251,7 +252,7 @@ impl AdaptRows {
         pictures.take(PICTURES_OF_LABEL).collect()
     }
 
-    /// The model, as the head's record names it.
+    /// Describes the model in the form that the record of a head uses.
     pub(super) fn base(&self) -> Option<HeadBase> {
         let model = &self.model.as_ref()?.model;
         Some(HeadBase {
@@ -262,7 +263,7 @@ impl AdaptRows {
     }
 }
 
-/// Before any work.
+/// Refuses a model that already has a head, before any work is done.
 fn refuse_head(loaded: &LoadedModel) -> anyhow::Result<()> {
     if loaded.model.head_record().is_none() {
         return Ok(());

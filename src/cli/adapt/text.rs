@@ -1,11 +1,11 @@
-//! What a fit came to, as text.
+//! The result of a fit as text.
 
 use super::{AdaptReport, COMPARED_MAX};
 use crate::cli::output::{percent, table, wrapped};
 use matchpoint_adapt::{Candidate, SupportedTargets};
 use matchpoint_calibration::menu::{MenuLine, MenuStanding};
 
-/// As text.
+/// The whole result.
 pub(super) fn text(report: &AdaptReport) -> String {
     let mut text = String::new();
     for one in &report.failed {
@@ -101,7 +101,7 @@ fn candidates_text(candidates: &[Candidate]) -> String {
     text
 }
 
-/// What the labels that are left promise before and behind, at each FAR that either certifies.
+/// The targets that the remaining labels certify, for each FAR that is certified without or with the head.
 fn supported_text(supported: &SupportedTargets) -> String {
     let lines = supported.without.lines.iter().zip(&supported.with.lines);
     let certified: Vec<(&MenuLine, &MenuLine)> = lines
@@ -111,7 +111,7 @@ fn supported_text(supported: &SupportedTargets) -> String {
         supported.without.stranger_labels,
         supported.with.stranger_labels,
     );
-    // Labels that may be one stranger count once, and which these are the head may change.
+    // Labels that may be the same stranger count once, and the head can change which labels these are.
     let strangers = if before == behind {
         format!("{behind} of strangers")
     } else {
@@ -164,7 +164,7 @@ pub(super) fn threshold(line: &MenuLine) -> String {
         .map_or_else(String::new, |threshold| format!("{:.3}", threshold.get()))
 }
 
-/// FRR at it.
+/// The FRR at this threshold.
 pub(super) fn false_rejects(line: &MenuLine) -> String {
     let frr = line.frr.as_ref();
     frr.map_or_else(String::new, |frr| percent(frr.estimate))

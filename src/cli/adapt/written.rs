@@ -1,4 +1,4 @@
-//! The folder of a head: written beside, opened as it will be, and then given its name.
+//! Writes the folder of a head: first under a temporary name, then opened for a check, and then renamed.
 
 use std::path::Path;
 
@@ -10,16 +10,16 @@ use crate::deployment::{DeploymentError, LoadedModel, Models, TemporaryFolder};
 use matchpoint_adapt::{AdaptedHead, HeadRecord};
 use matchpoint_embed::{HeadWeights, adapted_folder};
 
-/// What is written.
+/// What has to be written.
 pub(super) struct Writing<'a> {
     pub(super) adapted: &'a AdaptedHead,
     pub(super) record: &'a HeadRecord,
-    /// The model that the head is put behind.
+    /// The model that the head is added to.
     pub(super) model: Option<&'a LoadedModel>,
 }
 
 impl Writing<'_> {
-    /// Writes `out`, which is there whole or not at all, and opens each of its models.
+    /// Writes `out` completely or not at all, and opens each of its models.
     pub(super) fn write(
         &self,
         out: &Path,
@@ -46,7 +46,7 @@ impl Writing<'_> {
                 write(&file.path, &file.bytes)?;
             }
             for (number, precision) in folder.precisions.iter().enumerate() {
-                // The first is the model's own file, which has no name among them.
+                // The first is the model's own file, which has no name in the list of precisions.
                 let named = (0 < number).then_some(precision.as_str());
                 let opened = models.open(temporary.path(), named)?;
                 written.push(AdaptedModel {

@@ -1,4 +1,4 @@
-//! What a calibration found besides its threshold: as text, and as the report of a deployment.
+//! The findings of a calibration besides its threshold: as text, and as the report of a deployment.
 
 use std::sync::Arc;
 
@@ -27,7 +27,7 @@ use matchpoint_calibration::recording::{Condition, Recording};
 use matchpoint_report::ReportContents;
 use matchpoint_report::calibrated::{Findings, Outline, above_target};
 
-/// Lines of each list that are shown as text; `--json` and the report have all.
+/// Number of lines of each list that are shown as text. `--json` and the report have all lines.
 const SHOWN: usize = 5;
 
 /// A deployment whose calibration is analysed.
@@ -36,7 +36,7 @@ pub(crate) struct AnalysisSubject<'a> {
     pub(crate) gathered: &'a Gathered,
     pub(crate) settings: &'a ThresholdSettings,
     pub(crate) pictures: &'a Pictures,
-    /// Those of the queries.
+    /// The pictures of the queries.
     pub(crate) query_pictures: &'a Pictures,
     pub(crate) scope: AnalysisScope,
 }
@@ -54,7 +54,7 @@ impl AnalysisSubject<'_> {
         self.outline(&crate::clock::now_rfc_3339()).refused(refusal)
     }
 
-    /// The threshold that the same rule gives without an adjustment of scores.
+    /// The threshold that the same rule gives on plain similarity.
     fn on_similarity(
         &self,
         point: &OperatingPoint,
@@ -115,7 +115,7 @@ impl AnalysisSubject<'_> {
     }
 }
 
-/// An analysis, for a person to read.
+/// The analysis as text.
 pub(crate) fn text(analysis: &Analysis, target_far: Option<f64>) -> String {
     let mut text = String::new();
     if let Some(price) = &analysis.price {
@@ -189,8 +189,8 @@ pub(crate) fn text(analysis: &Analysis, target_far: Option<f64>) -> String {
     text
 }
 
-/// Rates by the value of a metadata column, marked if the FAR is above the target of all; empty if there
-/// are none.
+/// The rates by value of a metadata column, with a mark if the FAR is above the target; empty if there are
+/// none.
 pub(crate) fn conditions_text(conditions: &[Condition], target_far: Option<f64>) -> String {
     let mut text = String::new();
     for one in conditions {
@@ -208,7 +208,7 @@ pub(crate) fn conditions_text(conditions: &[Condition], target_far: Option<f64>)
     text
 }
 
-/// What the FAR would be under stress; empty if none was analysed.
+/// The FAR under each stress condition; empty if none was analysed.
 fn stress_text(stresses: &[Stress], target_far: Option<f64>) -> String {
     if stresses.is_empty() {
         return String::new();
@@ -244,7 +244,7 @@ fn stress_text(stresses: &[Stress], target_far: Option<f64>) -> String {
     text
 }
 
-/// A rate with its interval, for part of a line.
+/// A rate with its interval, as part of a line.
 fn brief(rate: Option<&Rate>) -> String {
     rate.map_or_else(
         || "unknown".to_owned(),

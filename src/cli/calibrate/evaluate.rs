@@ -60,16 +60,16 @@ pub(crate) struct Evaluate {
     engine: EngineFlags,
 }
 
-/// How a deployment decides on labelled queries, and what of their source was used.
+/// How a deployment decides on labelled queries, and which of them were used.
 #[derive(Clone, Debug, Serialize)]
 struct EvaluationReport {
     #[serde(flatten)]
     evaluation: DeploymentEvaluation,
     /// Queries that could not be used.
     failed: Vec<RefusedItem>,
-    /// What else the source of the queries holds.
+    /// Rows of the source that are not queries.
     left_out: LeftOut,
-    /// Labels that are not enrolled, and suspiciously like another.
+    /// Labels that are not enrolled and resemble another label suspiciously.
     alike: Vec<Alike>,
 }
 
@@ -197,7 +197,7 @@ fn summary(found: &DeploymentEvaluation, verbose: bool) -> String {
     text
 }
 
-/// The speed, if it shows how fast the model is.
+/// The speed, if it is representative of the model.
 fn speed(found: &DeploymentEvaluation) -> String {
     match found.embedded_before {
         0 => format!(

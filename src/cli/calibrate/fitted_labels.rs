@@ -19,8 +19,8 @@ pub(crate) struct FittedFlags {
     pub(crate) without_fitted: bool,
 }
 
-/// A threshold chosen on labels that a head was fitted to is too loose: such labels score better than new
-/// ones.
+/// Refuses queries of labels that a head was fitted to. Such labels score better than new ones, so a threshold
+/// chosen on them would be too loose.
 pub(crate) fn refuse_fitted(fitted_on: &Path, labels: &BTreeSet<&str>) -> anyhow::Result<()> {
     let list = read_list(fitted_on)?;
     let fitted = LabelSet {

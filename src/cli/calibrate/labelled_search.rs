@@ -1,4 +1,4 @@
-//! Labelled queries, searched for in a deployment: the trials of calibration and evaluation.
+//! Searches for labelled queries in a deployment, as trials for calibration and evaluation.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -44,19 +44,19 @@ pub(crate) struct CacheFlags {
     pub(crate) no_cache: bool,
 }
 
-/// What labelled queries found.
+/// The results of searches for labelled queries.
 pub(crate) struct Probes {
     pub(crate) gathered: Gathered,
     /// Queries that could not be used.
     pub(crate) failed: Vec<RefusedItem>,
     /// The time of each query by stage.
     pub(crate) timings: Vec<Timings>,
-    /// How long all of it took.
+    /// The duration of all searches together.
     pub(crate) took: Duration,
 }
 
 impl Probes {
-    /// Leaves out queries that the model's head was fitted to, or refuses them.
+    /// Leaves out queries that the model's head was fitted to, or refuses them if `without_fitted` is false.
     pub(crate) fn but_fitted(mut self, without_fitted: bool) -> anyhow::Result<Self> {
         if without_fitted {
             self.gathered = self.gathered.without_fitted();
@@ -82,7 +82,7 @@ pub(crate) fn run(
         took: Duration::ZERO,
     };
     let labels = probes.gathered.labels();
-    // An empty gallery has an error of its own.
+    // An empty gallery is reported by another error.
     if !labels.is_empty() {
         sources.refuse_contradictions(|label| labels.contains(label))?;
     }

@@ -1,4 +1,4 @@
-//! `matchpoint calibrate` without a target: the possible targets, and the next command.
+//! `matchpoint calibrate` without a target: lists the possible targets and the next command.
 
 use serde::Serialize;
 
@@ -12,24 +12,24 @@ use matchpoint_calibration::menu::{Menu, MenuLine, MenuStanding};
 use matchpoint_report::ReportContents;
 use matchpoint_report::calibrated::menu_page;
 
-/// The menu of one set of searches. Nothing is written but a report, if one is requested.
+/// The menu for a set of searches. Nothing is written except a report, if one is requested.
 #[derive(Serialize)]
 pub(crate) struct MenuReport<'a> {
-    /// `menu`: no threshold was chosen.
+    /// Always `menu`: no threshold was chosen.
     pub(crate) outcome: &'static str,
-    /// What there is to choose from.
+    /// The possible targets.
     #[serde(flatten)]
     pub(crate) menu: Menu,
     /// The next command, without its target.
     pub(crate) next: String,
     /// Queries that could not be used.
     pub(crate) failed: Vec<RefusedItem>,
-    /// What makes the trials count for less than they seem.
+    /// The reasons why the trials count for less than they seem.
     #[serde(flatten)]
     pub(crate) doubts: Doubts<'a>,
 }
 
-/// Prints a menu, and writes its page.
+/// Prints a menu, and writes its page if requested.
 pub(crate) fn show(
     title: &str,
     report: &MenuReport<'_>,
@@ -110,7 +110,7 @@ fn text(report: &MenuReport<'_>, verbose: bool) -> String {
     text
 }
 
-/// FAR, threshold, FRR, and what the labels prove.
+/// The cells of a line: FAR, threshold, FRR, and what the labels certify.
 fn line_cells(line: &MenuLine) -> [String; 4] {
     let needed = line.labels_needed;
     let standing = match line.standing {
@@ -137,7 +137,7 @@ fn line_cells(line: &MenuLine) -> [String; 4] {
     ]
 }
 
-/// Rows of cells, one below the other.
+/// Aligns the cells of all rows in columns.
 fn columns<const N: usize>(rows: &[[String; N]]) -> String {
     let width = |at: usize| {
         let cells = rows.iter().filter_map(|row| row.get(at));

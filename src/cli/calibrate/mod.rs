@@ -1,4 +1,4 @@
-//! `matchpoint calibrate`: a threshold that keeps what it promises, or a refusal.
+//! `matchpoint calibrate`: chooses a threshold that keeps a promise, or refuses.
 
 mod analysis_text;
 pub(super) mod evaluate;
@@ -183,7 +183,7 @@ pub(crate) struct Calibrate {
     engine: EngineFlags,
 }
 
-/// Pairs that are looked at beside the searches of a deployment: some seconds of work.
+/// The default limit on pairs that are analysed for a deployment, which takes some seconds.
 const DEPLOYMENT_PAIRS_MAX: u64 = 200_000_000;
 
 /// What is compared with the threshold.
@@ -292,7 +292,7 @@ impl Calibrate {
         }
     }
 
-    /// The request to a server.
+    /// Makes the request to a server.
     fn served(self) -> anyhow::Result<ServedCalibration> {
         let Some(target) = self.target.target()? else {
             let message = "with --server a target is needed: --target-far, --target-frr, --equal-error or --min-cost";
@@ -348,7 +348,7 @@ impl Calibrate {
         Ok(())
     }
 
-    /// Checked before any image is embedded.
+    /// Checks the labels before any image is embedded.
     fn check_labels(
         &self,
         sources: Option<&ImageSources>,
@@ -373,7 +373,7 @@ impl Calibrate {
         read.transpose()
     }
 
-    /// Shows what there is to choose from, and changes nothing.
+    /// Shows the possible targets, and changes nothing.
     fn menu(&self, page: Option<&OutputFile>, engine: &EngineConfig) -> anyhow::Result<Exit> {
         if self.remedy != RemedyFlag::None || self.grow_to.is_some() {
             let message = "--remedy and --grow-to take a target: --target-far, --target-frr, --equal-error or --min-cost";
@@ -485,14 +485,14 @@ impl Calibrate {
         }
     }
 
-    /// Which pairs are analysed, unless the flags say otherwise.
+    /// Which pairs are analysed, unless flags say otherwise.
     fn scope(&self, pairs_max: u64) -> AnalysisScope {
         let band = match self.opis_band.as_slice() {
             [far_low, far_high] => Band {
                 far_low: *far_low,
                 far_high: *far_high,
             },
-            // clap requires two.
+            // clap makes sure that there are two values.
             _ => Band::default(),
         };
         AnalysisScope {

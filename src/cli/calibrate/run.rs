@@ -1,4 +1,4 @@
-//! A calibration of a deployment: run, and shown.
+//! Runs the calibration of a deployment, and shows its result.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -44,41 +44,41 @@ pub(crate) struct CalibrationReport {
     outcome: &'static str,
     /// Id of the operating point.
     operating_point: Option<String>,
-    /// Whether it decides now.
+    /// Whether it is the active operating point now.
     active: bool,
     /// The operating point.
     content: Option<Content>,
-    /// Why the target is not supported, and what it would take.
+    /// The reason for a refusal, and what the target would need.
     pub(crate) refusal: Option<Refusal>,
     /// Queries that could not be used.
     pub(crate) failed: Vec<RefusedItem>,
-    /// Queries that the model's head was fitted to, left out.
+    /// Number of queries that were left out because the model's head was fitted to them.
     fitted: usize,
-    /// Queries whose embedding was kept from before.
+    /// Number of queries whose embedding was in the cache.
     embedded_before: u64,
-    /// What else the source of the queries holds.
+    /// Rows of the source that are not queries.
     left_out: LeftOut,
-    /// Labels of strangers that are suspiciously like another.
+    /// Labels of strangers whose spelling is suspiciously similar to that of another label.
     alike: Vec<Alike>,
-    /// Queries that are pictures in the gallery themselves, or nearly: of their own label not
-    /// counted.
+    /// Queries that equal or nearly equal a picture in the gallery. If both have the same label, the query is
+    /// not counted.
     copies: Vec<Copied>,
-    /// Queries with the very image of another query: counted once.
+    /// Queries with exactly the same image as another query; counted once.
     repeated: Vec<Repeated>,
-    /// Strangers' queries that are nearly one vector with another stranger's: counted once.
+    /// Queries of strangers whose vectors nearly equal that of another stranger; counted once.
     near_copies: Vec<NearCopied>,
-    /// What pictures of strangers are worth whom nobody named; `None` where there are none.
+    /// How many independent strangers the unnamed ones count as; `None` if there are none.
     unnamed: Option<UnnamedStrangers>,
-    /// Labels of strangers that may be fewer things than they are; `None` if there are none.
+    /// Labels of strangers that may stand for fewer things than there are labels; `None` if there are none.
     crowded: Option<CrowdedStrangers>,
-    /// Strangers' queries that were not compared with the others for that: there are too many.
+    /// Number of strangers' queries that were not compared with each other because there are too many.
     not_compared: u64,
-    /// What else the searches say about the threshold.
+    /// Further results about the threshold.
     analysis: Option<Analysis>,
 }
 
 impl CalibrationReport {
-    /// What makes the trials count for less than they seem.
+    /// The reasons why the trials count for less than they seem.
     fn doubts(&self) -> Doubts<'_> {
         Doubts {
             alike: &self.alike,
@@ -95,7 +95,7 @@ impl CalibrationReport {
 /// A calibration to be run.
 pub(crate) struct CalibrationRequest<'a> {
     pub(crate) deployment: &'a Arc<Deployment>,
-    /// Labelled queries; `None` for the gallery's own items.
+    /// The labelled queries; `None` if the gallery's own items are the queries.
     pub(crate) sources: Option<&'a ImageSources>,
     pub(crate) settings: CalibrationSettings,
     pub(crate) strangers: Strangers,
@@ -108,7 +108,7 @@ pub(crate) struct CalibrationRequest<'a> {
     pub(crate) cache: CacheFlags,
 }
 
-/// Searches, chooses a threshold and, unless it is a dry run, activates it.
+/// Searches, chooses a threshold, and activates it unless this is a dry run.
 pub(crate) fn calibrate(
     request: &CalibrationRequest<'_>,
 ) -> anyhow::Result<(CalibrationReport, matchpoint_report::ReportContents)> {
@@ -124,7 +124,7 @@ pub(crate) fn calibrate(
     let mut query_pictures = Pictures::default();
     match request.sources {
         Some(sources) => query_pictures.add(sources),
-        // The items are the queries.
+        // The gallery's items are the queries.
         None => query_pictures.clone_from(request.pictures),
     }
     let subject = analysis_text::AnalysisSubject {
@@ -172,7 +172,7 @@ pub(crate) fn calibrate(
     }
 }
 
-/// The report as long as no threshold is chosen.
+/// The report before a threshold is chosen.
 fn refused_report(
     sources: Option<&ImageSources>,
     gathered: &Gathered,
@@ -201,7 +201,7 @@ fn refused_report(
     }
 }
 
-/// What the queries find or, without any, the gallery's own items.
+/// Searches for the queries or, if there are none, for the gallery's own items.
 pub(crate) fn searched(
     deployment: &Arc<Deployment>,
     sources: Option<&ImageSources>,
@@ -234,7 +234,7 @@ pub(crate) fn searched(
     labelled_search::run(deployment, sources, masked, engine, cache)
 }
 
-/// The report for a person to read.
+/// The report as text.
 pub(crate) fn text(report: &CalibrationReport, folder: &Path, shown: Shown) -> String {
     let mut text = String::new();
     if let Some(refusal) = &report.refusal {

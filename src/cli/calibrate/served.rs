@@ -1,4 +1,4 @@
-//! `matchpoint calibrate --server`: a deployment is calibrated while it serves, with queries that are here.
+//! `matchpoint calibrate --server`: calibrates a deployment while it serves, with queries from this machine.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -27,18 +27,18 @@ use matchpoint_client::proto::{
 };
 use matchpoint_client::{CalibrationEnd, Client, ClientError, Fault};
 
-/// Bytes of a message besides its image.
+/// Bytes of a message in addition to its image.
 const ENVELOPE_BYTES: u64 = 64 << 10;
 
 /// A calibration to be run by a server.
 pub(crate) struct ServedCalibration {
     pub(crate) settings: CalibrationSettings,
-    /// Labelled queries; the gallery's own items without.
+    /// The labelled queries; `None` if the gallery's own items are the queries.
     pub(crate) sources: Option<ImageSources>,
     pub(crate) shown: Shown,
 }
 
-/// Its result, with the same keys as of a local calibration.
+/// The result, with the same JSON keys as that of a local calibration.
 #[derive(Serialize)]
 struct ServedReport {
     outcome: &'static str,
@@ -50,7 +50,7 @@ struct ServedReport {
     refusal: Option<Refusal>,
     failed: Vec<RefusedItem>,
     left_out: LeftOut,
-    /// What the server reports about the queries.
+    /// The server's findings about the queries.
     queries: CalibrateMetadata,
 }
 
@@ -131,7 +131,7 @@ impl ServedReport {
     }
 }
 
-/// Queries in transit, each read when the server takes it.
+/// Queries being sent, each read from disk when the server takes it.
 struct Reading {
     progress: SharedProgress,
     failed: Mutex<Vec<RefusedItem>>,
@@ -172,7 +172,7 @@ impl Reading {
     }
 }
 
-/// Compares the roles of a list with what is enrolled, which the server does not know about.
+/// Compares the roles of a list with the enrolled labels, because the server does not know the roles.
 async fn check_roles(
     client: &Client,
     deployment: &str,
@@ -196,7 +196,7 @@ async fn check_roles(
     }
 }
 
-/// `None` if the server did not refuse because of the data.
+/// The refusal in an error; `None` if the server failed for a reason other than the data.
 fn refusal(error: &ClientError) -> Option<Refusal> {
     let ClientError::Refused {
         reason: Some(reason),
@@ -223,7 +223,7 @@ fn refusal(error: &ClientError) -> Option<Refusal> {
     })
 }
 
-/// The target, as a message.
+/// Converts the target to a message.
 pub(crate) fn wanted(target: CalibrationTarget) -> (Target, Option<f64>) {
     match target {
         CalibrationTarget::Far(far) | CalibrationTarget::FarEstimated(far) => {
@@ -243,7 +243,7 @@ pub(crate) fn wanted(target: CalibrationTarget) -> (Target, Option<f64>) {
     }
 }
 
-/// The score that is compared with the threshold, as a message.
+/// Converts the remedy to a message.
 pub(crate) fn remedy(choice: &RemedyChoice) -> RemedyMessage {
     match choice {
         RemedyChoice::None | RemedyChoice::Named(Remedy::None) => RemedyMessage::None,
@@ -286,7 +286,7 @@ fn text(report: &ServedReport, name: &str, shown: Shown) -> String {
     text
 }
 
-/// What makes the trials count for less than they seem, with the first of each kind.
+/// The reasons why the trials count for less than they seem, with an example of each.
 fn warnings(of: &CalibrateMetadata) -> String {
     let mut found = Vec::new();
     if let Some(first) = of.alike_labels.first() {
@@ -327,7 +327,7 @@ fn warnings(of: &CalibrateMetadata) -> String {
             .map(|group| (&group.labels[..], group.labels_total))
             .collect();
         if groups.is_empty() {
-            // An earlier server names two labels alone.
+            // An older server names only two labels.
             groups.push((&crowded.example_labels, crowded.example_labels.len() as u64));
         }
         found.push(format!(

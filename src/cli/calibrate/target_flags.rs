@@ -86,7 +86,7 @@ impl TargetFlags {
         if !self.min_cost {
             return None;
         }
-        // It requires all of them.
+        // clap requires all three values together.
         Some(StatedTarget::Cost {
             false_accept: self.cost_false_accept?,
             false_reject: self.cost_false_reject?,
@@ -95,10 +95,10 @@ impl TargetFlags {
     }
 }
 
-/// A share as a flag takes it: 0.01, or 1% as results write it.
+/// Parses a share: 0.01, or 1% as results write it.
 fn share(text: &str) -> Result<f64, String> {
     let parsed = match text.strip_suffix('%') {
-        // By its digits, so that 0.747% is 0.00747 to the last bit.
+        // Changes the digits and not the number, so that 0.747% is 0.00747 to the last bit.
         Some(percent) => format!("{}e-2", percent.trim_end()).parse(),
         None => text.parse(),
     };

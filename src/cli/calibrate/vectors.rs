@@ -1,4 +1,4 @@
-//! `matchpoint calibrate --embeddings`: plain vectors, without a deployment.
+//! `matchpoint calibrate --embeddings`: calibrates plain vectors, without a deployment.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -53,14 +53,14 @@ pub(crate) struct VectorFlags {
 struct VectorsReport {
     #[serde(flatten)]
     findings: VectorFindings,
-    /// Rows of the role unused.
+    /// Number of rows with the role unused.
     left_out: LeftOut,
 }
 
 /// The settings of a calibration.
 pub(crate) struct VectorSettings {
     pub(crate) settings: ThresholdSettings,
-    /// What else is analysed.
+    /// Which pairs are analysed.
     pub(crate) scope: AnalysisScope,
 }
 
@@ -71,7 +71,7 @@ pub(crate) struct MenuSettings {
     pub(crate) assured: Assured,
 }
 
-/// Vectors as they were read.
+/// The vectors that were read.
 struct ReadVectors {
     source: VectorSource,
     rows: LabelTable,
@@ -80,7 +80,7 @@ struct ReadVectors {
 
 impl VectorFlags {
     fn read(&self, fitted: &FittedFlags) -> anyhow::Result<ReadVectors> {
-        // clap requires a deployment if there is no such flag.
+        // clap requires a deployment if this flag is missing.
         let Some(path) = &self.embeddings else {
             return Err(fail(Exit::Usage, "name a deployment, or use --embeddings"));
         };
@@ -116,7 +116,7 @@ impl VectorFlags {
         })
     }
 
-    /// Shows what there is to choose from.
+    /// Shows the possible targets.
     pub(crate) fn menu(
         &self,
         wanted: &MenuSettings,
@@ -272,7 +272,7 @@ impl VectorFlags {
     }
 }
 
-/// A role that contradicts the labels would turn a mate into a stranger, or the other way round.
+/// Refuses roles that contradict the labels, which would turn a mate into a stranger or the other way round.
 fn refuse_contradictions(
     rows: &LabelTable,
     gallery: &[usize],
@@ -303,7 +303,7 @@ fn refuse_contradictions(
     ))
 }
 
-/// The vectors of a file, with what its list says of each.
+/// The vectors of a file, with what its list says about each.
 struct FileVectors<'a> {
     rows: &'a LabelTable,
     dimension: usize,

@@ -1,4 +1,4 @@
-//! Labels and items that stand out.
+//! The parts about labels and items that stand out.
 
 use super::findings::Findings;
 use crate::contents::{
@@ -9,7 +9,7 @@ use matchpoint_calibration::binomial::real;
 use matchpoint_calibration::rates::{Confidence, Interval, Proportion};
 use matchpoint_calibration::recording::LabelOutcome;
 
-/// Enough to see what a label is.
+/// Number of pictures of a label, enough to see what it is.
 const PICTURES_OF_A_LABEL: usize = 3;
 
 pub(super) fn worst_labels(findings: &Findings<'_>) -> Option<WorstLabelTable> {

@@ -1,4 +1,4 @@
-//! Rates by condition, by size of the gallery, and with a remedy.
+//! The parts with rates by condition, by size of the gallery, and with remedies.
 
 use super::verdict::sentence;
 use crate::contents::{
@@ -106,7 +106,7 @@ pub(super) fn growth(sizes: &FarBySize, content: &Content) -> GrowthCurve {
             exact: point.exact,
         }
     });
-    // If nothing was accepted, only the upper end is known.
+    // If nothing was accepted, only the upper end of the interval is known.
     let predicted = if sizes.predicted_at_most.is_empty() {
         &sizes.predicted
     } else {

@@ -18,7 +18,8 @@ const HISTOGRAM_BINS: usize = 60;
 
 pub(super) fn operating_point(findings: &Findings<'_>) -> PointSummary {
     let content = findings.content;
-    // The rates of the rule, by cross-fitting, are in the table: they belong to other thresholds.
+    // The cross-fitted rates of the rule are in the table and not here, because they belong to other
+    // thresholds.
     let measured = &content.measured;
     PointSummary {
         id: findings.id.map(str::to_owned),
@@ -91,12 +92,13 @@ pub(super) fn figures(content: &Content, pairwise: Option<&PairsView>) -> Vec<Fi
     figures
 }
 
-/// Cross-fitting measures the rule for choosing, not the one threshold.
+/// Cross-fitting measures the rule that chooses a threshold, and not this one threshold.
 const RULE_FAR: &str = "FPIR by cross-fitting: each part of the labels judged by the threshold that the other parts chose.";
 
 const RULE_FRR: &str = "FNIR by cross-fitting: each part of the labels judged by the threshold that the other parts chose.";
 
-/// With a target FAR, mated searches have no part in choosing.
+/// On which labels the FRR was measured. With a target FAR, mated searches have no part in choosing the
+/// threshold, unless enrolled labels were left out.
 pub(super) fn frr_basis(content: &Content) -> MeasuredOn {
     match content.evidence {
         _ if 0 < content.trials.left_out.searches => MeasuredOn::ChoseThreshold,
@@ -105,7 +107,7 @@ pub(super) fn frr_basis(content: &Content) -> MeasuredOn {
     }
 }
 
-/// An interval as at the threshold, carried along the curve by the effective trials there.
+/// The Wilson interval of a point on the curve, with the effective number of trials at the threshold.
 pub(super) fn band(estimate: f64, at_threshold: Option<Rate>) -> Option<RateInterval> {
     let rate = at_threshold?;
     let confidence = rate.interval.confidence;
@@ -181,7 +183,7 @@ pub(super) fn consistency(pairs: &PairsView) -> Option<ConsistencyFigures> {
     })
 }
 
-/// Which other targets were possible.
+/// The table of possible targets.
 pub(super) fn menu_of(findings: &Findings<'_>) -> Option<MenuTable> {
     let content = findings.content;
     let confidence = content.confidence().unwrap_or(0.95);

@@ -5,7 +5,7 @@ use matchpoint_calibration::analysis::Analysis;
 use matchpoint_calibration::operating_point::Content;
 use matchpoint_calibration::recording::Recording;
 
-/// Everything for the report of a successful calibration.
+/// Everything that the report of a successful calibration needs.
 #[derive(Clone, Copy)]
 pub struct Findings<'a> {
     /// Id of the operating point; `None` if it was not recorded.
@@ -16,11 +16,11 @@ pub struct Findings<'a> {
     pub recording: &'a Recording,
     /// The analysis of the same searches.
     pub analysis: &'a Analysis,
-    /// Pictures to show beside ids.
+    /// The pictures to show next to ids.
     pub pictures: &'a dyn ReportPictures,
 }
 
-/// Gives a report its pictures. Without one, only the id is shown.
+/// Provides a report with pictures. Without a picture, only the id is shown.
 pub trait ReportPictures {
     /// The picture of an item in the gallery.
     fn of_item(&self, id: &str) -> Option<Picture>;

@@ -1,4 +1,4 @@
-//! A calibration and its analysis as a report.
+//! Converts a calibration and its analysis to a report.
 
 mod by_label;
 mod comparisons;
@@ -20,14 +20,14 @@ use matchpoint_calibration::procedure::{
 use matchpoint_calibration::target_rate::{can_be_asked_for, percent_at_least};
 use verdict::{made_with, rule, sentence, target, verdict};
 
-/// What is known before the calibration.
+/// The part of a report that is known before the calibration.
 #[derive(Clone, Debug)]
 pub struct Outline<'a> {
-    /// What was calibrated, in a few words.
+    /// What is calibrated, in a few words.
     pub title: String,
-    /// When, RFC 3339.
+    /// The time of the calibration, RFC 3339.
     pub created: String,
-    /// What was asked for.
+    /// The settings of the calibration.
     pub settings: &'a ThresholdSettings,
 }
 
@@ -108,7 +108,7 @@ impl Outline<'_> {
     }
 }
 
-/// The page of a calibration without a target.
+/// The page of a calibration without a target, which lists the possible ones.
 #[must_use]
 pub fn menu_page(title: &str, menu: &Menu, next: &str) -> ReportContents {
     let verdict = ReportVerdict {
@@ -130,7 +130,7 @@ pub fn menu_page(title: &str, menu: &Menu, next: &str) -> ReportContents {
     }
 }
 
-/// The report of a calibration without a deployment: of vectors, or of scores.
+/// The report of a calibration without a deployment, of vectors or of scores.
 #[must_use]
 pub fn page_of_vectors(
     source: &VectorSource,

@@ -1,4 +1,4 @@
-//! The verdict, and what the operating point was made with.
+//! The verdict, and the facts that identify the operating point.
 
 use crate::contents::{ClaimKind, ErrorRate, Fact, ReportVerdict, TargetRate};
 use matchpoint_calibration::adjustment::Adjustment;
@@ -120,7 +120,7 @@ pub(super) fn made_with(content: &Content) -> Vec<Fact> {
         .collect()
 }
 
-/// The score that is compared with the threshold.
+/// Describes the score that is compared with the threshold.
 fn compared(content: &Content) -> String {
     let adjustment = content.adjustment.as_ref();
     adjustment.map_or_else(
