@@ -141,6 +141,7 @@ compare-pillow: ## Compare the pixels of thousands of odd files with Pillow's (S
 
 docs: ## The documentation as a site, target/docs/index.html
 	@echo "== documentation site"
+	@cargo build --locked --quiet $(TESTED)
 	@"$$(scripts/venv.sh docs scripts/docs-requirements.txt)/bin/mkdocs" build --strict
 
 sbom: ## Write a CycloneDX bill of materials, target/matchpoint.cdx.json

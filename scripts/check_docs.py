@@ -5,13 +5,17 @@
 
 Of every `matchpoint …` in a block of commands or between backticks: its subcommands and flags are in
 `--help`. Of every link within the project: the file is there, and the heading too. Of every test that the
-catalogue of failures names: there is one. Prints each finding, and ends with exit code 1 where there is one.
+catalogue of failures names: there is one. The tables of settings, metrics and reasons have what the program
+has, and nothing else, with its defaults and kinds. Prints each finding, and ends with exit code 1 where there
+is one.
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
+import json
+import os
 import re
 import subprocess
 import sys
@@ -24,9 +28,7 @@ BELOW = (page for folder in FOLDERS for page in folder.rglob("*.md"))
 # What npm has fetched is not ours.
 PAGES = [*ROOT.glob("*.md"), *(page for page in BELOW if "node_modules" not in page.parts)]
 # Texts with commands in them that are no documents.
-OTHERS = [
-    path for end in ("json", "yml", "yaml", "conf") for path in (ROOT / "deploy").rglob(f"*.{end}")
-]
+OTHERS = [path for end in ("json", "yml", "yaml", "conf") for path in (ROOT / "deploy").rglob(f"*.{end}")]
 # It says what was renamed, too.
 WITH_OLD_NAMES = {ROOT / "CHANGELOG.md"}
 # Names a test for each way to fail.
@@ -106,6 +108,69 @@ def missing_tests() -> Iterator[str]:
     yield from (f"no test is called {name}" for name in named if name.count("_") >= 3 and name not in tests)
 
 
+def rows(page: str) -> Iterator[list[str]]:
+    """The cells of each row of the tables of a page in docs/."""
+    for line in (ROOT / "docs" / page).read_text(encoding="utf-8").splitlines():
+        if line.startswith("| ") and not line.startswith("| ---"):
+            yield [one.strip() for one in re.split(r"(?<!\\)\|", line.strip("| "))]
+
+
+def settings(program: Program) -> Iterator[str]:
+    """What the table of settings has otherwise than the program."""
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("MATCHPOINT_")}
+    asked = [program.path, "config", "show", "--json"]
+    shown = subprocess.run(asked, capture_output=True, text=True, env=plain, check=False)
+    there = {one["key"]: one["value"] for one in json.loads(shown.stdout)}
+    documented = {}
+    for first, default, *_ in rows("settings.md"):
+        for key in re.findall(r"`([a-z_]+)`", first):
+            documented[key] = default.strip("`")
+    for key in sorted(there.keys() | documented.keys()):
+        if key not in documented or key not in there:
+            yield f"{key} is in the {'table' if key in documented else 'program'} alone"
+        elif (there[key] or "none") != (documented[key].replace("required", "none") or "none"):
+            yield f"the default of {key} is {there[key]}, and not {documented[key]}"
+
+
+def metrics() -> Iterator[str]:
+    """What the table of metrics has otherwise than that of the program."""
+    source = (ROOT / "src/telemetry/metric.rs").read_text(encoding="utf-8")
+    kinds = re.findall(
+        r'^    (counter|gauge|histogram)\b.* = "(matchpoint_\w+)":', source, flags=re.MULTILINE
+    )
+    there = {name: kind for kind, name in kinds}
+    documented = {}
+    for first, kind, *_ in rows("metrics.md"):
+        documented.update({name: kind for name in re.findall(r"`(matchpoint_\w+)`", first)})
+    for name in sorted(there.keys() | documented.keys()):
+        if there.get(name) != documented.get(name):
+            yield f"{name} is {there.get(name)} in the program, and {documented.get(name)} in the table"
+
+
+def reasons(program: Program) -> Iterator[str]:
+    """Reasons of errors that the table has, and the server has not, or the other way round."""
+    codes = {
+        *("OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND", "DATA_LOSS"),
+        *("ALREADY_EXISTS", "PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED"),
+        *("OUT_OF_RANGE", "UNIMPLEMENTED", "UNAVAILABLE", "UNAUTHENTICATED"),
+    }
+    server = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "src/server").rglob("*.rs"))
+    there = set(re.findall(r'"([A-Z]+(?:_[A-Z]+)+|INTERNAL)"', server)) - codes - {"CARGO_PKG_VERSION"}
+    documented = set()
+    for code, reason, *_ in rows("errors.md"):
+        if code in codes | {"INTERNAL"}:
+            documented |= set(re.findall(r"[A-Z_]{4,}", reason))
+    yield from (f"{reason} is not in the table" for reason in sorted(there - documented))
+    # Of a limit that clients share, the reason is the name of its setting.
+    of_settings = {
+        word.upper().replace("-", "_") for word in re.findall(r"--([a-z-]+)", program.help(("serve",)))
+    }
+    elsewhere = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "src").rglob("*.rs"))
+    for reason in sorted(documented - there - of_settings):
+        if f'"{reason}"' not in elsewhere:
+            yield f"{reason} is in the table, and the server has no such reason"
+
+
 def main() -> int:
     form = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
@@ -123,9 +188,15 @@ def main() -> int:
         if page in PAGES:
             findings += [f"{name}: {found}" for found in broken_links(page, text)]
     findings += [f"{RELIABILITY.relative_to(ROOT)}: {found}" for found in missing_tests()]
+    findings += [f"docs/settings.md: {found}" for found in settings(program)]
+    findings += [f"docs/metrics.md: {found}" for found in metrics()]
+    findings += [f"docs/errors.md: {found}" for found in reasons(program)]
     if checked < 100:
         findings.append("scripts/check_docs.py finds no commands any more: adapt it")
-    print("\n".join(findings) or f"{checked} commands and all links are true")
+    print(
+        "\n".join(findings)
+        or f"{checked} commands, all links and the tables of settings, metrics and reasons are true"
+    )
     return 1 if findings else 0
 
 

@@ -1,4 +1,5 @@
-"""Makes the site of mkdocs.yml from the documents as they stand: a hook of mkdocs.
+"""Makes the site of mkdocs.yml from the documents as they stand, and adds what is made of the program and the
+protocol: a hook of mkdocs.
 
 The pages of the repository's root become pages of the site. Links that leave docs/ lead to these, or to the
 repository if its address is known (`MATCHPOINT_REPOSITORY`); if it is not, the text stays without the link.
@@ -10,7 +11,9 @@ import os
 import re
 from pathlib import Path, PurePosixPath
 
+from docs_reference import pages
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
@@ -29,6 +32,12 @@ FENCE = re.compile(r"(^ *```.*?^ *```[^\n]*$)", flags=re.MULTILINE | re.DOTALL)
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     for source, place in PAGES.items():
         files.append(File.generated(config, place, content=(ROOT / source).read_text(encoding="utf-8")))
+    try:
+        made = pages()
+    except FileNotFoundError as missing:
+        raise PluginError(str(missing)) from missing
+    for place, text in made.items():
+        files.append(File.generated(config, place, content=text))
     return files
 
 

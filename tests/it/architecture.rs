@@ -138,7 +138,14 @@ const ROOMS: &[Room] = &[
         "console",
         "matchpoint",
         "console",
-        &["client", "identity", "telemetry", "clock", "pixels"],
+        &[
+            "client",
+            "identity",
+            "telemetry",
+            "clock",
+            "pixels",
+            "arrays",
+        ],
     ),
     room(
         "server",
@@ -462,7 +469,7 @@ fn other_room(file: &house::SourceFile, path: &[String]) -> Option<&'static Room
 
 #[test]
 fn every_metric_is_documented() {
-    let documented = read("docs/operations.md");
+    let documented = read("docs/metrics.md");
     let telemetry = read("src/telemetry/metric.rs");
     let names = telemetry
         .split('"')
@@ -470,13 +477,13 @@ fn every_metric_is_documented() {
     let missing: Vec<&str> = names.filter(|name| !documented.contains(name)).collect();
     assert!(
         missing.is_empty(),
-        "docs/operations.md does not name {missing:?}"
+        "docs/metrics.md does not name {missing:?}"
     );
 }
 
 #[test]
 fn every_setting_is_documented() {
-    let documented = read("docs/operations.md");
+    let documented = read("docs/settings.md");
     let missing: Vec<&str> = matchpoint::config::SETTINGS
         .iter()
         .map(|setting| setting.key)
@@ -484,7 +491,7 @@ fn every_setting_is_documented() {
         .collect();
     assert!(
         missing.is_empty(),
-        "docs/operations.md does not name {missing:?}"
+        "docs/settings.md does not name {missing:?}"
     );
 }
 

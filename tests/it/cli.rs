@@ -2161,7 +2161,7 @@ fn a_snapshot_is_a_tar_that_other_programs_check() {
         code(&run(&["snapshot", path(&deployment), path(&archive)])),
         0
     );
-    // As docs/operations.md says, without this program.
+    // As docs/files.md says, without this program.
     let unpacked = at("unpacked");
     fs::create_dir(&unpacked).unwrap();
     for command in [

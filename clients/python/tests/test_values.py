@@ -147,7 +147,7 @@ def test_a_reason_that_is_newer_than_the_client_is_the_server_s_reason_all_the_s
 
 
 def test_every_reason_of_the_documents_has_a_class_and_every_class_of_a_reason_is_documented() -> None:
-    text = (REPOSITORY / "docs" / "operations.md").read_text(encoding="utf-8")
+    text = (REPOSITORY / "docs" / "errors.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| ([A-Z_]+) \| ([A-Z_, ]+) \|", text, re.MULTILINE)
     documented = {reason: code for code, reasons in rows for reason in reasons.split(", ")}
     assert len(documented) > 50

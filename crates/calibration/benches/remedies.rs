@@ -1,4 +1,4 @@
-//! How often `--remedy measured` takes which remedy, and what that costs: a table of docs/calibration.md.
+//! How often `--remedy measured` takes which remedy, and what that costs: a table of docs/remedies.md.
 //!
 //! `cargo bench -p matchpoint-calibration --bench remedies -- VECTORS.npy LABELS.csv FAR [KIND=VALUE]`. A row of the
 //! labels belongs to each vector; pictures of the role `gallery` are enrolled, those of the roles `query` and `unknown`

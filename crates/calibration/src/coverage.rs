@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    #[expect(clippy::print_stderr, reason = "the figures of docs/calibration.md")]
+    #[expect(clippy::print_stderr, reason = "the figures of docs/promise.md")]
     fn the_bound_for_today_holds_whatever_share_was_exchanged_for_items_of_the_same_kind() {
         for (exchanged, seed) in [(0, 1), (15, 2), (75, 3), (150, 4)] {
             let (above_bound, above_target) = exceeded(exchanged, seed);
@@ -302,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    #[expect(clippy::print_stderr, reason = "the figures of docs/calibration.md")]
+    #[expect(clippy::print_stderr, reason = "the figures of docs/promise.md")]
     fn the_bound_on_the_frr_holds_where_items_were_added_that_come_before_mates() {
         let mut before = Vec::new();
         for (added, seed) in [(0, 1), (15, 2), (75, 3), (150, 4)] {

@@ -397,7 +397,7 @@ mod tests {
 
     /// Calibrations with strangers N(.2, .11) and mates N(.55, .12) under a certified FAR. Returns the shares
     /// of held-out intervals that cover the FAR and the FRR of the threshold that all labels chose.
-    #[expect(clippy::print_stderr, reason = "the figures of docs/calibration.md")]
+    #[expect(clippy::print_stderr, reason = "the figures of docs/promise.md")]
     fn covered(strangers: u16, mates: u16, target: (f64, f64), seed: u64) -> [f64; 2] {
         let mut draws = SimulatedDraws(seed);
         let tail = |mean: f64, deviation: f64, threshold: Threshold| {

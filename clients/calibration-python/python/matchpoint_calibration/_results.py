@@ -88,7 +88,7 @@ class Consistency:
 class OperatingPoint:
     """The record of a calibration. Its id is a hash of its content.
 
-    json       the record, format 1: docs/calibration.md, "The record"
+    json       the record, format 1: docs/record.md
     recording  the searches that it was made from, as JSON
     """
 

@@ -132,7 +132,7 @@ _BY_CODE: Mapping[str, type[MatchpointError]] = {
     "UNKNOWN": ServerError,
 }
 
-# Where the reason says more than its code. docs/operations.md lists all reasons, and a test holds the two together.
+# Where the reason says more than its code. docs/errors.md lists all reasons, and a test holds the two together.
 _BY_REASON: Mapping[str, type[MatchpointError]] = {
     "ANNOTATION_INVALID": InvalidRequestError,
     "DECISION_NOT_FOUND": DecisionNotFoundError,

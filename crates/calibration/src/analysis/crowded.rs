@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    #[expect(clippy::print_stderr, reason = "the figures of docs/calibration.md")]
+    #[expect(clippy::print_stderr, reason = "the figures of docs/labels.md")]
     fn strangers_that_differ_lose_few_labels() {
         let mut random = Random(7);
         for (components, kinds, shift) in [
@@ -363,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    #[expect(clippy::print_stderr, reason = "the figures of docs/calibration.md")]
+    #[expect(clippy::print_stderr, reason = "the figures of docs/labels.md")]
     fn a_certificate_holds_where_15_strangers_have_20_names_each() {
         let world = StrangerWorld {
             components: 32,

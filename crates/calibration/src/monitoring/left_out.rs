@@ -234,7 +234,7 @@ mod tests {
 
     /// One round a day for a month. Each time all items are replaced by others of the same kind.
     #[test]
-    #[expect(clippy::print_stderr, reason = "the figures of docs/monitoring.md")]
+    #[expect(clippy::print_stderr, reason = "the figures of docs/evidence.md")]
     fn turnover_by_items_of_the_same_kind_raises_few_warnings_and_look_alikes_raise_one() {
         let mut random = SimulatedDraws(3);
         for (far, pairs) in [(0.03, false), (0.10, false), (0.03, true), (0.10, true)] {

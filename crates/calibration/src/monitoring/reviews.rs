@@ -233,7 +233,7 @@ mod tests {
 
     /// All searches are counted together, so a change has to outweigh the whole quiet period before it.
     #[test]
-    #[expect(clippy::print_stderr, reason = "figures of docs/monitoring.md")]
+    #[expect(clippy::print_stderr, reason = "figures of docs/evidence.md")]
     fn after_a_long_quiet_time_a_change_takes_in_proportion_longer_to_see() {
         let predicted = PredictedReviews::of(&band(100, 30, 10), 0.05).unwrap();
         let until_seen = |quiet: u64| {
@@ -261,7 +261,7 @@ mod tests {
     /// for strangers, where the share is closest to a limit. The evidence is checked after every hundredth
     /// search.
     #[test]
-    #[expect(clippy::print_stderr, reason = "figures of docs/monitoring.md")]
+    #[expect(clippy::print_stderr, reason = "figures of docs/evidence.md")]
     fn unchanged_traffic_strays_in_no_more_months_than_delta_says() {
         let mut draws = SimulatedDraws(5);
         let (mut wrong, mut caught) = (0_u32, 0_u32);

@@ -185,7 +185,7 @@ struct SimulatedOutcome {
 
 const WINDOWS: u32 = 100;
 
-#[expect(clippy::print_stderr, reason = "the table of docs/monitoring.md")]
+#[expect(clippy::print_stderr, reason = "the table of docs/evidence.md")]
 fn outcome(world: &World) -> SimulatedOutcome {
     let strata = design(&mut SimulatedDraws(1));
     let mut draws = SimulatedDraws(20_000);
@@ -297,7 +297,7 @@ fn look_alikes_are_caught_by_400_labels() {
 }
 
 #[test]
-#[expect(clippy::print_stderr, reason = "the shares of docs/monitoring.md")]
+#[expect(clippy::print_stderr, reason = "the shares of docs/evidence.md")]
 fn evidence_dies_where_a_part_of_what_is_drawn_is_labelled_and_not_where_less_is_drawn() {
     let world = worlds()[3];
     let strata = design(&mut SimulatedDraws(1));
@@ -329,7 +329,7 @@ fn evidence_dies_where_a_part_of_what_is_drawn_is_labelled_and_not_where_less_is
 }
 
 #[test]
-#[expect(clippy::print_stderr, reason = "the counts of docs/monitoring.md")]
+#[expect(clippy::print_stderr, reason = "the counts of docs/evidence.md")]
 fn false_alarms_stay_below_delta_over_a_thousand_quiet_months() {
     let strata = Strata::usual();
     let mut draws = SimulatedDraws(77);
@@ -373,7 +373,7 @@ fn false_alarms_stay_below_delta_over_a_thousand_quiet_months() {
 
 /// The number of sampled decisions from a change, which comes after `quiet` searches, to the suspicion of the
 /// CUSUM and to the alarm of the e-process. Medians of 60 runs.
-#[expect(clippy::print_stderr, reason = "figures of docs/monitoring.md")]
+#[expect(clippy::print_stderr, reason = "figures of docs/evidence.md")]
 fn delays(quiet: usize) -> [u64; 2] {
     let strata = design(&mut SimulatedDraws(1));
     let near = World {
@@ -416,7 +416,7 @@ fn after_a_long_quiet_time_the_cusum_sees_a_change_sooner_than_the_evidence() {
 
 /// The theory bounds the run length from below only; in simulation it is longer.
 #[test]
-#[expect(clippy::print_stderr, reason = "figures of docs/monitoring.md")]
+#[expect(clippy::print_stderr, reason = "figures of docs/evidence.md")]
 fn at_exactly_the_limit_the_cusum_suspects_less_often_than_once_in_a_thousand_drawn_decisions() {
     let strata = Strata::usual();
     let mut draws = SimulatedDraws(9);
@@ -500,7 +500,7 @@ fn a_limit_above_one_half_is_watched_with_the_stated_false_alarms() {
 
 /// Root mean square errors of FAR and FRR with estimated weights and with counted decisions, and the shares
 /// of intervals that cover the truth.
-#[expect(clippy::print_stderr, reason = "the table of docs/monitoring.md")]
+#[expect(clippy::print_stderr, reason = "the table of docs/evidence.md")]
 fn weighed(world: &World) -> [[[f64; 2]; 2]; 2] {
     const REPEATS: u32 = 300;
     let strata = Strata::usual();
@@ -549,7 +549,7 @@ fn counted_decisions_lessen_the_error_of_the_rates_and_their_intervals_cover() {
 
 /// The share of periods in which 3 % of look-alikes raise the alarm of a FAR above `limit`, with the usual
 /// design.
-#[expect(clippy::print_stderr, reason = "the table of docs/monitoring.md")]
+#[expect(clippy::print_stderr, reason = "the table of docs/evidence.md")]
 fn look_alikes_caught(limit: f64, searches: usize) -> f64 {
     const REPEATS: u32 = 100;
     let (world, strata) = (worlds()[7], Strata::usual());
@@ -615,7 +615,7 @@ fn fleet_alarms(world: &World, limit: f64, months: u32, seed: u64) -> [u32; 2] {
 }
 
 #[test]
-#[expect(clippy::print_stderr, reason = "figures of docs/monitoring.md")]
+#[expect(clippy::print_stderr, reason = "figures of docs/evidence.md")]
 fn evidence_of_replicas_is_multiplied_and_its_false_alarms_stay_below_delta_for_all_of_them() {
     let quiet = fleet_alarms(&QUIET, QUIET.far(), 400, 12);
     let look_alikes = fleet_alarms(&worlds()[7], 0.01, 100, 13);

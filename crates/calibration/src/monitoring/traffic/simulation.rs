@@ -174,7 +174,7 @@ fn false_alarms(months: u64, labels: usize, searches: usize, certain: bool) -> u
 }
 
 #[test]
-#[expect(clippy::print_stderr, reason = "the figures of docs/monitoring.md")]
+#[expect(clippy::print_stderr, reason = "the figures of docs/evidence.md")]
 fn unchanged_traffic_raises_no_more_alarms_than_stated_whatever_part_of_it_is_mated() {
     for (months, labels) in [(1000, 60), (300, 20)] {
         let alarms = false_alarms(months, labels, 1000, false);
