@@ -1,4 +1,4 @@
-//! Canaries: set from pictures and from the gallery, and searched for as callers would.
+//! Canaries of a deployment: how they are set and searched for.
 
 use std::num::NonZeroUsize;
 use std::path::Path;
@@ -14,12 +14,12 @@ use crate::monitor::{
 use matchpoint_embed::caller::Caller;
 
 impl Deployment {
-    /// Searches for every canary, one after another, as callers do, with the lowest priority. `None` if
-    /// there are no canaries, or no valid operating point to judge by.
+    /// Searches for every canary, one after another, in the same way as for callers but with the lowest
+    /// priority. `None` if there are no canaries, or no valid operating point to judge them by.
     ///
     /// # Errors
-    /// A round is already running, the list is damaged, or the disk failed. A canary that fails is named in
-    /// the round.
+    /// Returns an error if a round is already running, if the list is damaged, or if the disk fails. A canary
+    /// that fails is named in the round.
     pub async fn replay_canaries(&self) -> Result<Option<CanaryRound>, DeploymentError> {
         let search = |canary| self.search_canary(canary);
         Ok(self.monitor.replay_canaries(search).await?)
@@ -53,11 +53,11 @@ impl Deployment {
     }
 }
 
-/// Sets the canaries of a deployment: [`CanarySelection::put_into`].
+/// Sets the canaries of a deployment: see [`CanarySelection::put_into`].
 ///
 /// # Errors
-/// No deployment, too many canaries, no item whose image is kept and usable, or the disk failed. The
-/// existing canaries then stay.
+/// Returns an error if there is no deployment, if there are too many canaries, if no item has a stored and
+/// usable image, or if the disk fails. The existing canaries are then kept.
 pub fn set_canaries(
     folder: &Path,
     given: &[NewCanary],

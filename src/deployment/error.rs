@@ -1,4 +1,4 @@
-//! Everything that a deployment can refuse or fail at.
+//! The errors of a deployment.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -18,7 +18,7 @@ use matchpoint_embed::{EmbedError, ModelError};
 use matchpoint_gallery::error::GalleryError;
 use matchpoint_vector::NotAnEmbedding;
 
-/// Why a deployment did not do what it was asked to.
+/// The reasons why a deployment refused a request or failed.
 #[derive(Debug, thiserror::Error)]
 pub enum DeploymentError {
     /// A name that cannot be used in requests, metrics and paths.
@@ -29,20 +29,20 @@ pub enum DeploymentError {
         /// The name.
         name: String,
     },
-    /// The folder is not what it should be.
+    /// The folder does not have the expected content.
     #[error("{} {problem}", path.display())]
     Folder {
         /// The folder.
         path: PathBuf,
-        /// What is wrong, and what to do.
+        /// What is wrong, and how to fix it.
         problem: String,
     },
-    /// A file's content differs from what was written.
+    /// The content of a file differs from what was written.
     #[error("{} is damaged: {problem}; restore it from a backup", path.display())]
     Damaged {
         /// The file.
         path: PathBuf,
-        /// What was found.
+        /// What was found instead.
         problem: String,
     },
     /// There is no model that could embed an image.
@@ -53,12 +53,12 @@ pub enum DeploymentError {
     /// A snapshot cannot be taken or used.
     #[error(transparent)]
     Archive(#[from] ArchiveError),
-    /// The disk.
+    /// The disk reported an error.
     #[error("{}: {cause}", path.display())]
     Io {
         /// The file or folder.
         path: PathBuf,
-        /// The system's reason.
+        /// The message of the operating system.
         cause: String,
     },
     /// The model is not the one that embedded the gallery.
@@ -80,7 +80,7 @@ pub enum DeploymentError {
         /// Its fingerprint.
         found: String,
     },
-    /// A snapshot's items were embedded by a model that is not open here.
+    /// The items of a snapshot were embedded by a model that is not open here.
     #[error(
         "the snapshot's items were embedded by model `{name}` (fingerprint {fingerprint}), and no deployment \
          of this server has that model; serve one that does, or use `matchpoint restore` on the server's machine"
@@ -96,31 +96,31 @@ pub enum DeploymentError {
     GalleryMismatch {
         /// The gallery's file.
         path: PathBuf,
-        /// Id in the deployment's record.
+        /// Id of the gallery in the deployment's record.
         expected: String,
-        /// Id in the file.
+        /// Id of the gallery in the file.
         found: String,
     },
-    /// No operating point of this id.
+    /// There is no operating point with this id.
     #[error("there is no operating point `{id}` in this deployment")]
     OperatingPointNotFound {
         /// The id.
         id: String,
     },
-    /// The state differs from the one that the caller expects.
+    /// The present state differs from the one that the caller expects.
     #[error(
         "the state that would decide is {present}, and {expected} is expected: items or operating point are others here; ask a replica of that state, or look again (`matchpoint status`)"
     )]
     StateMismatch {
-        /// What the caller expects.
+        /// The state that the caller expects.
         expected: StateId,
-        /// What is here.
+        /// The present state.
         present: StateId,
     },
     /// No other operating point was active before.
     #[error("no other operating point was active before this one; choose one by its id")]
     NothingToRollBackTo,
-    /// An operating point from a version that did not keep its searches.
+    /// The operating point comes from a version that did not store its searches.
     #[error(
         "the searches that operating point `{id}` was made from were not kept, so its decisions cannot be compared; calibrate again"
     )]
@@ -128,82 +128,82 @@ pub enum DeploymentError {
         /// Its id.
         id: String,
     },
-    /// Labelled queries that the model's head was fitted to.
+    /// The model's head was fitted to some of the labelled queries.
     #[error(
         "the head of the model was fitted to {queries} of the queries (the first: {first}), or they are strangers of labels that \
          it was fitted to: a threshold chosen on them accepts too much, and rates on them flatter; take labels that it has \
          not seen (head.json in the model's folder lists its own), or leave these out by --without-fitted"
     )]
     Fitted {
-        /// How many.
+        /// Number of such queries.
         queries: usize,
-        /// Id of the first.
+        /// Id of the first one.
         first: String,
     },
-    /// The record of a head is not readable.
+    /// The record of a head cannot be read.
     #[error("the head of the model: {0}")]
     Head(#[from] AdaptError),
-    /// The calibration itself refused.
+    /// The calibration refused or failed.
     #[error(transparent)]
     Calibration(#[from] CalibrationError),
-    /// The analysis refused.
+    /// The analysis refused or failed.
     #[error(transparent)]
     Analysis(#[from] AnalysisError),
-    /// Somebody stopped the work.
+    /// The caller stopped the work.
     #[error("stopped as asked; nothing was changed")]
     Cancelled,
-    /// Somebody else changed the active operating point.
+    /// The active operating point was changed by somebody else.
     #[error(
         "the choice of operating point has changed: its etag is `{present}`, not `{sent}`; look again, then decide"
     )]
     EtagMismatch {
-        /// What the caller saw.
+        /// The etag that the caller sent.
         sent: String,
-        /// What is true now.
+        /// The present etag.
         present: String,
     },
-    /// The operating point was calibrated with something else.
+    /// The operating point was calibrated with another model, gallery, index or metric.
     #[error(transparent)]
     OperatingPointMismatch(#[from] Mismatch),
-    /// The image is at fault.
+    /// The image is invalid.
     #[error(transparent)]
     Image(#[from] PixelsError),
-    /// The image has no content, or the model has no embedding for it.
+    /// The image shows nothing, or the model cannot embed it.
     #[error("{problem}")]
     Unembeddable {
-        /// Which of the two.
+        /// Which of the two is the case.
         kind: Unembeddable,
-        /// What is wrong, and what to do.
+        /// What is wrong, and how to fix it.
         problem: String,
     },
-    /// The vector is at fault.
+    /// The vector is invalid.
     #[error("the embedding is refused: {0}")]
     Vector(#[from] NotAnEmbedding),
-    /// The vector belongs to another model.
+    /// The vector has another dimension, so it belongs to another model.
     #[error(
         "the embedding has {found} components, and the model of this deployment gives {expected}"
     )]
     Dimension {
-        /// The model's dimension.
+        /// The dimension of the model.
         expected: usize,
-        /// The vector's.
+        /// The dimension of the vector.
         found: usize,
     },
-    /// Vectors of another kind than the deployment's.
+    /// The vectors are of another kind than those of the deployment.
     #[error("{problem}")]
     OtherVectors {
         /// What differs.
         problem: String,
     },
-    /// An argument out of its range.
+    /// An argument is out of its range.
     #[error("{argument} {problem}")]
     Argument {
-        /// Which.
+        /// The name of the argument.
         argument: &'static str,
-        /// What is wrong, and what would be right.
+        /// What is wrong, and which values are valid.
         problem: String,
     },
-    /// No item of this id.
+    /// There is no item with this id.
     #[error("there is no item `{id}` in the gallery")]
     ItemNotFound {
         /// The id.
@@ -214,15 +214,15 @@ pub enum DeploymentError {
         "all workers are busy and {queue_len_max} requests are waiting already; try again in a moment"
     )]
     Busy {
-        /// How many may wait.
+        /// The highest number of waiting requests.
         queue_len_max: usize,
-        /// About how long those that wait will take.
+        /// The estimated time until the waiting requests are done.
         retry_after: Duration,
     },
-    /// The image that an item was made from is not there to be read.
+    /// The image that an item was made from is not stored.
     #[error("the image of item `{id}` is not kept")]
     ImageNotKept {
-        /// The item.
+        /// The id of the item.
         id: String,
     },
     /// The request would wait beyond its deadline, so it was not started.
@@ -232,9 +232,9 @@ pub enum DeploymentError {
         left.as_millis()
     )]
     Late {
-        /// About how long it would wait.
+        /// The estimated waiting time.
         wait: Duration,
-        /// How long the caller waits.
+        /// The time left until the deadline.
         left: Duration,
     },
     /// Too many changes of the gallery wait to be written.
@@ -242,19 +242,19 @@ pub enum DeploymentError {
         "{queue_len_max} changes of the gallery are waiting to be written already; try again in a moment"
     )]
     WriterBusy {
-        /// How many may wait.
+        /// The highest number of waiting changes.
         queue_len_max: usize,
     },
     /// The deployment is closing.
     #[error("the server is shutting down")]
     Stopped,
-    /// A bug, or the model gave nothing usable. Not the caller's fault.
+    /// A bug, or the model gave no usable output. This is not the caller's fault.
     #[error("the model failed: {reason}")]
     ModelFailed {
         /// What happened.
         reason: String,
     },
-    /// A bug, or the system cannot start more threads. Not the caller's fault.
+    /// A bug, or the system cannot start more threads. This is not the caller's fault.
     #[error("{reason}")]
     Broken {
         /// What happened.
@@ -263,16 +263,16 @@ pub enum DeploymentError {
     /// The gallery refused or failed.
     #[error(transparent)]
     Gallery(#[from] GalleryError),
-    /// What watches the promise refused or failed.
+    /// The monitor refused or failed.
     #[error(transparent)]
     Monitor(#[from] MonitorError),
-    /// A replacement for something that decides would leave every decision UNDECIDED.
+    /// The replacement for an active deployment would leave every decision UNDECIDED.
     #[error(
         "every decision would be UNDECIDED: it has no valid operating point ({problem}); calibrate it first, or \
          say that this is meant (`matchpoint switch --anyway`)"
     )]
     NothingWouldDecide {
-        /// Why none is valid.
+        /// Why it has no valid operating point.
         problem: String,
     },
     /// The model cannot be used.
@@ -283,17 +283,17 @@ pub enum DeploymentError {
     Runtime(#[from] RuntimeError),
 }
 
-/// Why a picture that can be decoded cannot be embedded.
+/// The reasons why a picture that can be decoded cannot be embedded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unembeddable {
-    /// It shows nothing: it is practically of one colour.
+    /// The picture is practically of one colour, so it shows nothing.
     NoContent,
-    /// The model gives NaN, infinity or zeros for it.
+    /// The model gives NaN, infinity or zeros for the picture.
     NoEmbedding,
 }
 
 impl DeploymentError {
-    /// Whether an error concerns one of many images, so that the others continue.
+    /// Whether the error concerns only one of many images, so that the work can continue with the others.
     #[must_use]
     pub fn is_of_one_image(&self) -> bool {
         matches!(

@@ -1,7 +1,8 @@
-//! A deployment on disk: `deployment.json`, and where the gallery's file is.
+//! The folder of a deployment: `deployment.json`, and the path of the gallery's file.
 //!
-//! `deployment.json` records what belongs together. It is replaced whole (write beside, sync, rename, sync
-//! the folder) and has its own checksum; operating points are named by their content.
+//! `deployment.json` records which parts belong together. It is replaced as a whole (write a temporary file,
+//! sync, rename, sync the folder) and has its own checksum. Operating points are named by a hash of their
+//! content.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -20,20 +21,20 @@ use matchpoint_gallery::{Access, Gallery};
 const FORMAT: u32 = 1;
 pub(super) const RECORD_FILE: &str = "deployment.json";
 pub(super) const OPERATING_POINTS: &str = "operating-points";
-/// How many earlier choices can be returned to.
+/// The number of earlier active operating points that can be restored.
 const HISTORY_MAX: usize = 50;
-/// The record is small; anything larger is not ours.
+/// The highest size of the record in bytes; a larger file was not written by this program.
 const RECORD_BYTES_MAX: u64 = 1 << 20;
 
-/// What a deployment consists of.
+/// The parts of a deployment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Record {
     /// Version of the folder's layout.
     pub format: u32,
-    /// Name that it is served under, unless the server is given another.
+    /// The name that it is served under, unless the server is given another.
     pub name: String,
-    /// When it was made, as RFC 3339 in UTC.
+    /// When it was made, as an RFC 3339 time in UTC.
     pub created: String,
     /// The one model that embeds its items.
     pub model: ModelReference,
@@ -41,9 +42,9 @@ pub struct Record {
     pub gallery_id: String,
     /// Id of the active operating point.
     pub active_operating_point: Option<String>,
-    /// How often the active operating point has changed: the etag.
+    /// The number of times that the active operating point has changed, which is the etag.
     pub activations: u64,
-    /// The operating points that were active before, the latest last.
+    /// The ids of operating points that were active before, the latest last.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub history: Vec<String>,
     /// The SHA-256 of the snapshot that this was restored from, which marks it as a copy; `None` if it was
@@ -52,7 +53,7 @@ pub struct Record {
     pub restored_from: Option<String>,
 }
 
-/// Which model embeds the items.
+/// The model that embeds the items.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModelReference {
@@ -60,9 +61,9 @@ pub struct ModelReference {
     pub name: String,
     /// The model's fingerprint, which has to match.
     pub fingerprint: String,
-    /// Where the model's folder was when the deployment was built: a hint. Empty if there is none.
+    /// The model's folder when the deployment was built, which is only a hint. Empty if there is none.
     pub folder: PathBuf,
-    /// Which of the model's precisions; `None` for its own file.
+    /// The precision of the model; `None` for its own file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub precision: Option<String>,
     /// The number of components of vectors that are made elsewhere; `None` if a model makes them.
@@ -91,11 +92,12 @@ impl Folder {
         path.join(RECORD_FILE).exists()
     }
 
-    /// Makes the folder of a new deployment, without its record: [`Folder::save`] adds that last. The
-    /// folder itself may exist, but not contain a deployment.
+    /// Makes the folder of a new deployment without its record, which [`Folder::save`] adds last. The folder
+    /// may exist, but must not contain a deployment.
     ///
     /// # Errors
-    /// A name that cannot be used in requests, a deployment that is there already, or the disk.
+    /// Returns an error if the name cannot be used in requests, if there is a deployment already, or if the
+    /// disk fails.
     pub(super) fn prepare(
         path: &Path,
         name: &str,
@@ -132,7 +134,8 @@ impl Folder {
     /// Opens a deployment folder and verifies its record.
     ///
     /// # Errors
-    /// No deployment there, a changed or damaged record, or a layout of another version.
+    /// Returns an error if there is no deployment, if the record was changed or damaged, or if the layout has
+    /// another version.
     pub fn open(path: &Path) -> Result<Self, DeploymentError> {
         let file = path.join(RECORD_FILE);
         let damaged = |problem: String| DeploymentError::Damaged {
@@ -171,23 +174,23 @@ impl Folder {
         })
     }
 
-    /// The folder.
+    /// The path of the folder.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// What the deployment consists of.
+    /// The record of the deployment.
     #[must_use]
     pub fn record(&self) -> &Record {
         &self.record
     }
 
-    /// Records which snapshot this was restored from, and where the model is on this machine if not at the
-    /// recorded place.
+    /// Records the snapshot that this was restored from, and the model's folder on this machine if it is not
+    /// the recorded one.
     ///
     /// # Errors
-    /// The disk.
+    /// Returns an error if the disk fails.
     pub(super) fn set_origin(
         &mut self,
         snapshot: &str,
@@ -200,7 +203,7 @@ impl Folder {
         self.save()
     }
 
-    /// The gallery's file.
+    /// The path of the gallery's file.
     #[must_use]
     pub fn gallery_file(&self) -> PathBuf {
         self.path.join("items.db")
@@ -209,7 +212,7 @@ impl Folder {
     /// Checks that a gallery is the one that belongs to this deployment.
     ///
     /// # Errors
-    /// It is another.
+    /// Returns an error if it belongs to another deployment.
     pub fn check_gallery(&self, id: &str) -> Result<(), DeploymentError> {
         if id == self.record.gallery_id {
             return Ok(());
@@ -221,10 +224,10 @@ impl Folder {
         })
     }
 
-    /// Its items, for reading: it may be served meanwhile. Searches run without an index.
+    /// Opens the items for reading, also while the deployment is served. Searches in them use no index.
     ///
     /// # Errors
-    /// They are missing or damaged, or belong to another deployment.
+    /// Returns an error if the items are missing or damaged, or belong to another deployment.
     pub fn open_items(&self) -> Result<Gallery, DeploymentError> {
         let params = IndexParams {
             graph_from_items: usize::MAX,
@@ -238,7 +241,7 @@ impl Folder {
     /// Makes `id` the active operating point.
     ///
     /// # Errors
-    /// The etag is out of date, there is no such operating point, or the disk failed.
+    /// Returns an error if the etag is out of date, if there is no such operating point, or if the disk fails.
     pub fn activate(&mut self, id: &str, etag: Option<&str>) -> Result<(), DeploymentError> {
         self.check_etag(etag)?;
         self.operating_point(id)?;
@@ -257,7 +260,8 @@ impl Folder {
     /// history but stays stored. Returns its id.
     ///
     /// # Errors
-    /// The etag is out of date, there is no earlier choice, or the disk failed.
+    /// Returns an error if the etag is out of date, if there was no earlier operating point, or if the disk
+    /// fails.
     pub fn roll_back(&mut self, etag: Option<&str>) -> Result<String, DeploymentError> {
         let earlier = self.record.history.last().cloned();
         let id = earlier.ok_or(DeploymentError::NothingToRollBackTo)?;
@@ -271,10 +275,10 @@ impl Folder {
         Ok(id)
     }
 
-    /// Deactivates the operating point: nothing will be accepted.
+    /// Deactivates the operating point, so that nothing is accepted any more.
     ///
     /// # Errors
-    /// The disk.
+    /// Returns an error if the disk fails.
     pub fn deactivate(&mut self) -> Result<(), DeploymentError> {
         let before = self.record.clone();
         self.record.active_operating_point = None;
@@ -282,7 +286,7 @@ impl Folder {
         self.save().inspect_err(|_| self.record = before)
     }
 
-    /// Etag of the choice of operating point.
+    /// The etag of the active operating point.
     #[must_use]
     pub fn etag(&self) -> String {
         format!("activation-{}", self.record.activations)
@@ -299,7 +303,7 @@ impl Folder {
         }
     }
 
-    /// A gallery without a record was left by a crash while a deployment was being made.
+    /// Removes a gallery without a record, which a crash leaves while a deployment is being made.
     fn remove_leftovers(&self) -> Result<(), DeploymentError> {
         for suffix in ["", "-wal", "-shm", "-journal"] {
             let mut name = self.gallery_file().into_os_string();
@@ -315,7 +319,7 @@ impl Folder {
         Ok(())
     }
 
-    /// Writes the record, all of it or nothing.
+    /// Writes the record, completely or not at all.
     pub(super) fn save(&self) -> Result<(), DeploymentError> {
         self.copy_record(&self.path.join(RECORD_FILE))
     }
@@ -335,10 +339,10 @@ impl Folder {
     }
 }
 
-/// A name goes into requests, metrics and paths.
+/// Checks a name, which is used in requests, metrics and paths.
 pub(super) fn check_name(name: &str) -> Result<(), DeploymentError> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-    // Temporary folders begin with a dot.
+    // Names of temporary folders start with a dot.
     let hidden = name.starts_with('.');
     if name.is_empty() || hidden || name.len() > 64 || !name.chars().all(allowed) {
         return Err(DeploymentError::Name {
@@ -348,7 +352,8 @@ pub(super) fn check_name(name: &str) -> Result<(), DeploymentError> {
     Ok(())
 }
 
-/// A later version is refused by its number, before its unknown fields are.
+/// Checks the version first, so that a record of a later version is refused because of its version and not
+/// because of unknown fields.
 fn check_format(text: &[u8]) -> Result<(), String> {
     let value: serde_json::Value =
         serde_json::from_slice(text).map_err(|cause| cause.to_string())?;

@@ -1,4 +1,4 @@
-//! Many tasks at once, with the results in the order of the inputs.
+//! Runs many tasks at once, and delivers the results in the order of the inputs.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -8,7 +8,7 @@ use tokio_stream::{Stream, StreamExt};
 
 use super::DeploymentError;
 
-/// A task with its key, aborted if nobody waits for it any more.
+/// A task with its key. It is aborted if nobody waits for it any more.
 struct TaskUnderWay<K, T> {
     key: K,
     task: JoinHandle<Result<T, DeploymentError>>,
@@ -20,8 +20,9 @@ impl<K, T> Drop for TaskUnderWay<K, T> {
     }
 }
 
-/// Starts a task for each input as it comes, at most `window` at a time, and passes each result to `done`
-/// in the order of the inputs. Ends early, and aborts running tasks, if an input fails or `done` refuses.
+/// Starts a task for each input as it arrives, at most `window` at once, and passes each result to `done` in
+/// the order of the inputs. If an input fails or `done` returns an error, it ends early and aborts the running
+/// tasks.
 pub(super) async fn in_order<I, K, T, F, E>(
     inputs: impl Stream<Item = Result<I, E>>,
     window: usize,
@@ -59,7 +60,7 @@ where
 
 type TaskResult<T> = Result<Result<T, DeploymentError>, JoinError>;
 
-/// The result of the first task; `None` if there is none.
+/// Waits for the result of the first task; `None` if there is none.
 async fn first<K, T>(running: &mut VecDeque<TaskUnderWay<K, T>>) -> Option<TaskResult<T>> {
     let TaskUnderWay { task, .. } = running.front_mut()?;
     Some(task.await)

@@ -1,4 +1,4 @@
-//! The deep module: a gallery, the model that embeds it, and the active operating point.
+//! A deployment: a gallery, the model that embeds it, and the active operating point.
 
 mod backup;
 mod calibration;

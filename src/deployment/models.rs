@@ -1,5 +1,5 @@
-//! Opens each model folder once, with one pool of workers, however many deployments share it; it closes
-//! with the last of them.
+//! Opens each model folder once, with one pool of workers that all deployments with this model share. The model
+//! is closed with the last of them.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -19,11 +19,11 @@ const ONNXRUNTIME_VERSION: &str = "1.32.0";
 /// ONNX Runtime, and the models opened so far.
 #[derive(Debug)]
 pub struct Models {
-    /// Loaded with the first model that needs it.
+    /// Loaded when the first model needs it.
     runtime: Option<Runtime>,
     engine: EngineConfig,
     queue_len_max: usize,
-    /// By folder and precision. Only deployments keep a model open.
+    /// The open models, by folder and precision. Only deployments keep a model open.
     open: BTreeMap<(PathBuf, Option<String>), InUse>,
 }
 
@@ -37,7 +37,7 @@ struct InUse {
 /// A model and its workers.
 #[derive(Clone, Debug)]
 pub struct LoadedModel {
-    /// The folder it was opened from.
+    /// The folder that it was opened from.
     pub folder: PathBuf,
     /// The model.
     pub model: Arc<Model>,
@@ -46,7 +46,7 @@ pub struct LoadedModel {
 }
 
 impl Models {
-    /// No models yet. At most `queue_len_max` jobs will wait for each model's workers.
+    /// Starts without models. At most `queue_len_max` jobs can wait for each model's workers.
     #[must_use]
     pub fn new(engine: &EngineConfig, queue_len_max: usize) -> Self {
         Self {
@@ -57,8 +57,8 @@ impl Models {
         }
     }
 
-    /// For one more model, which should use as little as possible: one worker, on one thread, with a budget
-    /// of its own for decoding.
+    /// Settings for one more model that should use few resources: one worker with one thread, and its own
+    /// memory budget for decoding.
     #[must_use]
     pub fn beside(&self) -> Self {
         let mut engine = self.engine.clone();
@@ -76,7 +76,7 @@ impl Models {
     /// Workers for vectors that are made elsewhere.
     ///
     /// # Errors
-    /// A thread cannot be started.
+    /// Returns an error if a thread cannot be started.
     pub fn vectors(&self, name: &str, dimension: usize) -> Result<LoadedModel, DeploymentError> {
         let model = Arc::new(Model::vectors(name, dimension));
         let pool = self.pool(&model)?;
@@ -93,7 +93,7 @@ impl Models {
         Ok(Arc::new(pool))
     }
 
-    /// Opens what a record names: a model folder (or `other`, if given), or vectors.
+    /// Opens what a record names: a model folder (or `other`, if given), or workers for vectors.
     pub(super) fn named(
         &mut self,
         reference: &ModelReference,
@@ -108,12 +108,12 @@ impl Models {
         }
     }
 
-    /// Opens a model folder, with its own file or in one of its precisions, or returns the one that is
-    /// already open. The first one loads ONNX Runtime.
+    /// Opens a model folder, with its own file or in one of its precisions. If it is already open, that one is
+    /// returned. The first call loads ONNX Runtime.
     ///
     /// # Errors
-    /// No runtime, or one that cannot be loaded, the folder is no model, the model fails its golden
-    /// check, or the device is not there.
+    /// Returns an error if ONNX Runtime is missing or cannot be loaded, if the folder is not a model, if the
+    /// model fails its golden check, or if the device is missing.
     pub fn open(
         &mut self,
         folder: &Path,
@@ -169,7 +169,7 @@ impl Models {
     /// ONNX Runtime, loaded on first use.
     ///
     /// # Errors
-    /// No runtime, or one that cannot be loaded.
+    /// Returns an error if ONNX Runtime is missing or cannot be loaded.
     pub fn runtime(&mut self) -> Result<Runtime, DeploymentError> {
         let runtime = match &self.runtime {
             Some(runtime) => runtime,
@@ -180,13 +180,13 @@ impl Models {
         Ok(runtime.clone())
     }
 
-    /// Version of ONNX Runtime in use; "none" if it is not needed.
+    /// The version of ONNX Runtime in use; "none" if it is not loaded.
     #[must_use]
     pub fn runtime_version(&self) -> &str {
         self.runtime.as_ref().map_or("none", Runtime::version)
     }
 
-    /// What an image may cost.
+    /// The limits for decoding an image.
     #[must_use]
     pub fn limits(&self) -> ImageLimits {
         ImageLimits {
@@ -195,20 +195,20 @@ impl Models {
         }
     }
 
-    /// How many jobs may wait for each model's workers.
+    /// The highest number of jobs that can wait for each model's workers.
     #[must_use]
     pub fn queue_len_max(&self) -> usize {
         self.queue_len_max
     }
 
-    /// Gallery size from which a graph proposes candidates.
+    /// The size of a gallery from which on a graph proposes candidates.
     #[must_use]
     pub fn graph_from_items(&self) -> usize {
         self.engine.graph_from_items
     }
 }
 
-/// Where pip puts ONNX Runtime in the environment of the program, given the program's folder.
+/// Paths where pip installs ONNX Runtime in the program's environment, given the program's folder.
 fn in_python_environment(programs: &Path) -> Vec<PathBuf> {
     let versions = programs.join("../lib").read_dir();
     let versions = versions.into_iter().flatten().flatten();
@@ -225,7 +225,7 @@ fn in_python_environment(programs: &Path) -> Vec<PathBuf> {
         .collect()
 }
 
-/// Where ONNX Runtime may be: as configured, then beside the program, then in the cache.
+/// Paths where ONNX Runtime may be: as configured, then next to the program, then in the cache.
 fn candidates(engine: &EngineConfig) -> Vec<RuntimeCandidate> {
     let said = [
         (&engine.onnxruntime, "the onnxruntime setting"),
@@ -258,7 +258,7 @@ fn candidates(engine: &EngineConfig) -> Vec<RuntimeCandidate> {
                 place(library, "the Python package onnxruntime beside the program");
             }
         }
-        // A program in target/release of a checkout finds the checkout's cache from anywhere.
+        // A program in target/release of a checkout finds the checkout's cache from any working directory.
         for folder in program.ancestors().skip(2).take(3) {
             place(folder.join(&cached), "the checkout's cache");
         }

@@ -1,4 +1,4 @@
-//! What a monitor sees of a deployment.
+//! The view that a monitor has of a deployment.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use matchpoint_calibration::operating_point::OperatingPoint;
 use matchpoint_calibration::standing::PromiseToday;
 use matchpoint_gallery::Gallery;
 
-/// A deployment, as its monitor sees it.
+/// A deployment as its monitor sees it.
 #[derive(Debug)]
 pub(super) struct ObservedDeployment {
     pub(super) name: String,

@@ -1,4 +1,4 @@
-//! An open deployment: what belongs together; anything else is refused.
+//! An open deployment. Its parts are checked to belong together; otherwise it is refused.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -27,7 +27,7 @@ use matchpoint_gallery::params::IndexParams;
 use matchpoint_gallery::view::GalleryView;
 use matchpoint_gallery::{Access, Gallery};
 
-/// An open deployment. Cheap to share: every call takes `&self`.
+/// An open deployment. It is cheap to share, because every call takes `&self`.
 #[derive(Debug)]
 pub struct Deployment {
     pub(super) name: String,
@@ -35,40 +35,40 @@ pub struct Deployment {
     pub(super) loaded: LoadedModel,
     pub(super) limits: ImageLimits,
     pub(super) gallery: Arc<Gallery>,
-    /// How the index is chosen and tuned: a threshold is bound to it.
+    /// A description of how the index is chosen and tuned; a threshold is bound to it.
     pub(super) index: String,
     /// `None` if the deployment was opened for reading.
     pub(super) writer: Option<ChangeWriter>,
-    /// Absent before [`Deployment::keep_up`].
+    /// `None` before [`Deployment::keep_up`].
     pub(super) maintenance: OnceLock<Maintenance>,
     pub(super) monitor: Arc<Monitor>,
-    /// Absent before [`Deployment::keep_up`].
+    /// `None` before [`Deployment::keep_up`].
     pub(super) left_out: OnceLock<LeftOutWatch>,
-    /// A shadow that is compared with it.
+    /// The shadow that is compared with it, if there is one.
     pub(super) shadow: ShadowRunner<ShadowQuery>,
     pub(super) active_point: Arc<ArcSwap<ActivePoint>>,
     pub(super) latest_state: LatestState,
-    /// Dropped last, after threads have ended and the gallery's lock is released, but by a worker that was left at its
-    /// job: see [`Deployment::closed`].
+    /// Dropped last, after the threads have ended and the gallery's lock is released. Only a worker that is
+    /// stuck in a job can be left: see [`Deployment::closed`].
     pub(super) open: watch::Sender<()>,
 }
 
 /// How to open a deployment.
 #[derive(Clone, Debug)]
 pub struct OpenOptions {
-    /// The name to serve it under, if not the recorded one.
+    /// The name to serve it under, if it differs from the recorded one.
     pub name: Option<String>,
-    /// The model's folder, if not the recorded one.
+    /// The model's folder, if it is not the recorded one.
     pub model: Option<PathBuf>,
     /// Whether items may change. One process at a time may write.
     pub access: Access,
-    /// The folder below which records of a deployment that is open for reading are stored, each in a folder
-    /// of its own; `None` for no records. A deployment that may be written stores them in its own folder.
+    /// The folder for the records of a deployment that is open for reading, which get a subfolder of their own;
+    /// `None` for no records. A deployment that may be written stores its records in its own folder.
     pub journal_dir: Option<PathBuf>,
 }
 
 impl OpenOptions {
-    /// As in the deployment's record.
+    /// The options as in the deployment's record.
     #[must_use]
     pub fn recorded(access: Access) -> Self {
         Self {
@@ -84,7 +84,7 @@ impl Deployment {
     /// Makes a new, empty deployment that is embedded by `model`.
     ///
     /// # Errors
-    /// A deployment that is there already, a name that cannot be used, or the disk.
+    /// Returns an error if there is a deployment already, if the name cannot be used, or if the disk fails.
     pub(super) fn create(
         folder: &Path,
         name: &str,
@@ -101,16 +101,16 @@ impl Deployment {
         let file = folder.gallery_file();
         let (dimension, fingerprint) = (model.model.dimension(), model.model.fingerprint());
         Gallery::create(&file, dimension, fingerprint, &folder.record().gallery_id)?;
-        // Last, because a folder with a record is a complete deployment.
+        // The record is saved last, because a folder with a record is a complete deployment.
         folder.save()
     }
 
-    /// Opens a deployment: verifies every item, and that model, gallery and operating point belong
-    /// together.
+    /// Opens a deployment. It verifies every item, and that model, gallery and operating point belong together.
     ///
     /// # Errors
-    /// Anything missing or damaged, a model other than the one that embedded the gallery, or a second
-    /// writer. An operating point that does not fit is not an error: nothing is accepted.
+    /// Returns an error if anything is missing or damaged, if the model is not the one that embedded the
+    /// gallery, or if another process writes to it. An operating point that does not fit is not an error, but
+    /// then nothing is accepted.
     pub fn open(
         path: &Path,
         models: &mut Models,
@@ -187,11 +187,11 @@ impl Deployment {
         Ok(deployment)
     }
 
-    /// For a deployment that serves: from now on keeps the index in step with the items and checks both,
-    /// records decisions, and monitors the promise, on threads that end with the deployment.
+    /// Prepares a deployment for service. From now on it keeps the index up to date and checks index and items,
+    /// records decisions, and monitors the promise, with threads that end with the deployment.
     ///
     /// # Errors
-    /// A thread cannot be started, or the journal cannot be opened.
+    /// Returns an error if a thread cannot be started or the journal cannot be opened.
     pub fn keep_up(&self, monitoring: &MonitoringConfig) -> Result<(), DeploymentError> {
         let (active_point, damage) = (
             Arc::clone(&self.active_point),
@@ -201,7 +201,7 @@ impl Deployment {
             active_point.store(Arc::new(ActivePoint::Unreadable(damage.to_owned())));
         };
         let maintenance = Maintenance::start(&self.name, Arc::clone(&self.gallery), stop)?;
-        // If there is one already, the second ends here.
+        // If there is one already, the new one ends here.
         drop(self.maintenance.set(maintenance));
         self.monitor.start(monitoring)?;
         let watch = LeftOutWatch::start(LeftOutWatched {
@@ -219,10 +219,10 @@ impl Deployment {
         &self.monitor
     }
 
-    /// Refuses changes of items or operating points if it is read-only.
+    /// Refuses changes of items and operating points if the deployment is read-only.
     ///
     /// # Errors
-    /// It is open for reading only.
+    /// Returns an error if it is open for reading only.
     pub fn check_writable(&self) -> Result<(), DeploymentError> {
         self.writer().map(drop)
     }
@@ -236,19 +236,20 @@ impl Deployment {
         }
     }
 
-    /// The snapshot that this was restored from, if it takes writes: it would then differ from other
-    /// copies.
+    /// The id of the snapshot that this was restored from, if it can be written to and could therefore come to
+    /// differ from other copies.
     #[must_use]
     pub fn copy_of(&self) -> Option<String> {
         let restored = self.lock_folder().record().restored_from.clone();
         restored.filter(|_| self.writer.is_some())
     }
 
-    /// Waits until this is closed, with all its threads but a worker that did not come back from its job in time: until
-    /// that ends, the folder may be locked, and opening it again be refused. Keeps nothing open meanwhile.
+    /// Waits until this is closed, with all its threads except a worker that did not return from its job in
+    /// time. Until that worker ends, the folder may be locked, and opening it again may be refused. Waiting
+    /// keeps nothing open.
     pub fn closed(&self) -> impl Future<Output = ()> + Send + use<> {
         let mut open = self.open.subscribe();
-        // Nothing is ever sent: it fails once the sender is dropped.
+        // Nothing is ever sent. The call fails once the sender is dropped.
         async move { while open.changed().await.is_ok() {} }
     }
 
@@ -258,7 +259,7 @@ impl Deployment {
         &self.name
     }
 
-    /// Its folder with its record, as they are now.
+    /// The folder with its present record.
     #[must_use]
     pub fn folder(&self) -> Folder {
         self.lock_folder().clone()
@@ -282,10 +283,10 @@ impl Deployment {
         self.present().id
     }
 
-    /// The state from which a request is answered that comes now.
+    /// The state that a request arriving now is answered from.
     ///
     /// # Errors
-    /// The caller expects another state.
+    /// Returns an error if the caller expects another state.
     pub(super) fn state_in_use(
         &self,
         expected: Option<StateId>,
@@ -299,7 +300,7 @@ impl Deployment {
         StateInUse { view, active, id }
     }
 
-    /// The state when a view is searched under an operating point.
+    /// The state of a view that is searched under an operating point.
     pub(super) fn state_of(&self, view: &GalleryView, active: &Arc<ActivePoint>) -> StateId {
         self.latest_state.of(view, active, || {
             let parts = StateParts {
@@ -311,7 +312,7 @@ impl Deployment {
         })
     }
 
-    /// By what decisions are made at present.
+    /// The active operating point, or the reason why there is none.
     #[must_use]
     pub fn active_point(&self) -> Arc<ActivePoint> {
         self.active_point.load_full()
@@ -322,7 +323,7 @@ impl Deployment {
         self.binding_of(&self.gallery.view())
     }
 
-    /// The binding of an operating point that is made on a state of the gallery.
+    /// The binding of an operating point that is made on this state of the gallery.
     pub(super) fn binding_of(&self, view: &GalleryView) -> Binding {
         Binding {
             model_fingerprint: self.loaded.model.fingerprint().to_owned(),
@@ -351,7 +352,7 @@ impl Deployment {
     }
 }
 
-/// The index as part of an operating point's binding: without what changes as the gallery grows.
+/// The description of the index that operating points are bound to, without what changes as the gallery grows.
 #[must_use]
 pub fn index_binding(params: IndexParams) -> String {
     format!(

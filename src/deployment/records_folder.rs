@@ -1,4 +1,4 @@
-//! Where the records of a deployment are stored: in its folder, or elsewhere if that may not be written.
+//! Finds the folder for the records of a deployment: its own folder, or another one if it may not be written.
 
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use super::DeploymentError;
 #[derive(Debug)]
 pub(super) struct RecordsFolder {
     path: PathBuf,
-    /// `None` in a deployment's own folder, whose writer is alone anyway.
+    /// `None` in a deployment's own folder, which only one process may write anyway.
     _lock: Option<File>,
 }
 
@@ -28,13 +28,14 @@ impl RecordsFolder {
     /// A folder below `journal_dir` for the deployment in `folder`, which is only read.
     ///
     /// # Errors
-    /// Another process records there, or the disk failed.
+    /// Returns an error if another process records there, or if the disk fails.
     pub(super) fn below(
         journal_dir: &Path,
         folder: &Path,
         name: &str,
     ) -> Result<Self, DeploymentError> {
-        // Each deployment's folder has its own: a switch opens one while the other is in use.
+        // Each deployment folder has its own records folder, because a switch opens one deployment while the
+        // other is in use.
         let digest = Sha256::digest(folder.as_os_str().as_encoded_bytes());
         let told_apart: String = encode_string(&digest).chars().take(8).collect();
         let path = journal_dir.join(format!("{name}-{told_apart}"));

@@ -1,4 +1,4 @@
-//! Temporary folders and files, under names that nothing else can have.
+//! Temporary folders and files, with names that nothing else can have.
 
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -10,14 +10,14 @@ use uuid::Uuid;
 use crate::deployment::DeploymentError;
 use crate::deployment::backup::archive;
 
-/// Names of deployments and snapshots do not begin with a dot, so none of them can be one of these.
+/// The start of temporary names. Names of deployments and snapshots never start with a dot.
 const PREFIX: &str = ".matchpoint-";
 
-/// A folder is locked a moment after it is made; a younger one without a lock may be in that moment.
+/// A folder is locked a moment after it is made, so a younger folder without a lock may still be in use.
 const LEFT_AFTER: Duration = Duration::from_secs(60);
 
-/// A new folder beside what is being made, removed when this is dropped. It is locked meanwhile, so that a
-/// folder without a lock was left by a crash.
+/// A new folder next to what is being made, which is removed when this is dropped. It is locked meanwhile, so
+/// that a folder without a lock must have been left by a crash.
 #[derive(Debug)]
 pub struct TemporaryFolder {
     path: PathBuf,
@@ -26,31 +26,31 @@ pub struct TemporaryFolder {
 }
 
 impl TemporaryFolder {
-    /// Makes one in the folder of `beside`, and removes those that crashes left there. Nothing else is
+    /// Makes a temporary folder next to `beside`, and removes those that crashes left there. Nothing else is
     /// removed, whatever its name.
     ///
     /// # Errors
-    /// The disk.
+    /// Returns an error if the disk fails.
     pub fn new(beside: &Path) -> Result<Self, DeploymentError> {
         let path = path_beside(beside);
         let failed = |cause: std::io::Error| DeploymentError::io(&path, &cause);
         fs::create_dir(&path).map_err(failed)?;
         let lock = File::open(&path).map_err(failed)?;
-        // Without support for locks, folders are protected from removal for a minute.
+        // Without support for locks, the age of a folder protects it from removal for a minute.
         drop(lock.try_lock());
         Ok(Self { path, lock })
     }
 
-    /// Where it is.
+    /// The path of the folder.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Writes a file in it, in a subfolder if its path has one. It is on the disk when this returns.
+    /// Writes a file in it, in a subfolder if its path has one. The file is on the disk when this returns.
     ///
     /// # Errors
-    /// The disk.
+    /// Returns an error if the disk fails.
     pub fn write(&self, path: &Path, bytes: &[u8]) -> Result<(), DeploymentError> {
         let path = self.path.join(path);
         let written = fs::create_dir_all(parent_of(&path)).and_then(|()| {
@@ -64,9 +64,9 @@ impl TemporaryFolder {
     /// Renames it to `to`, in the same folder, if that name is free.
     ///
     /// # Errors
-    /// `AlreadyExists`, or the disk.
+    /// Returns `AlreadyExists` if the name is taken, or an error of the disk.
     pub fn publish(self, to: &Path) -> std::io::Result<()> {
-        // A rename would replace an empty folder.
+        // A rename would silently replace an empty folder.
         if to.symlink_metadata().is_ok() {
             return Err(std::io::ErrorKind::AlreadyExists.into());
         }
@@ -78,7 +78,7 @@ impl TemporaryFolder {
 
 impl Drop for TemporaryFolder {
     fn drop(&mut self) {
-        // Already renamed, if it was published.
+        // If it was published, it was already renamed.
         drop(fs::remove_dir_all(&self.path));
     }
 }
@@ -90,10 +90,10 @@ pub struct TemporaryFile {
 }
 
 impl TemporaryFile {
-    /// Makes one in the folder of `beside`, and removes those that crashes left there.
+    /// Makes a temporary file next to `beside`, and removes those that crashes left there.
     ///
     /// # Errors
-    /// The disk.
+    /// Returns an error if the disk fails.
     pub fn new(beside: &Path) -> std::io::Result<Self> {
         let path = path_beside(beside);
         let file = File::create_new(&path)?;
@@ -101,7 +101,7 @@ impl TemporaryFile {
         Ok(Self { path, file })
     }
 
-    /// Where it is.
+    /// The path of the file.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path

@@ -1,9 +1,9 @@
 //! Snapshots: a deployment in one file, taken while it serves, and restored.
 //!
 //! A snapshot contains the record, the items, every operating point with its recording, and the cohorts:
-//! everything that answers and decisions rest on except the model, which is named by its fingerprint. The
-//! index is derived from the items; it is included on request, so that a server of a copy need not build
-//! it. A snapshot is verified before it is packed, and what is restored before it gets its name.
+//! everything that answers and decisions depend on, except the model, which is identified by its fingerprint.
+//! The index is derived from the items; it is included on request, so that a server of a copy need not build
+//! it. A snapshot is verified before it is packed, and a restored deployment before it gets its name.
 
 pub(super) mod archive;
 
@@ -39,12 +39,12 @@ const KEPT: [(&str, &str); 5] = [
     (CALIBRATED_TRAFFIC, "json"),
 ];
 
-/// What a snapshot holds.
+/// A description of a snapshot.
 #[derive(Clone, Debug, Serialize)]
 pub struct SnapshotReport {
     /// The archive.
     pub archive: PathBuf,
-    /// Its length.
+    /// Its length in bytes.
     pub bytes: u64,
     /// SHA-256 of its `SHA256SUMS`, which identifies the content: 64 hexadecimal digits.
     pub sha256: String,
@@ -58,27 +58,28 @@ pub struct SnapshotReport {
     pub items: usize,
     /// Number of labels.
     pub labels: usize,
-    /// Number of the gallery's state.
+    /// The gallery's generation.
     pub generation: u64,
     /// Digest of the items.
     pub gallery_digest: String,
     /// Number of operating points.
     pub operating_points: usize,
-    /// The active operating point.
+    /// Id of the active operating point, if there is one.
     pub active_operating_point: Option<String>,
-    /// Whether it has an index.
+    /// Whether the snapshot has an index.
     pub index: PackedIndex,
 }
 
-/// The index of a snapshot, or of what was restored from one.
+/// The index of a snapshot or of a restored deployment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PackedIndex {
-    /// None: the server builds one, if there are enough items.
+    /// There is no index. The server builds one if there are enough items.
     None,
     /// It is included and matches the items.
     Whole,
-    /// It was in the snapshot but left out, because the server would have to build it again; why.
+    /// The snapshot has an index that was left out, because the server would have to build it again; with the
+    /// reason.
     LeftOut(String),
 }
 
@@ -88,7 +89,8 @@ impl Folder {
     /// Until it is done it needs space for a second copy of the items in addition to the archive.
     ///
     /// # Errors
-    /// There is an archive of this name, the deployment or its index is damaged, the disk, or it was stopped.
+    /// Returns an error if an archive of this name exists, if the deployment or its index is damaged, if the
+    /// disk fails, or if the work was stopped.
     pub fn take_snapshot(
         &self,
         to: &Path,
@@ -100,11 +102,12 @@ impl Folder {
         }
         let copy = TemporaryFolder::new(to)?;
         let copied = copy.path();
-        // The record first: what it names exists, and never changes.
+        // The record is copied first, because the files that it names exist and never change.
         self.copy_record(&copied.join(RECORD_FILE))?;
         copy_items(&self.gallery_file(), &copied.join(ITEMS))?;
         let mut names = BTreeSet::from([RECORD_FILE.to_owned(), ITEMS.to_owned()]);
-        // It is only ever replaced whole, and useless without the items that it names by their checksums.
+        // The index is only ever replaced as a whole, and it can only be used with the items whose checksums it
+        // contains.
         let index = Gallery::index_file(&self.gallery_file());
         if with_index && index.is_file() {
             link_or_copy(&index, &copied.join(INDEX))?;
@@ -113,7 +116,7 @@ impl Folder {
         for (folder, _) in KEPT {
             let into = copied.join(folder);
             fs::create_dir(&into).map_err(|cause| DeploymentError::io(&into, &cause))?;
-            // A file that is being written has another suffix.
+            // A file that is still being written has another suffix.
             let kept = list(&self.path().join(folder))?.into_iter();
             names.extend(
                 kept.map(|name| format!("{folder}/{name}"))
@@ -144,11 +147,11 @@ impl Folder {
         Ok(found.of(to, digest))
     }
 
-    /// Files of the folder that belong to nothing: left by a crash, or recordings and cohorts of no
-    /// operating point.
+    /// Lists files of the folder that belong to nothing: files left by a crash, and recordings or cohorts
+    /// without an operating point.
     ///
     /// # Errors
-    /// The disk.
+    /// Returns an error if the disk fails.
     pub fn orphans(&self, points: &[OperatingPoint]) -> Result<Vec<String>, DeploymentError> {
         let mut belong = BTreeSet::new();
         for point in points {
@@ -203,17 +206,17 @@ fn list(folder: &Path) -> Result<Vec<String>, DeploymentError> {
     Ok(names)
 }
 
-/// Where the model that embedded a snapshot's items is; `None` to use the place in its record.
+/// Finds the folder of the model that embedded a snapshot's items; `None` to use the folder in its record.
 pub type PlaceOfModel<'a> = &'a dyn Fn(&ModelReference) -> Result<Option<PathBuf>, DeploymentError>;
 
-/// Makes a new deployment from a snapshot, at `into`, where nothing or an empty folder may be.
+/// Makes a new deployment at `into` from a snapshot. `into` must not exist or must be an empty folder.
 ///
-/// A snapshot is data: anything unexpected in it is refused. Its record names a model folder of the machine
-/// where it was taken; callers that do not trust that name another by `model`.
+/// A snapshot is untrusted data, so anything unexpected in it is refused. Its record names a model folder of
+/// the machine where it was taken; a caller that does not trust it gives another by `model`.
 ///
 /// # Errors
-/// `into` is not empty, the archive or its content is damaged or not part of a deployment, `model` refuses,
-/// the disk failed, or it was stopped.
+/// Returns an error if `into` is not empty, if the archive or its content is damaged or does not belong to a
+/// deployment, if `model` refuses, if the disk fails, or if the work was stopped.
 pub fn restore(
     archive: &Path,
     into: &Path,
@@ -262,7 +265,7 @@ pub fn restore(
     Ok(found.of(archive, digest))
 }
 
-/// Verifies all of a folder that was just written, while the disk takes what is in it.
+/// Verifies a folder that was just written, while the disk stores its files.
 fn sync_and_examine(
     folder: &Folder,
     written: &[PathBuf],
@@ -276,12 +279,12 @@ fn sync_and_examine(
             Ok(syncing) => syncing
                 .join()
                 .unwrap_or_else(|_panicked| Err(io::ErrorKind::Other.into())),
-            // The system starts no thread.
+            // The system cannot start a thread.
             Err(_) => sync(),
         };
         (synced, found)
     });
-    // Comes first: what a disk did not take may look like damage.
+    // This is checked first, because data that the disk did not store can look like damage.
     synced.map_err(|cause| DeploymentError::io(folder.path(), &cause))?;
     found
 }
@@ -300,7 +303,7 @@ fn belongs(name: &str) -> bool {
 /// SHA-256 that identifies its content, as in [`SnapshotReport`].
 ///
 /// # Errors
-/// It is not a snapshot, or damaged.
+/// Returns an error if it is not a snapshot or is damaged.
 pub fn check_snapshot(
     archive: &Path,
     progress: Progress<'_>,
@@ -310,7 +313,7 @@ pub fn check_snapshot(
     Ok((digest.bytes, digest.sha256))
 }
 
-/// What a folder holds, after all of it is verified; its archive is not known yet.
+/// Describes a folder after verifying all of it. Its archive is not known yet.
 fn examine(folder: &Folder) -> Result<SnapshotReport, DeploymentError> {
     let (gallery, index) = open_to_examine(&folder.gallery_file())?;
     folder.check_gallery(gallery.id())?;
@@ -337,7 +340,7 @@ fn examine(folder: &Folder) -> Result<SnapshotReport, DeploymentError> {
     })
 }
 
-/// Opens a gallery and verifies it: with its index if that is valid, and otherwise without one.
+/// Opens a gallery and verifies it, with its index if that is valid and otherwise without one.
 fn open_to_examine(items: &Path) -> Result<(Gallery, PackedIndex), DeploymentError> {
     let mut index = PackedIndex::None;
     if Gallery::index_file(items).exists() {
@@ -355,7 +358,7 @@ fn open_to_examine(items: &Path) -> Result<(Gallery, PackedIndex), DeploymentErr
 }
 
 impl SnapshotReport {
-    /// The same for an archive with another name.
+    /// The same description with another archive name.
     #[must_use]
     pub fn called(self, archive: PathBuf) -> Self {
         Self { archive, ..self }

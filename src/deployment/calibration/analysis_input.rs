@@ -3,11 +3,11 @@
 use crate::deployment::{DeploymentError, Gathered};
 use matchpoint_calibration::procedure::{LabelledVectors, VectorRow};
 
-/// Copies the vectors of a gallery, in the order of their ids, and of the queries. There are no queries if
-/// the gallery searched for itself, or their vectors were not kept.
+/// Copies the vectors of a gallery, in the order of their ids, and of the queries. There are no queries if the
+/// gallery's own items were the queries, or if their vectors were not kept.
 ///
 /// # Errors
-/// None in practice: stored vectors are of unit length.
+/// Never in practice, because stored vectors have unit length.
 pub fn material_sets(gathered: &Gathered) -> Result<LabelledVectors, DeploymentError> {
     let view = gathered.view();
     let items = view.items().map(|(head, vector)| VectorRow {

@@ -1,4 +1,4 @@
-//! From gathered searches to an operating point of this deployment.
+//! Turns gathered searches into an operating point of this deployment.
 
 use super::calibrated::Calibrated;
 use super::remedy::{self, Remedied, RemedyChoice};
@@ -9,24 +9,25 @@ use matchpoint_calibration::operating_point::IndexMisses;
 use matchpoint_calibration::procedure::{PointDraft, PointTrials, ThresholdSettings};
 use matchpoint_calibration::recording::RecordedSearch;
 
-/// What to calibrate for.
+/// The settings of a calibration.
 #[derive(Clone, Debug)]
 pub struct CalibrationSettings {
-    /// How the threshold is to be chosen.
+    /// How the threshold is chosen.
     pub threshold: ThresholdSettings,
-    /// What to do about labels that one threshold treats unequally.
+    /// The remedy for labels that one threshold treats unequally.
     pub remedy: RemedyChoice,
-    /// How much of the best of another label a margin takes off.
+    /// The multiple of the best similarity to another label that margins subtract.
     pub margin_factor: MarginFactor,
 }
 
 impl Deployment {
-    /// Chooses a threshold on gathered searches, for what is served now. Changes nothing: see
-    /// [`Deployment::keep`] and [`Deployment::activate`].
+    /// Chooses a threshold from gathered searches, for the present state of the deployment. It changes nothing:
+    /// see [`Deployment::keep`] and [`Deployment::activate`].
     ///
     /// # Errors
-    /// The searches contradict each other, or cannot support the target; or a label that is not
-    /// enrolled is another spelling of one that is, or the model's head was fitted to some queries.
+    /// Returns an error if the searches contradict each other or cannot support the target, if a label that is
+    /// not enrolled differs from an enrolled one only in spelling, or if the model's head was fitted to some
+    /// queries.
     pub fn calibrate(
         &self,
         gathered: &Gathered,
@@ -38,7 +39,7 @@ impl Deployment {
         let counted_once = assured.counts_once().then(|| gathered.counted_once());
         let counted_once = counted_once.flatten();
         let gathered = counted_once.as_ref().unwrap_or(gathered);
-        // In the state that was searched, whatever has changed since.
+        // Uses the state of the gallery that was searched, whatever has changed since.
         let searched = gathered.view();
         let binding = self.binding_of(&searched);
         let draft = PointDraft::new(&settings.threshold, binding, now_rfc_3339())?;
@@ -70,10 +71,11 @@ impl Deployment {
         })
     }
 
-    /// The searches with the scores that are compared with the threshold at present.
+    /// The searches with the scores that are compared with the active threshold.
     ///
     /// # Errors
-    /// More searches than vectors are kept for, or queries that the model's head was fitted to.
+    /// Returns an error if there are more searches than stored vectors, or if the model's head was fitted to
+    /// some queries.
     pub(in crate::deployment) fn judged(
         &self,
         gathered: &Gathered,
@@ -86,8 +88,8 @@ impl Deployment {
     }
 }
 
-/// A threshold that allows for ordinary changes of the gallery; if the labels are too few for that, one
-/// that meets the target as the gallery is.
+/// A threshold that allows for ordinary changes of the gallery. If there are too few labels for that, one that
+/// meets the target for the present gallery.
 fn with_room(
     draft: PointDraft,
     gathered: &Gathered,

@@ -15,8 +15,8 @@ pub struct Calibrated {
     pub recording: Recording,
     /// The items of the gallery that was searched.
     pub items: ItemSet,
-    /// What its queries looked like.
+    /// A description of its queries, to compare traffic with.
     pub traffic: TrafficReference,
-    /// What adjusts the scores; `None` if the similarity is compared.
+    /// The adjustment of scores; `None` if the similarity is compared.
     pub adjuster: Option<Adjuster>,
 }

@@ -1,5 +1,5 @@
-//! Embeddings of labelled queries, cached in one file of a deployment's folder: a calibration that was
-//! stopped continues where it was, and a second target only needs searches.
+//! Caches the embeddings of labelled queries in one file of a deployment's folder. A calibration that was
+//! stopped then continues where it was, and one for a second target only needs searches.
 //!
 //! A row is identified by the SHA-256 of the picture's bytes, and has a checksum over it and over
 //! everything that determines embeddings: model with preprocessing, runtime, device, how
@@ -21,11 +21,11 @@ use matchpoint_embed::embedder::Embedded;
 use matchpoint_embed::pixels::{Format, ImageMeasures};
 use matchpoint_vector::Embedding;
 
-/// Its name in a deployment's folder.
+/// The file's name in a deployment's folder.
 const FILE: &str = "query-embeddings.cache";
-/// Its greatest size on the disk: 200,000 embeddings of 1,280 components.
+/// The highest size of the file in bytes, for 200,000 embeddings of 1,280 components.
 const BYTES_MAX: u64 = 1 << 30;
-/// Begins the file, with the version of its rows.
+/// The first bytes of the file, with the version of its rows.
 const MAGIC: [u8; 16] = *b"matchpoint-qe-1\n";
 const DIGEST: usize = 32;
 /// The magic bytes, and a digest of what determines its embeddings.
@@ -45,22 +45,22 @@ pub struct EmbeddingCache {
     dimension: usize,
     rows_max: u64,
     rows: Mutex<Rows>,
-    /// Embeddings that were used from it.
+    /// Number of embeddings that were used from the cache.
     taken: AtomicU64,
 }
 
 #[derive(Debug)]
 struct Rows {
-    /// Where the embedding of each picture is.
+    /// The row of each picture's embedding.
     of_picture: HashMap<Sha256Digest, u64>,
     count: u64,
-    /// Whether this process adds to it: one does at a time, and others read.
+    /// Whether this process writes to the file. Only one process does at a time; others read.
     adds: bool,
 }
 
 impl EmbeddingCache {
-    /// The cache in a deployment's folder, of `dimension` components, made by everything in `made_by`;
-    /// `None` if there can be none, which is logged.
+    /// Opens the cache in a deployment's folder, for embeddings of `dimension` components that depend on
+    /// everything in `made_by`. `None` if there can be no cache, which is logged.
     pub(in crate::deployment) fn in_folder(
         folder: &Path,
         made_by: &[&str],
@@ -81,7 +81,7 @@ impl EmbeddingCache {
         }
     }
 
-    /// Opens the file, or creates it; `None` if there is none and none may be written.
+    /// Opens the file, or creates it; `None` if it does not exist and may not be created.
     fn open(
         path: &Path,
         made_by: Sha256Digest,
@@ -92,7 +92,7 @@ impl EmbeddingCache {
         options.read(true).write(true).create(true).truncate(false);
         // Embeddings are as private as the pictures.
         let (file, adds) = match options.mode(0o600).open(path) {
-            // A process that has the lock adds to it; without support for locks nobody does.
+            // The process that has the lock writes to the file. Without support for locks, nobody does.
             Ok(file) if file.metadata()?.is_file() => {
                 let adds = file.try_lock().is_ok();
                 (file, adds)
@@ -123,7 +123,7 @@ impl EmbeddingCache {
         let is_ours = cache.file.read_exact_at(&mut found, 0).is_ok() && found == header;
         match (is_ours, adds) {
             (true, _) => cache.read_pictures()?,
-            // For another model, or empty.
+            // The file is empty, or belongs to another model.
             (false, true) => {
                 cache.file.set_len(0)?;
                 cache.file.write_all_at(&header, 0)?;
@@ -154,13 +154,13 @@ impl EmbeddingCache {
         Ok(())
     }
 
-    /// How many embeddings were used from it.
+    /// The number of embeddings that were used from the cache.
     #[must_use]
     pub fn taken(&self) -> u64 {
         self.taken.load(Ordering::Relaxed)
     }
 
-    /// The embedding of the picture with this SHA-256, from the cache, or as `embed` makes it.
+    /// The embedding of the picture with this SHA-256, from the cache or, if it is missing there, from `embed`.
     pub(in crate::deployment) fn get_or<E>(
         &self,
         picture: Sha256Digest,
@@ -189,7 +189,7 @@ impl EmbeddingCache {
         embedded(content.get(DIGEST..)?)
     }
 
-    /// Over the row and everything that determines its embedding.
+    /// The checksum over the row and everything that determines its embedding.
     fn checksum(&self, content: &[u8]) -> Sha256Digest {
         let hash = Sha256::new().chain_update(self.made_by);
         hash.chain_update(content).finalize().into()
@@ -208,7 +208,7 @@ impl EmbeddingCache {
         let row = match rows.of_picture.get(&picture) {
             // It was damaged.
             Some(row) => *row,
-            // Any row is overwritten: whatever the order of the queries, some of them stay.
+            // Any row may be overwritten, so that some rows stay whatever the order of the queries.
             None if full => {
                 picture
                     .iter()
@@ -220,7 +220,7 @@ impl EmbeddingCache {
         };
         if let Err(cause) = self.file.write_all_at(&bytes, self.row_at(row)) {
             rows.adds = false;
-            // The calibration needs the space more.
+            // The calibration needs the disk space more than the cache does.
             let freed = self.file.set_len(0);
             tracing::warn!(
                 file = %self.path.display(), %cause, emptied = freed.is_ok(),
@@ -240,7 +240,7 @@ fn is_read_only(cause: &io::Error) -> bool {
     )
 }
 
-/// The format of a picture as one byte of a row, by its place here.
+/// The format of a picture as one byte of a row: its index in this list.
 const FORMATS: [Format; 5] = [
     Format::Jpeg,
     Format::Png,
@@ -325,7 +325,7 @@ mod tests {
         }
     }
 
-    /// What is found of a picture, by its bits.
+    /// Everything that is cached for a picture, bit by bit.
     fn found(cache: &EmbeddingCache, number: u8) -> Option<Vec<u8>> {
         let found = cache.get([number; DIGEST])?;
         assert_eq!(
@@ -362,7 +362,7 @@ mod tests {
             assert_eq!(bits(&got), bits(&of(number)));
         }
         assert_eq!((made.get(), cache.taken()), (5, 1));
-        // A failure is nothing that is kept.
+        // A failure is not cached.
         assert_eq!(
             cache.get_or([9; DIGEST], || Err("no picture")).err(),
             Some("no picture")
@@ -405,7 +405,7 @@ mod tests {
                 "byte {at}"
             );
         }
-        // Cut off anywhere, as by a kill.
+        // The file may be cut off anywhere, for example if the process is killed.
         for len in 0..whole.len() {
             std::fs::write(&path, &whole[..len]).unwrap();
             let cache = open_at(&path, MADE_BY, BYTES_MAX).unwrap();
@@ -429,7 +429,7 @@ mod tests {
         let first = open_at(&path, MADE_BY, BYTES_MAX).unwrap();
         keep(&first, 1..3);
         drop(first);
-        // Even if the beginning of the file says otherwise.
+        // This holds even if the start of the file claims otherwise.
         let mut forged = std::fs::read(&path).unwrap();
         forged[MAGIC.len()..][..DIGEST].fill(8);
         std::fs::write(&path, &forged).unwrap();
@@ -466,7 +466,7 @@ mod tests {
         keep(&first, 4..5);
         assert_eq!(found(&second, 1), Some(bits(&of(1))));
         assert_eq!((found(&second, 3), found(&first, 3)), (None, None));
-        // Nor does the second begin it again for another model.
+        // The second process does not start the file again for another model either.
         assert!(open_at(&path, [8; DIGEST], BYTES_MAX).is_none());
         drop((first, second));
         let third = open_at(&path, MADE_BY, BYTES_MAX).unwrap();

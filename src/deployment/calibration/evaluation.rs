@@ -1,4 +1,4 @@
-//! How a deployment decides on labelled queries, and whether their labels may be used to judge it.
+//! Measures how a deployment decides on labelled queries, and checks whether their labels may be used for that.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -25,15 +25,15 @@ pub struct DeploymentEvaluation {
     pub operating_point: Option<String>,
     /// Its threshold.
     pub threshold: Option<f32>,
-    /// What it promises, or aims at, in words.
+    /// The target that it promises or aims at, in words.
     pub goal: Option<String>,
-    /// The false accept rate that was its target, if it had one.
+    /// Its target FAR; `None` if it has none.
     pub target_far: Option<f64>,
-    /// Whether that is promised, and not only aimed at.
+    /// Whether the target FAR is certified, and not only aimed at.
     pub certified: Option<bool>,
-    /// Queries whose label is enrolled.
+    /// Number of queries whose label is enrolled.
     pub mated: u64,
-    /// Queries whose label is not.
+    /// Number of queries whose label is not enrolled.
     pub non_mated: u64,
     /// Share of mated queries whose nearest item has their label.
     pub recall_at_1: Option<Rate>,
@@ -45,32 +45,32 @@ pub struct DeploymentEvaluation {
     pub frr: Option<Rate>,
     /// The part of the FRR that was accepted with a wrong label.
     pub misidentification: Option<Rate>,
-    /// What a person would review; `None` without a review band.
+    /// The searches that a person would review; `None` without a review band.
     pub review: Option<EvaluatedReview>,
-    /// Rates for each value of each metadata column of the queries.
+    /// The rates for each value of each metadata column of the queries.
     pub conditions: Vec<Condition>,
-    /// Queries with a cached embedding: they do not count in the times of decoding and the model.
+    /// Number of queries with a cached embedding. They do not count in the times of decoding and inference.
     pub embedded_before: u64,
-    /// Time of a query by stage.
+    /// The time of a query by stage.
     pub latency_ms: StageLatency,
-    /// Queries a second, on all workers.
+    /// Queries per second, with all workers.
     pub queries_per_second: f64,
 }
 
-/// What a review band does to labelled queries, next to what its calibration measured.
+/// The effect of a review band on labelled queries, compared with what its calibration measured.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct EvaluatedReview {
-    /// The score from which on a person reviews a REJECT.
+    /// From this score on, a person reviews a REJECT.
     pub threshold: f32,
     /// The promised limit for the share of mated queries that are rejected unseen, or accepted with a wrong
     /// label.
     pub unseen_frr: f64,
-    /// What was measured on these queries.
+    /// The shares measured on these queries.
     #[serde(flatten)]
     pub found: ReviewedShares,
     /// The share of mated searches that a person would have seen at calibration.
     pub calibrated_mated: Option<Rate>,
-    /// The same for non-mated ones.
+    /// The share of non-mated searches that a person would have seen at calibration.
     pub calibrated_strangers: Option<Rate>,
 }
 
@@ -88,7 +88,7 @@ impl EvaluatedReview {
     }
 }
 
-/// Median and 99th percentile of each stage, in milliseconds.
+/// The median and the 99th percentile of each stage, in milliseconds.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct StageLatency {
     /// Decoding and resizing.
@@ -100,11 +100,12 @@ pub struct StageLatency {
 }
 
 impl DeploymentEvaluation {
-    /// Judges what labelled queries found by the active operating point. `timings` has the stages of each
-    /// query, and `took` the time of all of them.
+    /// Judges searches for labelled queries by the active operating point. `timings` has the stages of each
+    /// query, and `took` is the time of all of them together.
     ///
     /// # Errors
-    /// The searches contradict each other, or there are more of them than vectors are kept for.
+    /// Returns an error if the searches contradict each other, or if there are more of them than stored
+    /// vectors.
     pub fn of(
         deployment: &Deployment,
         gathered: &Gathered,
@@ -161,10 +162,11 @@ impl StageLatency {
     }
 }
 
-/// Which of these labels of queries chose the active threshold: figures on them are too good.
+/// The labels of these queries that had a part in choosing the active threshold. Figures measured on them are
+/// optimistic.
 ///
 /// # Errors
-/// The searches of the operating point cannot be read.
+/// Returns an error if the searches of the operating point cannot be read.
 pub fn labels_that_chose(
     deployment: &Deployment,
     labels: &BTreeSet<&str>,
@@ -177,7 +179,8 @@ pub fn labels_that_chose(
         return Ok(None);
     };
     let enrolled = deployment.view().labels();
-    // With a target FAR, enrolled labels have no part in the choice unless they were left out.
+    // With a target FAR, enrolled labels have no part in choosing the threshold unless they were left out as
+    // strangers.
     let by_strangers = point.content().target_far().is_some();
     let chose = recording.searches().iter();
     let chose = chose.filter(|search| !by_strangers || search.truth != TrialKind::Mated);

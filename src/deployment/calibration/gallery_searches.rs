@@ -1,4 +1,4 @@
-//! The gallery's own items as the searches of a calibration.
+//! Uses the gallery's own items as the queries of a calibration.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -14,12 +14,12 @@ use matchpoint_gallery::view::{GalleryView, Probe};
 use matchpoint_vector::{Embedding, Similarity};
 
 impl Deployment {
-    /// Searches for each item of the gallery as if it were a query: among the other items (mated, if its
-    /// label has more than one), and among other labels (left out). On all cores; `progress` gets how many
-    /// are done and how many there are, and ends the work by returning `false`.
+    /// Searches for each item of the gallery as if it were a query: among the other items (mated, if its label
+    /// has more than one item), and among other labels (left out). It uses all cores. `progress` is called with
+    /// the number done and the total; if it returns `false`, the work stops.
     ///
     /// # Errors
-    /// The work was ended, or a stored item cannot be searched for.
+    /// Returns an error if the work was stopped, or if a stored item cannot be searched for.
     pub fn gather_from_gallery(
         &self,
         progress: &(dyn Fn(usize, usize) -> bool + Sync),
@@ -96,7 +96,7 @@ fn add_items(
     }
 }
 
-/// The best item of another label than the first hit's, except the item itself.
+/// The best item with another label than the first hit, except the item itself.
 fn best_of_others_but(
     view: &GalleryView,
     embedding: &Embedding,
@@ -118,7 +118,7 @@ fn best_of_others_but(
     Ok(other.map(|other| other.score))
 }
 
-/// An item as a query: what it finds among all others.
+/// Searches for an item among all others.
 fn as_query(
     view: &GalleryView,
     head: &ItemHead,
@@ -142,7 +142,7 @@ fn as_query(
         others: Some(left_out(view, &embedding, &head.label)?),
         index_missed,
         source_sha256: head.source_sha256,
-        // It is in the gallery, which is analysed as a whole.
+        // The vector is in the gallery, which is analysed as a whole.
         vector: None,
         measures: None,
         feature_length: None,

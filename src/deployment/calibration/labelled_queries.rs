@@ -1,4 +1,5 @@
-//! The one way to search for labelled queries: as they come, many at once, with results in order.
+//! Searches for labelled queries as they arrive, many at once, with results in order. All calibrations and
+//! evaluations use it.
 
 use std::sync::Arc;
 
@@ -11,16 +12,16 @@ use crate::deployment::search::answer::Probed;
 use crate::deployment::search::request::{ProbeSource, Timings};
 use crate::deployment::{Deployment, DeploymentError};
 
-/// A labelled query to be searched for.
+/// A labelled query that has to be searched for.
 #[derive(Clone, Debug)]
 pub struct QueryToSearch {
     /// Its id, label and conditions.
     pub query: LabelledQuery,
-    /// The image or vector, or why there is none.
+    /// The image or vector, or the reason why there is none.
     pub source: Result<ProbeSource, String>,
 }
 
-/// Why a query found nothing.
+/// The reasons why the search for a query gave no result.
 #[derive(Debug, thiserror::Error)]
 pub enum QueryFailure {
     /// It cannot be searched for.
@@ -31,21 +32,21 @@ pub enum QueryFailure {
     Search(#[from] DeploymentError),
 }
 
-/// How labelled queries are searched for.
+/// Settings of the search for labelled queries.
 #[derive(Clone, Copy, Debug)]
 pub struct QuerySettings {
-    /// Which additional searches are made.
+    /// The additional searches that are made.
     pub masked: MaskedSearches,
-    /// Queries in progress at once.
+    /// The highest number of queries in progress at once.
     pub in_flight_max: usize,
 }
 
 impl Deployment {
-    /// The cache of embeddings for its queries; `None` if there can be none.
+    /// The cache of embeddings for the queries; `None` if there can be none.
     #[must_use]
     pub fn embedding_cache(&self) -> Option<EmbeddingCache> {
         let model = &self.loaded().model;
-        // Under other limits a picture might be refused.
+        // The limits are part of the key, because a picture may be refused under others.
         let limits = format!("{:?}", self.limits);
         let made_by = [
             model.fingerprint(),
@@ -60,12 +61,12 @@ impl Deployment {
 }
 
 impl Gathered {
-    /// Searches for queries as they come, all in the same state of the gallery, and adds what they found in
-    /// their order. Waits if the queue is full, and loses no query. `done` is called with the id of each,
-    /// and returns which failures are errors.
+    /// Searches for queries as they arrive, all in the same state of the gallery, and adds the results in the
+    /// order of the queries. It waits if the worker queue is full, so no query is lost. `done` is called with
+    /// the id of each query, and decides which failures are errors.
     ///
     /// # Errors
-    /// What `queries` and `done` return. Earlier results stay.
+    /// Returns the errors of `queries` and `done`. Earlier results are kept.
     pub async fn search<E>(
         &mut self,
         deployment: &Arc<Deployment>,

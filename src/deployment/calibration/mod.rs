@@ -1,4 +1,4 @@
-//! From labelled queries to an operating point of this deployment.
+//! Turns labelled queries into an operating point of this deployment.
 
 pub(super) mod analysis_input;
 pub(super) mod calibrate;

@@ -1,4 +1,4 @@
-//! The remedy of a calibration: how scores are adjusted before the decision, and why.
+//! The remedy of a calibration: the adjustment of scores before the decision, and how it was chosen.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,31 +16,31 @@ use matchpoint_calibration::procedure::{ChosenThreshold, ThresholdSettings};
 use matchpoint_calibration::recording::{RecordedSearch, Recording, TrialKind};
 use matchpoint_gallery::item::ItemHead;
 
-/// What to do about labels that one threshold treats unequally.
+/// The remedy for labels that one threshold treats unequally.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum RemedyChoice {
-    /// Nothing: the similarity is compared with one threshold.
+    /// No remedy: the similarity is compared with one threshold.
     #[default]
     None,
     /// This remedy.
     Named(Remedy),
-    /// The one that half of the labels prefers, or none; the other half sets the threshold.
+    /// The remedy that half of the labels prefers, or none. The other half chooses the threshold.
     Measured,
 }
 
-/// Searches with the scores that will be compared, and the threshold chosen on them.
+/// Searches with their decision scores, and the threshold that was chosen from them.
 pub(in crate::deployment) struct Remedied {
-    /// The searches that choose the threshold.
+    /// The searches that chose the threshold.
     pub(in crate::deployment) recording: Recording,
     /// The threshold.
     pub(in crate::deployment) chosen: ChosenThreshold,
-    /// What adjusts scores; `None` for the similarity itself.
+    /// The adjustment of scores; `None` if the similarity is compared.
     pub(in crate::deployment) adjuster: Option<Adjuster>,
-    /// How the remedy was chosen: whole sentences.
+    /// How the remedy was chosen, as whole sentences.
     pub(in crate::deployment) remarks: Vec<String>,
 }
 
-/// Chooses a threshold for the scores that a remedy makes of the searches.
+/// Adjusts the scores of the searches by a remedy, and chooses a threshold from them.
 pub(in crate::deployment) fn remedied(
     gathered: &Gathered,
     remedy: &RemedyChoice,
@@ -81,7 +81,7 @@ pub(in crate::deployment) fn remedied(
     }
 }
 
-/// Adjusts the searches as the operating point will.
+/// Adjusts the scores of searches exactly as the operating point will.
 pub(in crate::deployment) fn adjusted(
     gathered: &Gathered,
     adjuster: &Adjuster,
@@ -89,7 +89,7 @@ pub(in crate::deployment) fn adjusted(
     Vectors::of(gathered).adjust(gathered.searches.clone(), adjuster)
 }
 
-/// Where the vectors of the searches are.
+/// Finds the vectors of the searches.
 struct Vectors<'a> {
     items: BTreeMap<&'a str, (&'a ItemHead, &'a [f32])>,
     queries: BTreeMap<&'a str, &'a [f32]>,
@@ -109,7 +109,7 @@ impl<'a> Vectors<'a> {
         }
     }
 
-    /// The probe and what it found; `None` if it found nothing.
+    /// The probe and the item that it found; `None` if it found nothing.
     fn compared<'b>(
         &'b self,
         search: &'b RecordedSearch,
@@ -118,7 +118,7 @@ impl<'a> Vectors<'a> {
             return Ok(None);
         };
         let item = self.items.get(found.item.as_str());
-        // If a gallery searched for itself, its queries are among its items.
+        // If the gallery's own items were the queries, the queries are among the items.
         let own = || {
             self.items
                 .get(search.probe.as_str())
@@ -155,7 +155,8 @@ impl<'a> Vectors<'a> {
     ) -> Result<Vec<RecordedSearch>, DeploymentError> {
         for search in &mut searches {
             let score = match self.compared(search)? {
-                // A threshold that was set without a score would admit whoever gets a score later.
+                // A search without a score must not be ignored: with a score, it could later be accepted by the
+                // threshold.
                 Some(compared) => Some(adjuster.decision_score(&compared)?.ok_or_else(|| {
                     CalibrationError::NoOtherLabel {
                         probe: search.probe.clone(),
@@ -177,7 +178,7 @@ impl<'a> Vectors<'a> {
     }
 }
 
-/// Everything that a remedy is fitted on.
+/// Everything that is needed to fit a remedy.
 struct RemedyBench<'a> {
     vectors: Vectors<'a>,
     searches: &'a [RecordedSearch],
@@ -274,7 +275,7 @@ impl RemedyBench<'_> {
     }
 }
 
-/// The threshold for searches whose scores are final.
+/// Chooses the threshold for searches with final scores.
 fn chosen(
     recording: Recording,
     adjuster: Option<Adjuster>,
@@ -289,7 +290,7 @@ fn chosen(
     })
 }
 
-/// What was measured for the remedies, in words.
+/// Describes the measurements of the remedies.
 fn outcomes_text(remedies: &[remedy_comparison::RemedyOutcome]) -> String {
     let sentences = remedies.iter().map(|one| format!("{}.", one.sentence));
     sentences.collect::<Vec<String>>().join(" ")

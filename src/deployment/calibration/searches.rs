@@ -1,4 +1,4 @@
-//! The searches of a calibration, and what they found.
+//! The searches of a calibration with their results.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -26,69 +26,69 @@ use matchpoint_gallery::item::ItemHead;
 use matchpoint_gallery::view::GalleryView;
 use matchpoint_vector::Similarity;
 
-/// Items that take part in the check of the index against exact search, at most.
+/// At most this many queries take part in the check of the index against exact search.
 const INDEX_CHECKS_MAX: usize = 500;
 
 /// A query whose label is known.
 #[derive(Clone, Debug)]
 pub struct LabelledQuery {
-    /// Its id, once among the queries.
+    /// Its id, which is unique among the queries.
     pub id: String,
-    /// What it shows.
+    /// The label that it shows.
     pub label: String,
-    /// What else is known, such as camera or country.
+    /// Further facts by column, such as the camera or the country.
     pub conditions: BTreeMap<String, String>,
 }
 
-/// What labelled queries have found so far, in one state of a gallery.
+/// The results for labelled queries so far, all in one state of a gallery.
 #[derive(Clone)]
 pub struct Gathered {
     view: Arc<GalleryView>,
     labels: Arc<BTreeSet<String>>,
-    /// Cached embeddings.
+    /// The cache of embeddings, if there is one.
     cache: Option<Arc<EmbeddingCache>>,
     /// Whether data that only an analysis needs are kept.
     keeps_material: bool,
     /// The searches, one or two for each query.
     pub searches: Vec<RecordedSearch>,
-    /// For each non-mated search, by probe, what it found without its own label, best first: it shows what
-    /// would be found in a smaller gallery.
+    /// For each non-mated search, by probe, the candidates without its own label, best first. They show what a
+    /// smaller gallery would find.
     near: BTreeMap<String, CandidateList>,
-    /// The queries with their vectors, of unit length; if there are many, the first of them.
+    /// The queries with their vectors, of unit length; only the first of them if there are many.
     pub queries: Vec<(LabelledQuery, Arc<[f32]>)>,
-    /// Mated queries with their label among the five nearest items.
+    /// Number of mated queries whose label is among the five nearest items.
     pub in_top_5: usize,
-    /// How often the index was compared with exact search, and missed the nearest item.
+    /// How often the index was compared with exact search, and how often it missed the nearest item.
     pub index: IndexCheck,
-    /// Queries that are pictures in the gallery themselves, with the item: not a fair trial.
+    /// Queries that equal or nearly equal a picture in the gallery, with that item. They are not fair trials.
     pub copies: Vec<Copied>,
-    /// Queries whose image or vector is that of another query.
+    /// Queries with the same image or vector as another query.
     pub repeated: Vec<Repeated>,
-    /// Queries of strangers that are nearly one vector with that of another stranger.
+    /// Queries of strangers whose vectors nearly equal that of another stranger.
     pub near_copies: Vec<NearCopied>,
-    /// How much pictures of unnamed strangers count.
+    /// How many independent strangers the pictures of unnamed strangers count as.
     pub unnamed: Option<UnnamedStrangers>,
-    /// Labels of strangers that may be fewer things than labels.
+    /// Labels of strangers that may stand for fewer things than there are labels.
     pub crowded: Option<CrowdedStrangers>,
-    /// Each label that counts as another one, since they may be one stranger; empty unless they are counted
-    /// so.
+    /// Maps each label to the one that it counts under because both may be one stranger; empty unless they are
+    /// counted so.
     pub repeats: BTreeMap<String, String>,
-    /// Strangers whose queries were not compared with each other: there are too many.
+    /// Number of strangers whose queries were not compared with each other because there are too many.
     pub not_compared: u64,
-    /// The similarity from which on one vector is nearly another.
+    /// The similarity from which two vectors are near copies.
     near_copy_from: f32,
-    /// The first of the strangers, with their vectors.
+    /// The first strangers with their vectors.
     strangers: Vec<UnnamedStranger>,
-    /// What each query was made from.
+    /// The hash of each query's source, and the query's id.
     sources: Vec<([u8; 32], String)>,
-    /// What the queries look like.
+    /// A sample of the queries, to compare traffic with.
     pub(in crate::deployment) traffic: TrafficSample,
-    /// What the model's head was fitted to, if it has one.
+    /// The record of the model's head with the data that it was fitted to; `None` without a head.
     head: Option<Arc<HeadRecord>>,
-    /// Queries that are pictures which the head was fitted to, or strangers of labels that it was fitted
-    /// to: they are not trials, and are not searched for.
+    /// Ids of queries that the head was fitted to: their picture, or, for strangers, their label. They are not
+    /// trials, and are not searched for.
     pub fitted: Vec<String>,
-    /// Whether they are left out; otherwise they are refused.
+    /// Whether such queries are left out; otherwise they are refused.
     without_fitted: bool,
 }
 
@@ -98,16 +98,16 @@ impl std::fmt::Debug for Gathered {
     }
 }
 
-/// The index against exact search, on a sample of queries.
+/// The comparison of the index with exact search, on a sample of queries.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct IndexCheck {
-    /// Searches compared; 0 if the index is exact.
+    /// Number of searches that were compared; 0 if the search is exact.
     pub sampled: u64,
-    /// Those in which an item was nearer than all that the index found.
+    /// Number of searches in which an item was more similar than everything that the index found.
     pub missed: u64,
 }
 
-/// A query whose image another query has as well.
+/// A query with the same image as another query.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Repeated {
     /// Id of the query.
@@ -116,7 +116,7 @@ pub struct Repeated {
     pub first: String,
 }
 
-/// A query of a stranger, with what is needed to compare it with others.
+/// A query of a stranger, with the data needed to compare it with others.
 #[derive(Clone, Debug)]
 struct UnnamedStranger {
     id: String,
@@ -124,20 +124,20 @@ struct UnnamedStranger {
     vector: Arc<[f32]>,
 }
 
-/// Which additional searches are made with a query's own label masked.
+/// The additional searches with a query's own label left out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MaskedSearches {
     /// None.
     None,
-    /// What strangers would find in smaller galleries.
+    /// For strangers, to find out what smaller galleries would find.
     OfStrangers,
-    /// Enrolled labels, once more as strangers.
+    /// For enrolled labels, which then count as strangers.
     OfEnrolled,
-    /// Both.
+    /// For both.
     OfAll,
 }
 
-/// Makes the requests of labelled queries, all for the same state of a gallery.
+/// Makes the search requests for labelled queries, all for the same state of a gallery.
 #[derive(Clone)]
 pub(in crate::deployment) struct ProbeRequests {
     view: Arc<GalleryView>,
@@ -171,7 +171,7 @@ impl ProbeRequests {
                 MaskedSearches::OfEnrolled => enrolled,
                 MaskedSearches::OfAll => true,
             },
-            // Decided beforehand, so that the choice of queries does not depend on how fast the others are.
+            // Chosen by number, so that the choice does not depend on how fast other queries are.
             check_index: checks_index(number),
             cache: self.cache.clone(),
         }
@@ -179,17 +179,17 @@ impl ProbeRequests {
 }
 
 impl Gathered {
-    /// How many candidates are kept of each non-mated search, at most.
+    /// The highest number of candidates that are kept for each non-mated search.
     pub const DEPTH: usize = OTHERS_HITS;
 
-    /// Query vectors that are kept for the analysis: 100 MB of 1,280 components.
+    /// The highest number of query vectors that are kept for the analysis: 100 MB with 1,280 components.
     pub const VECTORS_MAX: usize = 20_000;
 
-    /// Begins to gather searches of a deployment in its present state: whatever is enrolled or deleted
-    /// meanwhile, all of them see the same gallery.
+    /// Starts to gather searches of a deployment in its present state. All of them see the same gallery,
+    /// whatever is enrolled or deleted meanwhile.
     ///
     /// # Errors
-    /// The record of the model's head cannot be read.
+    /// Returns an error if the record of the model's head cannot be read.
     pub fn of(deployment: &Deployment) -> Result<Self, DeploymentError> {
         let view = deployment.view();
         let model = &deployment.loaded.model;
@@ -221,17 +221,18 @@ impl Gathered {
         })
     }
 
-    /// Leaves out what the head was fitted to, instead of refusing it.
+    /// Leaves out queries that the head was fitted to, instead of refusing them.
     #[must_use]
     pub fn without_fitted(mut self) -> Self {
         self.without_fitted = true;
         self
     }
 
-    /// Rates on what a head was fitted to are too good, and a threshold chosen on it accepts too much.
+    /// Refuses queries that the head was fitted to. Rates on them are too low, and a threshold chosen on them
+    /// would accept too much.
     ///
     /// # Errors
-    /// Some queries were.
+    /// Returns an error if there are such queries.
     pub fn refuse_fitted(&self) -> Result<(), DeploymentError> {
         match self.fitted.iter().min() {
             Some(first) if !self.without_fitted => Err(DeploymentError::Fitted {
@@ -242,8 +243,9 @@ impl Gathered {
         }
     }
 
-    /// A picture that the head was fitted to, by its bytes whatever its name; or, for a stranger, any
-    /// picture of its label. Other pictures of an enrolled label are what comes in service too.
+    /// Whether the head was fitted to this query's picture, recognised by its bytes whatever its name; or, for
+    /// a stranger, to any picture of its label. Other pictures of an enrolled label are valid queries, because
+    /// service has such pictures too.
     fn is_fitted(&self, query: &LabelledQuery, probed: &Probed, enrolled: bool) -> bool {
         let Some(head) = &self.head else {
             return false;
@@ -266,7 +268,7 @@ impl Gathered {
         self.cache.as_ref().map_or(0, |cache| cache.taken())
     }
 
-    /// Keeps only the searches, which suffice for a threshold, but not for an analysis.
+    /// Keeps only the searches. They suffice for a threshold, but not for an analysis.
     #[must_use]
     pub fn searches_only(mut self) -> Self {
         self.keeps_material = false;
@@ -284,14 +286,14 @@ impl Gathered {
         self.view.items().map(|(head, vector)| (&**head, vector))
     }
 
-    /// The labels that are enrolled in it.
+    /// The labels that are enrolled in this state.
     #[must_use]
     pub fn labels(&self) -> Arc<BTreeSet<String>> {
         Arc::clone(&self.labels)
     }
 
-    /// The same, with unnamed pictures counted under one label if they may show the same stranger, and
-    /// names marked that may be one stranger; `None` if there are none.
+    /// The same searches in which unnamed pictures that may show the same stranger count under one label, and
+    /// names that may be one stranger are marked; `None` if there are no such strangers.
     pub fn counted_once(&self) -> Option<Self> {
         if self.unnamed.is_none() && self.crowded.is_none() {
             return None;
@@ -317,18 +319,18 @@ impl Gathered {
         )
     }
 
-    /// What non-mated searches found beyond their best candidates.
+    /// The candidates of non-mated searches beyond the best one.
     #[must_use]
     pub fn deep(&self) -> Vec<CandidateList> {
         self.near.values().cloned().collect()
     }
 
-    /// Sorts the searches by probe, and removes those that are not trials: a picture of the gallery that
-    /// finds itself, the same picture twice, and strangers of several labels that are nearly one vector,
-    /// except for one of them.
+    /// Sorts the searches by probe, and removes those that are not trials: pictures of the gallery that find
+    /// themselves, repeated pictures, and all but one of the strangers whose vectors are nearly equal although
+    /// their labels differ.
     ///
     /// # Errors
-    /// A vector that is not of unit length; does not happen in practice.
+    /// Never in practice; returns an error if a vector does not have unit length.
     pub fn settle(&mut self) -> Result<(), DeploymentError> {
         self.searches
             .sort_by(|a, b| (&a.probe, a.truth).cmp(&(&b.probe, b.truth)));
@@ -361,8 +363,8 @@ impl Gathered {
         });
         self.near
             .retain(|probe, _| !repeated.contains(probe.as_str()));
-        // From the remaining ones: with copies, pictures of one label would seem more similar than they
-        // are.
+        // Only the remaining queries are used, because copies would make the pictures of one label seem more
+        // similar than they are.
         let rows = strangers
             .iter()
             .filter(|one| !repeated.contains(one.id.as_str()));
@@ -378,7 +380,7 @@ impl Gathered {
         Ok(())
     }
 
-    /// Among strangers: if their labels are different things, they are different trials.
+    /// Finds nearly equal vectors among strangers of different labels.
     fn find_near_copies(&mut self) -> Result<Vec<UnnamedStranger>, DeploymentError> {
         let repeated: BTreeSet<&str> = self.repeated.iter().map(|r| r.query.as_str()).collect();
         let mut strangers = std::mem::take(&mut self.strangers);
@@ -423,14 +425,13 @@ impl Gathered {
         }
     }
 
-    /// Adds what one query found. A query of an enrolled label is a mated search and, if its label was
-    /// masked, a non-mated one too.
+    /// Adds the results of one query. A query of an enrolled label gives a mated search and, if its label was
+    /// left out too, a non-mated one.
     pub(in crate::deployment) fn add(&mut self, query: LabelledQuery, probed: Probed) {
         self.add_trials(query, probed, false);
     }
 
-    /// Keeps what is needed to find out whether another query is nearly this one, and what traffic looks
-    /// like it.
+    /// Keeps the data that are needed to recognise near copies of this query and to compare traffic with it.
     fn keep_to_compare(&mut self, query: &LabelledQuery, probed: &Probed, enrolled: bool) {
         if let Some(made_from) = probed
             .source_sha256
@@ -462,7 +463,7 @@ impl Gathered {
         }
     }
 
-    /// Adds what one query found; `alone` if it is an item, and the only one of its label.
+    /// Adds the trials of one query; `alone` if it is an item and the only one of its label.
     pub(in crate::deployment) fn add_trials(
         &mut self,
         query: LabelledQuery,

@@ -1,4 +1,4 @@
-//! What a calibration's queries look like, to compare later traffic with.
+//! A sample of a calibration's queries, to compare later traffic with.
 
 use std::collections::BTreeMap;
 
@@ -7,11 +7,11 @@ use sha2::{Digest, Sha256};
 use matchpoint_calibration::monitoring::traffic::{TrafficQuery, TrafficReference};
 use matchpoint_calibration::recording::{RecordedSearch, TrialKind};
 
-/// Queries that are kept, at most: 20 MB of 1,280 components.
+/// The highest number of queries that are kept: 20 MB with 1,280 components.
 const QUERIES_MAX: usize = 4_000;
 
-/// Queries of a calibration; of many only some labels, each with all its queries. Which labels depends on a
-/// hash of the label alone, and so neither on scores nor on the order.
+/// Queries of a calibration. If there are many, only some labels are kept, each with all its queries. A hash of
+/// the label alone decides which, so the choice depends neither on scores nor on the order.
 #[derive(Clone, Debug, Default)]
 pub(in crate::deployment) struct TrafficSample(BTreeMap<([u8; 32], String), TrafficQuery>);
 
@@ -24,7 +24,7 @@ impl TrafficSample {
         }
     }
 
-    /// What the queries look like that are trials, under the labels that they count as.
+    /// Describes the queries that are trials, under the labels that they count as.
     pub(in crate::deployment) fn reference(
         &self,
         searches: &[RecordedSearch],

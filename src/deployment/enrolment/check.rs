@@ -1,4 +1,4 @@
-//! As what a newly enrolled item would be accepted.
+//! Checks which items of other labels a newly enrolled item would be accepted as.
 
 use super::lookalikes::{ItemToCheck, OTHERS_MAX, accepted_others, searched};
 use crate::deployment::DeploymentError;
@@ -10,8 +10,8 @@ use matchpoint_embed::job::JobKind;
 use matchpoint_vector::Embedding;
 
 impl Deployment {
-    /// As what a newly enrolled item would be accepted; `None` if no operating point is valid, or the
-    /// workers are busy: an enrolment is never refused for it.
+    /// The items of other labels that a newly enrolled item would be accepted as. `None` if no operating point
+    /// is valid or the workers are busy; an enrolment is never refused for that.
     pub(in crate::deployment) async fn check_enrolled(
         &self,
         caller: Caller,
@@ -20,7 +20,8 @@ impl Deployment {
     ) -> Option<Vec<OtherItem>> {
         let active = self.active_point();
         active.valid()?;
-        // With what was enrolled meanwhile: of two at once, the later one sees the other.
+        // The view includes what was enrolled meanwhile, so that of two simultaneous enrolments the later one
+        // sees the other.
         let view = self.view();
         let label = label.to_owned();
         let job = WorkerJob::now(caller, JobKind::Vector, Waits::Nobody);
@@ -34,11 +35,11 @@ impl Deployment {
         checked.await.ok().map(|(others, _)| others)
     }
 
-    /// As what items of today's gallery would be accepted, by their ids; `None` if no operating point is
-    /// valid. Blocks.
+    /// For items of today's gallery, by id, the items of other labels that each would be accepted as. `None` if
+    /// no operating point is valid. Blocks.
     ///
     /// # Errors
-    /// As [`accepted_others`].
+    /// Returns the errors of [`accepted_others`].
     pub fn lookalikes_among(
         &self,
         ids: &[String],

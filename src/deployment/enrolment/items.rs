@@ -1,4 +1,4 @@
-//! How items come into a deployment, leave it, and are looked up.
+//! Enrols, removes and looks up items of a deployment.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use matchpoint_gallery::mapped_vectors::Vector;
 pub struct NewItem {
     /// The caller's id: 1 to 512 bytes, unique in the gallery.
     pub id: String,
-    /// What "the same" refers to: 1 to 512 bytes.
+    /// The identity or class that it shows: 1 to 512 bytes.
     pub label: String,
     /// Free text that is returned with a match.
     pub metadata: BTreeMap<String, String>,
@@ -34,17 +34,17 @@ pub struct EnrolledItem {
     pub outcome: Upserted,
     /// The first generation of the gallery that contains it.
     pub generation: u64,
-    /// Items of other labels as which the active operating point accepts it, the nearest first; `None` if
-    /// that was not checked.
+    /// Items of other labels that the active operating point accepts it as, the nearest first; `None` if this
+    /// was not checked.
     pub accepted_as: Option<Vec<OtherItem>>,
 }
 
 impl Deployment {
-    /// Enrols or replaces one item. Returns when it is on disk, and names the items as which it is
-    /// accepted.
+    /// Enrols or replaces one item. Returns when it is on disk, with the items of other labels that it would be
+    /// accepted as.
     ///
     /// # Errors
-    /// The source or the item is at fault, the queue is full, or the disk.
+    /// Returns an error if the source or the item is invalid, if the queue is full, or if the disk fails.
     pub async fn upsert(
         &self,
         caller: Caller,
@@ -102,10 +102,10 @@ impl Deployment {
         })
     }
 
-    /// Removes one item. Returns when that is on disk.
+    /// Removes one item. Returns when the removal is on disk.
     ///
     /// # Errors
-    /// There is none of this id, the queue is full, or the disk.
+    /// Returns an error if there is no item with this id, if the queue is full, or if the disk fails.
     pub async fn delete(&self, id: String) -> Result<u64, DeploymentError> {
         let before = self.gallery.get(&id);
         let written = self
@@ -138,15 +138,15 @@ impl Deployment {
     /// One item and its embedding, of unit length.
     ///
     /// # Errors
-    /// There is none of this id.
+    /// Returns an error if there is no item with this id.
     pub fn item(&self, id: &str) -> Result<(Arc<ItemHead>, Vector), DeploymentError> {
         self.gallery
             .item(id)
             .ok_or_else(|| DeploymentError::ItemNotFound { id: id.to_owned() })
     }
 
-    /// SHA-256 of the image that an item was made from, if nothing else can have changed: if there is such
-    /// an item, with this label and metadata, and with its image if images are kept.
+    /// The SHA-256 of the image that an item was made from, if the item can be left as it is: it exists with
+    /// this label and metadata, and with its image if images are kept. `None` otherwise.
     pub(in crate::deployment) fn made_from(
         &self,
         id: &str,
@@ -159,10 +159,10 @@ impl Deployment {
         (same && complete).then_some(head.source_sha256).flatten()
     }
 
-    /// The image that an item was made from, if it is kept.
+    /// The image that an item was made from, if it is stored.
     ///
     /// # Errors
-    /// The queue is full, the image is damaged, or the disk.
+    /// Returns an error if the queue is full, if the image is damaged, or if the disk fails.
     pub async fn image(
         &self,
         caller: Caller,
@@ -175,7 +175,7 @@ impl Deployment {
             .inspect_err(|error| self.record_failure(error))
     }
 
-    /// Labels that contain this text, in upper or lower case, and how many items each has.
+    /// Labels that contain this text, ignoring case, and the number of items of each.
     #[must_use]
     pub fn labels(&self, contains: &str) -> BTreeMap<String, u64> {
         let (view, contains) = (self.view(), contains.to_lowercase());

@@ -1,5 +1,5 @@
-//! Items that the gallery accepts as others: searched for when one is enrolled, and for the gallery as it
-//! is.
+//! Finds items that the gallery accepts as items of other labels, when an item is enrolled and for the gallery
+//! as a whole.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,20 +21,20 @@ use matchpoint_gallery::item::ItemHead;
 use matchpoint_gallery::view::{GalleryView, Probe};
 use matchpoint_vector::Embedding;
 
-/// Others that are counted, at most: it matters only that there are some, and which is nearest.
+/// At most this many others are counted, because what matters is that there are some and which is nearest.
 pub(in crate::deployment) const OTHERS_MAX: usize = 20;
-/// Neighbours that an index is asked for: enough to reach past the items of one label.
+/// Number of neighbours that an index is asked for, enough to reach beyond the items of one label.
 const NEIGHBOURS: usize = 64;
-/// How often it is looked whether the gallery has changed.
+/// How often the thread checks whether the gallery has changed.
 const TICK: Duration = Duration::from_millis(250);
-/// Searches with a label left out take one part in so many of one core's time.
+/// Left-out searches use at most one part in this many of one core's time.
 const SHARE: u32 = 100;
 
-/// The items of other labels that a search for an item is accepted as, each by itself, the nearest first
-/// and `most` of them. By the index, as callers search.
+/// The items of other labels that a search for an item is accepted as, each judged separately, the nearest
+/// first and at most `most` of them. It uses the index, as a caller's search does.
 ///
 /// # Errors
-/// A vector of another dimension, or a bug in an adjustment.
+/// Returns an error if the vector has another dimension, or if an adjustment fails, which would be a bug.
 pub(in crate::deployment) fn accepted_others(
     view: &GalleryView,
     active: &ActivePoint,
@@ -68,7 +68,7 @@ pub(in crate::deployment) fn accepted_others(
                 decision_score: score.get(),
             });
         } else if active.adjuster().is_none() {
-            // All others are farther.
+            // All others are less similar.
             break;
         }
     }
@@ -82,7 +82,7 @@ pub(in crate::deployment) struct ItemToCheck<'a> {
     pub(in crate::deployment) label: &'a str,
 }
 
-/// The nearest items of other labels. Where an index finds none among the nearest, every item is compared.
+/// The nearest items of other labels. If the index finds none, the query is compared with every item.
 fn of_other_labels(
     view: &GalleryView,
     embedding: &Embedding,
@@ -105,7 +105,7 @@ fn of_other_labels(
     Ok(view.nearest(embedding, &others)?)
 }
 
-/// Searches for an item with its label left out; `None` if it is gone.
+/// Searches for an item with its label left out; `None` if the item no longer exists.
 pub(in crate::deployment) fn searched(
     gallery: &Gallery,
     view: &GalleryView,
@@ -125,15 +125,15 @@ pub(in crate::deployment) fn searched(
     Ok(Some(LeftOutItem { head, accepted_as }))
 }
 
-/// A thread that searches for a sample of the gallery with its labels left out, whenever the gallery or the
-/// operating point has changed. It ends when this is dropped.
+/// A thread that searches for a sample of the gallery's items with their labels left out, whenever the gallery
+/// or the operating point has changed. It ends when this is dropped.
 #[derive(Debug)]
 pub(in crate::deployment) struct LeftOutWatch {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
-/// What it looks at.
+/// The data that the thread works on.
 pub(in crate::deployment) struct LeftOutWatched {
     pub(in crate::deployment) gallery: Arc<Gallery>,
     pub(in crate::deployment) active_point: Arc<ArcSwap<ActivePoint>>,
@@ -184,7 +184,8 @@ impl LeftOutWatched {
         }
     }
 
-    /// Whether it came to its end, well or not: what cannot be searched for now cannot be later.
+    /// Makes one round; returns whether it is finished, with or without success. An item that cannot be
+    /// searched for now will not be searchable later.
     fn round(&self, active: &ActivePoint, stop: &AtomicBool) -> bool {
         let Some(point) = active.valid() else {
             return false;
@@ -216,7 +217,7 @@ impl LeftOutWatched {
     }
 }
 
-/// Leaves the core to others for as long as the share asks for.
+/// Pauses so that the thread keeps to its share of the core.
 fn rest(took: Duration, stop: &AtomicBool) {
     let until = Instant::now() + took * (SHARE - 1);
     loop {

@@ -1,5 +1,5 @@
-//! One thread for what a gallery needs while it serves: linking what was enrolled, rebuilding the index,
-//! and checking that the index finds what is there and that nothing has changed on the disk.
+//! A thread that maintains a gallery in service: it links new items, rebuilds the index, checks that the index
+//! finds the nearest items, and checks that nothing has changed on the disk.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,18 +18,19 @@ use matchpoint_vector::Embedding;
 
 /// How often it checks for work.
 const TICK: Duration = Duration::from_millis(100);
-/// Items linked between two checks.
+/// Number of items that are linked between two checks.
 const LINKED_AT_ONCE: usize = 64;
 /// How often a few items are compared with their checksums.
 const SCRUB_EVERY: Duration = Duration::from_secs(1);
-/// This many at a time: a million items take some four hours, for a thousandth of a core.
+/// Number of items that are compared each time. A million items take about four hours, with a thousandth of a
+/// core.
 const SCRUBBED_AT_ONCE: usize = 64;
 /// Checks of the index use at most one part in this many of one core's time.
 const CHECK_SHARE: u32 = 100;
-/// Neighbours that a check compares.
+/// Number of neighbours that a check compares.
 const CHECKED: usize = 10;
 
-/// The thread. It ends when this is dropped.
+/// The maintenance thread. It ends when this is dropped.
 #[derive(Debug)]
 pub(in crate::deployment) struct Maintenance {
     searches: Sender<SearchToCheck>,
@@ -38,7 +39,7 @@ pub(in crate::deployment) struct Maintenance {
     thread: Option<JoinHandle<()>>,
 }
 
-/// What has changed on the disk. After the first change nothing is trusted any more.
+/// The first change that was found on the disk, if any. After it nothing is trusted any more.
 struct Damage {
     deployment: String,
     found: OnceLock<String>,
@@ -62,13 +63,13 @@ impl Damage {
     }
 }
 
-/// A search that was answered, to be repeated by comparing with every item.
+/// A search that was answered, which is repeated by comparing with every item.
 pub(in crate::deployment) struct SearchToCheck {
     pub(in crate::deployment) view: Arc<GalleryView>,
     pub(in crate::deployment) query: Embedding,
 }
 
-/// Where a worker passes a search to the check of the index.
+/// The channel by which a worker passes searches to the check of the index.
 #[derive(Clone, Debug)]
 pub(in crate::deployment) struct IndexChecks(Sender<SearchToCheck>);
 
@@ -93,7 +94,7 @@ impl Maintenance {
         gallery: Arc<Gallery>,
         changed: impl Fn() + Send + Sync + 'static,
     ) -> Result<Self, DeploymentError> {
-        // At most one waits, so that the sample is recent.
+        // At most one search waits, so that the sample is recent.
         let (searches, waiting) = crossbeam_channel::bounded(1);
         let stop = Arc::new(AtomicBool::new(false));
         let damage = Arc::new(Damage {
@@ -133,7 +134,7 @@ impl Maintenance {
         self.damage.found.get().map(String::as_str)
     }
 
-    /// Somebody else has found a changed item.
+    /// Records that somebody else has found a changed item.
     pub(in crate::deployment) fn found(&self, error: &GalleryError) {
         self.damage.found(error);
     }
@@ -187,7 +188,7 @@ impl MaintenanceWorker {
                 Err(RecvTimeoutError::Disconnected) => return,
             }
         }
-        // If an index is still being built, that ends with the process: it is derived data.
+        // An index that is still being built is abandoned with the process, because it is derived data.
     }
 
     fn link(&self) {
@@ -250,18 +251,18 @@ impl MaintenanceWorker {
 /// How a search through the index compares with an exact one.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct IndexFindings {
-    /// Nearest items, by comparing with every item.
+    /// Number of nearest items, found by comparing with every item.
     pub neighbours: usize,
-    /// Those of them that the index did not find, and that are nearer than what it found.
+    /// Number of these that the index missed although they are more similar than what it found.
     pub missed: usize,
-    /// Whether the nearest of all is among those.
+    /// Whether the nearest item of all is among those missed.
     pub missed_best: bool,
 }
 
-/// Searches through the index, and by comparing with every item.
+/// Searches through the index and by comparing with every item, and compares the results.
 ///
 /// # Errors
-/// The query has another dimension.
+/// Returns an error if the query has another dimension.
 pub fn missed(
     view: &GalleryView,
     query: &Embedding,
@@ -276,7 +277,7 @@ pub fn missed(
             ..probe
         },
     )?;
-    // An item that is as near as the last one found does not count as missed.
+    // An item that is as similar as the last one found does not count as missed.
     let last = found.last().map(|last| last.score);
     let is_missed = |near: &GalleryMatch| {
         last.is_none_or(|last| last < near.score)

@@ -1,4 +1,4 @@
-//! How items come into a deployment, and what the gallery needs while it serves.
+//! Enrols items in a deployment, and maintains the gallery while it serves.
 
 mod check;
 pub(super) mod items;

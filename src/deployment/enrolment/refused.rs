@@ -1,4 +1,4 @@
-//! Entries of a source that cannot be used, and why.
+//! Entries of a source that cannot be used, with the reason.
 
 use std::fmt;
 

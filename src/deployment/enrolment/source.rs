@@ -1,4 +1,4 @@
-//! Enrols a whole source: images or vectors, in batches, so that it can continue after an interruption.
+//! Enrols a whole source of images or vectors in batches, so that it can continue after an interruption.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -16,39 +16,40 @@ use matchpoint_gallery::Access;
 use matchpoint_gallery::error::GalleryError;
 use matchpoint_gallery::item::Item;
 
-/// Items of one transaction: few enough that only a second of work is lost if the process is killed.
+/// Number of images in one transaction: few enough that only about a second of work is lost if the process is
+/// killed.
 const BATCH: usize = 128;
-/// Vectors of one transaction: only time for writing can be lost.
+/// Number of vectors in one transaction. Only time for writing can be lost.
 const BATCH_OF_VECTORS: usize = 1000;
 
-/// Items of a source that are searched for with their label left out: that takes some seconds.
+/// At most this many items of a source are searched for with their label left out, which takes some seconds.
 const SEARCHED_MAX: usize = 10_000;
 
-/// Where a source is enrolled.
+/// The settings for enrolling a source.
 #[derive(Clone, Copy, Debug)]
 pub struct EnrolSettings<'a> {
-    /// The deployment's folder; made if there is none.
+    /// The deployment's folder; a new deployment is made if there is none.
     pub deployment: &'a Path,
-    /// Name of a new deployment, if not that of its folder.
+    /// The name of a new deployment, if it differs from that of its folder.
     pub name: Option<&'a str>,
-    /// The model's folder: of a new deployment, or if it is not the recorded one.
+    /// The model's folder, for a new deployment or if it is not the recorded one.
     pub model: Option<&'a Path>,
-    /// Which of the model's precisions embeds a new deployment.
+    /// The precision of the model that embeds a new deployment.
     pub precision: Option<&'a str>,
-    /// What the vectors are, if they are made elsewhere.
+    /// The kind of the vectors, if they are made elsewhere.
     pub vectors: Option<VectorSpace<'a>>,
-    /// Whether images are kept, now and later.
+    /// Whether images are stored, now and later.
     pub keep_images: bool,
     /// How images are embedded.
     pub engine: &'a EngineConfig,
 }
 
-/// What vectors that are made elsewhere can be compared with.
+/// The vector space of vectors that are made elsewhere.
 #[derive(Clone, Copy, Debug)]
 pub struct VectorSpace<'a> {
     /// Number of components.
     pub dimension: usize,
-    /// The name of what makes them, if known.
+    /// The name of the model that makes them, if known.
     pub of: Option<&'a str>,
 }
 
@@ -57,11 +58,11 @@ pub struct VectorSpace<'a> {
 pub struct NewImage {
     /// Id of its item.
     pub id: String,
-    /// What it shows.
+    /// The label that it shows.
     pub label: String,
-    /// What else is known of it.
+    /// Further facts by column.
     pub metadata: BTreeMap<String, String>,
-    /// Where it is.
+    /// The location of the image.
     pub at: ImageAt,
 }
 
@@ -69,7 +70,7 @@ pub struct NewImage {
 pub enum NewItems<'a> {
     /// Images, which are embedded.
     Images(Vec<NewImage>),
-    /// Items with their vectors, or why one has none.
+    /// Items with their vectors, or the reason why an item has none.
     Vectors(&'a mut dyn Iterator<Item = Result<Item, RefusedItem>>),
 }
 
@@ -91,42 +92,42 @@ pub enum OtherItems {
     Remove,
 }
 
-/// Progress of a long batch.
+/// Reports progress of a long batch.
 pub trait BatchProgress {
-    /// One more is done.
+    /// Records that one more item is done.
     fn step(&mut self);
-    /// Whether it should stop.
+    /// Whether the work should stop.
     fn stops(&self) -> bool;
 }
 
 /// The result of enrolling a source.
 #[derive(Clone, Debug, Default)]
 pub struct Enrolled {
-    /// Items that were enrolled now.
+    /// Number of items that were enrolled now.
     pub enrolled: usize,
-    /// Items that were enrolled before, from the same bytes.
+    /// Number of items that were enrolled before, from the same bytes.
     pub unchanged: usize,
-    /// Items removed because the source does not name them.
+    /// Number of items that were removed because the source does not name them.
     pub removed: usize,
-    /// Items that the source does not name, and that were kept.
+    /// Number of items that the source does not name, and that were kept.
     pub not_in_source: usize,
-    /// What could not be enrolled, and why.
+    /// The entries that could not be enrolled, with the reasons.
     pub failed: Vec<RefusedItem>,
-    /// How many of those could not be read, or failed in the model: another attempt, or another machine,
-    /// may succeed.
+    /// How many of these could not be read or failed in the model. Another attempt, or another machine, may
+    /// succeed.
     pub unread: usize,
     /// Whether the work was stopped before its end.
     pub interrupted: bool,
-    /// How long it took.
+    /// The duration of the work.
     pub took: Duration,
-    /// Items in the gallery now.
+    /// Number of items in the gallery now.
     pub items: usize,
-    /// Labels in the gallery now.
+    /// The labels in the gallery now.
     pub labels: BTreeSet<String>,
     /// Digest of the gallery's content: the same items give the same digest.
     pub gallery_digest: String,
-    /// The first 10,000 items that were enrolled now, and as what the active operating point accepts each;
-    /// `None` if none is valid.
+    /// For the first 10,000 newly enrolled items, the items of other labels that the active operating point
+    /// accepts each as; `None` if no operating point is valid.
     pub searched: Option<Vec<LeftOutItem>>,
 }
 
@@ -139,11 +140,11 @@ pub struct SourceEnrolment<'a> {
 }
 
 impl<'a> SourceEnrolment<'a> {
-    /// Opens the deployment, or makes it.
+    /// Opens the deployment, or makes a new one.
     ///
     /// # Errors
-    /// There is none and no model was named, it cannot be opened for writing, or its vectors or precision
-    /// differ.
+    /// Returns an error if there is no deployment and no model was named, if it cannot be opened for writing,
+    /// or if its vectors or its precision differ.
     pub fn open(settings: EnrolSettings<'a>) -> Result<Self, DeploymentError> {
         let mut models = Models::new(settings.engine, window(settings.engine));
         create_if_missing(&settings, &mut models)?;
@@ -171,13 +172,13 @@ impl<'a> SourceEnrolment<'a> {
         self.deployment.view().labels()
     }
 
-    /// Enrols the items, then opens the deployment once more, as the server will: that writes the index to
-    /// its file. An item whose bytes, label and metadata have not changed is skipped, so that the same call
-    /// continues after an interruption. An image that cannot be used is listed, and does not stop the
+    /// Enrols the items, and then opens the deployment once more in the same way as the server, which writes
+    /// the index to its file. An item whose bytes, label and metadata have not changed is skipped, so that the
+    /// same call continues after an interruption. An image that cannot be used is listed, and does not stop the
     /// others.
     ///
     /// # Errors
-    /// The model or the disk failed. What was written before stays.
+    /// Returns an error if the model or the disk fails. Items that were written before are kept.
     pub async fn enrol(
         mut self,
         items: NewItems<'_>,
@@ -221,7 +222,7 @@ impl<'a> SourceEnrolment<'a> {
     }
 }
 
-/// Images in progress at once: each worker has its next one ready.
+/// Number of images in progress at once, such that each worker has its next one ready.
 fn window(engine: &EngineConfig) -> usize {
     engine.workers.count(engine.compute.joined_max()) * 4
 }
@@ -250,7 +251,7 @@ fn create_if_missing(
                 of: Some(of),
             }),
         ) => models.vectors(of, dimension)?,
-        // Opening reports that there is none.
+        // Opening the deployment reports that there is none.
         (None, None | Some(VectorSpace { of: None, .. })) => return Ok(()),
     };
     let folder_name = settings.deployment.file_name();
@@ -259,7 +260,8 @@ fn create_if_missing(
     Deployment::create(settings.deployment, name, &model)
 }
 
-/// The same network in another precision is another model, and a deployment has one.
+/// Refuses another precision. The same network in another precision is another model, and a deployment has one
+/// model.
 fn check_precision(wanted: Option<&str>, deployment: &Deployment) -> Result<(), DeploymentError> {
     let own = deployment.loaded.model.precision();
     match wanted.filter(|wanted| *wanted != own) {
@@ -272,7 +274,7 @@ fn check_precision(wanted: Option<&str>, deployment: &Deployment) -> Result<(), 
     }
 }
 
-/// Vectors of another kind are refused before any is enrolled.
+/// Refuses vectors of another kind before any is enrolled.
 fn check_space(vectors: VectorSpace<'_>, deployment: &Deployment) -> Result<(), DeploymentError> {
     let model = &deployment.loaded.model;
     let (found, expected) = (vectors.dimension, model.dimension());
@@ -291,15 +293,15 @@ fn check_space(vectors: VectorSpace<'_>, deployment: &Deployment) -> Result<(), 
     }
 }
 
-/// A source being enrolled.
+/// The state while a source is being enrolled.
 struct Work<'a, P> {
     deployment: Arc<Deployment>,
     progress: &'a mut P,
     outcome: Enrolled,
     batch: Vec<Item>,
-    /// Ids that the source names.
+    /// The ids that the source names.
     named: BTreeSet<String>,
-    /// Ids of newly enrolled items, up to a limit.
+    /// The ids of newly enrolled items, up to a limit.
     enrolled: Vec<String>,
 }
 
@@ -392,7 +394,7 @@ impl<P: BatchProgress> Work<'_, P> {
         self.outcome.failed.push(RefusedItem { item, reason });
     }
 
-    /// Writes the batch; if one of its items is refused, the others one by one.
+    /// Writes the batch. If one of its items is refused, the others are written one by one.
     fn write(&mut self) -> Result<(), DeploymentError> {
         let batch = std::mem::take(&mut self.batch);
         let gallery = Arc::clone(&self.deployment.gallery);
@@ -422,7 +424,7 @@ impl<P: BatchProgress> Work<'_, P> {
         }
     }
 
-    /// Removes or counts items that the source does not name.
+    /// Removes or counts the items that the source does not name.
     fn settle_others(&mut self, others: OtherItems) -> Result<(), DeploymentError> {
         let view = self.deployment.view();
         let ids = view.items().map(|(head, _)| head.id.clone());

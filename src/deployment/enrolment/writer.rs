@@ -1,7 +1,7 @@
-//! One thread that writes a gallery: changes that wait together share one transaction.
+//! A thread that writes a gallery. Changes that wait at the same time share one transaction.
 //!
-//! A transaction costs one sync of the disk however many items it holds, so under load this is
-//! what makes durable enrolment fast. Changes are applied in the order in which they arrived.
+//! A transaction needs one sync of the disk whatever its number of items, so sharing makes durable enrolment
+//! fast under load. Changes are applied in the order in which they arrived.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use crate::deployment::DeploymentError;
 use matchpoint_gallery::item::Item;
 use matchpoint_gallery::{Gallery, Upserted};
 
-/// Changes that may wait; above it callers are told to come back.
+/// The highest number of waiting changes; callers above it are told to try again.
 const QUEUE_LEN_MAX: usize = 256;
 
 /// The writer of one gallery.
@@ -29,7 +29,7 @@ enum Change {
     Delete(String, Reply<bool>),
 }
 
-/// Where the outcome of a change goes; a caller that has gone needs none.
+/// The channel for the outcome of a change. A caller that has disconnected needs none.
 type Reply<T> = oneshot::Sender<Result<Written<T>, DeploymentError>>;
 
 /// The result of a change, and the first generation of the gallery that contains it.
@@ -95,7 +95,7 @@ impl Drop for ChangeWriter {
     }
 }
 
-/// A bug: it lives as long as its deployment.
+/// The error if the thread has ended, which would be a bug because it lives as long as its deployment.
 fn writer_ended() -> DeploymentError {
     DeploymentError::Broken {
         reason: "the gallery's writer has ended".to_owned(),
@@ -129,7 +129,7 @@ fn work(gallery: &Arc<Gallery>, changes: &Receiver<Change>) {
     }
 }
 
-/// Items of different ids that will share a transaction, and their callers.
+/// Items with different ids that share a transaction, and their callers.
 #[derive(Default)]
 struct Upserts {
     ids: BTreeSet<String>,
@@ -152,7 +152,7 @@ impl Upserts {
             }
             return;
         }
-        // Nothing was written yet. One by one, so that only a bad item fails.
+        // Nothing was written yet. The items are written one by one, so that only an invalid item fails.
         for (item, reply) in items.into_iter().zip(replies) {
             let outcome = gallery.upsert(vec![item]).map_err(DeploymentError::from);
             let outcome = outcome.map(|outcomes| Written {

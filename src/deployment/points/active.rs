@@ -1,4 +1,4 @@
-//! The active operating point, and what its decisions rest on.
+//! The active operating point, and the basis of its decisions.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -18,36 +18,36 @@ use matchpoint_gallery::item_set::ItemSet;
 use matchpoint_gallery::view::GalleryView;
 use matchpoint_vector::Similarity;
 
-/// By what decisions are made at present.
+/// The active operating point, or the reason why every decision is UNDECIDED.
 #[derive(Clone, Debug)]
 pub enum ActivePoint {
-    /// One is valid.
+    /// A valid operating point is active.
     Valid(ValidPoint),
-    /// None is active.
+    /// No operating point is active.
     Missing,
-    /// The active one was calibrated with something else.
+    /// The active one belongs to another model, gallery, index or metric.
     Mismatch(Mismatch),
-    /// The active one is missing from the disk, or damaged; why.
+    /// The active one is missing from the disk or damaged; with the reason.
     Unreadable(String),
 }
 
-/// An operating point that fits the deployment, and what its decisions need.
+/// An operating point that fits the deployment, with the data that its decisions need.
 #[derive(Clone, Debug)]
 pub struct ValidPoint {
     /// The operating point.
     pub point: Arc<OperatingPoint>,
-    /// What adjusts scores for it; `None` if the similarity decides.
+    /// The adjustment of scores; `None` if the similarity is compared.
     pub adjuster: Option<Box<Adjuster>>,
-    /// The items that it was calibrated on, or why they are not known.
+    /// The items that it was calibrated on, or the reason why they are not known.
     pub items: Result<Arc<ItemSet>, String>,
-    /// What the searches of its calibration looked like; `None` if that was not stored.
+    /// A description of the searches of its calibration; `None` if it was not stored.
     pub traffic: Option<Arc<TrafficReference>>,
 }
 
 impl DecisionBasis {
-    /// The same under a filter, if there was one. What is accepted among some items is accepted among all,
-    /// so a bound on false accepts of strangers still holds if the similarity is what is compared; but a
-    /// filter can leave out the mate, so no bound on false rejects does.
+    /// Adapts the basis to a search with a filter. If the similarity is compared, whatever is accepted among
+    /// some items is also accepted among all, so a bound on the FAR still holds. But a filter can exclude the
+    /// mate, so a bound on the FRR does not.
     #[must_use]
     pub fn if_filtered(mut self, filtered: bool) -> Self {
         if filtered {
@@ -71,19 +71,19 @@ pub enum Undecided {
     Mismatch,
     /// The active one cannot be read.
     Unreadable,
-    /// Its score needs the best item of another label, and there is none, or it is unknown which label is
-    /// another.
+    /// The decision score needs the best item of another label, but there is none, or it is not known which
+    /// labels are others.
     NoOtherLabel,
 }
 
-/// What is compared with the threshold.
+/// The decision score of a search.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum JudgedScore {
-    /// Nothing was found.
+    /// The search found nothing.
     Nothing,
-    /// This score.
+    /// The score.
     Score(Similarity),
-    /// Something was found, but it has no score: UNDECIDED.
+    /// Something was found, but its decision score is undefined, so the decision is UNDECIDED.
     NoScore,
 }
 
@@ -98,53 +98,54 @@ impl JudgedScore {
     }
 }
 
-/// What a decision rests on.
+/// The basis of a decision.
 #[derive(Clone, Debug)]
 pub struct DecisionBasis {
-    /// The active operating point; `None` when undecided.
+    /// Id of the active operating point; `None` if undecided.
     pub operating_point_id: Option<String>,
-    /// Its threshold; `None` when undecided.
+    /// Its threshold; `None` if undecided.
     pub threshold: Option<f32>,
-    /// Whether the best of some items never scores higher than the best of all.
+    /// Whether a filter can never raise the decision score.
     pub kept_by_filters: bool,
-    /// The score that was compared with it; `None` when undecided, or if nothing was found.
+    /// The score that was compared with the threshold; `None` if undecided or if nothing was found.
     pub decision_score: Option<f32>,
-    /// How that score was made, in words; `None` if it is the similarity.
+    /// How the score was adjusted, in words; `None` if it is the similarity.
     pub adjustment: Option<String>,
-    /// The false accept rate per search that it promises or aims at; `None` without such a target.
+    /// The target FAR per search, promised or aimed at; `None` without such a target.
     pub target_far: Option<f64>,
-    /// The confidence of that, in (0, 1); `None` if it promises nothing.
+    /// The confidence of the target, in (0, 1); `None` if nothing is promised.
     pub confidence: Option<f64>,
-    /// Whether that false accept rate is a promise, and not only aimed at.
+    /// Whether the target FAR is certified, and not only aimed at.
     pub certified: bool,
-    /// The false reject rate per search that it promises; `None` if it promises none, or too many items
-    /// were removed for the promise to hold.
+    /// The promised FRR per search; `None` if none is promised, or if too many items were removed for the
+    /// promise to hold.
     pub target_frr: Option<f64>,
-    /// The FRR that is not exceeded today, if labels that may have lost an item count as missed. `None`
-    /// without a promised FRR, or if coverage is unknown.
+    /// The upper bound on the FRR today, which counts labels that may have lost an item as missed. `None`
+    /// without a promised FRR, or if the coverage is not known.
     pub frr_bound: Option<f64>,
-    /// What a person should review; `None` when undecided, and without a review band.
+    /// What a person should review; `None` if undecided or without a review band.
     pub review: Option<ReviewBasis>,
-    /// Items of the calibration and those added since, up to which it holds; `None` when undecided.
+    /// The number of items, counting those of the calibration and those added since, up to which the promise
+    /// holds; `None` if undecided.
     pub calibrated_items: Option<u64>,
-    /// Whether the gallery is within that.
+    /// Whether the gallery is within this number.
     pub within_calibrated_size: bool,
-    /// The part of the calibration's gallery that is still present; `None` when undecided or unknown.
+    /// How much of the calibration's gallery is still present; `None` if undecided or not known.
     pub coverage: Option<Coverage>,
-    /// The FAR that is not exceeded in today's gallery, at `confidence`: that of the calibration, in the
-    /// smallest gallery that contains its items and those added since. `None` without such a bound, or if
-    /// coverage is unknown.
+    /// The upper bound on the FAR in today's gallery, at `confidence`: that of the calibration, converted to
+    /// the gallery that contains its items and those added since. `None` without such a bound, or if the
+    /// coverage is not known.
     pub far_bound: Option<f64>,
-    /// Set when undecided.
+    /// Why the decision is UNDECIDED; `None` if it is not.
     pub undecided: Option<Undecided>,
 }
 
 /// Which rejects a person should review.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ReviewBasis {
-    /// The score from which on they are reviewed.
+    /// From this score on, rejects are reviewed.
     pub threshold: f32,
-    /// Whether this decision is one.
+    /// Whether this decision should be reviewed.
     pub due: bool,
     /// The promised limit for the share of mated searches that are rejected unseen, or accepted with a
     /// wrong label; `None` if too many items were removed for the promise to hold.
@@ -152,7 +153,7 @@ pub struct ReviewBasis {
 }
 
 impl ActivePoint {
-    /// The operating point, if it is valid.
+    /// The operating point; `None` if it is not valid.
     #[must_use]
     pub fn valid(&self) -> Option<&OperatingPoint> {
         match self {
@@ -161,7 +162,7 @@ impl ActivePoint {
         }
     }
 
-    /// As [`ActivePoint::valid`], shared.
+    /// The same as [`ActivePoint::valid`], as a shared pointer.
     pub(in crate::deployment) fn shared(&self) -> Option<Arc<OperatingPoint>> {
         match self {
             Self::Valid(valid) => Some(Arc::clone(&valid.point)),
@@ -190,13 +191,13 @@ impl ActivePoint {
         }
     }
 
-    /// Whether its score needs the best item of another label.
+    /// Whether its decision score needs the best item of another label.
     pub(in crate::deployment) fn takes_margin(&self) -> bool {
         let adjuster = self.adjuster();
         adjuster.is_some_and(|adjuster| adjuster.adjustment().margin().is_some())
     }
 
-    /// What the searches of its calibration looked like; `None` if no point is active, or that was not
+    /// The description of the searches of its calibration; `None` if no operating point is active or it was not
     /// stored.
     #[must_use]
     pub fn traffic(&self) -> Option<&Arc<TrafficReference>> {
@@ -206,7 +207,7 @@ impl ActivePoint {
         }
     }
 
-    /// How a search differs from those of the calibration.
+    /// The traffic shares that a search belongs to.
     pub(in crate::deployment) fn traffic_signs(
         &self,
         search: &SearchFacts<'_>,
@@ -214,10 +215,10 @@ impl ActivePoint {
         self.traffic().map(|reference| reference.signs(search))
     }
 
-    /// What is compared with the threshold for the best match of a search.
+    /// Computes the decision score for the best match of a search.
     ///
-    /// The best item of another label is searched for among all items, even under a filter: so a filter
-    /// cannot admit a stranger whom the whole gallery keeps out.
+    /// The best item of another label is searched for among all items, even if the search has a filter, so that
+    /// a filter cannot admit a stranger that the whole gallery would reject.
     pub(in crate::deployment) fn decision_score(
         &self,
         searched: &Searched<'_>,
@@ -276,8 +277,8 @@ impl ActivePoint {
         }
     }
 
-    /// The part of the calibration's gallery that is still present; `None` if no point is active, or it is
-    /// unknown.
+    /// How much of the calibration's gallery is still present; `None` if no operating point is active or it is
+    /// not known.
     #[must_use]
     pub fn coverage(&self, gallery: &GalleryView) -> Option<Coverage> {
         let Self::Valid(valid) = self else {
@@ -294,7 +295,8 @@ impl ActivePoint {
         Some(PromiseToday::of(content, items, self.coverage(gallery)))
     }
 
-    /// Why it is unknown which items the calibration saw; `None` if it is known, and if no point is active.
+    /// The reason why the items of the calibration are not known; `None` if they are, and if no operating point
+    /// is active.
     #[must_use]
     pub fn coverage_problem(&self) -> Option<&str> {
         match self {
@@ -303,7 +305,7 @@ impl ActivePoint {
         }
     }
 
-    /// What a decision in this state of the gallery rests on, if `judged` is compared with the threshold.
+    /// The basis of a decision in this state of the gallery, with the decision score `judged`.
     #[must_use]
     pub fn basis(&self, gallery: &GalleryView, judged: JudgedScore) -> DecisionBasis {
         let undecided = match self {

@@ -1,4 +1,5 @@
-//! The files of a deployment's operating points: each with the searches that it was made from, its items, traffic and cohort.
+//! The files of a deployment's operating points: each with the searches that it was made from, its items, its
+//! traffic and its cohort.
 
 use std::fs;
 use std::io::Read;
@@ -15,28 +16,31 @@ use matchpoint_calibration::operating_point::OperatingPoint;
 use matchpoint_calibration::recording::Recording;
 use matchpoint_gallery::item_set::ItemSet;
 
-/// The searches that each operating point was made from, by its id.
+/// The folder of the searches that operating points were made from, by id of the operating point.
 pub(in crate::deployment) const RECORDINGS: &str = "recordings";
-/// The cohorts that scores are normalised by, by digest.
+/// The folder of the cohorts, by digest.
 pub(in crate::deployment) const COHORTS: &str = "cohorts";
-/// The items that operating points were calibrated on, by the gallery's digest.
+/// The folder of the items that operating points were calibrated on, by the gallery's digest.
 pub(in crate::deployment) const CALIBRATED_ITEMS: &str = "calibrated-items";
-/// What the queries of calibrations looked like, by operating point.
+/// The folder of the descriptions of calibration queries, by operating point.
 pub(in crate::deployment) const CALIBRATED_TRAFFIC: &str = "calibrated-traffic";
-/// 32 directions of 8,192 components as text; anything larger is not ours.
+/// The highest size in bytes, for 32 directions of 8,192 components as text. A larger file was not written by
+/// this program.
 const CALIBRATED_TRAFFIC_BYTES_MAX: u64 = 1 << 23;
-/// A thousand embeddings and labels: anything larger is not ours.
+/// The highest size in bytes, for a thousand embeddings and labels. A larger file was not written by this
+/// program.
 const COHORT_BYTES_MAX: u64 = 1 << 28;
-/// 32,768 checksums; anything larger is not ours.
+/// The highest size in bytes, for 32,768 checksums. A larger file was not written by this program.
 const CALIBRATED_ITEMS_BYTES_MAX: u64 = 1 << 20;
-/// 300 bytes for each search: room for millions. Anything larger is not ours.
+/// The highest size in bytes, for millions of searches with 300 bytes each. A larger file was not written by
+/// this program.
 const RECORDING_BYTES_MAX: u64 = 1 << 30;
 
 impl Folder {
-    /// Every operating point, oldest first, each verified against its name.
+    /// Every operating point, the oldest first, each verified against its id.
     ///
     /// # Errors
-    /// A damaged operating point, or the disk.
+    /// Returns an error if an operating point is damaged or the disk fails.
     pub fn operating_points(&self) -> Result<Vec<OperatingPoint>, DeploymentError> {
         let folder = self.path().join(OPERATING_POINTS);
         let entries = match fs::read_dir(&folder) {
@@ -64,7 +68,7 @@ impl Folder {
     /// The active operating point, if there is one.
     ///
     /// # Errors
-    /// The file is missing or damaged.
+    /// Returns an error if the file is missing or damaged.
     pub fn active_operating_point(&self) -> Result<Option<OperatingPoint>, DeploymentError> {
         let Some(id) = &self.record().active_operating_point else {
             return Ok(None);
@@ -75,7 +79,7 @@ impl Folder {
     /// One operating point.
     ///
     /// # Errors
-    /// There is none of this id, or it is damaged.
+    /// Returns an error if there is no operating point with this id or it is damaged.
     pub fn operating_point(&self, id: &str) -> Result<OperatingPoint, DeploymentError> {
         let unknown = || DeploymentError::OperatingPointNotFound { id: id.to_owned() };
         if !id.chars().all(|c| c.is_ascii_alphanumeric() || c == '-') {
@@ -88,10 +92,10 @@ impl Folder {
         read_operating_point(&path)
     }
 
-    /// The operating point of this id, or the active one without an id.
+    /// The operating point with this id, or the active one if no id is given.
     ///
     /// # Errors
-    /// There is none of this id, none is active, or it is damaged.
+    /// Returns an error if there is no operating point with this id, if none is active, or if it is damaged.
     pub fn operating_point_or_active(
         &self,
         id: Option<&str>,
@@ -106,7 +110,7 @@ impl Folder {
     /// Stores an operating point and the searches that it was made from, without activating it.
     ///
     /// # Errors
-    /// The disk.
+    /// Returns an error if the disk fails.
     pub fn add_operating_point(&self, calibrated: &Calibrated) -> Result<(), DeploymentError> {
         let Calibrated {
             point,
@@ -132,7 +136,7 @@ impl Folder {
                 ),
             });
         }
-        // First, so that an operating point never lacks what it was made from.
+        // Written first, so that an operating point never lacks the data that it was made from.
         replace_file(&path, &json)?;
         self.add_calibrated_items(point, items)?;
         self.add_calibrated_traffic(point.id(), traffic)?;
@@ -155,11 +159,12 @@ impl Folder {
         )?)
     }
 
-    /// The items that an operating point was calibrated on. Without them its promise ends with the first
+    /// The items that an operating point was calibrated on. Without them, its promise ends with the first
     /// change of the gallery.
     ///
     /// # Errors
-    /// The list was not stored, is damaged, or belongs to another gallery; with its file.
+    /// Returns an error that names the file if the list was not stored, is damaged, or belongs to another
+    /// gallery.
     pub fn calibrated_items(&self, point: &OperatingPoint) -> Result<ItemSet, DeploymentError> {
         let path = self.calibrated_items_file(point);
         let mut bytes = Vec::new();
@@ -191,7 +196,7 @@ impl Folder {
         self.calibrated_items_file(point).exists()
     }
 
-    /// Stores what the queries of an operating point looked like.
+    /// Stores the description of an operating point's queries.
     fn add_calibrated_traffic(
         &self,
         id: &str,
@@ -205,8 +210,8 @@ impl Folder {
         Ok(replace_file(&path, &json)?)
     }
 
-    /// What the queries of an operating point looked like; `None` if that was not stored, or is damaged:
-    /// traffic is then not compared.
+    /// The description of an operating point's queries; `None` if it was not stored or is damaged. Traffic is
+    /// then not compared.
     #[must_use]
     pub fn calibrated_traffic(&self, id: &str) -> Option<TrafficReference> {
         let path = self.calibrated_traffic_file(id);
@@ -218,7 +223,7 @@ impl Folder {
         let problem = match read.map(|_| TrafficReference::from_json(&bytes)) {
             Ok(Ok(reference)) => return Some(reference),
             Ok(Err(problem)) => problem,
-            // Operating points from earlier versions have none.
+            // Operating points of earlier versions have none.
             Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => return None,
             Err(cause) => cause.to_string(),
         };
@@ -245,10 +250,11 @@ impl Folder {
         Ok(replace_file(&path, &cohort.to_bytes()?)?)
     }
 
-    /// What adjusts scores for an operating point; `None` if the similarity is compared with its threshold.
+    /// The adjustment of scores for an operating point; `None` if the similarity is compared with its
+    /// threshold.
     ///
     /// # Errors
-    /// Its cohort is missing or damaged, or the disk.
+    /// Returns an error if its cohort is missing or damaged, or if the disk fails.
     pub fn adjuster(&self, point: &OperatingPoint) -> Result<Option<Adjuster>, DeploymentError> {
         let (how, digest, margin) = match &point.content().adjustment {
             None => return Ok(None),
@@ -287,7 +293,7 @@ impl Folder {
     /// The searches that an operating point was made from; `None` if they were not stored.
     ///
     /// # Errors
-    /// There is no such operating point, its recording is damaged, or the disk.
+    /// Returns an error if there is no such operating point, if its recording is damaged, or if the disk fails.
     pub fn recording(&self, id: &str) -> Result<Option<Recording>, DeploymentError> {
         let point = self.operating_point(id)?;
         let path = self.recording_file(id);

@@ -20,8 +20,8 @@ use matchpoint_calibration::monitoring::predicted_far::predicted_far;
 use matchpoint_calibration::operating_point::OperatingPoint;
 use matchpoint_calibration::recording::{Flip, Scale, ScaledThreshold};
 
-/// The longest that a worker may spend on one job: dozens of times what the slowest picture within the
-/// limits takes.
+/// The longest time that a worker may spend on one job, dozens of times what the slowest picture within the
+/// limits needs.
 const JOB_MAX: Duration = Duration::from_secs(60);
 
 /// A change of the active operating point.
@@ -29,31 +29,32 @@ const JOB_MAX: Duration = Duration::from_secs(60);
 pub struct Activation {
     /// The operating point that is active from now on.
     pub point: OperatingPoint,
-    /// Etag of this change.
+    /// The etag after this change.
     pub etag: String,
     /// Id of the one that was active before.
     pub previous: Option<String>,
 }
 
-/// What changes if one operating point replaces another.
+/// The decisions that change if one operating point replaces another.
 #[derive(Clone, Debug)]
 pub struct PointComparison {
-    /// The one that is replaced.
+    /// The operating point that is replaced.
     pub before: OperatingPoint,
-    /// The one that replaces it.
+    /// The operating point that replaces it.
     pub after: OperatingPoint,
-    /// The one whose searches were judged by both: the first, unless only the second adjusts scores.
+    /// Id of the one whose searches were judged by both: the first, unless only the second adjusts scores.
     pub recorded: String,
-    /// How many searches.
+    /// Number of searches.
     pub searches: usize,
-    /// Those that the two decide differently.
+    /// The searches that the two decide differently.
     pub flips: Vec<Flip>,
 }
 
-/// The recorded searches that operating point `to` decides otherwise than `from`.
+/// The recorded searches that operating point `to` decides differently from `from`.
 ///
 /// # Errors
-/// Either is missing or damaged, the searches were not kept, or the two adjust scores in two ways.
+/// Returns an error if either is missing or damaged, if the searches were not stored, or if the two adjust
+/// scores in different ways.
 pub fn compare_points(
     folder: &Folder,
     from: &str,
@@ -61,7 +62,7 @@ pub fn compare_points(
 ) -> Result<PointComparison, DeploymentError> {
     let (before, after) = (folder.operating_point(from)?, folder.operating_point(to)?);
     let (adjusts, will) = (&before.content().adjustment, &after.content().adjustment);
-    // Adjusted scores are recorded only with the second's own searches.
+    // Adjusted scores are recorded only with the searches of the second one.
     let recorded = match (adjusts, will) {
         (_, None) => from,
         (one, other) if one == other => from,
@@ -95,22 +96,22 @@ pub fn compare_points(
     })
 }
 
-/// When an operating point was made; the beginning of time if its record does not say so.
+/// When an operating point was made; the Unix epoch if its record does not say so.
 #[must_use]
 pub fn created(point: &OperatingPoint) -> SystemTime {
     humantime::parse_rfc3339(&point.content().created).unwrap_or(UNIX_EPOCH)
 }
 
 impl Deployment {
-    /// Stores a new operating point with the searches that it was made from. It is not active yet. Blocks;
-    /// nobody else has to wait.
+    /// Stores a new operating point with the searches that it was made from. It is not active yet. Blocks, but
+    /// does not block other callers.
     ///
     /// # Errors
-    /// It does not belong here, or the disk.
+    /// Returns an error if the operating point does not belong to this deployment, or if the disk fails.
     pub fn keep(&self, calibrated: &Calibrated) -> Result<(), DeploymentError> {
         self.writer()?;
         calibrated.point.check_binding(&self.binding())?;
-        // Files that never change need no lock.
+        // These files never change, so no lock is needed.
         let folder = self.folder();
         folder.add_operating_point(calibrated)
     }
@@ -118,8 +119,8 @@ impl Deployment {
     /// Activates an operating point.
     ///
     /// # Errors
-    /// There is none of this id, it does not fit the deployment, the etag is out of date, or the disk
-    /// failed.
+    /// Returns an error if there is no operating point with this id, if it does not fit the deployment, if the
+    /// etag is out of date, or if the disk fails.
     pub fn activate(&self, id: &str, etag: Option<&str>) -> Result<Activation, DeploymentError> {
         self.writer()?;
         let mut folder = self.lock_folder();
@@ -131,7 +132,8 @@ impl Deployment {
     /// Activates the operating point that was active before the present one.
     ///
     /// # Errors
-    /// There was none, it does not fit any more, the etag is out of date, or the disk failed.
+    /// Returns an error if there was none, if it no longer fits, if the etag is out of date, or if the disk
+    /// fails.
     pub fn roll_back(&self, etag: Option<&str>) -> Result<Activation, DeploymentError> {
         self.writer()?;
         let mut folder = self.lock_folder();
@@ -145,7 +147,7 @@ impl Deployment {
         Ok(self.now_decides(&folder, point, adjuster, previous))
     }
 
-    /// Record and active point change under one lock, so that they cannot differ.
+    /// Changes the record and the active operating point under one lock, so that they cannot differ.
     fn decide_by(
         &self,
         folder: &mut Folder,
@@ -179,8 +181,8 @@ impl Deployment {
         }
     }
 
-    /// Loads the active operating point at opening. If it cannot be read, everything is UNDECIDED, and it
-    /// can be replaced by a new one.
+    /// Loads the active operating point when the deployment is opened. If it cannot be read, every decision is
+    /// UNDECIDED, and a new one can replace it.
     pub(in crate::deployment) fn load_active_point(&self) {
         let folder = self.folder();
         let active = match folder.active_operating_point() {
@@ -198,7 +200,7 @@ impl Deployment {
         self.hold_back();
     }
 
-    /// From now on compares the gallery with the items that the operating point was calibrated on.
+    /// From now on, compares the gallery with the items that the operating point was calibrated on.
     fn valid_point(
         &self,
         folder: &Folder,
@@ -207,7 +209,7 @@ impl Deployment {
     ) -> ValidPoint {
         let items = folder.calibrated_items(&point).map(Arc::new);
         let traffic = folder.calibrated_traffic(point.id()).map(Arc::new);
-        // If a write has failed, nothing is compared, and nothing is promised any more.
+        // If a write has failed, nothing is compared and nothing is promised any more.
         let compared = self.gallery.compare_with(items.as_ref().ok().cloned());
         let items = items.and_then(|items| Ok(compared.map(|()| items)?));
         let items = items.map_err(|error| error.to_string());
@@ -234,13 +236,14 @@ impl Deployment {
         }
     }
 
-    /// What has changed on the disk since it was opened, after which nothing is accepted any more.
+    /// The change that was found on the disk since the deployment was opened, if any. After it nothing is
+    /// accepted.
     #[must_use]
     pub fn damage(&self) -> Option<&str> {
         self.maintenance.get().and_then(Maintenance::damage)
     }
 
-    /// Announces the deployment to Prometheus, in place of the one that was served under its name.
+    /// Announces the deployment to Prometheus, in place of the earlier one with the same name.
     pub fn publish(&self, earlier: Option<&Self>) {
         let Some(earlier) = earlier else {
             telemetry::deployment_started(self.metric_labels());
@@ -252,7 +255,7 @@ impl Deployment {
         let before = before.valid().map(OperatingPoint::id);
         let now = now.valid().map(OperatingPoint::id);
         earlier.monitor.end();
-        // Canaries of another folder, even if the operating point is the same.
+        // The canaries may be those of another folder, even if the operating point is the same.
         if let Some(round) = earlier.monitor.latest_canaries() {
             telemetry::canaries_ended(&self.name, &round.operating_point);
         }

@@ -1,4 +1,4 @@
-//! What still holds of a promise in today's gallery.
+//! Computes what a promise is worth in today's gallery.
 
 use std::sync::Arc;
 
@@ -11,8 +11,8 @@ use matchpoint_gallery::Gallery;
 use matchpoint_gallery::item_set::ItemSet;
 use matchpoint_gallery::view::GalleryView;
 
-/// What an operating point promises in a gallery that was opened next to it and, if it is unknown which of
-/// its items the calibration saw, why.
+/// What an operating point promises in a gallery that was opened separately and, if the items of its
+/// calibration are not known, the reason.
 #[must_use]
 pub fn promise_in_gallery(
     folder: &Folder,
@@ -35,16 +35,16 @@ pub fn promise_in_gallery(
     }
 }
 
-/// What still holds of a promise.
+/// What a promise is worth today.
 #[derive(Clone, Debug)]
 pub struct OpenedPromise {
-    /// In today's gallery.
+    /// The promise in today's gallery.
     pub today: PromiseToday,
-    /// Why it is unknown which items the calibration saw.
+    /// The reason why the items of the calibration are not known; `None` if they are.
     pub problem: Option<String>,
 }
 
-/// The part of a calibration's gallery that a gallery still has; `None` if unknown.
+/// How much of a calibration's gallery a gallery still has; `None` if that is not known.
 pub(in crate::deployment) fn coverage_in(
     gallery: &GalleryView,
     content: &Content,
@@ -53,7 +53,7 @@ pub(in crate::deployment) fn coverage_in(
     let binding = &content.binding;
     let (calibrated, now) = (binding.gallery_items, gallery.len() as u64);
     let kept = items.and_then(|set| gallery.in_common_with(set));
-    // An unchanged gallery needs no list.
+    // For an unchanged gallery, no list is needed.
     let kept = kept.or_else(|| (gallery.digest() == binding.gallery_digest).then_some(now));
     Some(Coverage {
         calibrated,

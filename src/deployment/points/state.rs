@@ -1,6 +1,7 @@
-//! The id of the state by which decisions are made: equal for replicas that decide alike.
+//! The id of the state that determines decisions. It is equal for replicas that decide alike.
 //!
-//! `generation` only counts writes: two copies that each took one write have the same, but different items.
+//! The `generation` cannot serve for this, because it only counts writes: two copies that each had one write
+//! have the same generation but may have different items.
 
 use std::sync::Arc;
 
@@ -12,7 +13,7 @@ use crate::deployment::DeploymentError;
 use crate::journal::entry::StateId;
 use matchpoint_gallery::view::GalleryView;
 
-/// The name of this way of hashing: another way needs another name.
+/// Identifies this method of hashing; another method needs another name.
 const DOMAIN: &[u8] = b"matchpoint state 1";
 
 /// The parts of the state besides the items.
@@ -34,7 +35,7 @@ impl StateParts<'_> {
         let texts = [self.model_fingerprint, self.index, point].map(str::as_bytes);
         let mut hash = Sha256::new();
         for field in [DOMAIN, &items.digest_bytes()].into_iter().chain(texts) {
-            // Lengths keep the fields apart.
+            // The lengths separate the fields.
             hash.update((field.len() as u64).to_le_bytes());
             hash.update(field);
         }
@@ -43,11 +44,11 @@ impl StateParts<'_> {
     }
 }
 
-/// The latest state that was computed: searches ask for one again and again.
+/// The last state that was computed, because searches ask for the same one again and again.
 #[derive(Debug, Default)]
 pub(in crate::deployment) struct LatestState(ArcSwapOption<ComputedState>);
 
-/// What a state was computed from. A generation has one set of items, as long as a gallery is open.
+/// The inputs of a state. As long as a gallery is open, a generation has exactly one set of items.
 #[derive(Debug)]
 struct ComputedState {
     generation: u64,
@@ -56,8 +57,8 @@ struct ComputedState {
 }
 
 impl LatestState {
-    /// The state when a view is searched under an operating point; `compute` is called if the latest one
-    /// was another.
+    /// The state of a view that is searched under an operating point; `compute` is called if the last one was
+    /// another.
     pub(in crate::deployment) fn of(
         &self,
         view: &GalleryView,
@@ -71,7 +72,7 @@ impl LatestState {
             return latest.id;
         }
         let id = compute();
-        // Two threads at once compute the same.
+        // If two threads do this at once, both compute the same.
         self.0.store(Some(Arc::new(ComputedState {
             generation: view.generation(),
             active: Arc::clone(active),
@@ -81,7 +82,7 @@ impl LatestState {
     }
 }
 
-/// What a request is answered from: it does not change, whatever is written or activated meanwhile.
+/// The state that a request is answered from. It does not change, whatever is written or activated meanwhile.
 pub(in crate::deployment) struct StateInUse {
     pub(in crate::deployment) view: Arc<GalleryView>,
     pub(in crate::deployment) active: Arc<ActivePoint>,
@@ -89,7 +90,7 @@ pub(in crate::deployment) struct StateInUse {
 }
 
 impl StateInUse {
-    /// Itself, if it is the expected one, or none is expected.
+    /// Returns itself if it is the expected state, or if no state is expected.
     pub(in crate::deployment) fn expected(
         self,
         expected: Option<StateId>,

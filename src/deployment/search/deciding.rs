@@ -1,4 +1,4 @@
-//! What a search decides on: the best match, and the best item of another label.
+//! Finds what a search decides on: the best match, and the best item of another label.
 
 use super::request::{Hit, SearchOptions};
 use crate::deployment::DeploymentError;
@@ -6,26 +6,26 @@ use crate::monitor::MatchRecord;
 use matchpoint_gallery::view::{GalleryView, Probe};
 use matchpoint_vector::{Embedding, Similarity};
 
-/// How many items a labelled query asks for: as many as Recall@5 needs.
+/// The number of items that a labelled query asks for, as Recall@5 needs.
 pub(in crate::deployment) const PROBE_HITS: usize = 5;
 
-/// What was searched for, where and how.
+/// The query of a search, with the gallery and the options.
 pub(in crate::deployment) struct Searched<'a> {
     pub(in crate::deployment) view: &'a GalleryView,
     pub(in crate::deployment) probe: &'a Embedding,
     pub(in crate::deployment) options: &'a SearchOptions,
 }
 
-/// What is decided on.
+/// What a search decides on.
 pub(in crate::deployment) struct Deciding {
     /// The best match.
     pub(in crate::deployment) best: Hit,
-    /// The best of another label, if the [`PROBE_HITS`] nearest have one.
+    /// The best similarity to another label, if one of the [`PROBE_HITS`] nearest has another.
     pub(in crate::deployment) other: Option<Similarity>,
 }
 
 impl Deciding {
-    /// As it is recorded.
+    /// The form in which it is recorded.
     pub(in crate::deployment) fn record(&self) -> MatchRecord<'_> {
         MatchRecord {
             found: &self.best,
@@ -33,14 +33,14 @@ impl Deciding {
         }
     }
 
-    /// How much nearer the best is than the best of another label; `None` if the [`PROBE_HITS`] nearest
-    /// have no other.
+    /// The difference between the best similarity and that to the best other label; `None` if none of the
+    /// [`PROBE_HITS`] nearest has another label.
     pub(in crate::deployment) fn margin(&self) -> Option<f32> {
         self.other.map(|other| self.best.score.get() - other.get())
     }
 }
 
-/// What is decided on among the nearest items; `None` if there are none.
+/// What a search decides on, from its nearest items; `None` if there are none.
 pub(in crate::deployment) fn deciding(hits: &[Hit]) -> Option<Deciding> {
     let best = hits.first()?;
     let mut nearest = hits.iter().take(PROBE_HITS);
@@ -54,8 +54,8 @@ pub(in crate::deployment) fn deciding(hits: &[Hit]) -> Option<Deciding> {
 /// The best similarity to an item of another label than `label` among all items, whatever the caller's
 /// filter, except those of a label that is left out; `None` if there is none.
 ///
-/// As wide as the search of a calibration, and wider if that finds one label only: then every item is
-/// compared, if necessary.
+/// It searches as widely as a calibration does. If that finds only one label, it searches more widely, and if
+/// necessary compares every item.
 pub(in crate::deployment) fn best_of_another(
     view: &GalleryView,
     embedding: &Embedding,

@@ -1,4 +1,4 @@
-//! Calls of a deployment: search, verify, embed, and the searches of a calibration.
+//! The calls of a deployment: search, verify, embed, and the searches of a calibration.
 
 pub(super) mod answer;
 pub(super) mod deciding;
@@ -33,14 +33,14 @@ use matchpoint_gallery::Gallery;
 use matchpoint_gallery::error::GalleryError;
 use matchpoint_vector::Embedding;
 
-/// How long a calibration waits if the queue is full: about as long as one image takes.
+/// How long a calibration waits if the queue is full, which is about the time that one image takes.
 pub(in crate::deployment) const BUSY_PAUSE: Duration = Duration::from_millis(20);
 
 impl Deployment {
-    /// Finds the nearest items and decides on the best.
+    /// Finds the nearest items and decides on the best one.
     ///
     /// # Errors
-    /// The query is at fault, the queue is full, or the model failed.
+    /// Returns an error if the query is invalid, if the queue is full, or if the model fails.
     pub async fn search(
         &self,
         caller: Caller,
@@ -86,7 +86,7 @@ impl Deployment {
                 let judged = judge.decision_score(&found, best.as_ref(), timings)?;
                 check_accepted(&gallery, best.as_ref(), judge.decide(judged))?;
                 let signs = judge.traffic_signs(&measured.facts(&options.conditions));
-                // A search without a label did not use the index.
+                // A search that leaves out a label did not use the index.
                 if let Some(checks) = checks.filter(|_| options.without_label.is_none()) {
                     checks.offer(&searched, embedding);
                 }
@@ -144,7 +144,7 @@ impl Deployment {
             ProbeSource::Query(query) => self.precheck(query)?,
             ProbeSource::File(_) => probe.kind(),
         };
-        // Canaries come from here too.
+        // The searches for canaries come here too.
         let waits = if live { Waits::Caller } else { Waits::Nobody };
         Ok(WorkerJob::now(caller, kind, waits))
     }
@@ -152,7 +152,8 @@ impl Deployment {
     /// Compares a query with one reference and decides.
     ///
     /// # Errors
-    /// Either is at fault, there is no such item, the queue is full, or the model failed.
+    /// Returns an error if the query or the reference is invalid, if there is no such item, if the queue is
+    /// full, or if the model fails.
     pub async fn verify(
         &self,
         caller: Caller,
@@ -208,7 +209,7 @@ impl Deployment {
             score,
             timings,
         };
-        // Its score is not that of a search, so it is left out of their histogram.
+        // The score of a comparison is not that of a search, so it is left out of the histogram.
         self.count(answer.decision.as_str(), &answer.basis, None);
         self.monitor.record(DecisionRecord {
             id,
@@ -230,7 +231,7 @@ impl Deployment {
     /// Embeds one image.
     ///
     /// # Errors
-    /// The image is at fault, the queue is full, or the model failed.
+    /// Returns an error if the image is invalid, if the queue is full, or if the model fails.
     pub async fn embed(
         &self,
         caller: Caller,
@@ -243,10 +244,11 @@ impl Deployment {
         .await
     }
 
-    /// Embeds an image from where it is; `None` if `known` is the SHA-256 of its bytes.
+    /// Reads and embeds an image; `None` if `known` is the SHA-256 of its bytes, because its embedding is then
+    /// known.
     ///
     /// # Errors
-    /// As [`Deployment::embed`], or the image cannot be read, or is not kept.
+    /// Returns the errors of [`Deployment::embed`], and an error if the image cannot be read or is not stored.
     pub(in crate::deployment) async fn embed_image(
         &self,
         at: ImageAt,
@@ -265,11 +267,11 @@ impl Deployment {
     }
 
     /// Searches for a labelled query, once in the whole gallery and, on request, once more without its own
-    /// label: the two trials that it can give. Waits while the queue is full: calibration gives way to
-    /// searches, and loses no query.
+    /// label: these are the two trials that it can give. It waits while the queue is full, so that searches of
+    /// callers come first and no query is lost.
     ///
     /// # Errors
-    /// As [`Deployment::embed_image`], except for a full queue.
+    /// Returns the errors of [`Deployment::embed_image`], except for a full queue.
     pub(in crate::deployment) async fn probe(
         &self,
         request: ProbeRequest,
@@ -299,7 +301,7 @@ impl Deployment {
         self.maintenance.get().map(Maintenance::checks)
     }
 
-    /// Accepts nothing any more after an item was found changed.
+    /// Stops accepting after an item was found changed.
     fn note_damage(&self, error: &DeploymentError) {
         if let DeploymentError::Gallery(changed @ GalleryError::Changed { .. }) = error
             && let Some(maintenance) = self.maintenance.get()
@@ -326,7 +328,7 @@ impl Deployment {
         self.shadow.ticket(image, || self.loaded.pool.queue_len())
     }
 
-    /// Counts what callers send; canaries have their own counters.
+    /// Counts searches of callers; canaries have their own counters.
     fn count_live(&self, answer: &SearchAnswer, norm: Option<f64>) {
         let score = answer.decided.as_ref().map(|hit| hit.score.get());
         self.count(answer.decision.as_str(), &answer.basis, score);
@@ -347,8 +349,8 @@ impl Deployment {
         }
     }
 
-    /// Refuses an image at once if it need not be decoded for that, so that it does not wait for a worker;
-    /// returns the kind of job for any other query.
+    /// Refuses an image immediately if that is possible without decoding it, so that it does not wait for a
+    /// worker. Returns the kind of job for any other query.
     pub(in crate::deployment) fn precheck(
         &self,
         query: &Query,
@@ -360,12 +362,12 @@ impl Deployment {
                 passes.inspect_err(|error| self.record_failure(error))?;
                 Ok(model.kind_of(image, &self.limits))
             }
-            // If no image can be embedded, that is the answer, whatever was sent.
+            // If no image can be embedded here, that is the answer to any image.
             Query::Image(_) | Query::Embedding(_) => Ok(query.kind()),
         }
     }
 
-    /// Runs a job on a worker, and times its stages. Only jobs that callers wait for are counted.
+    /// Runs a job on a worker, and measures its stages. Only jobs that callers wait for are counted.
     pub(in crate::deployment) async fn work<T: Send + 'static>(
         &self,
         job: WorkerJob,
@@ -432,8 +434,8 @@ impl Deployment {
     }
 }
 
-/// Compares the item that a search accepts with its checksum: a decision must not rest on what has changed
-/// on the disk since it was verified.
+/// Compares the item that a search accepts with its checksum, because a decision must not depend on data that
+/// changed on the disk after they were verified.
 fn check_accepted(
     gallery: &Gallery,
     deciding: Option<&Deciding>,
@@ -447,7 +449,7 @@ fn check_accepted(
     }
 }
 
-/// A job for a worker: its caller, its kind, and when it was requested.
+/// A job for a worker: its caller, its kind, and the time of the request.
 pub(in crate::deployment) struct WorkerJob {
     caller: Caller,
     kind: JobKind,
@@ -467,11 +469,11 @@ impl WorkerJob {
     }
 }
 
-/// Who waits for a piece of work.
+/// Who waits for a job.
 #[derive(Clone, Copy)]
 pub(in crate::deployment) enum Waits {
     /// A caller.
     Caller,
-    /// Canaries and calibrations try again: a full queue refuses nobody then.
+    /// Nobody waits: canaries and calibrations try again later, so a full queue refuses nobody.
     Nobody,
 }

@@ -1,4 +1,4 @@
-//! How a shadow decides on a live query.
+//! Lets a shadow decide on a live query.
 
 use std::sync::Arc;
 
@@ -18,17 +18,17 @@ use matchpoint_embed::pixels::ImageLimits;
 use matchpoint_gallery::Gallery;
 use matchpoint_vector::Similarity;
 
-/// The lowest priority of a thread.
+/// The lowest priority of a thread on Linux.
 const NICE: i32 = 19;
 
-/// A live query, as a shadow gets it.
+/// A live query as a shadow receives it.
 #[derive(Debug)]
 pub(in crate::deployment) struct ShadowQuery {
     pub(in crate::deployment) image: Bytes,
     pub(in crate::deployment) options: SearchOptions,
 }
 
-/// The decision of one side on a query.
+/// The decision of the live deployment or of the shadow on a query.
 pub(in crate::deployment) fn shadow_decision(
     active: &ActivePoint,
     best: Option<&Hit>,
@@ -43,8 +43,8 @@ pub(in crate::deployment) fn shadow_decision(
     }
 }
 
-/// An open shadow: for reading, without records or checks. It has a worker and a session of its own, at the
-/// lowest priority of the system.
+/// An open shadow. It is open for reading, without records and checks, and has its own worker and session with
+/// the lowest priority of the system.
 pub(in crate::deployment) struct OpenShadow {
     pub(in crate::deployment) loaded: LoadedModel,
     pub(in crate::deployment) limits: ImageLimits,
@@ -54,8 +54,8 @@ pub(in crate::deployment) struct OpenShadow {
 
 impl ShadowDeployment<ShadowQuery> for OpenShadow {
     fn yields(&self) -> bool {
-        // On Linux this sets the calling thread: the shadow's only worker. The runner's thread keeps its
-        // priority, since it shares locks with callers of a report.
+        // On Linux this applies to the calling thread, which is the shadow's only worker. The runner's thread
+        // keeps its priority, because it shares locks with callers of a report.
         let lower =
             |_: &mut PoolWorker<'_>| rustix::process::setpriority_process(None, NICE).is_ok();
         let pool = &self.loaded.pool;
@@ -70,7 +70,7 @@ impl ShadowDeployment<ShadowQuery> for OpenShadow {
     fn decide(&self, query: Arc<ShadowQuery>) -> Result<ShadowDecision, String> {
         let (view, active) = (self.gallery.view(), self.active_point.load_full());
         let limits = self.limits;
-        // It does not count as a request, neither in its time nor in its result.
+        // It does not count as a request, neither in the times nor in the results.
         let job = move |worker: &mut PoolWorker<'_>| -> Result<ShadowDecision, DeploymentError> {
             let timings = &mut Timings::default();
             let embedding = worker.embed(&query.image, &limits)?.embedding;

@@ -1,4 +1,4 @@
-//! Requests to a deployment: queries, and how to search for them.
+//! Requests to a deployment: queries, and options of a search.
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -25,16 +25,16 @@ use matchpoint_gallery::view::{GalleryMatch, GalleryView};
 pub enum Query {
     /// An encoded image.
     Image(Bytes),
-    /// A vector of the model's space, not necessarily of unit length.
+    /// A vector of the model's space, which need not have unit length.
     Embedding(Vec<f32>),
 }
 
-/// Where the image of an item to be enrolled is.
+/// The location of the image of an item to be enrolled.
 #[derive(Clone, Debug)]
 pub enum ImageAt {
     /// In a file.
     File(PathBuf),
-    /// With an item of a gallery.
+    /// Stored with an item of a gallery.
     Kept {
         /// The gallery, which may be open for reading only.
         gallery: Arc<Gallery>,
@@ -43,18 +43,18 @@ pub enum ImageAt {
     },
 }
 
-/// One comparison.
+/// A comparison of a query with a reference.
 #[derive(Clone, Debug)]
 pub struct Comparison {
-    /// What is compared.
+    /// The query.
     pub query: Query,
-    /// With what.
+    /// The reference.
     pub reference: VerifyReference,
-    /// The state that the caller expects; any if there is none.
+    /// The state that the caller expects; `None` accepts any state.
     pub expect_state: Option<StateId>,
 }
 
-/// What to compare a query with.
+/// The reference that a query is compared with.
 #[derive(Clone, Debug)]
 pub enum VerifyReference {
     /// Another image or vector.
@@ -63,33 +63,33 @@ pub enum VerifyReference {
     Item(String),
 }
 
-/// How to search.
+/// Options of a search.
 #[derive(Clone, Debug)]
 pub struct SearchOptions {
-    /// How many items to return, at most.
+    /// The highest number of items to return.
     pub limit: usize,
     /// Whether to compare with every item.
     pub exact: bool,
-    /// The items that may be found and decided on; all if there is none.
+    /// The items that may be found and decided on; `None` for all.
     pub filter: Option<ItemFilter>,
-    /// A label whose items are not found. Such a search compares with every item.
+    /// A label whose items are left out. Such a search compares with every item.
     pub without_label: Option<String>,
-    /// Return the best item of each label.
+    /// Whether to return only the best item of each label.
     pub one_per_label: bool,
-    /// Return no item with a lower similarity.
+    /// The lowest similarity of returned items.
     pub score_min: Option<f32>,
-    /// Candidates that an approximate search keeps, for the items returned.
+    /// The number of candidates that an approximate search keeps for the returned items.
     pub ef: Option<usize>,
-    /// What the caller knows about the query, such as its camera.
+    /// Conditions that the caller states, such as the camera.
     pub conditions: BTreeMap<String, String>,
-    /// The state that the caller expects; any if there is none.
+    /// The state that the caller expects; `None` accepts any state.
     pub expect_state: Option<StateId>,
     /// Whether the decision is left out of journal, audit, shadow and metrics.
     pub unrecorded: bool,
 }
 
 impl SearchOptions {
-    /// The nearest items, by the index.
+    /// Options for the `limit` nearest items by the index.
     #[must_use]
     pub fn nearest(limit: usize) -> Self {
         Self {
@@ -111,7 +111,7 @@ impl SearchOptions {
 pub type Hit = GalleryMatch;
 
 impl Query {
-    /// What a job for it does.
+    /// The kind of job that the query needs.
     pub(in crate::deployment) fn kind(&self) -> JobKind {
         match self {
             Self::Image(_) => JobKind::Image,
@@ -127,7 +127,7 @@ impl Query {
         }
     }
 
-    /// An image, if it should be kept. Shares its bytes.
+    /// The image, if it should be stored. Its bytes are shared, not copied.
     pub(in crate::deployment) fn kept(&self, keep: bool) -> Option<Bytes> {
         match self {
             Self::Image(bytes) if keep => Some(bytes.clone()),
@@ -139,11 +139,11 @@ impl Query {
 /// A query whose truth is known.
 #[derive(Clone)]
 pub(in crate::deployment) struct ProbeRequest {
-    /// Where to search.
+    /// The state of the gallery to search in.
     pub(in crate::deployment) view: Arc<GalleryView>,
-    /// What to search for.
+    /// The query.
     pub(in crate::deployment) source: ProbeSource,
-    /// What it shows.
+    /// The label that it shows.
     pub(in crate::deployment) label: String,
     /// Whether to look for the nearest items of other labels.
     pub(in crate::deployment) others: bool,
@@ -153,7 +153,7 @@ pub(in crate::deployment) struct ProbeRequest {
     pub(in crate::deployment) cache: Option<Arc<EmbeddingCache>>,
 }
 
-/// Where a labelled query comes from.
+/// The source of a labelled query.
 #[derive(Clone, Debug)]
 pub enum ProbeSource {
     /// An image file.
@@ -163,7 +163,7 @@ pub enum ProbeSource {
 }
 
 impl ProbeSource {
-    /// The image that a caller sent, if it should be kept. Shares its bytes.
+    /// The image that a caller sent, if it should be stored. Its bytes are shared, not copied.
     pub(in crate::deployment) fn kept(&self, keep: bool) -> Option<Bytes> {
         match self {
             Self::Query(query) => query.kept(keep),
@@ -171,7 +171,7 @@ impl ProbeSource {
         }
     }
 
-    /// What a job for it does.
+    /// The kind of job that the query needs.
     pub(in crate::deployment) fn kind(&self) -> JobKind {
         match self {
             Self::File(_) => JobKind::Image,
@@ -179,7 +179,7 @@ impl ProbeSource {
         }
     }
 
-    /// The query, read from its file if it is in one.
+    /// The query, read from its file if necessary.
     pub(in crate::deployment) fn read(
         self,
         limits: &ImageLimits,
@@ -202,7 +202,7 @@ pub struct Timings {
     pub inference: Duration,
     /// Searching or comparing.
     pub search: Duration,
-    /// All of it.
+    /// The total time.
     pub total: Duration,
 }
 
@@ -210,7 +210,7 @@ impl Timings {
     pub(in crate::deployment) fn record(&self, deployment: &str) {
         let stages = [self.queue, self.decode, self.inference, self.search];
         for (stage, took) in telemetry::STAGE_VALUES.into_iter().zip(stages) {
-            // A stage that a request does not have does not count as a time of zero.
+            // A stage that the request does not have is not counted as zero.
             if !took.is_zero() {
                 telemetry::stage_took(deployment, stage, took);
             }
@@ -218,10 +218,10 @@ impl Timings {
     }
 }
 
-/// Reads a file that may be an image, up to the longest an image may be.
+/// Reads a file that may be an image, up to the size limit of an image.
 ///
 /// # Errors
-/// It is not a regular file, or the disk.
+/// Returns an error if it is not a regular file or the disk fails.
 pub fn read_image(path: &Path, limits: &ImageLimits) -> Result<Vec<u8>, DeploymentError> {
     let one_more = (limits.bytes_max as u64).saturating_add(1);
     let mut bytes = Vec::new();

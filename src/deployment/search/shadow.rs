@@ -1,5 +1,5 @@
-//! A shadow of a served deployment: a deployment that gets a share of the live queries, whose decisions are
-//! compared with the live ones, and which never answers a caller.
+//! A shadow of a served deployment. It gets a share of the live queries, its decisions are compared with the
+//! live ones, and it never answers a caller.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use crate::deployment::{Deployment, DeploymentError, Models, OpenOptions};
 use crate::monitor::{ShadowAbout, ShadowReport};
 use matchpoint_gallery::Access;
 
-/// The link next to the path of a deployment that leads to its shadow; `None` for a path without a name.
+/// The link, next to a deployment's path, that points to its shadow; `None` for a path without a name.
 #[must_use]
 pub fn shadow_link(place: &Path) -> Option<PathBuf> {
     let mut name = place.file_name()?.to_owned();
@@ -25,7 +25,7 @@ fn refused(argument: &'static str, problem: &str) -> DeploymentError {
     }
 }
 
-/// Where the link leads; `None` if there is none.
+/// The target of the link; `None` if there is no link.
 fn led_to(link: &Path) -> Result<Option<PathBuf>, DeploymentError> {
     let refused = |problem: String| DeploymentError::Folder {
         path: link.to_owned(),
@@ -34,7 +34,7 @@ fn led_to(link: &Path) -> Result<Option<PathBuf>, DeploymentError> {
     match fs::symlink_metadata(link) {
         Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(cause) => Err(DeploymentError::io(link, &cause)),
-        // A real folder with such a name is not a shadow.
+        // A real folder with this name is not a shadow.
         Ok(found) if !found.is_symlink() => {
             Err(refused("is no link, so it names no candidate".to_owned()))
         }
@@ -49,13 +49,12 @@ fn led_to(link: &Path) -> Result<Option<PathBuf>, DeploymentError> {
 pub struct DeploymentShadow<'a>(&'a Deployment);
 
 impl DeploymentShadow<'_> {
-    /// Opens the shadow that the link beside `place` leads to, in place of an existing one, and starts the
-    /// comparison. Ends the comparison if there is no link, or if it leads to the served deployment.
-    /// Blocks.
+    /// Opens the shadow that the link next to `place` points to, in place of an existing one, and starts the
+    /// comparison. If there is no link, or if it points to the served deployment, the comparison ends. Blocks.
     ///
     /// # Errors
-    /// The shadow cannot be opened or embeds no images, or the share is 0. An existing comparison
-    /// continues.
+    /// Returns an error if the shadow cannot be opened or embeds no images, or if the share is 0. An existing
+    /// comparison then continues.
     pub fn open(
         &self,
         place: &Path,
@@ -71,7 +70,7 @@ impl DeploymentShadow<'_> {
             return Ok(None);
         };
         let candidate = live.open_candidate(&folder, &mut models, share)?;
-        // The caller may have given up, and removed the link.
+        // The caller may have given up and removed the link.
         if lead()?.as_ref() != Some(&folder) {
             let problem = "was changed meanwhile";
             return Err(refused("the link to the candidate", problem));
@@ -105,7 +104,7 @@ impl DeploymentShadow<'_> {
     /// shadow. Blocks.
     ///
     /// # Errors
-    /// The journal is damaged, or the disk.
+    /// Returns an error if the journal is damaged or the disk fails.
     pub fn report(&self, limit: usize) -> Result<Option<ShadowReport>, DeploymentError> {
         let mut report = self.0.shadow.report(limit);
         if let Some(report) = &mut report {
@@ -116,7 +115,7 @@ impl DeploymentShadow<'_> {
 }
 
 impl Deployment {
-    /// The shadow that it is compared with.
+    /// Access to the shadow of this deployment.
     #[must_use]
     pub fn shadow(&self) -> DeploymentShadow<'_> {
         DeploymentShadow(self)

@@ -1,4 +1,4 @@
-//! What a worker does for a request: embed, search, compare.
+//! The work of a worker for a request: embed, search, compare.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,14 +23,14 @@ use matchpoint_vector::{Embedding, Similarity};
 
 /// A reference that a worker can compare with.
 pub(in crate::deployment) enum Known {
-    /// Still to be embedded.
+    /// A query that still has to be embedded.
     Query(Query),
     /// An item with its vector.
     Item(Arc<ItemHead>, Vector),
 }
 
-/// How many items of other labels a non-mated search looks for: enough to tell what it would find in a
-/// gallery of a fraction of the size.
+/// The number of items of other labels that a non-mated search looks for, enough to compute what it would find
+/// in a gallery of a fraction of the size.
 pub(in crate::deployment) const OTHERS_HITS: usize = 64;
 
 pub(in crate::deployment) fn embed_query(
@@ -45,9 +45,9 @@ pub(in crate::deployment) fn embed_query(
 /// An embedding, with measurements of its query.
 pub(in crate::deployment) struct MeasuredQuery {
     pub(in crate::deployment) embedding: Embedding,
-    /// What its picture is like; `None` for a vector.
+    /// Properties of its picture; `None` for a vector.
     pub(in crate::deployment) measures: Option<ImageMeasures>,
-    /// The length of the feature that it was made from; `None` for a vector.
+    /// The length of the feature vector before it was scaled to an embedding; `None` for a vector.
     pub(in crate::deployment) feature_length: Option<f64>,
 }
 
@@ -62,7 +62,7 @@ impl MeasuredQuery {
         }
     }
 
-    /// What is known about a search for it, together with the caller's conditions.
+    /// The properties of a search for this query, together with the caller's conditions.
     pub(in crate::deployment) fn facts<'a>(
         &'a self,
         conditions: &'a BTreeMap<String, String>,
@@ -113,11 +113,11 @@ pub(in crate::deployment) fn embed_measured(
     }
 }
 
-/// The nearest items, and the one that is decided on. That and its margin depend on the query and the
-/// gallery alone, whatever the caller wants returned.
+/// Finds the nearest items, and the one that is decided on. The latter and its margin depend only on the query
+/// and the gallery, and not on what the caller wants returned.
 ///
-/// The decision rests on a search as wide as those of the calibration, whatever was requested: a wider one
-/// might find a stranger's look-alike that the calibration never saw.
+/// The decision uses a search that is as wide as those of the calibration, whatever was requested. A wider
+/// search could find a look-alike of a stranger that the calibration did not find.
 pub(in crate::deployment) fn search_view(
     view: &GalleryView,
     embedding: &Embedding,
@@ -135,7 +135,7 @@ pub(in crate::deployment) fn search_view(
     };
     let mut hits = view.nearest(embedding, &probe)?;
     let wider = options.exact || options.ef.is_some() || options.one_per_label;
-    // If every item is compared, as under a filter, nothing else can be found.
+    // If every item is compared, as with a filter, a wider search finds nothing else.
     let some_only = options.filter.is_some() || options.without_label.is_some();
     let deciding = if some_only || !(wider || view.is_wide(options.limit)) {
         deciding(&hits)
@@ -151,15 +151,15 @@ pub(in crate::deployment) fn search_view(
     Ok((hits, deciding))
 }
 
-/// A query and what it is compared with.
+/// A query and the reference that it is compared with.
 pub(in crate::deployment) struct Compare {
     pub(in crate::deployment) query: Query,
     pub(in crate::deployment) reference: Known,
-    /// The gallery with the reference.
+    /// The state of the gallery with the reference.
     pub(in crate::deployment) view: Arc<GalleryView>,
 }
 
-/// The similarity of a query and a reference, and the score for the decision.
+/// Computes the similarity of a query and a reference, and the decision score.
 pub(in crate::deployment) fn compare(
     worker: &mut PoolWorker<'_>,
     pair: Compare,
@@ -192,7 +192,7 @@ pub(in crate::deployment) fn compare(
         found: query.dimension(),
     })?;
     let label = head.as_ref().map(|head| head.label.as_str());
-    // For an image that is not enrolled it is unknown which label is another one.
+    // For an image that is not enrolled, it is not known which labels are others.
     let other = match label.filter(|_| active.takes_margin()) {
         Some(label) => best_of_another(&view, &query, label, None)?,
         None => None,
@@ -211,9 +211,9 @@ pub(in crate::deployment) fn compare(
 /// An image to be enrolled.
 pub(in crate::deployment) struct ToEnrol {
     pub(in crate::deployment) at: ImageAt,
-    /// SHA-256 of bytes that need not be embedded again.
+    /// The SHA-256 of bytes that need not be embedded again; `None` if there is none.
     pub(in crate::deployment) known: Option<[u8; 32]>,
-    /// Whether the image is kept.
+    /// Whether the image is stored.
     pub(in crate::deployment) keep: bool,
 }
 
@@ -319,7 +319,7 @@ pub(in crate::deployment) fn left_out(
     Ok(OthersFound { hits, other })
 }
 
-/// Whether an item is nearer than the best of `hits`; `None` if the index is exact.
+/// Whether an item is more similar than the best of `hits`; `None` if the search is exact.
 pub(in crate::deployment) fn index_misses(
     view: &GalleryView,
     embedding: &Embedding,

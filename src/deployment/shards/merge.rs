@@ -1,5 +1,5 @@
-//! Makes a deployment of all shards of a source, or adds them to one: nothing is embedded, and everything
-//! is compared.
+//! Makes a deployment of all shards of a source, or adds them to an existing one. Nothing is embedded, and all
+//! data are verified.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -23,23 +23,23 @@ use matchpoint_gallery::error::GalleryError;
 use matchpoint_gallery::item::ItemHead;
 use matchpoint_gallery::merge::{GalleryMerge, MergedGallery, TakenItems, digest_together};
 
-/// Missing shards that are named, at most.
+/// The highest number of missing shards that are named.
 const NAMED_MAX: usize = 20;
-/// How often progress is reported while one is unpacked.
+/// How often progress is reported while a shard is unpacked.
 const STEP: Duration = Duration::from_millis(100);
 
-/// What is merged, and into what.
+/// The settings of a merge.
 #[derive(Clone, Copy, Debug)]
 pub struct MergeSettings<'a> {
-    /// Archives of shards, or folders of them.
+    /// Archives of shards, or folders with such archives.
     pub shards: &'a [PathBuf],
     /// The deployment's folder.
     pub deployment: &'a Path,
-    /// Whether the deployment exists and is added to, or is made.
+    /// Whether to add to an existing deployment instead of making a new one.
     pub into: bool,
-    /// Name of a new deployment, if not that of its folder.
+    /// The name of a new deployment, if it differs from that of its folder.
     pub name: Option<&'a str>,
-    /// The model's folder on this machine, if it is not where shards were built.
+    /// The model's folder on this machine, if it differs from the one on the machine that built the shards.
     pub model: Option<&'a Path>,
 }
 
@@ -50,25 +50,25 @@ pub struct MergeReport {
     pub deployment: PathBuf,
     /// Number of shards.
     pub shards: usize,
-    /// SHA-256 of the list that they were built from.
+    /// SHA-256 of the list that the shards were built from.
     pub list_sha256: String,
     /// Name of the model that embedded the items.
     pub model: String,
     /// Its fingerprint.
     pub model_fingerprint: String,
-    /// Items whose id was new.
+    /// Number of items whose id was new.
     pub inserted: usize,
-    /// Items that replaced another with the same id.
+    /// Number of items that replaced another item with the same id.
     pub replaced: usize,
-    /// Items that already existed, identical in everything.
+    /// Number of items that already existed with identical content.
     pub unchanged: usize,
-    /// Rows of the list that could not be used when the shards were built, and why.
+    /// Rows of the list that could not be used when the shards were built, with the reasons.
     pub failed: Vec<RefusedItem>,
-    /// Items in the gallery now.
+    /// Number of items in the gallery now.
     pub items: usize,
     /// Digest of the gallery's content: the same items give the same digest.
     pub gallery_digest: String,
-    /// Labels of the shards.
+    /// The labels in the shards.
     #[serde(skip)]
     pub labels: BTreeSet<String>,
 }
@@ -83,11 +83,13 @@ struct ShardArchive {
     manifest: ShardManifest,
 }
 
-/// Makes a deployment of all shards of a source, or adds them to one: all of them or nothing, also after a crash.
+/// Makes a deployment of all shards of a source, or adds them to an existing one. All shards are taken or none,
+/// even if the process crashes.
 ///
 /// # Errors
-/// A shard is missing, given twice, damaged, or of another list, model or number of shards; the deployment
-/// exists already, or does not exist to add to; the disk failed, or it was stopped.
+/// Returns an error if a shard is missing, repeated, damaged, or belongs to another list, model or number of
+/// shards; if the deployment already exists, or does not exist when it should be added to; if the disk fails;
+/// or if the work was stopped.
 pub fn merge(
     settings: MergeSettings<'_>,
     progress: Progress<'_>,
@@ -124,7 +126,7 @@ impl ShardSet {
             })
     }
 
-    /// Checks that all are of one source, each of them once.
+    /// Checks that all shards belong to one source, and that each occurs once.
     fn check(&self) -> Result<(), DeploymentError> {
         let first = self.first()?;
         for shard in &self.shards {
@@ -218,15 +220,15 @@ impl ShardSet {
         self.report(settings, totals, gallery)
     }
 
-    /// The digest of the items of all shards.
+    /// The digest of the items in all shards.
     fn digest(&self) -> Option<String> {
         let digests = self.shards.iter().map(|one| &*one.manifest.digest);
         digest_together(&digests.collect::<Vec<_>>())
     }
 
-    /// The report of a deployment that consists of exactly these shards: a task that was killed after its
-    /// last step is started again, and has nothing left to do, also if the deployment is served meanwhile. `None` for any
-    /// other deployment; one that is damaged is an error.
+    /// The report for a deployment that already consists of exactly these shards. This happens if a task is
+    /// started again after its last step, and works also if the deployment is served meanwhile. `None` for any
+    /// other deployment; a damaged one is an error.
     fn made_before(
         &self,
         settings: &MergeSettings<'_>,
@@ -281,7 +283,7 @@ impl ShardSet {
         self.report(settings, totals, gallery)
     }
 
-    /// Takes the items of each shard, which is unpacked beside the deployment.
+    /// Adds the items of each shard, which is unpacked next to the deployment.
     fn take_all(
         &self,
         gallery: &mut GalleryMerge,
@@ -302,12 +304,12 @@ impl ShardSet {
         let unpacking = &Unpacking::default();
         let goes_on = &mut || progress(unpacking.done.load(Ordering::Relaxed), all);
         let totals = thread::scope(|scope| {
-            // The next shard is unpacked while one is read.
+            // The next shard is unpacked while the present one is read.
             let (ready, unpacked) = mpsc::sync_channel(0);
             let unpack = move || {
                 let mut shards = self.shards.iter();
                 let unpacked = |shard: &ShardArchive| shard.unpack(beside, unpacking);
-                // Nobody waits for more once one is refused.
+                // After a refusal, nobody waits for more shards.
                 shards.all(|shard| ready.send(unpacked(shard)).is_ok())
             };
             let thread = thread::Builder::new().name("unpacking".to_owned());
@@ -378,15 +380,15 @@ impl ShardSet {
     }
 }
 
-/// Progress of the thread that unpacks, and whether it should stop.
+/// Progress of the unpacking thread, and whether it should stop.
 #[derive(Default)]
 struct Unpacking {
-    /// Bytes of archives.
+    /// Number of bytes of archives that are done.
     done: AtomicU64,
     stops: AtomicBool,
 }
 
-/// What was taken from all shards so far.
+/// The totals over all shards so far.
 #[derive(Default)]
 struct MergeTotals {
     inserted: usize,
@@ -420,7 +422,7 @@ impl ShardArchive {
         .into()
     }
 
-    /// Unpacks it into a temporary folder, and compares it with its checksums.
+    /// Unpacks an archive into a temporary folder, and verifies its checksums.
     fn unpack(
         &self,
         beside: &Path,
@@ -443,7 +445,7 @@ impl ShardArchive {
         Ok(folder)
     }
 
-    /// Takes its items after it is unpacked, and compares them with its manifest.
+    /// Adds the items of an unpacked shard, and compares them with its manifest.
     fn take(
         &self,
         gallery: &mut GalleryMerge,
@@ -452,7 +454,7 @@ impl ShardArchive {
         goes_on: &mut dyn FnMut() -> ControlFlow<()>,
     ) -> Result<TakenItems, DeploymentError> {
         let Self { path: _, manifest } = self;
-        // It was read twice; somebody may have replaced it meanwhile.
+        // The archive was read twice, and somebody may have replaced it in between.
         let again = fs::read(unpacked.path().join(MANIFEST)).ok();
         let again = again.and_then(|text| serde_json::from_slice::<ShardManifest>(&text).ok());
         if again.as_ref() != Some(manifest) {
@@ -512,7 +514,7 @@ impl ShardArchive {
     }
 }
 
-/// The archives that an argument names: itself, or all in a folder of shards.
+/// The archives that an argument names: the file itself, or all archives in a folder.
 fn archives_at(path: &Path) -> Result<Vec<PathBuf>, DeploymentError> {
     if !path.is_dir() {
         return Ok(vec![path.to_owned()]);

@@ -1,4 +1,4 @@
-//! A source in N parts, each built without knowledge of the others, and the deployment made of all of them.
+//! Divides a source into N parts that are built independently, and makes one deployment of all of them.
 
 pub(super) mod merge;
 pub(super) mod shard;

@@ -1,9 +1,9 @@
-//! One of N parts of a source, built without knowledge of the others, as an archive whose bytes depend only
-//! on what is built.
+//! One of N parts of a source, which is built independently of the others. Its archive's bytes depend only on
+//! the content.
 //!
-//! The id of an item determines its shard. The archive is a tar like a snapshot, of a manifest and the
-//! items in order of id. It appears whole or not at all, and replaces nothing: of two attempts the first
-//! counts, and the second checks that it is the same.
+//! The id of an item determines its shard. The archive is a tar like a snapshot, with a manifest and the items
+//! in the order of their ids. It appears completely or not at all, and replaces nothing. If two attempts build
+//! the same shard, the first one counts, and the second checks that its own is identical.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -24,17 +24,18 @@ use crate::deployment::temporary::{TemporaryFolder, publish};
 use crate::deployment::{DeploymentError, Folder};
 use matchpoint_gallery::merge::GalleryMerge;
 
-/// First in the order of names, so that it can be read without the rest.
+/// The manifest's name is the first in order, so that it can be read without the rest.
 pub(in crate::deployment) const MANIFEST: &str = "MANIFEST.json";
 pub(in crate::deployment) const SHARD_ITEMS: &str = "items.db";
 /// Version of the archive's content.
 const FORMAT: u32 = 1;
-/// Room for the reasons of a million images; anything larger is not ours.
+/// The highest size of a manifest in bytes, for the reasons of a million unusable images. A larger one was not
+/// written by this program.
 const MANIFEST_BYTES_MAX: u64 = 256 << 20;
-/// More shards than anybody has machines, and few enough to list.
+/// The highest number of shards.
 const SHARDS_MAX: u32 = 100_000;
 
-/// Which of how many parts, counted from 0.
+/// The number of a part, from 0, and the number of parts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Shard {
@@ -46,7 +47,7 @@ impl Shard {
     /// Part `index` of `of`.
     ///
     /// # Errors
-    /// There is no such part; what is wrong, in words.
+    /// Returns a message if there is no such part.
     pub fn new(index: u32, of: u32) -> Result<Self, String> {
         if !(1..=SHARDS_MAX).contains(&of) {
             return Err(format!("of {of} shards; there can be 1 to {SHARDS_MAX}"));
@@ -60,20 +61,20 @@ impl Shard {
         Ok(Self { index, of })
     }
 
-    /// How many there are.
+    /// The number of parts.
     #[must_use]
     pub fn of(self) -> u32 {
         self.of
     }
 
-    /// Its number, from 0.
+    /// The number of this part, from 0.
     #[must_use]
     pub fn index(self) -> u32 {
         self.index
     }
 
-    /// Whether an item with this id belongs to it: the first 8 bytes of the SHA-256 of the id, as a
-    /// little-endian number, modulo the number of shards, give its number.
+    /// Whether an item with this id belongs to this part. Its part is the first 8 bytes of the SHA-256 of the
+    /// id, as a little-endian number, modulo the number of parts.
     #[must_use]
     pub fn takes(self, id: &str) -> bool {
         let hash: [u8; 32] = Sha256::digest(id.as_bytes()).into();
@@ -109,7 +110,7 @@ impl FromStr for Shard {
     }
 }
 
-/// The hash of a whole source: the same list gives the same hash on every machine.
+/// The hash of a whole source. The same list gives the same hash on every machine.
 #[derive(Clone, Debug)]
 pub struct SourceList {
     hash: Sha256,
@@ -128,14 +129,14 @@ impl Default for SourceList {
 }
 
 impl SourceList {
-    /// Adds one row, as texts in a fixed order. The place of its image is not part of it, since that
-    /// differs between machines.
+    /// Adds one row, as texts in a fixed order. The location of its image is left out, because it differs
+    /// between machines.
     pub fn add<'a, I: IntoIterator<Item = &'a str>>(&mut self, fields: I) {
         self.rows += 1;
         for field in fields {
             self.field(field);
         }
-        // A value that is never a length: the row ends here.
+        // Marks the end of the row with a value that is never a length.
         self.hash.update(u64::MAX.to_le_bytes());
     }
 
@@ -145,17 +146,17 @@ impl SourceList {
     }
 }
 
-/// What a shard is built from.
+/// The source that a shard is built from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ShardSource {
-    /// Which part.
+    /// The part.
     pub shard: Shard,
     /// SHA-256 of the whole list: of every row's id, label and metadata.
     pub list_sha256: String,
-    /// Number of rows in the whole list, also of those that cannot be used.
+    /// Number of rows in the whole list, including those that cannot be used.
     pub list_rows: usize,
-    /// Whether images are kept.
+    /// Whether images are stored.
     pub keeps_images: bool,
 }
 
@@ -178,19 +179,20 @@ impl ShardSource {
 pub struct ShardManifest {
     /// Version of the archive's content.
     pub format: u32,
-    /// What it was built from.
+    /// The source that it was built from.
     pub source: ShardSource,
-    /// The model that embedded its items; the folder is a hint.
+    /// The model that embedded its items; its folder is only a hint.
     pub model: ModelReference,
-    /// How images were prepared, a line for each key; empty for vectors that are made elsewhere.
+    /// The preprocessing of images, with one line for each key; empty for vectors that are made elsewhere.
     pub preprocessing: String,
     /// Number of components of every embedding.
     pub dimension: usize,
     /// Number of its items.
     pub items: usize,
-    /// Their digest: the sum of the digests of all shards, modulo 2^256, is that of the merged gallery.
+    /// The digest of its items. The sum of the digests of all shards, modulo 2^256, is that of the merged
+    /// gallery.
     pub digest: String,
-    /// Its rows that cannot be used, and why.
+    /// Its rows that cannot be used, with the reasons.
     pub failed: Vec<RefusedItem>,
 }
 
@@ -198,7 +200,8 @@ impl ShardManifest {
     /// Reads only the manifest of an archive.
     ///
     /// # Errors
-    /// It is no archive of a shard, of another version, damaged, or cannot be read.
+    /// Returns an error if the file is not the archive of a shard, has another version, is damaged, or cannot
+    /// be read.
     pub fn read(archive: &Path) -> Result<Self, DeploymentError> {
         let text = archive::read_first(archive, MANIFEST, MANIFEST_BYTES_MAX)
             .map_err(|cause| refused_as_shard(archive, cause))?;
@@ -221,8 +224,8 @@ impl ShardManifest {
         }
     }
 
-    /// Why two shards cannot be parts of one gallery, as words that follow the name of this one; `None` if
-    /// they can.
+    /// Why two shards cannot be parts of one gallery, as words that follow the name of this one; `None` if they
+    /// can be.
     pub(in crate::deployment) fn differs_from(&self, other: &Self, name: &Path) -> Option<String> {
         let (mine, theirs, name) = (&self.source, &other.source, name.display());
         if mine.shard.of != theirs.shard.of {
@@ -261,7 +264,7 @@ impl ShardManifest {
         })
     }
 
-    /// The same gallery id in every attempt.
+    /// The id of the gallery, which is the same in every attempt.
     fn gallery_id(&self) -> Result<String, DeploymentError> {
         let text = serde_json::to_vec(&(&self.source, &self.model.fingerprint));
         let text = text.map_err(|cause| unwritable(&cause))?;
@@ -279,7 +282,7 @@ fn unwritable(cause: &serde_json::Error) -> DeploymentError {
     }
 }
 
-/// What is wrong with a shard's archive, and what to do.
+/// Says what is wrong with a shard's archive, and how to fix it.
 pub(in crate::deployment) fn refused_as_shard(archive: &Path, cause: io::Error) -> DeploymentError {
     let error = match ArchiveError::of(archive, "read", cause) {
         ArchiveError::Refused { path, problem } => ArchiveError::Refused {
@@ -298,8 +301,8 @@ pub(in crate::deployment) fn belongs_to_shard(name: &str) -> bool {
     [MANIFEST, SHARD_ITEMS].contains(&name)
 }
 
-/// Where a shard is built: a folder that a later attempt continues in or, if another attempt is using that,
-/// a temporary one.
+/// The folder in which a shard is built. A later attempt continues in it; if another attempt is using it, a
+/// temporary folder is used instead.
 #[derive(Debug)]
 pub struct ShardWork {
     source: ShardSource,
@@ -324,16 +327,17 @@ pub struct PublishedShard {
     pub archive: PathBuf,
     /// Its manifest.
     pub manifest: ShardManifest,
-    /// Whether another attempt had already made it, with the same content.
+    /// Whether another attempt had already published it with the same content.
     pub was_there: bool,
 }
 
 impl ShardWork {
-    /// Takes the folder to build a shard for `folder` in, and begins with what is there: the remains of an
-    /// earlier attempt, or the shard itself, which then only has to be compared with its images.
+    /// Takes the folder in which the shard for `folder` is built, and starts with what exists: the remains of
+    /// an earlier attempt, or the finished shard, which then only has to be compared with its images.
     ///
     /// # Errors
-    /// The folder holds a deployment, or another shard of this name, or the disk.
+    /// Returns an error if the folder contains a deployment or another shard with this name, or if the disk
+    /// fails.
     pub fn begin(folder: &Path, source: ShardSource) -> Result<Self, DeploymentError> {
         if Folder::exists(folder) {
             return Err(DeploymentError::Argument {
@@ -361,7 +365,7 @@ impl ShardWork {
         Ok(work)
     }
 
-    /// Where it is built: a deployment's folder, which may not exist yet.
+    /// The path where it is built: a deployment's folder, which may not exist yet.
     #[must_use]
     pub fn path(&self) -> &Path {
         match &self.place {
@@ -370,17 +374,16 @@ impl ShardWork {
         }
     }
 
-    /// The archive to be made, or that exists already.
+    /// The path of the archive.
     #[must_use]
     pub fn archive(&self) -> &Path {
         &self.archive
     }
 
-    /// Discards the remains of an earlier attempt, for example with embeddings by another model, and begins
-    /// again.
+    /// Discards the remains of an earlier attempt, for example embeddings of another model, and starts again.
     ///
     /// # Errors
-    /// The disk.
+    /// Returns an error if the disk fails.
     pub fn begin_again(&self) -> Result<(), DeploymentError> {
         let path = self.path();
         let failed = |cause: io::Error| DeploymentError::io(path, &cause);
@@ -395,7 +398,7 @@ impl ShardWork {
         self.begin_with_published()
     }
 
-    /// The shard that exists already has the embeddings: they are not computed again.
+    /// Starts with the embeddings of the published shard, so that they are not computed again.
     fn begin_with_published(&self) -> Result<(), DeploymentError> {
         if Folder::exists(self.path()) || !self.archive.exists() {
             return Ok(());
@@ -440,11 +443,11 @@ impl ShardWork {
         .into()
     }
 
-    /// Packs what was built and gives it its name. Refused rows and unusable images are left out, and
+    /// Packs what was built, and publishes it under its name. Refused rows and unusable images are left out and
     /// listed.
     ///
     /// # Errors
-    /// Another shard has the name, the disk failed, or it was stopped.
+    /// Returns an error if another shard has the name, if the disk fails, or if the work was stopped.
     pub fn publish(
         self,
         preprocessing: String,
@@ -471,12 +474,12 @@ impl ShardWork {
         if self.source.keeps_images {
             into.keep_images()?;
         }
-        // An earlier attempt may have been able to use them.
+        // An earlier attempt may have been able to use these rows.
         let mut flow = ControlFlow::Continue(());
         let mut steps = 0_u64;
         into.take(&from, &mut |head| {
             steps += 1;
-            // Not for every row: it is printed.
+            // Not for every row, because it is printed.
             if steps.is_multiple_of(1000) {
                 flow = progress(0, 0);
             }
@@ -503,7 +506,7 @@ impl ShardWork {
         };
         drop(made);
         if let WorkPlace::Kept { path, .. } = &self.place {
-            // The next attempt, if there is one, removes what is left of it.
+            // The next attempt, if there is one, removes what is left.
             drop(fs::remove_dir_all(path));
         }
         Ok(PublishedShard {
@@ -513,7 +516,7 @@ impl ShardWork {
         })
     }
 
-    /// The shard of another attempt has to be identical; only the place of the model may differ.
+    /// Checks that the shard of another attempt is identical, except for the model's folder.
     fn check_published(&self, own: &ShardManifest) -> Result<(), DeploymentError> {
         let mut theirs = ShardManifest::read(&self.archive)?;
         theirs.model.folder.clone_from(&own.model.folder);
@@ -545,7 +548,7 @@ impl WorkPlace {
                 );
                 TemporaryFolder::new(path).map(Self::Own)
             }
-            // Without support for locks, remains cannot be used.
+            // Without support for locks, remains of earlier attempts cannot be used.
             Err(TryLockError::Error(_)) => TemporaryFolder::new(path).map(Self::Own),
         }
     }

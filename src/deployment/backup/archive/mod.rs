@@ -1,13 +1,14 @@
-//! The file of a snapshot: a tar of a deployment's files with their SHA-256, made and read strictly.
+//! The file format of a snapshot: a tar of a deployment's files with their SHA-256 sums. It is written in one
+//! form only, and no other form is accepted.
 //!
-//! `tar xf FILE && sha256sum -c SHA256SUMS` checks it without this program. `SHA256SUMS` comes first,
-//! then the files that it lists, in the order of their names, then two blocks of zeros. All of them are
-//! regular files under the headers of POSIX (ustar), which differ in name and length alone; a length of
-//! 8 GiB or more is written in binary, as tars of today read it.
+//! `tar xf FILE && sha256sum -c SHA256SUMS` checks it without this program. `SHA256SUMS` comes first, then the
+//! files that it lists, in the order of their names, then two blocks of zeros. All of them are regular files
+//! with POSIX (ustar) headers, which differ only in name and length. A length of 8 GiB or more is written in
+//! binary, which today's tar programs can read.
 //!
-//! The same files make the same bytes. So a reader generates each expected header and accepts no other:
-//! links, devices, long names, sparse files and extensions need no rules of their own. It trusts no length
-//! before it was compared with the length of the archive.
+//! The same files always give the same bytes. So the reader generates each expected header and accepts no
+//! other; it needs no rules for links, devices, long names, sparse files and extensions. It uses no length
+//! before comparing it with the length of the archive.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -22,47 +23,49 @@ use sha2::{Digest, Sha256};
 use tar::{EntryType, Header};
 
 const SUMS: &str = "SHA256SUMS";
-/// Enough for the sums of 15,000 files; a deployment has a few for each operating point.
+/// The highest size of `SHA256SUMS`, enough for 15,000 files. A deployment has a few files for each operating
+/// point.
 const SUMS_BYTES_MAX: u64 = 2 << 20;
 const BLOCK_BYTES: u64 = 512;
 /// The zeros that end an archive.
 const END: [u8; 1024] = [0; 1024];
-/// The field of a name in a header.
+/// The length of the name field in a header.
 const NAME_BYTES_MAX: usize = 100;
 const PIECE_BYTES: u64 = 1 << 20;
-/// Pieces from which on a thread is worth its start, and those that may wait for it.
+/// The number of pieces from which on a separate writer thread is worth starting, and the number of pieces that
+/// may wait for it.
 const PIECES_APART: u64 = 8;
 const PIECES_WAITING: usize = 4;
-/// Snapshots began so before they were tars.
+/// The first bytes of snapshots from before they were tars.
 const EARLIER_MAGIC: &[u8] = b"MPSNAP01";
 
-/// Called with the bytes done and all bytes; returns whether to continue.
+/// Called with the number of bytes done and the total; returns whether to continue.
 pub type Progress<'a> = &'a mut dyn FnMut(u64, u64) -> ControlFlow<()>;
 
 /// What identifies an archive.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::deployment) struct ArchiveDigest {
-    /// Its length.
+    /// Its length in bytes.
     pub(in crate::deployment) bytes: u64,
     /// SHA-256 of its `SHA256SUMS`, which identifies names and contents: 64 hexadecimal digits.
     pub(in crate::deployment) sha256: String,
 }
 
-/// Why a snapshot cannot be made or used.
+/// The reasons why a snapshot cannot be made or used.
 #[derive(Debug, thiserror::Error)]
 pub enum ArchiveError {
-    /// Something has the name that the snapshot should get.
+    /// Something with the name of the snapshot already exists.
     #[error("{} exists already; choose another name, or move it away", .0.display())]
     Exists(PathBuf),
-    /// The file is no snapshot, one in an earlier format, or damaged.
+    /// The file is not a snapshot, has an earlier format, or is damaged.
     #[error("{} {problem}", path.display())]
     Refused {
         /// The file.
         path: PathBuf,
-        /// What is wrong, as words that follow its name.
+        /// What is wrong, as words that follow the file's name.
         problem: String,
     },
-    /// The system failed, or a file cannot be packed.
+    /// The operating system reported an error, or a file cannot be packed.
     #[error("cannot {doing} {}: {source}", path.display())]
     Io {
         /// The snapshot.
@@ -78,7 +81,8 @@ pub enum ArchiveError {
 }
 
 impl ArchiveError {
-    /// The error of an operation on a snapshot, from the system or our own.
+    /// Converts an I/O error of an operation on a snapshot, whether it came from the system or from this
+    /// module.
     pub(in crate::deployment) fn of(path: &Path, doing: &'static str, source: io::Error) -> Self {
         let path = path.to_owned();
         source.downcast().unwrap_or_else(|source| Self::Io {
@@ -88,7 +92,7 @@ impl ArchiveError {
         })
     }
 
-    /// Whether the disk is full, or the allowed share of it.
+    /// Whether the disk or a quota is full.
     #[must_use]
     pub fn is_disk_full(&self) -> bool {
         use io::ErrorKind::{QuotaExceeded, StorageFull};
@@ -96,12 +100,12 @@ impl ArchiveError {
     }
 }
 
-/// Packs files of a folder into a new file, which is on the disk when this returns. They must not be
-/// written to meanwhile; only a change of a length is noticed.
+/// Packs files of a folder into a new file, which is on the disk when this returns. The files must not be
+/// written to meanwhile; only a change of a length would be noticed.
 ///
 /// # Errors
-/// [`ArchiveError`], as the source of the error or in words; see [`ArchiveError::of`]. The caller has to
-/// remove what is left at `to`.
+/// Returns [`ArchiveError`], as the source of the I/O error or in words; see [`ArchiveError::of`]. The caller
+/// has to remove what is left at `to`.
 pub(in crate::deployment) fn pack(
     folder: &Path,
     names: &BTreeSet<String>,
@@ -123,7 +127,7 @@ pub(in crate::deployment) fn pack(
     }
     let mut archive = File::create_new(to)?;
     let mut sums = String::new();
-    // The sums come first, but are known last.
+    // The sums come first in the file, but are known last.
     archive.seek(SeekFrom::Start(BLOCK_BYTES + filled(sums_bytes)))?;
     for (name, bytes) in names.iter().zip(lengths) {
         let expected = steps.done + bytes;
@@ -150,12 +154,12 @@ pub(in crate::deployment) fn pack(
     Ok(ArchiveDigest { bytes, sha256 })
 }
 
-/// Reads all of an archive and compares it with its sums. With `into`, an empty folder that only the
-/// caller uses, its files are unpacked there; they are on the disk after [`sync_all`].
+/// Reads a whole archive and compares it with its sums. With `into`, an empty folder that only the caller uses,
+/// its files are unpacked there; call [`sync_all`] to make them durable.
 ///
 /// # Errors
-/// As [`pack`]: what is wrong with the archive, a name that is not `known`, the disk, or cancellation. The
-/// caller has to remove what is left in `into`.
+/// Returns the errors of [`pack`]: a damaged archive, a name that is not `known`, a failure of the disk, or
+/// cancellation. The caller has to remove what is left in `into`.
 pub(in crate::deployment) fn read(
     path: &Path,
     into: Option<&Path>,
@@ -194,18 +198,18 @@ pub(in crate::deployment) fn read(
     Ok(ArchiveDigest { bytes, sha256 })
 }
 
-/// Waits until files and folders, of [`within`], are on the disk.
+/// Makes files and folders, as listed by [`within`], durable.
 ///
 /// # Errors
-/// The disk.
+/// Returns an error if the disk fails.
 pub(in crate::deployment) fn sync_all(paths: &[PathBuf]) -> io::Result<()> {
     paths.iter().try_for_each(|path| sync(path))
 }
 
-/// A folder and all that it holds, each after what is within it.
+/// Lists a folder and everything in it; each folder comes after its content.
 ///
 /// # Errors
-/// The disk.
+/// Returns an error if the disk fails.
 pub(in crate::deployment) fn within(folder: &Path) -> io::Result<Vec<PathBuf>> {
     let mut all = Vec::new();
     for entry in fs::read_dir(folder)? {
@@ -220,11 +224,11 @@ pub(in crate::deployment) fn within(folder: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(all)
 }
 
-/// Reads the first file of an archive, which has this name and at most so many bytes, and compares it with its sum;
-/// nothing of what follows.
+/// Reads only the first file of an archive, which must have this name and at most this many bytes, and compares
+/// it with its sum.
 ///
 /// # Errors
-/// As [`read`].
+/// Returns the errors of [`read`].
 pub(in crate::deployment) fn read_first(
     path: &Path,
     name: &str,
@@ -247,7 +251,7 @@ pub(in crate::deployment) fn read_first(
     Ok(content)
 }
 
-/// An archive that is read from its beginning to its end.
+/// An archive that is read from start to end.
 struct Source<'a> {
     path: &'a Path,
     file: File,
@@ -256,7 +260,7 @@ struct Source<'a> {
 
 impl<'a> Source<'a> {
     fn open(path: &'a Path, progress: Progress<'a>) -> io::Result<Self> {
-        // Opening a pipe would wait for ever.
+        // Opening a pipe would block for ever.
         if !fs::metadata(path)?.is_file() {
             let (path, problem) = (path.to_owned(), "is no file, and no snapshot".to_owned());
             return Err(io::Error::other(ArchiveError::Refused { path, problem }));
@@ -276,7 +280,8 @@ impl<'a> Source<'a> {
         Ok((String::from_utf8_lossy(&sums).into_owned(), sha256))
     }
 
-    /// Reads the header of the file that has to follow; returns its length, which the archive has.
+    /// Reads the header of the file that has to follow. Returns its length, which is checked against the
+    /// archive's.
     fn header(&mut self, name: &str) -> io::Result<u64> {
         let (begins, block) = (self.steps.done, self.take(BLOCK_BYTES)?);
         if begins == 0 && block.starts_with(EARLIER_MAGIC) {
@@ -301,7 +306,7 @@ impl<'a> Source<'a> {
         Ok(bytes)
     }
 
-    /// Copies the content that follows, and gives its SHA-256.
+    /// Copies the content that follows, and returns its SHA-256.
     fn content(&mut self, bytes: u64, to: &mut (dyn Write + Send)) -> io::Result<[u8; 32]> {
         let sha256 = self.steps.copy(&self.file, bytes, to)?;
         let zeros = fill(bytes);
@@ -325,7 +330,7 @@ impl<'a> Source<'a> {
         Err(self.damaged(self.steps.done, &what))
     }
 
-    /// Reads this many bytes, or to the end.
+    /// Reads this many bytes, or fewer at the end.
     fn take(&self, bytes: u64) -> io::Result<Vec<u8>> {
         let mut taken = Vec::new();
         (&self.file).take(bytes).read_to_end(&mut taken)?;
@@ -362,8 +367,8 @@ impl<'a> ByteSteps<'a> {
         }
     }
 
-    /// Copies so many bytes, or to the end, and gives the SHA-256 of what was copied. What is long is written by a
-    /// thread of its own, while the next piece is read and hashed.
+    /// Copies this many bytes, or fewer at the end, and returns the SHA-256 of what was copied. Long content is
+    /// written by a separate thread while the next piece is read and hashed.
     fn copy(
         &mut self,
         from: &File,
@@ -379,7 +384,8 @@ impl<'a> ByteSteps<'a> {
         })
     }
 
-    /// Copies to the end by a thread that writes; `None`, with nothing read, if the system starts no thread.
+    /// Copies to the end with a separate writer thread. `None`, with nothing read, if the system cannot start a
+    /// thread.
     fn copy_apart(
         &mut self,
         from: &mut dyn Read,
@@ -391,7 +397,7 @@ impl<'a> ByteSteps<'a> {
             let write = move || {
                 pieces.into_iter().try_for_each(|piece| {
                     to.write_all(&piece)?;
-                    // Nobody wants it any more at the end.
+                    // At the end nobody takes the piece any more.
                     drop(used.send(piece));
                     Ok(())
                 })
@@ -401,7 +407,7 @@ impl<'a> ByteSteps<'a> {
             let mut piece = Vec::new();
             let hashed = self.hash(from, &mut piece, |piece| {
                 let next = again.try_recv().unwrap_or_default();
-                // Fails if writing failed, which is found below.
+                // Sending fails if writing failed, which is reported below.
                 let sent = full.send(std::mem::replace(piece, next));
                 sent.map_err(|_ended| io::ErrorKind::BrokenPipe.into())
             });
@@ -413,7 +419,7 @@ impl<'a> ByteSteps<'a> {
         })
     }
 
-    /// Reads to the end in pieces, and gives the SHA-256 of them.
+    /// Reads to the end in pieces, and returns their SHA-256.
     fn hash(
         &mut self,
         from: &mut dyn Read,
@@ -437,14 +443,14 @@ impl<'a> ByteSteps<'a> {
     }
 }
 
-/// A description of any tar's header, in words.
+/// Describes the header of any tar in words.
 fn shown(block: &[u8; 512]) -> String {
     let header = Header::from_byte_slice(block);
     let name = String::from_utf8_lossy(&header.path_bytes()).into_owned();
     format!("`{}` ({:?})", name.escape_debug(), header.entry_type())
 }
 
-/// The header of a file that has a plain name.
+/// The header of a file with a plain name.
 fn header(name: &str, bytes: u64) -> Header {
     let mut header = Header::new_ustar();
     let field = header.as_old_mut().name.iter_mut();
@@ -458,7 +464,7 @@ fn header(name: &str, bytes: u64) -> Header {
     header
 }
 
-/// The length with the zeros that fill the last block.
+/// The length including the zeros that fill the last block.
 fn filled(bytes: u64) -> u64 {
     bytes
         .checked_next_multiple_of(BLOCK_BYTES)
@@ -471,12 +477,12 @@ fn fill(bytes: u64) -> &'static [u8] {
     END.get(..missing).unwrap_or_default()
 }
 
-/// A line of `sha256sum`.
+/// A line in the format of `sha256sum`.
 fn sum_line(sha256: &[u8; 32], name: &str) -> String {
     format!("{}  {name}\n", encode_string(sha256))
 }
 
-/// Plain names stay below the folder, are portable, and fit into a header.
+/// Whether the name is plain: it stays below the folder, is portable, and fits into a header.
 fn is_plain(name: &str) -> bool {
     let plain = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'_' | b'.');
     let fits = |part: &str| !matches!(part, "" | "." | "..") && part.bytes().all(plain);

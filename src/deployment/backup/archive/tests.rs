@@ -1,4 +1,4 @@
-//! What is packed is what is unpacked, also by `tar`, and nothing else is accepted.
+//! What is packed can be unpacked, also by `tar`, and nothing else is accepted.
 
 use super::*;
 
@@ -10,7 +10,7 @@ const FILES: [(&str, &[u8]); 4] = [
     ("block", &[7; 512]),
     ("items.db", b"all of them"),
 ];
-/// All but these two can be in a snapshot of these tests.
+/// Names that no snapshot of these tests may contain.
 const UNKNOWN: [&str; 2] = ["foreign", "a/foreign"];
 
 fn known(name: &str) -> bool {
@@ -59,7 +59,7 @@ impl Place {
             .map_err(|cause| ArchiveError::of(&self.archive, "read", cause))
     }
 
-    /// What reading, with and without unpacking, says of these bytes.
+    /// The result of reading these bytes, which has to be the same with and without unpacking.
     fn judge(&self, bytes: &[u8]) -> Result<ArchiveDigest, ArchiveError> {
         fs::write(&self.archive, bytes).unwrap();
         let unpacked = self.read(Some(&self.into));
@@ -74,7 +74,7 @@ impl Place {
         read
     }
 
-    /// What is said of bytes that are refused.
+    /// The message for bytes that are refused.
     fn refusal(&self, bytes: &[u8]) -> String {
         match self.judge(bytes) {
             Err(ArchiveError::Refused { problem, .. }) => problem,
@@ -89,7 +89,7 @@ fn packed() -> Vec<u8> {
     fs::read(&place.archive).unwrap()
 }
 
-/// A tar of these headers and contents, whose sums are these.
+/// A tar with these headers, contents and sums.
 fn crafted(sums: &str, entries: &[(Header, &[u8])]) -> Vec<u8> {
     let mut tar = tar::Builder::new(Vec::new());
     let first = header(SUMS, sums.len() as u64);
@@ -104,7 +104,7 @@ fn sum_of(content: &[u8], name: &str) -> String {
     sum_line(&Sha256::digest(content).into(), name)
 }
 
-/// A tar whose sums are right, of files that have these names.
+/// A tar with correct sums of files with these names.
 fn named(names: &[&str]) -> Vec<u8> {
     let sums: String = names.iter().map(|name| sum_of(b"1", name)).collect();
     let entries: Vec<_> = names
@@ -130,12 +130,12 @@ fn what_was_packed_is_unpacked() {
     for (name, content) in FILES {
         assert_eq!(fs::read(place.into.join(name)).unwrap(), content);
     }
-    // What is there stays.
+    // Existing files are kept.
     place.read(Some(&place.into)).unwrap_err();
     let bytes = fs::read(&place.archive).unwrap();
     assert!(matches!(place.pack(), Err(ArchiveError::Io { .. })));
     assert_eq!(fs::read(&place.archive).unwrap(), bytes);
-    // The same files make the same bytes.
+    // The same files give the same bytes.
     fs::remove_file(&place.archive).unwrap();
     assert_eq!(place.pack().unwrap(), packed);
     assert_eq!(fs::read(&place.archive).unwrap(), bytes);
@@ -201,7 +201,7 @@ fn no_changed_byte_and_no_other_length_is_accepted() {
                 .contains("does not end where it should")
         );
     }
-    // Where it is, and in which file.
+    // The error says where the damage is, and in which file.
     let content = bytes.len() - END.len() - 512;
     changed[content] ^= 1;
     let refusal = place.refusal(&changed);
@@ -227,13 +227,13 @@ fn no_length_is_believed() {
     for bytes in [0, 2] {
         place.refusal(&of(bytes));
     }
-    // Sums for which there is room on the disk, and not in memory.
+    // Sums that would fit on the disk, but not in memory.
     let file = File::create(&place.archive).unwrap();
     (&file).write_all(header(SUMS, 8 << 30).as_bytes()).unwrap();
     file.set_len(9 << 30).unwrap();
     let error = place.read(None).unwrap_err().to_string();
     assert!(error.contains("SHA256SUMS is too long"), "{error}");
-    // More than twelve octal digits hold.
+    // Lengths that do not fit in twelve octal digits.
     for bytes in [8 << 30, 1 << 40] {
         let header = header("x", bytes);
         assert_eq!(header.entry_size().unwrap(), bytes);
@@ -282,7 +282,7 @@ fn no_name_leads_elsewhere_or_stands_in_the_way() {
             "{name}: {refusal}"
         );
         assert!(!refusal.contains('\u{1b}'));
-        // As an entry that has no sum, it is named too.
+        // An entry without a sum is named too.
         let mut bytes = named(&["n"]);
         bytes.truncate(bytes.len() - END.len());
         bytes.extend(entry.as_bytes());
@@ -299,7 +299,7 @@ fn no_name_leads_elsewhere_or_stands_in_the_way() {
         let error = place.pack().unwrap_err().to_string();
         assert!(error.contains("no plain and short name"), "{name}: {error}");
     }
-    // Twice, out of order, and a folder in the place of a file.
+    // Duplicate names, names out of order, and a folder instead of a file.
     for (names, refused) in [(["x", "x"], "x"), (["y", "x"], "x")] {
         let refusal = place.refusal(&named(&names));
         let expected = format!("SHA256SUMS has `{refused}`");
@@ -332,7 +332,7 @@ fn nothing_but_regular_files_under_plain_headers_is_accepted() {
         let mut odd = header("x", 1);
         odd.set_entry_type(kind);
         odd.set_cksum();
-        // In the place of a file, before it, and after it.
+        // Other headers instead of a file, before it, and after it.
         let right = header("x", 1);
         for entries in [
             &[(odd.clone(), &b"1"[..])][..],
@@ -414,7 +414,7 @@ fn files_and_sums_belong_together() {
         let refusal = place.refusal(&crafted(sums, entries));
         assert!(refusal.contains(expected), "{refusal}");
     }
-    // A tar without sums, an earlier snapshot, and what is none.
+    // A tar without sums, an earlier snapshot, and files that are not snapshots.
     let mut plain = tar::Builder::new(Vec::new());
     plain.append(&header("x", 1), &b"1"[..]).unwrap();
     let plain = plain.into_inner().unwrap();
@@ -462,7 +462,7 @@ fn what_is_stopped_or_changes_is_no_archive() {
 fn a_full_disk_is_told_apart() {
     let mut full = File::options().write(true).open("/dev/full").unwrap();
     let to = Path::new("to");
-    // What is long is written by another thread.
+    // Long content is written by another thread.
     for bytes in [1, 20 << 20] {
         let from = tempfile::tempfile().unwrap();
         from.set_len(bytes).unwrap();
