@@ -279,7 +279,7 @@ const CIRCLES_MAX: usize = 0;
 /// Parameters that are tuples: names would say more.
 const TUPLE_PARAMETERS_MAX: usize = 29;
 /// Files of more than [`FILE_LINES_MAX`] lines: most of them answer two questions.
-const LONG_FILES_MAX: usize = 30;
+const LONG_FILES_MAX: usize = 26;
 /// Lines of a file, without comments, blank lines and unit tests.
 const FILE_LINES_MAX: usize = 400;
 /// Definitions of types whose name another type has too.

@@ -1,7 +1,9 @@
 //! `matchpoint demo`: the whole story on the sample photographs.
 
 mod adapt;
+mod asked;
 mod drift;
+mod served;
 
 use std::ffi::OsStr;
 use std::net::SocketAddr;
@@ -12,28 +14,16 @@ use std::time::Instant;
 use anyhow::Context;
 use serde::Serialize;
 use serde_json::Value;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::sync::oneshot;
 
+use self::asked::DecisionCounts;
 use crate::cli::exit::{Exit, fail};
-use crate::cli::input::image_sources::{ImageSource, ImageSources, Purpose};
-use crate::cli::output::{Output, percent, rate, table};
-use crate::cli::search;
-use crate::cli::serve::stop_signal;
-use crate::config::{AccessConfig, EngineFlags, ProcessEnvironment, ServerConfig, ServerFlags};
-use crate::server;
+use crate::cli::output::Output;
+use crate::config::{EngineFlags, ProcessEnvironment};
 use crate::telemetry;
-use matchpoint_calibration::decision::Threshold;
-use matchpoint_calibration::evaluate::evaluate;
 use matchpoint_calibration::rates::Rate;
-use matchpoint_calibration::trials::{MatedSearch, NonMatedSearch, StrangerOrigin, Top, Trials};
-use matchpoint_client::Client;
-use matchpoint_client::proto::search_request::Query;
-use matchpoint_client::proto::{self, DecisionBasis, SearchRequest, SearchResponse};
 use matchpoint_gallery::error::GalleryError;
 use matchpoint_gallery::params::IndexParams;
 use matchpoint_gallery::{Access, Gallery};
-use matchpoint_vector::Similarity;
 
 /// Tell the whole story on the sample photographs: build, calibrate, serve, decide
 ///
@@ -115,18 +105,6 @@ struct DemoReport {
     seconds: f64,
 }
 
-/// Decisions on queries that had no part in the calibration.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
-struct DecisionCounts {
-    known_accepted: u32,
-    known_accepted_wrong_label: u32,
-    known_rejected: u32,
-    strangers_rejected: u32,
-    strangers_accepted: u32,
-    undecided: u32,
-    failed: u32,
-}
-
 impl Demo {
     pub(super) fn run(mut self) -> anyhow::Result<Exit> {
         let started = Instant::now();
@@ -177,9 +155,9 @@ impl Demo {
             operating_point,
             start_to_ready_seconds: served.ready_seconds,
             decisions: served.counts,
-            far: served.far,
-            frr: served.frr,
-            recall_at_1: served.recall_at_1,
+            far: served.rates.far,
+            frr: served.rates.frr,
+            recall_at_1: served.rates.recall_at_1,
             metrics: served.metrics,
             seconds: started.elapsed().as_secs_f64(),
         };
@@ -218,15 +196,6 @@ struct Story<'a> {
     /// The log level of each command.
     log: String,
     engine: &'a crate::config::EngineConfig,
-}
-
-struct ServedStory {
-    ready_seconds: f64,
-    counts: DecisionCounts,
-    far: Option<Rate>,
-    frr: Option<Rate>,
-    recall_at_1: Option<Rate>,
-    metrics: Vec<String>,
 }
 
 impl Story<'_> {
@@ -337,139 +306,6 @@ impl Story<'_> {
         let point = run(SUPPORTED, Exit::Done)?;
         Ok((refused, point))
     }
-
-    async fn serve(&self) -> anyhow::Result<ServedStory> {
-        let config = self.server_config()?;
-        let metrics_at = self.start_metrics()?;
-        let started = Instant::now();
-        let listeners = server::Listeners::open(&config)?;
-        let address = listeners.local_addr()?;
-        let (stop, stopped) = oneshot::channel::<()>();
-        let (loading, serving) = (config.clone(), config.clone());
-        let server = tokio::spawn(async move {
-            let stopped = async { drop(stopped.await) };
-            server::serve(listeners, &serving, move || server::load(&loading), stopped).await
-        });
-        self.say(&format!(
-            "3. Serve.\n   $ matchpoint serve --deployments {} --listen {address}\n",
-            self.demo.deployment.display()
-        ));
-        let client = Client::connect(&address.to_string()).await?;
-        client.wait_until_ready().await?;
-        let ready_seconds = started.elapsed().as_secs_f64();
-        self.say(&format!("  ready after {ready_seconds:.2} s\n"));
-
-        let asked = self.ask_all(&client).await?;
-        let metrics = read_metrics(metrics_at).await?;
-        self.say(&format!(
-            "5. Watch. http://{metrics_at}/metrics counts it for Prometheus:\n"
-        ));
-        for line in &metrics {
-            self.say(&format!("  {line}"));
-        }
-        if self.demo.serve {
-            self.keep_serving(address, metrics_at).await?;
-        }
-        stop.send(()).unwrap_or_default();
-        server.await??;
-        Ok(ServedStory {
-            ready_seconds,
-            metrics,
-            ..asked.measure()?
-        })
-    }
-
-    fn server_config(&self) -> anyhow::Result<ServerConfig> {
-        // Only on this machine, whatever a container's environment sets.
-        let port = if self.demo.serve { 50_051 } else { 0 };
-        let usual = SocketAddr::from(([127, 0, 0, 1], port));
-        let listen = self.demo.listen.unwrap_or(usual);
-        let flags = ServerFlags::default().listening_on(listen);
-        let mut config = flags.resolve_for(&ProcessEnvironment, &self.demo.deployment)?;
-        config.engine = self.engine.clone();
-        // The sample is not secret, and the demo uses no key.
-        if config.access.tls.is_some() || config.access.asks() {
-            if !listen.ip().is_loopback() {
-                let problem = "the demo asks nobody who they are; let it listen on 127.0.0.1, or unset MATCHPOINT_KEYS_FILE and MATCHPOINT_TLS_*";
-                return Err(fail(Exit::Usage, problem));
-            }
-            config.access = AccessConfig::default();
-        }
-        Ok(config)
-    }
-
-    /// Port 0 is resolved here, since the endpoint does not report its port.
-    fn start_metrics(&self) -> anyhow::Result<SocketAddr> {
-        let port = if self.demo.serve { 9464 } else { 0 };
-        let wanted = self
-            .demo
-            .metrics_listen
-            .unwrap_or(SocketAddr::from(([127, 0, 0, 1], port)));
-        let address = std::net::TcpListener::bind(wanted)
-            .and_then(|probe| probe.local_addr())
-            .map_err(|cause| {
-                fail(
-                    Exit::Unavailable,
-                    format!("the metrics cannot listen on {wanted}: {cause}"),
-                )
-            })?;
-        tokio::spawn(telemetry::install_metrics(address)?);
-        Ok(address)
-    }
-
-    async fn ask_all(&self, client: &Client) -> anyhow::Result<AskedQueries> {
-        self.say(
-            "4. Decide. Photographs whose labels had no part in the calibration, sent over gRPC:\n",
-        );
-        let sources = ImageSources::read(&self.examples.join("evaluate.csv"), Purpose::Search)?;
-        let gallery = ImageSources::read(&self.examples.join("gallery.csv"), Purpose::Enrol)?;
-        let request = |image: Vec<u8>| SearchRequest {
-            deployment: NAME.to_owned(),
-            query: Some(Query::Image(image.into())),
-            limit: 1,
-            ..SearchRequest::default()
-        };
-        let mut asked = AskedQueries::default();
-        let mut shown = ShownKinds::default();
-        for source in sources.items {
-            let known = gallery.items.iter().any(|item| item.label == source.label);
-            let image = std::fs::read(&source.path)?;
-            match client.search(request(image), None).await {
-                Ok(found) => {
-                    let kind = asked.count(&source, known, &found);
-                    if shown.wants(kind) {
-                        let told = if known { "enrolled" } else { "never enrolled" };
-                        self.say(&format!(
-                            "  {} ({told}): {kind}\n{}",
-                            source.id,
-                            search::describe(&found)
-                        ));
-                    }
-                }
-                Err(error) => {
-                    asked.counts.failed += 1;
-                    self.say(&format!("  {} failed: {error}", source.id));
-                }
-            }
-        }
-        self.say(&asked.text()?);
-        Ok(asked)
-    }
-
-    async fn keep_serving(&self, address: SocketAddr, metrics: SocketAddr) -> anyhow::Result<()> {
-        let sample = self.examples.join("images");
-        let first = std::fs::read_dir(&sample)?
-            .filter_map(Result::ok)
-            .map(|entry| entry.path())
-            .min();
-        let image = first.unwrap_or(sample).join("q1_rotpersp.jpg");
-        self.say(&format!(
-            "\nServing on {address} until Ctrl-C. In another terminal:\n  matchpoint search --server http://{address} {}\n  curl http://{metrics}/metrics",
-            image.display()
-        ));
-        stop_signal()?.await;
-        Ok(())
-    }
 }
 
 /// A file that marks this folder as made by the demo, which may replace it.
@@ -501,143 +337,4 @@ fn remove_own_deployment(folder: &Path) -> anyhow::Result<()> {
         }
     }
     Ok(std::fs::remove_dir_all(folder)?)
-}
-
-/// The answers to all queries.
-#[derive(Default)]
-struct AskedQueries {
-    counts: DecisionCounts,
-    /// What the decisions rest on, by the answers.
-    basis: DecisionBasis,
-    mated: Vec<MatedSearch>,
-    non_mated: Vec<NonMatedSearch>,
-}
-
-impl AskedQueries {
-    /// Counts an answer, and returns in words what happened to the query.
-    fn count(&mut self, source: &ImageSource, known: bool, found: &SearchResponse) -> &'static str {
-        self.basis = found.basis.clone().unwrap_or_default();
-        let best = found.matches.first();
-        let score = best.and_then(|best| Similarity::new(best.score));
-        let right = best.is_some_and(|best| best.label == source.label);
-        let (label, probe) = (source.label.clone(), source.id.clone());
-        if known {
-            let top = score.map(|score| Top {
-                score,
-                label_matches: right,
-            });
-            self.mated.push(MatedSearch { label, probe, top });
-        } else {
-            let origin = StrangerOrigin::NeverEnrolled;
-            self.non_mated.push(NonMatedSearch {
-                label,
-                probe,
-                top_score: score,
-                origin,
-            });
-        }
-        let counts = &mut self.counts;
-        let (counter, kind) = match (found.decision(), known, right) {
-            (proto::Decision::Accept, true, true) => {
-                (&mut counts.known_accepted, "rightly accepted")
-            }
-            (proto::Decision::Accept, true, false) => (
-                &mut counts.known_accepted_wrong_label,
-                "accepted with a WRONG label",
-            ),
-            (proto::Decision::Accept, false, _) => {
-                (&mut counts.strangers_accepted, "WRONGLY accepted")
-            }
-            (proto::Decision::Reject, true, _) => (&mut counts.known_rejected, "WRONGLY rejected"),
-            (proto::Decision::Reject, false, _) => {
-                (&mut counts.strangers_rejected, "rightly rejected")
-            }
-            (proto::Decision::Undecided | proto::Decision::Unspecified, _, _) => {
-                (&mut counts.undecided, "undecided")
-            }
-        };
-        *counter += 1;
-        kind
-    }
-
-    fn measure(&self) -> anyhow::Result<ServedStory> {
-        let threshold = self.basis.threshold.map(Threshold::new).transpose()?;
-        let trials = Trials::new(self.mated.clone(), self.non_mated.clone())?;
-        let measured = evaluate(&trials, threshold);
-        let errors = measured.errors.as_ref();
-        Ok(ServedStory {
-            ready_seconds: 0.0,
-            counts: self.counts,
-            far: errors.and_then(|errors| errors.far),
-            frr: errors.and_then(|errors| errors.frr),
-            recall_at_1: measured.recall_at_1,
-            metrics: Vec::new(),
-        })
-    }
-
-    fn text(&self) -> anyhow::Result<String> {
-        let (counts, measured) = (self.counts, self.measure()?);
-        let promised = self.basis.target_far.unwrap_or_default();
-        let bad = |count: u32| {
-            if count == 0 {
-                "none".to_owned()
-            } else {
-                count.to_string()
-            }
-        };
-        Ok(table(&[
-            ("known, accepted", counts.known_accepted.to_string()),
-            ("known, wrong label", bad(counts.known_accepted_wrong_label)),
-            ("known, rejected", counts.known_rejected.to_string()),
-            ("strangers, rejected", counts.strangers_rejected.to_string()),
-            ("strangers, accepted", counts.strangers_accepted.to_string()),
-            ("undecided or failed", bad(counts.undecided + counts.failed)),
-            (
-                "FAR",
-                format!(
-                    "{}; promised <= {}",
-                    rate(measured.far.as_ref()),
-                    percent(promised)
-                ),
-            ),
-            ("FRR", rate(measured.frr.as_ref())),
-        ]))
-    }
-}
-
-/// One example of each kind is enough.
-#[derive(Default)]
-struct ShownKinds(Vec<&'static str>);
-
-impl ShownKinds {
-    fn wants(&mut self, kind: &'static str) -> bool {
-        let new = !self.0.contains(&kind);
-        if new {
-            self.0.push(kind);
-        }
-        new
-    }
-}
-
-/// The series that a person would look at first.
-async fn read_metrics(address: SocketAddr) -> anyhow::Result<Vec<String>> {
-    let mut stream = tokio::net::TcpStream::connect(address).await?;
-    let request = format!("GET /metrics HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).await?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await?;
-    let telling = [
-        "matchpoint_decisions_total",
-        "matchpoint_gallery_items",
-        "matchpoint_target_far_ratio",
-        "matchpoint_threshold",
-    ];
-    let shown = |line: &&str| {
-        telling.iter().any(|name| line.starts_with(name)) && !line.contains("\"none\"")
-    };
-    Ok(answer
-        .lines()
-        .filter(shown)
-        .map(ToOwned::to_owned)
-        .collect())
 }

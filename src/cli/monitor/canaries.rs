@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::audit::Where;
+use super::served_deployment::ServedDeploymentFlags;
 use crate::cli::exit::{Exit, fail};
 use crate::cli::input::image_sources::{ImageSource, ImageSources, Purpose};
 use crate::cli::input::left_out::LeftOut;
@@ -40,7 +40,7 @@ enum CanariesCommand {
     /// Have a running server search for them now
     #[command(after_help = "Examples:
   matchpoint canaries replay --deployment shop")]
-    Replay(Where),
+    Replay(ServedDeploymentFlags),
 }
 
 #[derive(Debug, clap::Args)]
@@ -187,7 +187,7 @@ fn kept_text(kept: &KeptCanaries) -> String {
     text
 }
 
-fn replay(at: &Where) -> anyhow::Result<Exit> {
+fn replay(at: &ServedDeploymentFlags) -> anyhow::Result<Exit> {
     let found = crate::cli::runtime::single_threaded()?.block_on(async {
         let client = at.server.connect().await?;
         anyhow::Ok(client.replay_canaries(&at.deployment).await?)

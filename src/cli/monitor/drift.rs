@@ -4,8 +4,8 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::audit::Where;
 use super::drift_fleet::FleetReport;
+use super::served_deployment::ServedDeploymentFlags;
 use crate::cli::exit::Exit;
 use crate::cli::output::file::OutputFile;
 use crate::cli::output::{Output, percent, wrapped};
@@ -44,7 +44,7 @@ enum DriftCommand {
     /// The operating points that decided so far, and how each did
     #[command(after_help = "Examples:
   matchpoint drift history --deployment shop")]
-    History(Where),
+    History(ServedDeploymentFlags),
     /// Start rates, evidence and alarms over from now on, after the cause was removed
     ///
     /// For a cause that was none of the operating point's, such as a dirty camera. If traffic has
@@ -58,7 +58,7 @@ enum DriftCommand {
   matchpoint drift reset --reason 'cleaned the camera at the gate' --requested-by anna")]
 struct DriftResetArgs {
     #[command(flatten)]
-    at: Where,
+    at: ServedDeploymentFlags,
     /// What made the rate rise, and was removed
     #[arg(long, value_name = "TEXT")]
     reason: String,
@@ -79,7 +79,7 @@ struct DriftResetArgs {
   matchpoint drift report --servers http://a:50051,http://b:50051")]
 struct DriftReportArgs {
     #[command(flatten)]
-    at: Where,
+    at: ServedDeploymentFlags,
     /// An earlier operating point, as far as the journal still holds its decisions
     #[arg(long, value_name = "ID", default_value = "", hide_default_value = true)]
     operating_point: String,
@@ -155,7 +155,7 @@ fn reset_text(reset: &DriftReset) -> String {
     )
 }
 
-fn history(at: &Where) -> anyhow::Result<Exit> {
+fn history(at: &ServedDeploymentFlags) -> anyhow::Result<Exit> {
     let found = crate::cli::runtime::single_threaded()?.block_on(async {
         let client = at.server.connect().await?;
         anyhow::Ok(client.drift_history(&at.deployment).await?)

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::audit::Where;
+use super::served_deployment::ServedDeploymentFlags;
 use crate::cli::exit::{Exit, fail};
 use crate::cli::output::percent;
 use crate::telemetry::escaped;
@@ -41,7 +41,7 @@ struct Replica {
 
 impl FleetReport {
     /// Asks all servers.
-    pub(crate) async fn of(servers: &[String], at: &Where) -> anyhow::Result<Self> {
+    pub(crate) async fn of(servers: &[String], at: &ServedDeploymentFlags) -> anyhow::Result<Self> {
         let mut replicas = Vec::with_capacity(servers.len());
         for server in servers {
             let client = at.server.of_another(server).connect().await?;

@@ -4,6 +4,6 @@ pub(super) mod audit;
 pub(super) mod canaries;
 pub(super) mod drift;
 mod drift_fleet;
-mod export;
 mod replicas;
+mod served_deployment;
 pub(super) mod shadow;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use serde::Serialize;
 
-use super::audit::Where;
+use super::served_deployment::ServedDeploymentFlags;
 use crate::cli::exit::{Exit, fail};
 use crate::cli::output::{Output, percent, short};
 use crate::cli::switch::lead;
@@ -52,7 +52,7 @@ struct Start {
     /// The candidate's folder
     candidate: PathBuf,
     #[command(flatten)]
-    at: Where,
+    at: ServedDeploymentFlags,
 }
 
 #[derive(Debug, clap::Args)]
@@ -62,7 +62,7 @@ struct Stop {
     /// The folder or link that is served
     place: PathBuf,
     #[command(flatten)]
-    at: Where,
+    at: ServedDeploymentFlags,
 }
 
 #[derive(Debug, clap::Args)]
@@ -73,7 +73,7 @@ struct ShadowReportArgs {
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=200))]
     limit: u32,
     #[command(flatten)]
-    at: Where,
+    at: ServedDeploymentFlags,
 }
 
 #[derive(Serialize)]
