@@ -1,9 +1,9 @@
-//! What a search pays so that a decision rests on what it was calibrated on: the comparison of the gallery
-//! with that of the calibration, and the checksum of the item that is accepted.
+//! Measures what two checks add to a search: the comparison of the gallery with that of the calibration, and
+//! the checksum of the accepted item.
 //!
-//! `cargo bench -p matchpoint-gallery --bench checks` measures galleries of vectors drawn on the spot, scanned
-//! and by an index, and prints each check as a share of the search for five neighbours that it follows, by
-//! itself and of a search that embeds an image, at 5 ms.
+//! `cargo bench -p matchpoint-gallery --bench checks` measures galleries of random vectors, with a scan and
+//! with an index. It prints each check as a share of a search for five neighbours, without embedding and with
+//! an image that takes 5 ms to embed.
 
 #![expect(
     clippy::unwrap_used,
@@ -23,14 +23,14 @@ use matchpoint_gallery::{Access, Gallery};
 use matchpoint_vector::Embedding;
 
 const DIMENSION: usize = 1280;
-/// Scanned, and by an index.
+/// Number of items: scanned, scanned, and with an index.
 const SIZES: [usize; 3] = [500, 2_000, 12_000];
 const SEARCHES: usize = 400;
-/// An image of 640 x 480 on one core, as docs/benchmarks.md has it.
+/// The time for an image of 640 x 480 on one core, from docs/benchmarks.md.
 const IMAGE_SECONDS: f64 = 5e-3;
 
 fn main() {
-    // `cargo test --benches` asks for nothing to be measured.
+    // `cargo test --benches` must not measure anything.
     if !std::env::args().any(|argument| argument == "--bench") {
         return;
     }
@@ -40,7 +40,7 @@ fn main() {
     }
 }
 
-/// A vector that looks random, by splitmix64.
+/// A pseudo-random vector, by splitmix64.
 fn drawn(seed: u64) -> Embedding {
     let mut state = seed;
     let mut next = || {
@@ -119,7 +119,7 @@ fn measure(size: usize) {
     }
 }
 
-/// Time of one of [`SEARCHES`]: the fastest of five rounds.
+/// The time of one of [`SEARCHES`] searches, from the fastest of five rounds.
 fn seconds(mut round: impl FnMut()) -> f64 {
     let rounds = (0..5).map(|_| {
         let begun = Instant::now();

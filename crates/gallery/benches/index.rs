@@ -1,16 +1,16 @@
-//! The compact index by itself: what it takes to build, and its recall against its speed.
+//! Measures the compact index alone: the cost of building it, and its recall against its speed.
 //!
-//! `cargo bench --bench index` measures vectors drawn on the spot, the same on every machine: sets
-//! A and T of `benches/peers/index.py` with fewer rows. Searches run on one thread, without a filter
-//! and with filters that allow a share of the rows, picked at random. A row counts as found if it is
-//! as near as the tenth nearest: of rows that are equally near, any will do.
+//! `cargo bench --bench index` measures pseudo-random vectors that are the same on every machine: sets A and T
+//! of `benches/peers/index.py` with fewer rows. Searches run on one thread, without a filter and with filters
+//! that allow a random share of the rows. A row counts as found if it is as near as the tenth nearest, so that
+//! any of several equally near rows counts.
 //!
-//! `cargo bench --bench index -- serve ROWS.npy QUERIES.npy M EF_CONSTRUCTION [FILE]` builds the
-//! index of given rows and says what that took. It then answers each line
-//! `search TRUTH.npy EF THREADS [FILTER]` of its input with a line of JSON. Vectors are `f32` of
-//! unit length; TRUTH has the ten nearest rows of each query as `i32`; FILTER has a byte for each
-//! row, zero where the row may not be found. Where FILE exists, the index is read from it and not
-//! built; where it does not, the index is kept there. `benches/peers/index.py` asks in this way.
+//! `cargo bench --bench index -- serve ROWS.npy QUERIES.npy M EF_CONSTRUCTION [FILE]` builds the index of given
+//! rows and reports the cost. It then answers each line `search TRUTH.npy EF THREADS [FILTER]` of its input
+//! with a line of JSON. Vectors are `f32` of unit length; TRUTH has the ten nearest rows of each query as
+//! `i32`; FILTER has a byte for each row, which is zero if the row may not be found. If FILE exists, the index
+//! is read from it instead of being built; otherwise the index is written there. `benches/peers/index.py` uses
+//! this mode.
 //!
 //! CPU time is read from `/proc`, so this needs Linux.
 
@@ -40,20 +40,20 @@ use rayon::prelude::*;
 
 const USAGE: &str = "arguments: none, or serve ROWS.npy QUERIES.npy M EF_CONSTRUCTION [FILE]";
 
-/// Neighbours wanted.
+/// Number of neighbours to find.
 const K: usize = 10;
 
 const ROWS: usize = 50_000;
 const QUERIES: usize = 2_000;
 const DIMENSION: usize = 128;
 
-/// Rows around centres.
+/// A set of rows around random centres.
 struct RowSet {
     name: &'static str,
     clusters: usize,
-    /// Expected length of what is added to a centre of length 1.
+    /// The expected length of the noise that is added to a centre of length 1.
     noise: f32,
-    /// Rows that are all the same one.
+    /// Number of rows that are all equal.
     same: usize,
 }
 
@@ -79,11 +79,11 @@ const PARAMS: BuildParams = BuildParams {
 
 const WIDTHS: [usize; 9] = [10, 14, 20, 28, 40, 64, 100, 160, 200];
 const FILTERED_WIDTHS: [usize; 3] = [10, 40, 200];
-/// Per cent of the rows that a filter allows.
+/// The percentages of rows that filters allow.
 const ALLOWED: [f64; 4] = [50.0, 10.0, 1.0, 0.1];
 const ROUNDS: usize = 3;
 
-/// Searches of each thread before any is measured.
+/// Number of searches of each thread before the measurement starts.
 const WARMING: usize = 100;
 
 fn main() {
@@ -101,12 +101,12 @@ fn main() {
             serve(rows, queries, params, file.map(Path::new));
         }
         ["--bench"] => SETS.iter().for_each(measure),
-        // `cargo test --benches` asks for nothing to be measured.
+        // `cargo test --benches` must not measure anything.
         _ => println!("{USAGE}"),
     }
 }
 
-/// Builds the index of vectors drawn here and prints what was measured.
+/// Builds the index of random vectors and prints the measurements.
 fn measure(set: &RowSet) {
     let mut draw = Draw(1);
     let centres: Vec<f32> = (0..set.clusters).flat_map(|_| draw.direction()).collect();
@@ -159,7 +159,7 @@ fn measure(set: &RowSet) {
     table(&sets);
 }
 
-/// Searches with all widths in turn, and prints the fastest round of each.
+/// Searches with each width in turn, and prints the fastest round of each.
 fn table(sets: &[(f64, &[usize], Searches<'_>)]) {
     let cases: Vec<(f64, usize, &Searches<'_>)> = sets
         .iter()
@@ -187,7 +187,7 @@ fn table(sets: &[(f64, &[usize], Searches<'_>)]) {
     }
 }
 
-/// Builds or reads an index and answers lines, see above.
+/// Builds or reads an index and answers lines, as described above.
 fn serve(rows: &str, queries: &str, params: BuildParams, file: Option<&Path>) {
     let (vectors, dimension) = floats(rows);
     let (queries, _) = floats(queries);
@@ -246,7 +246,7 @@ fn serve(rows: &str, queries: &str, params: BuildParams, file: Option<&Path>) {
     }
 }
 
-/// Searches in an index, and what they should find.
+/// Searches in an index, with the expected results.
 struct Searches<'a> {
     graph: &'a Graph,
     rows: UnitVectors<'a>,
@@ -259,7 +259,7 @@ struct Searches<'a> {
 /// A query and the score of its `K`-th nearest row.
 type Query<'a> = (&'a [f32], f32);
 
-/// What one thread did.
+/// The results of one thread.
 struct Part {
     hits: usize,
     started: Instant,
@@ -268,7 +268,7 @@ struct Part {
     took_us: Vec<f64>,
 }
 
-/// What all threads did.
+/// The results of all threads.
 #[derive(Clone, Copy)]
 struct Took {
     queries: usize,
@@ -292,7 +292,7 @@ impl Took {
 }
 
 impl Searches<'_> {
-    /// Every query once, divided among `threads` threads that start together.
+    /// Searches for every query once, divided among `threads` threads that start together.
     fn run(&self, ef: usize, threads: usize) -> Took {
         let queries: Vec<Query<'_>> = self
             .queries
@@ -364,7 +364,7 @@ impl Searches<'_> {
     }
 }
 
-/// The score of the `K`-th nearest of the allowed rows of each query, from all scores.
+/// The score of the `K`-th nearest allowed row of each query, from all scores.
 fn nearest(rows: UnitVectors<'_>, queries: &[f32], allowed: Option<&Bits>) -> Vec<f32> {
     let allowed: Vec<u32> = (0..rows.count() as u32)
         .filter(|&row| allowed.is_none_or(|bits| bits.contains(row as usize)))
@@ -397,8 +397,8 @@ impl Draw {
         (self.next() % count as u64) as usize
     }
 
-    /// Close to normal, with variance 1: a sum of twelve needs no logarithm or cosine, which are
-    /// not the same to the last bit on every machine.
+    /// An approximately normal number with variance 1. It is a sum of twelve uniform ones, because logarithm
+    /// and cosine are not the same to the last bit on every machine.
     fn normal(&mut self) -> f32 {
         let uniform = |_| (self.next() >> 40) as f32 / (1_u64 << 24) as f32;
         (0..12).map(uniform).sum::<f32>() - 6.0
@@ -419,7 +419,7 @@ impl Draw {
         (0..count).flat_map(&mut one).collect()
     }
 
-    /// `count` of the rows.
+    /// A random set of `count` rows.
     fn bits(&mut self, count: usize) -> Bits {
         let mut bits = Bits::none(ROWS);
         while bits.count() < count {
@@ -440,7 +440,7 @@ fn floats(path: &str) -> (Vec<f32>, usize) {
     (values.into_iter().map(f32::from_le_bytes).collect(), width)
 }
 
-/// The values of a matrix that numpy saved, row by row, and their number in a row.
+/// The values of a matrix that numpy saved, row by row, and the number of values in a row.
 fn npy(path: &str, kind: &str) -> (Vec<[u8; 4]>, usize) {
     let bytes = std::fs::read(path).unwrap();
     // Version 1 of the format, which numpy writes unless the header is very long.
@@ -461,17 +461,18 @@ fn npy(path: &str, kind: &str) -> (Vec<[u8; 4]>, usize) {
 
 /// CPU time of this thread, in seconds.
 fn thread_cpu() -> f64 {
-    // The kernel brings the count up to date when it schedules.
+    // The kernel updates the count when it schedules.
     std::thread::yield_now();
     let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
     let (running_ns, _) = text.split_once(' ').unwrap();
     running_ns.parse::<f64>().unwrap() / 1e9
 }
 
-/// CPU time of all threads there are and were, in seconds.
+/// The CPU time of all threads, including those that have ended, in seconds.
 fn process_cpu() -> f64 {
     let text = std::fs::read_to_string("/proc/self/stat").unwrap();
-    // Fields 14 and 15, user and system, in hundredths; the name in brackets is the second.
+    // Fields 14 and 15 are user and system time in hundredths of a second. The second field is the name in
+    // brackets.
     let (_, fields) = text.rsplit_once(") ").unwrap();
     let ticks = fields.split(' ').skip(11).take(2);
     ticks

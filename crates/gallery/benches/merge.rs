@@ -1,7 +1,8 @@
-//! What it takes to make one gallery of several: every row compared with its checksum, and written.
+//! Measures a merge of several galleries into one, in which every row is compared with its checksum and
+//! written.
 //!
-//! `cargo bench -p matchpoint-gallery --bench merge` draws vectors of 128 and of 1,280 components on the spot, puts them
-//! into four galleries, and prints how many items a second become one.
+//! `cargo bench -p matchpoint-gallery --bench merge` puts random vectors with 128 and with 1,280 components
+//! into four galleries, and prints how many items per second are merged.
 
 #![expect(
     clippy::unwrap_used,
@@ -19,12 +20,12 @@ use matchpoint_gallery::item::Item;
 use matchpoint_gallery::merge::GalleryMerge;
 use matchpoint_vector::Embedding;
 
-/// Components, and items.
+/// Number of components, and number of items.
 const SIZES: [(usize, usize); 2] = [(128, 100_000), (1280, 25_000)];
 const GALLERIES: usize = 4;
 
 fn main() {
-    // `cargo test --benches` asks for nothing to be measured.
+    // `cargo test --benches` must not measure anything.
     if !std::env::args().any(|argument| argument == "--bench") {
         return;
     }
@@ -72,7 +73,7 @@ fn fill(path: &Path, dimension: usize, numbers: std::ops::Range<usize>) {
     }
 }
 
-/// A vector that looks random, by splitmix64.
+/// A pseudo-random vector, by splitmix64.
 fn drawn(seed: u64, dimension: usize) -> Embedding {
     let mut state = seed << 20;
     let mut next = || {

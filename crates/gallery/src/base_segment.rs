@@ -1,11 +1,12 @@
-//! The base segment of the index: a compact graph of the items there were when it was built, and
-//! its file, which holds their vectors too.
+//! The base segment of the index: a compact graph of the items that existed when it was built, and its file,
+//! which also contains their vectors.
 //!
-//! The file is memory-mapped: a short head, the vectors, a key for each (the checksum of its item), and the
-//! graph, which carries checksums of its own and one of the keys. Opening compares the vectors with those
-//! of the items and, if they agree, uses the mapped ones, so that no vector of the base segment takes
-//! memory. What was enrolled since is the delta, and rows whose item was removed are never found. A file
-//! that is damaged, or was built with other parameters, is ignored: all of it can be built from the items.
+//! The file is memory-mapped. It consists of a short header, the vectors, a key for each vector (the checksum
+//! of its item), and the graph, which contains its own checksums and a digest of the keys. Opening compares the
+//! vectors with those of the items. If they agree, the mapped ones are used, so that the vectors of the base
+//! segment need no memory. Later items form the delta, and rows whose item was removed are never found. A file
+//! that is damaged or was built with other parameters is ignored, because everything in it can be built from
+//! the items.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -32,9 +33,9 @@ use matchpoint_vector::kernels::map::Map;
 
 const MAGIC: &[u8; 8] = b"MPSETTL2";
 const KEY_BYTES: usize = size_of::<Hash>();
-/// The parts of the file begin at multiples of a cache line; the head takes the first.
+/// The parts of the file start at multiples of a cache line; the header takes the first one.
 const ALIGNMENT: usize = 64;
-/// No slot: the item of this row was removed.
+/// Marks a row whose item was removed and has no slot.
 const GONE: usize = usize::MAX;
 
 /// An item to build a base segment from.
@@ -44,29 +45,29 @@ pub(super) struct BaseItem {
     pub(super) vector: Vector,
 }
 
-/// A compact graph, and where its rows are in memory.
+/// A compact graph, with the slots of its rows.
 pub(super) struct BaseSegment {
     graph: Graph,
-    /// `None` if there was no file to keep them in: the items have them in memory.
+    /// The mapped vectors; `None` if there was no file for them, so that they are in memory with the items.
     vectors: Option<Arc<MappedVectors>>,
-    /// Whether the file has it, so that the next opening need not build it.
+    /// Whether the file contains the index, so that the next opening need not build it.
     is_stored: bool,
     /// The slot of each row.
     slots: Vec<usize>,
-    /// The rows that have a slot, in order of that.
+    /// The rows that have a slot, in the order of their slots.
     by_slot: Vec<u32>,
-    /// Scratch memory of earlier searches, to be used again.
+    /// Memory of earlier searches for reuse.
     scratch: Mutex<Vec<Scratch>>,
 }
 
 impl BaseSegment {
-    /// How fine its codes are.
+    /// The number of bits of its codes.
     pub(super) fn width(&self) -> CodeWidth {
         self.graph.width()
     }
 
-    /// Builds the graph of items in the order given, on all threads of the current `rayon` pool, and
-    /// writes the file if one is named. If it cannot be written, vectors stay in memory.
+    /// Builds the graph of items in the order given, with all threads of the current `rayon` pool, and writes
+    /// the file if a path is given. If it cannot be written, the vectors stay in memory.
     pub(super) fn build(
         items: &[BaseItem],
         params: IndexParams,
@@ -85,7 +86,7 @@ impl BaseSegment {
                     let graph = build(draft.vectors.all())?;
                     let vectors = Arc::clone(&draft.vectors);
                     let saved = draft.finish(path, &graph).inspect_err(|cause| {
-                        // The vectors can still be read from the file, which has no name any more.
+                        // The vectors can still be read from the file, although its name was removed.
                         tracing::warn!(file = %path.display(), %cause, "the index was not saved");
                     });
                     let mut base = Self::of(graph, Some(vectors), slots);
@@ -119,23 +120,23 @@ impl BaseSegment {
         }
     }
 
-    /// Rows, gone or not.
+    /// Number of rows, including removed ones.
     pub(super) fn len(&self) -> usize {
         self.slots.len()
     }
 
-    /// Whether the file has it, so that the next opening need not build it.
+    /// Whether the file contains the index, so that the next opening need not build it.
     pub(super) fn is_stored(&self) -> bool {
         self.is_stored
     }
 
-    /// Bytes in memory, vectors on disk not among them.
+    /// Bytes in memory, without vectors that are on disk.
     pub(super) fn bytes(&self) -> usize {
         let slots = self.slots.len() * size_of::<usize>() + self.by_slot.len() * size_of::<u32>();
         self.graph.as_bytes().len() + slots
     }
 
-    /// The slot of a row whose item was there when the index was opened.
+    /// The slot of a row; `None` if its item no longer existed when the index was opened.
     pub(super) fn slot(&self, row: usize) -> Option<usize> {
         self.slots.get(row).copied().filter(|slot| *slot != GONE)
     }
@@ -147,7 +148,7 @@ impl BaseSegment {
         self.by_slot.get(at).map(|row| *row as usize)
     }
 
-    /// The vector of each slot as it is in the file.
+    /// The vectors in the file, with their slots.
     pub(super) fn mapped(&self) -> impl Iterator<Item = (usize, Vector)> {
         let vectors = self.vectors.iter();
         vectors.flat_map(|vectors| {
@@ -157,7 +158,7 @@ impl BaseSegment {
         })
     }
 
-    /// Calls `take` with the slots and the exact scores of the nearest of the rows allowed.
+    /// Calls `take` with the slots and the exact scores of the nearest allowed rows.
     pub(super) fn nearest<'v>(
         &'v self,
         search: &IndexSearch<'_>,
@@ -165,7 +166,7 @@ impl BaseSegment {
         mut take: impl FnMut(usize, f32),
     ) -> Result<(), IndexError> {
         let mut scratch = self.scratch().pop().unwrap_or_default();
-        // If all may be found, the graph needs no filter.
+        // If all rows are allowed, the graph needs no filter.
         let refuses = |allowed: &&Bits| allowed.count() < self.len();
         let search = IndexSearch {
             allowed: search.allowed.filter(refuses),
@@ -192,7 +193,7 @@ impl BaseSegment {
     }
 }
 
-/// The parts of a file, in bytes.
+/// The positions of the parts of a file, in bytes.
 struct BaseSegmentLayout {
     vectors: Range<usize>,
     keys: Range<usize>,
@@ -200,7 +201,7 @@ struct BaseSegmentLayout {
 }
 
 impl BaseSegmentLayout {
-    /// `None` if they are more than there can be.
+    /// `None` if the file would be too long to be addressed.
     fn of(rows: usize, dimension: usize) -> Option<Self> {
         let vectors = rows.checked_mul(dimension)?.checked_mul(size_of::<f32>())?;
         let vectors = ALIGNMENT..vectors.checked_add(ALIGNMENT)?;
@@ -214,7 +215,7 @@ impl BaseSegmentLayout {
         })
     }
 
-    /// Whether the bytes between the parts are zero, as they are written.
+    /// Whether the bytes between the parts are zero, as they must be.
     fn gaps_are_zero(&self, bytes: &[u8]) -> bool {
         let gaps = [self.vectors.end..self.keys.start, self.keys.end..self.graph];
         let mut gaps = gaps.into_iter().filter_map(|range| bytes.get(range));
@@ -222,7 +223,7 @@ impl BaseSegmentLayout {
     }
 }
 
-/// A file that still lacks its graph, next to the one that it will replace.
+/// A file without its graph yet, next to the one that it will replace.
 struct BaseSegmentDraft {
     file: File,
     unfinished: PathBuf,
@@ -235,7 +236,7 @@ impl BaseSegmentDraft {
         let layout = BaseSegmentLayout::of(items.len(), dimension).ok_or_else(too_large)?;
         let rows = u32::try_from(items.len()).map_err(|_more| too_large())?;
         let unfinished = unfinished_index(path);
-        // Never truncated and written again: an earlier attempt may have mapped it.
+        // The file is removed and not truncated, because an earlier attempt may have mapped it.
         match fs::remove_file(&unfinished) {
             Err(cause) if cause.kind() != io::ErrorKind::NotFound => return Err(cause),
             _ => {}
@@ -247,7 +248,7 @@ impl BaseSegmentDraft {
             .open(&unfinished)?;
         let written = write_items(&file, &layout, items, dimension, keys);
         let map = written.and_then(|()| Map::of(&file)).inspect_err(|_| {
-            // Otherwise its remains would keep a full disk full.
+            // Otherwise the incomplete file would continue to fill a full disk.
             drop(fs::remove_file(&unfinished));
         })?;
         let vectors = MappedVectors::new(&Arc::new(map), ALIGNMENT, rows, dimension);
@@ -296,7 +297,7 @@ fn write_items(
     out.flush()
 }
 
-/// A stored base segment while the items are being read, which show which of its rows are still right.
+/// A stored base segment while the items are being read, which determines which of its rows are still valid.
 pub(super) struct StoredBaseSegment {
     graph: Graph,
     vectors: Arc<MappedVectors>,
@@ -304,15 +305,15 @@ pub(super) struct StoredBaseSegment {
     rows: HashMap<Hash, u32>,
 }
 
-/// What a file contains of an item.
+/// What a file contains for an item.
 pub(super) enum StoredMatch {
     /// The same vector, in this row.
     Same(u32),
-    /// Another vector.
+    /// A different vector.
     Other,
 }
 
-/// Where the items of a file's rows are in memory.
+/// The slots of the items in a file's rows.
 pub(super) struct BaseSlots {
     slots: Vec<usize>,
     live: usize,
@@ -324,7 +325,7 @@ impl BaseSlots {
         Self { slots, live: 0 }
     }
 
-    /// Records where the item of a row is in memory.
+    /// Records the slot of a row's item.
     pub(super) fn set(&mut self, row: u32, slot: usize) {
         if let Some(place) = self.slots.get_mut(row as usize) {
             *place = slot;
@@ -332,20 +333,20 @@ impl BaseSlots {
         }
     }
 
-    /// Rows whose items are there.
+    /// Number of rows whose items exist.
     pub(super) fn live(&self) -> usize {
         self.live
     }
 }
 
 impl StoredBaseSegment {
-    /// Maps the file and checks all but its vectors.
+    /// Maps the file and checks everything except its vectors.
     ///
     /// # Errors
-    /// Why the file cannot be used, in words.
+    /// Returns the reason, as text, why the file cannot be used.
     pub(super) fn open(path: &Path, dimension: usize, params: IndexParams) -> Result<Self, String> {
         let words = |cause: io::Error| cause.to_string();
-        // Opening a pipe would wait for ever.
+        // Opening a pipe would block for ever.
         if !fs::metadata(path).map_err(words)?.is_file() {
             return Err("it is not a regular file".to_owned());
         }
@@ -378,7 +379,7 @@ impl StoredBaseSegment {
         })
     }
 
-    /// What the file contains of an item, if anything.
+    /// What the file contains for the item, if anything.
     pub(super) fn find(&self, key: &Hash, vector: &[f32]) -> Option<StoredMatch> {
         let &row = self.rows.get(key)?;
         let kept = self.vectors.row(row).iter().map(|value| value.to_bits());
@@ -395,7 +396,7 @@ impl StoredBaseSegment {
         Vector::mapped(&self.vectors, row)
     }
 
-    /// Rows in the file.
+    /// Number of rows in the file.
     pub(super) fn rows(&self) -> usize {
         self.graph.rows()
     }
@@ -409,8 +410,8 @@ impl StoredBaseSegment {
     }
 }
 
-/// The number of rows that the head of a file states, if it is one of vectors of `dimension`; else
-/// what is wrong, in words.
+/// The number of rows that the header of a file states, if its vectors have `dimension` components. Otherwise
+/// the problem, as text.
 fn rows_stated(bytes: &[u8], dimension: usize) -> Result<usize, String> {
     let unlike = "it does not begin as such a file does";
     let (head, _) = bytes.split_at_checked(ALIGNMENT).unwrap_or_default();
@@ -428,7 +429,7 @@ fn rows_stated(bytes: &[u8], dimension: usize) -> Result<usize, String> {
     Ok(rows)
 }
 
-/// A mapped file from some byte on.
+/// A mapped file from some byte position on.
 struct MapTail(Arc<Map>, usize);
 
 impl AsRef<[u8]> for MapTail {

@@ -1,4 +1,4 @@
-//! Items in memory, in blocks that the writer and its views share.
+//! Items in memory, in blocks that the writer shares with its views.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use crate::index::scan::CodedRows;
 use crate::item::ItemHead;
 use crate::mapped_vectors::Vector;
 
-/// One item in memory.
+/// An item in memory.
 #[derive(Clone)]
 pub(super) struct ItemSlot {
     pub(super) head: Arc<ItemHead>,
@@ -18,9 +18,9 @@ pub(super) struct ItemSlot {
 pub(super) struct SlotBlock {
     /// `None` if the item was deleted or replaced.
     pub(super) slots: Vec<Option<ItemSlot>>,
-    /// The vectors as codes, once the block is full and if no base segment has them.
+    /// The vectors as codes; present once the block is full, unless a base segment has them.
     pub(super) codes: Option<Arc<CodedRows>>,
 }
 
-/// Slots per block. A write copies the pointers of the blocks it touches and the list of blocks.
+/// Number of slots in a block. A write copies the pointers of the changed blocks and the list of blocks.
 pub(super) const BLOCK_SLOTS: usize = 128;

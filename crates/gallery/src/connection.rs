@@ -8,13 +8,13 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use crate::paths::with_suffix;
 
-/// How long to wait for a reader that holds the file during recovery or closing.
+/// How long to wait for a reader that locks the file during recovery or closing.
 const BUSY_WAIT: Duration = Duration::from_secs(5);
 
 pub(super) fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, rusqlite::Error> {
     let connection = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
     connection.busy_timeout(BUSY_WAIT)?;
-    // The file is data: nothing stored in it may be executed or weaken the settings.
+    // The file is untrusted data, so nothing stored in it may be executed or weaken the settings.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
     connection.pragma_update(None, "cell_size_check", true)?;
@@ -31,8 +31,8 @@ pub(super) fn connect_to_read(path: &Path) -> Result<Connection, rusqlite::Error
     let Err(error) = readable(&connection) else {
         return Ok(connection);
     };
-    // On a read-only medium, or in another user's folder, the log's index cannot be created. If there is no
-    // log, it is not needed.
+    // On a read-only medium, or in another user's folder, the shared-memory index of the write-ahead log cannot
+    // be created. Without a log it is not needed.
     let no_index = matches!(
         error.sqlite_error_code(),
         Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly)

@@ -1,4 +1,4 @@
-//! Why a gallery refuses, and what to do about it.
+//! The errors of a gallery, with advice.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -8,30 +8,30 @@ use rusqlite::ErrorCode;
 use crate::index::error::IndexError;
 use matchpoint_vector::NotAnEmbedding;
 
-/// Every way in which an operation on a gallery can fail.
+/// The reasons why an operation on a gallery failed.
 #[derive(Debug, thiserror::Error)]
 pub enum GalleryError {
-    /// There is no file.
+    /// The file does not exist.
     #[error("there is no gallery at {path}; check the path, or create the gallery first")]
     NotFound {
         /// The database file.
         path: PathBuf,
     },
-    /// A file is in the way of a new gallery.
+    /// A file already exists where a new gallery should be.
     #[error("{path} exists already; remove it, or choose another path for the new gallery")]
     Exists {
-        /// The file in the way.
+        /// The existing file.
         path: PathBuf,
     },
-    /// The file is something else, or its first bytes are damaged.
+    /// The file is not a gallery, or its first bytes are damaged.
     #[error("{path} is not a gallery ({what}); check the path, or restore the file from a backup")]
     NotAGallery {
         /// The database file.
         path: PathBuf,
-        /// What was found.
+        /// What was found instead.
         what: String,
     },
-    /// Written by another version of this program.
+    /// The file was written by another version of this program.
     #[error("the gallery {path} has format {found}, and this version reads format {readable}")]
     Format {
         /// The database file.
@@ -41,34 +41,34 @@ pub enum GalleryError {
         /// The only format that is read.
         readable: i64,
     },
-    /// What is stored differs from what was acknowledged.
+    /// The stored data differ from what was acknowledged.
     #[error("the gallery {path} is damaged: {what}; restore it from a backup or build it again")]
     Damaged {
         /// The database file.
         path: PathBuf,
-        /// What does not agree.
+        /// What does not match.
         what: String,
     },
-    /// The index's file cannot be used as it is.
+    /// The file of the index cannot be used.
     #[error("the index {path} cannot be used: {what}")]
     IndexFile {
         /// The index's file.
         path: PathBuf,
-        /// Why not.
+        /// The reason.
         what: String,
     },
-    /// A stored vector is no longer what it was when it was verified.
+    /// A stored vector has changed since it was verified.
     #[error(
         "the vector of item `{id}` in {} has changed on the disk; stop the server, remove that file \
          and start again: it is rebuilt from the items", path.display()
     )]
     Changed {
-        /// The item.
+        /// The id of the item.
         id: String,
-        /// The file that it is read from.
+        /// The file that contains the vector.
         path: PathBuf,
     },
-    /// Another process, or another handle in this one, writes to it.
+    /// Another process, or another handle in this one, is writing to it.
     #[error("the gallery {path} is open for writing by {holder}; stop that writer first")]
     InUse {
         /// The database file.
@@ -82,7 +82,7 @@ pub enum GalleryError {
         /// The database file.
         path: PathBuf,
     },
-    /// No room on the disk; nothing was written.
+    /// The disk is full; nothing was written.
     #[error("no space left for the gallery {path}; nothing was written")]
     Full {
         /// The database file.
@@ -95,7 +95,7 @@ pub enum GalleryError {
         path: PathBuf,
         /// What was attempted.
         doing: &'static str,
-        /// The database's reason.
+        /// The error of the database.
         source: rusqlite::Error,
     },
     /// The file system failed.
@@ -105,63 +105,63 @@ pub enum GalleryError {
         path: PathBuf,
         /// What was attempted.
         doing: &'static str,
-        /// The system's reason.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// An earlier operation on this handle stopped half-way.
+    /// An earlier operation on this handle failed half-way.
     #[error("an earlier operation on the gallery {path} failed half-way; open the gallery again")]
     Unusable {
         /// The database file.
         path: PathBuf,
     },
-    /// The description of a new gallery is out of bounds.
+    /// The description of a new gallery is out of range.
     #[error("the {field} of the new gallery {problem}")]
     Description {
-        /// Which argument.
+        /// The name of the argument.
         field: &'static str,
         /// What is wrong with it.
         problem: String,
     },
-    /// Index parameters out of bounds.
+    /// An index parameter is out of range.
     #[error("the index parameter {name} is {found}; it must be {min} to {max}")]
     IndexParams {
-        /// Which parameter.
+        /// The name of the parameter.
         name: &'static str,
         /// The value given.
         found: usize,
-        /// Smallest allowed.
+        /// The lowest allowed value.
         min: usize,
-        /// Largest allowed.
+        /// The highest allowed value.
         max: usize,
     },
-    /// An item breaks a limit; nothing of its batch was written.
+    /// An item exceeds a limit; nothing of its batch was written.
     #[error("item {position} of the batch, id {id:?}: its {field} {problem}")]
     Item {
-        /// Place in the batch, from 0.
+        /// Its position in the batch, from 0.
         position: usize,
         /// The item's id, cut to 64 characters.
         id: String,
-        /// Which field.
+        /// The name of the field.
         field: &'static str,
         /// What is wrong with it.
         problem: String,
     },
-    /// An id occurs twice in one batch; nothing of it was written.
+    /// An id occurs twice in one batch; nothing was written.
     #[error("id {id:?} occurs twice in the batch, at {first} and at {second}")]
     Duplicate {
         /// The id.
         id: String,
-        /// Place of its first occurrence, from 0.
+        /// The position of its first occurrence, from 0.
         first: usize,
-        /// Place of its second occurrence.
+        /// The position of its second occurrence, from 0.
         second: usize,
     },
-    /// Too many items or ids at once.
+    /// There are too many items or ids in one batch.
     #[error("the batch has {found} entries; at most {max} are taken at once")]
     Batch {
-        /// Entries in the batch.
+        /// Number of entries in the batch.
         found: usize,
-        /// Most that are allowed.
+        /// The highest allowed number.
         max: usize,
     },
     /// No index can be built of these items.
@@ -175,18 +175,18 @@ pub enum GalleryError {
         /// Dimension of the gallery.
         expected: usize,
     },
-    /// `k` is out of bounds.
+    /// `k` is out of range.
     #[error("{found} neighbours were asked for; it must be 1 to {max}")]
     Neighbours {
         /// The `k` of the request.
         found: usize,
-        /// Largest allowed.
+        /// The highest allowed value.
         max: usize,
     },
 }
 
 impl GalleryError {
-    /// What the database answered while it was, for example, to `read` the file at `path`.
+    /// Converts an error of the database that occurred while `doing` something with the file at `path`.
     pub(super) fn from_sqlite(path: &Path, doing: &'static str, error: rusqlite::Error) -> Self {
         let path = path.to_path_buf();
         match error.sqlite_error_code() {
@@ -195,7 +195,7 @@ impl GalleryError {
                 what: "it is not a SQLite file".to_owned(),
             },
             Some(ErrorCode::DiskFull) => Self::Full { path },
-            // Without a code the row was read, but its columns are not what they should be.
+            // The row was read, but its columns do not have the expected types.
             Some(ErrorCode::DatabaseCorrupt) | None => Self::Damaged {
                 path,
                 what: error.to_string(),
@@ -208,7 +208,7 @@ impl GalleryError {
         }
     }
 
-    /// Why the path of a gallery leads to no file.
+    /// The error for a path that leads to no gallery file.
     pub(super) fn not_found(path: &Path, source: io::Error) -> Self {
         let path = path.to_path_buf();
         if source.kind() == io::ErrorKind::NotFound {
@@ -222,7 +222,7 @@ impl GalleryError {
     }
 }
 
-/// Why one stored row cannot be read; the caller adds its place.
+/// The reason why a stored row cannot be read. The caller adds its position.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum BadRow {
     #[error("its metadata is not readable ({0})")]

@@ -1,4 +1,4 @@
-//! The format of the file: its tables, and how rows become items and back.
+//! The file format: its tables, and the conversion between rows and items.
 
 use std::path::Path;
 
@@ -8,13 +8,13 @@ use crate::error::{BadRow, GalleryError};
 use crate::item::{ContentSum, FieldHash, Hash, ItemHead};
 use matchpoint_vector::Embedding;
 
-/// Marks a `SQLite` file as a gallery: the letters `MPga`.
+/// The application id that marks a `SQLite` file as a gallery: the letters `MPga`.
 const APPLICATION_ID: i32 = 0x4d50_6761;
-/// Format of the file; another one is refused.
+/// The version of the format; other versions are refused.
 const FORMAT: i32 = 1;
-/// Three rows of 1,280 dimensions fill a page of this size, so little of the file is padding.
+/// The page size. Three rows with 1,280 dimensions fill such a page, so little of the file is padding.
 const PAGE_BYTES: i64 = 16 * 1024;
-/// The tables as they are created, and as they must be found again.
+/// The tables as they are created, and as they must be found when the file is opened.
 const TABLES: [(&str, &str); 2] = [
     (
         "gallery",
@@ -23,7 +23,7 @@ const TABLES: [(&str, &str); 2] = [
          model_fingerprint TEXT NOT NULL, dimension INTEGER NOT NULL, items INTEGER NOT NULL, \
          generation INTEGER NOT NULL, digest BLOB NOT NULL, checksum BLOB NOT NULL) STRICT",
     ),
-    // No index: ids are looked up in memory, so there is no second structure to go wrong.
+    // There is no index: ids are looked up in memory, so that no second structure can be inconsistent.
     (
         "items",
         "CREATE TABLE items (\
@@ -33,13 +33,13 @@ const TABLES: [(&str, &str); 2] = [
     ),
 ];
 
-/// The table of a gallery that keeps images: the bytes that an item was made from, by its number.
+/// The table of a gallery that stores images: the bytes that an item was made from, by row number.
 pub(super) const IMAGES: (&str, &str) = (
     "images",
     "CREATE TABLE images (number INTEGER PRIMARY KEY, bytes BLOB NOT NULL) STRICT",
 );
 
-/// What a gallery is, from its creation on.
+/// The properties of a gallery that never change after its creation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct About {
     pub(super) id: String,
@@ -47,7 +47,7 @@ pub(super) struct About {
     pub(super) dimension: usize,
 }
 
-/// What changes with every write.
+/// The properties that change with every write.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct GalleryState {
     pub(super) items: usize,
@@ -61,18 +61,18 @@ pub(super) struct NewRow {
     pub(super) head: ItemHead,
     pub(super) embedding: Embedding,
     pub(super) checksum: Hash,
-    /// What it was made from, to be kept if the gallery keeps images.
+    /// The image that it was made from, which is stored if the gallery stores images.
     pub(super) image: Option<Vec<u8>>,
 }
 
-/// A row that was read and agrees with its checksum.
+/// A row that was read and matches its checksum.
 pub(super) struct StoredRow {
     pub(super) head: ItemHead,
     pub(super) embedding: Embedding,
     pub(super) checksum: Hash,
 }
 
-/// Lays out an empty gallery in an empty file, and closes it.
+/// Creates the tables of an empty gallery in an empty file, and closes it.
 pub(super) fn write_empty(
     mut connection: Connection,
     about: &About,
@@ -101,8 +101,8 @@ pub(super) fn write_empty(
     connection.close().map_err(|(_, error)| error)
 }
 
-/// Refuses files that are not a gallery of this format with exactly our tables; returns whether
-/// images are kept.
+/// Refuses files that are not a gallery of this format with exactly these tables. Returns whether images are
+/// stored.
 pub(super) fn check_kind(connection: &Connection, path: &Path) -> Result<bool, GalleryError> {
     let sql_error = |error| GalleryError::from_sqlite(path, "open", error);
     let number = |pragma| connection.pragma_query_value(None, pragma, |row| row.get::<_, i64>(0));

@@ -1,5 +1,5 @@
-//! The approximate index: the base segment, and the delta of what was enrolled since. They propose;
-//! the view scores.
+//! The approximate index: the base segment, and the delta of items enrolled since it was built. Both only
+//! propose candidates; the view computes the scores.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -21,25 +21,25 @@ use matchpoint_vector::kernels::codes::CodeWidth;
 /// The base segment and the delta, which is everything that has been enrolled since the base was
 /// built.
 ///
-/// Items of the delta are compared with each query until they are linked into the delta graph:
-/// linking takes milliseconds, so no enrolment waits for it. Items are linked in the order of their
-/// slots, those before [`GalleryIndex::linked`].
+/// Items of the delta are compared with each query until they are linked into the delta graph. Linking takes
+/// milliseconds, so no enrolment waits for it. Items are linked in the order of their slots; those before
+/// [`GalleryIndex::linked`] are already linked.
 pub(super) struct GalleryIndex {
     pub(super) base: BaseSegment,
     delta: DeltaGraph,
     /// The first slot of the delta.
     first: usize,
-    /// The first slot that is not linked into the delta graph.
+    /// The first slot that is not yet linked into the delta graph.
     linked: AtomicUsize,
     /// Locked while a point is linked.
     linking: Mutex<()>,
-    /// The rows that match each of the latest filters.
+    /// The rows that match each of the last filters that were used.
     filters: Mutex<VecDeque<FilteredRows>>,
     params: IndexParams,
 }
 
-/// The rows of the base segment that match a filter. What is in a slot never changes, so this is valid as
-/// long as the index: for the state it was made from, and later ones.
+/// The rows of the base segment that match a filter. The content of a slot never changes, so this stays valid
+/// as long as the index exists, for the state from which it was computed and for later ones.
 #[derive(Clone)]
 struct FilteredRows {
     filter: ItemFilter,
@@ -47,17 +47,17 @@ struct FilteredRows {
     rows: Arc<Bits>,
 }
 
-/// What to search an index for.
+/// A query to an index.
 pub(super) struct IndexQuery<'a> {
     pub(super) query: &'a [f32],
     pub(super) k: usize,
-    /// Candidates to keep; the index's own number if that is more.
+    /// Number of candidates to keep; the index's own setting if that is higher.
     pub(super) ef: usize,
     /// The rows of the base segment that may be found.
     pub(super) allowed: &'a Bits,
 }
 
-/// Filters whose rows are cached: one bit for each item and filter.
+/// Number of filters whose rows are cached, with one bit for each item and filter.
 const FILTERS_KEPT: usize = 32;
 
 impl GalleryIndex {
@@ -78,12 +78,12 @@ impl GalleryIndex {
         self.params
     }
 
-    /// How fine the codes are that tell its items apart.
+    /// The number of bits of its codes.
     pub(super) fn width(&self) -> CodeWidth {
         self.base.width()
     }
 
-    /// Items that are compared one by one before the oldest of them are linked.
+    /// The number of items that are compared one by one before the oldest of them are linked.
     pub(super) fn unlinked_max(&self, dimension: usize) -> usize {
         self.params.scan_bytes / (dimension * self.width().bytes()).max(1)
     }
@@ -93,17 +93,17 @@ impl GalleryIndex {
         self.first
     }
 
-    /// The first slot that is not linked: from there on, items are to be compared one by one.
+    /// The first slot that is not linked. From there on, items have to be compared one by one.
     pub(super) fn linked(&self) -> usize {
         self.linked.load(Ordering::Acquire)
     }
 
-    /// Items ever linked into the delta graph, gone or not.
+    /// Number of items ever linked into the delta graph, including removed ones.
     pub(super) fn points(&self) -> usize {
         self.delta.points()
     }
 
-    /// Links the item in a slot; after that, all before it count as linked. Searches go on meanwhile.
+    /// Links the item in a slot; after that, all slots before it count as linked. Searches continue meanwhile.
     pub(super) fn link(&self, slot: usize, vector: &Vector) {
         let _one = self.linking.lock().unwrap_or_else(PoisonError::into_inner);
         if self.linked() <= slot {
@@ -144,8 +144,7 @@ impl GalleryIndex {
         rows
     }
 
-    /// Calls `take` with the slots and exact scores of rows of the base segment that are likely to be
-    /// the nearest.
+    /// Calls `take` with the slots and exact scores of rows of the base segment that are probably the nearest.
     pub(super) fn base_matches<'v>(
         &'v self,
         asked: &IndexQuery<'_>,
@@ -161,7 +160,7 @@ impl GalleryIndex {
         self.base.nearest(&search, vector_of, take)
     }
 
-    /// Slots before `linked` that are likely to hold the nearest of the `live` items of the delta.
+    /// Slots before `linked` that probably contain the nearest of the `live` items of the delta.
     pub(super) fn delta_candidates(
         &self,
         asked: &IndexQuery<'_>,
@@ -171,10 +170,10 @@ impl GalleryIndex {
         if self.delta.points() == 0 {
             return Vec::new();
         }
-        // The delta is at most a quarter of the whole, so fewer candidates give the same recall.
+        // The delta is at most a quarter of the gallery, so fewer candidates give the same recall.
         let ef = (self.ef(asked) / 2).max(2 * asked.k);
         let mut slots = self.delta.candidates(asked.query, ef, live);
-        // What has been linked since is compared one by one.
+        // Items that were linked meanwhile are compared one by one instead.
         slots.retain(|slot| *slot < linked);
         slots
     }
@@ -186,37 +185,37 @@ impl GalleryIndex {
 
 /// The graph of the delta. Points are only ever added; the caller drops those that are gone.
 ///
-/// Points are inserted one after the other, because parallel insertion links them differently
-/// each time. The same points in the same order give the same graph.
+/// Points are inserted one after the other, because parallel insertion would link them differently each time.
+/// So the same points in the same order give the same graph.
 struct DeltaGraph {
-    // A point holds one shared vector, not a copy of its components.
+    // A point contains a shared vector and not a copy of its components.
     hnsw: Hnsw<'static, Arc<[f32]>, Angle>,
 }
 
 impl DeltaGraph {
     fn new(params: IndexParams) -> Self {
-        /// The most that `hnsw_rs` allows; levels above the fifth stay empty in practice.
+        /// The highest number that `hnsw_rs` allows; in practice, levels above the fifth stay empty.
         const LAYERS: usize = 16;
-        /// A hint: it may become more.
+        /// The expected number of points, which may be exceeded.
         const POINTS: usize = 10_000;
         Self {
             hnsw: Hnsw::new(params.m, POINTS, LAYERS, params.ef_construction, Angle),
         }
     }
 
-    /// Adds a point; not to be called from two threads at once. Searches may go on meanwhile.
+    /// Adds a point. Two threads must not call this at once, but searches may run meanwhile.
     fn insert(&self, slot: usize, vector: Arc<[f32]>) {
         self.hnsw.insert_slice((&[vector], slot));
     }
 
-    /// Points ever added, gone or not.
+    /// Number of points ever added, including removed ones.
     fn points(&self) -> usize {
         self.hnsw.get_nb_point()
     }
 
-    /// Slots likely to hold the nearest of `live` items.
+    /// Slots that probably contain the nearest of `live` items.
     fn candidates(&self, query: &[f32], wanted: usize, live: usize) -> Vec<usize> {
-        // Points that are gone take places among the candidates: widen the search by their share.
+        // Removed points take places among the candidates, so the search is widened by their share.
         let ef = (wanted * self.points())
             .div_ceil(live.max(1))
             .min(4 * wanted);
@@ -237,7 +236,7 @@ impl Distance<Arc<[f32]>> for Angle {
         let (Some(a), Some(b)) = (a.first(), b.first()) else {
             return 2.0;
         };
-        // Rounding may take a cosine above one, and `hnsw_rs` asserts that no distance is negative.
+        // Rounding may give a cosine above one, but `hnsw_rs` asserts that no distance is negative.
         (1.0 - kernels::dot(a, b)).clamp(0.0, 2.0)
     }
 }

@@ -1,11 +1,11 @@
-//! Which file it is that a path leads to.
+//! Identifies the file that a path leads to.
 
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-/// A file by its device and inode number: another file of the same name has others.
+/// A file identified by device and inode number, which differ for another file with the same name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct FileIdentity {
     device: u64,

@@ -1,4 +1,4 @@
-//! The images that items were made from, if a gallery keeps them.
+//! The images that items were made from, if a gallery stores them.
 //!
 //! They are in the same file as the items, are written and removed in the same transactions, and are
 //! compared with the item's `source_sha256` whenever they are read.
@@ -16,10 +16,10 @@ use crate::format::{check_kind, read_state};
 use crate::item::Hash;
 
 impl Gallery {
-    /// Keeps the images of items that are enrolled from now on. Earlier items stay without one.
+    /// Stores the images of items that are enrolled from now on. Earlier items stay without an image.
     ///
     /// # Errors
-    /// The handle is for reading only, or the disk.
+    /// Returns an error if the handle is for reading only or the disk fails.
     pub fn keep_images(&self) -> Result<(), GalleryError> {
         let mut writer = self.writer()?;
         self.writable(&mut writer)?.store.keep_images()?;
@@ -33,11 +33,11 @@ impl Gallery {
         self.keeps_images.load(Ordering::Relaxed)
     }
 
-    /// The image that the item of this id was made from; `None` if it is not kept, or there is no
-    /// such item.
+    /// The image that the item with this id was made from; `None` if it is not stored, or if there is no such
+    /// item.
     ///
     /// # Errors
-    /// [`GalleryError::Damaged`] if it is not the one that was enrolled.
+    /// Returns [`GalleryError::Damaged`] if it is not the image that was enrolled.
     pub fn image(&self, id: &str) -> Result<Option<Vec<u8>>, GalleryError> {
         if !self.keeps_images() {
             return Ok(None);
@@ -54,7 +54,7 @@ impl Gallery {
     /// Whether the image of this item is kept. Does not read it.
     ///
     /// # Errors
-    /// The handle is for reading only, or the disk.
+    /// Returns an error if the handle is for reading only or the disk fails.
     pub fn has_image(&self, id: &str) -> Result<bool, GalleryError> {
         let place = self.item_table().find(id).map(|place| place.row);
         match place.filter(|_| self.keeps_images()) {
@@ -67,8 +67,8 @@ impl Gallery {
     }
 }
 
-/// The images that a gallery keeps, read from its file without its items: takes no lock, and works
-/// beside a writer.
+/// The images that a gallery stores, read from its file without reading its items. It takes no lock, and can be
+/// used while another process writes.
 #[derive(Debug)]
 pub struct KeptImages {
     connection: Connection,
@@ -76,7 +76,7 @@ pub struct KeptImages {
     gallery_id: String,
 }
 
-/// An item whose image is kept.
+/// An item whose image is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeptItem {
     /// The number of its row.
@@ -88,10 +88,10 @@ pub struct KeptItem {
 }
 
 impl KeptImages {
-    /// Opens the images of a gallery; `None` if it keeps none.
+    /// Opens the images of a gallery; `None` if it stores none.
     ///
     /// # Errors
-    /// There is no gallery, it is damaged, or the disk.
+    /// Returns an error if there is no gallery, if it is damaged, or if the disk fails.
     pub fn open(gallery: &Path) -> Result<Option<Self>, GalleryError> {
         let path = gallery
             .canonicalize()
@@ -115,10 +115,10 @@ impl KeptImages {
         &self.gallery_id
     }
 
-    /// The items whose images are kept, in the order in which they were first enrolled.
+    /// The items whose images are stored, in the order in which they were first enrolled.
     ///
     /// # Errors
-    /// The file is damaged, or the disk.
+    /// Returns an error if the file is damaged or the disk fails.
     pub fn items(&self) -> Result<Vec<KeptItem>, GalleryError> {
         let query = "SELECT number, items.id, items.label \
              FROM images JOIN items USING (number) ORDER BY number";
@@ -138,7 +138,7 @@ impl KeptImages {
     /// The image of an item; `None` if it was removed meanwhile.
     ///
     /// # Errors
-    /// [`GalleryError::Damaged`] if it is not the one that was enrolled, or the disk.
+    /// Returns [`GalleryError::Damaged`] if it is not the image that was enrolled, or an error of the disk.
     pub fn read(&self, item: &KeptItem) -> Result<Option<Vec<u8>>, GalleryError> {
         read_image(&self.connection, &self.path, item.number, &item.id)
     }
@@ -156,7 +156,7 @@ fn read_image(
     let read = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?));
     let found = connection.query_row(query, [number], read).optional();
     let found = found.map_err(|error| GalleryError::from_sqlite(path, "read", error))?;
-    // Another item with this number, or none: it was removed meanwhile.
+    // If there is another item with this number, or none, the item was removed meanwhile.
     let Some((_, source, bytes)) = found.filter(|(found, ..): &ImageRow| found == id) else {
         return Ok(None);
     };
@@ -164,11 +164,11 @@ fn read_image(
     Ok(Some(bytes))
 }
 
-/// Compares every image that a gallery keeps with the hash in its item, and returns their number.
-/// Works beside a writer.
+/// Compares every stored image with the hash in its item, and returns the number of images. It can run while
+/// another process writes.
 ///
 /// # Errors
-/// [`GalleryError::Damaged`] if one differs, or belongs to no item.
+/// Returns [`GalleryError::Damaged`] if an image differs or belongs to no item.
 pub fn check_images(gallery: &Path) -> Result<usize, GalleryError> {
     let sql_error = |error| GalleryError::from_sqlite(gallery, "read", error);
     let connection = connect_to_read(gallery).map_err(sql_error)?;

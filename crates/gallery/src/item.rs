@@ -1,4 +1,4 @@
-//! One enrolled image: its limits, its checksum, and the digest of many.
+//! An enrolled image: its limits, its checksum, and the digest of many items.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -8,19 +8,20 @@ use sha2::{Digest, Sha256};
 use crate::error::GalleryError;
 use matchpoint_vector::Embedding;
 
-/// Longest id, in bytes. Ids are kept in memory and repeated in every answer.
+/// The highest length of an id in bytes. Ids are kept in memory and repeated in every answer.
 pub const ID_BYTES_MAX: usize = 512;
-/// Longest label, in bytes, for the same reason.
+/// The highest length of a label in bytes, for the same reason.
 pub const LABEL_BYTES_MAX: usize = 512;
-/// Most metadata entries of one item. Metadata describes an image; it is not a document store.
+/// The highest number of metadata entries of an item. Metadata describes an image and does not replace a
+/// document store.
 pub const METADATA_ENTRIES_MAX: usize = 64;
-/// Most bytes of one item's metadata, keys and values together. A thousand matches with full
-/// metadata are then 16 MiB, which one answer can still carry.
+/// The highest number of bytes of an item's metadata, keys and values together. With it, a thousand matches
+/// have at most 16 MiB of metadata, which fits in one answer.
 pub const METADATA_BYTES_MAX: usize = 16 * 1024;
-/// Most items or ids in one batch: 50 MiB at 1,280 dimensions, all in memory and in one
+/// The highest number of items or ids in a batch: 50 MiB with 1,280 dimensions, all in memory and in one
 /// transaction.
 pub const BATCH_MAX: usize = 10_000;
-/// Largest dimension, up to which the tolerance of [`Embedding`] is proven.
+/// The highest dimension, up to which the tolerance of [`Embedding`] is proven.
 pub const DIMENSION_MAX: usize = 4096;
 
 /// A SHA-256.
@@ -29,35 +30,35 @@ pub(super) type Hash = [u8; 32];
 /// An item to enrol.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Item {
-    /// The caller's name for it, unique in the gallery. 1 to [`ID_BYTES_MAX`] bytes.
+    /// The caller's id, unique in the gallery: 1 to [`ID_BYTES_MAX`] bytes.
     pub id: String,
-    /// The identity or class: what "the same" means. 1 to [`LABEL_BYTES_MAX`] bytes.
+    /// The identity or class that it shows: 1 to [`LABEL_BYTES_MAX`] bytes.
     pub label: String,
-    /// Free text by name, returned with every match.
+    /// Free text by key, which is returned with every match.
     pub metadata: BTreeMap<String, String>,
-    /// What is compared.
+    /// The vector that is compared.
     pub embedding: Embedding,
-    /// SHA-256 of the image bytes it was made from, if known.
+    /// SHA-256 of the image that it was made from, if known.
     pub source_sha256: Option<[u8; 32]>,
-    /// Those bytes, kept if the gallery keeps images.
+    /// The bytes of that image, which are stored if the gallery stores images.
     pub image: Option<Vec<u8>>,
 }
 
 /// An enrolled item without its embedding.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ItemHead {
-    /// The caller's name for it.
+    /// The caller's id.
     pub id: String,
-    /// The identity or class.
+    /// The identity or class that it shows.
     pub label: String,
-    /// Free text by name.
+    /// Free text by key.
     pub metadata: BTreeMap<String, String>,
-    /// SHA-256 of the image bytes it was made from, if known.
+    /// SHA-256 of the image that it was made from, if known.
     pub source_sha256: Option<[u8; 32]>,
 }
 
 impl Item {
-    /// Checks everything a caller can get wrong; `position` is its place in the batch.
+    /// Checks everything that a caller can get wrong; `position` is its position in the batch.
     pub(super) fn check(&self, position: usize, dimension: usize) -> Result<(), GalleryError> {
         let refuse = |field, problem| GalleryError::Item {
             position,
@@ -104,7 +105,7 @@ impl Item {
         Ok(())
     }
 
-    /// Takes it apart into what is shown and what is compared.
+    /// Splits the item into the part that is shown and the embedding.
     pub(super) fn split(self) -> (ItemHead, Embedding) {
         let Self {
             id,
@@ -145,7 +146,7 @@ impl ItemHead {
     }
 }
 
-/// An embedding as stored: little-endian `f32`.
+/// The stored form of an embedding: little-endian `f32`.
 pub(super) fn embedding_bytes(values: &[f32]) -> Vec<u8> {
     values
         .iter()
@@ -153,7 +154,7 @@ pub(super) fn embedding_bytes(values: &[f32]) -> Vec<u8> {
         .collect()
 }
 
-/// Checks what a caller can get wrong in a batch of items.
+/// Checks everything that a caller can get wrong in a batch of items.
 pub(super) fn check_batch(items: &[Item], dimension: usize) -> Result<(), GalleryError> {
     if BATCH_MAX < items.len() {
         return Err(GalleryError::Batch {
@@ -175,7 +176,7 @@ pub(super) fn check_batch(items: &[Item], dimension: usize) -> Result<(), Galler
     Ok(())
 }
 
-/// What is wrong with an id or a label, if anything.
+/// The problem with an id or a label; `None` if it is valid.
 pub(super) fn name_problem(name: &str, bytes_max: usize) -> Option<String> {
     if name.is_empty() {
         return Some("is empty".to_owned());
@@ -191,11 +192,11 @@ pub(super) fn name_problem(name: &str, bytes_max: usize) -> Option<String> {
         .then(|| "contains a control character".to_owned())
 }
 
-/// SHA-256 over fields with their lengths, so that no two lists of fields read alike.
+/// SHA-256 over fields with their lengths, so that different lists of fields never give the same bytes.
 pub(super) struct FieldHash(Sha256);
 
 impl FieldHash {
-    /// `purpose` keeps hashes of different things apart.
+    /// `purpose` separates hashes of different kinds of things.
     pub(super) fn new(purpose: &str) -> Self {
         let mut hash = Self(Sha256::new());
         hash.field(purpose.as_bytes());
@@ -218,8 +219,8 @@ impl FieldHash {
 
 /// The digest of a set of items: the sum of their checksums modulo 2^256.
 ///
-/// A sum does not depend on the order, and one item can be added or taken away without the
-/// others. It detects damage and mistakes; it is no defence against someone who forges rows.
+/// A sum does not depend on the order, and one item can be added or removed without reading the others. It
+/// detects damage and mistakes, but does not protect against forged rows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct ContentSum([u64; 4]);
 

@@ -1,4 +1,4 @@
-//! Which items a gallery had at some moment, small enough to be stored with what was measured then.
+//! Records which items a gallery had at some moment, in a form small enough to be stored with a measurement.
 
 use std::collections::HashSet;
 
@@ -6,32 +6,32 @@ use sha2::{Digest as _, Sha256};
 
 use crate::item::Hash;
 
-/// Most items of a set that are stored one by one. Of a larger set a sample is stored, chosen by checksum:
-/// half, a quarter and so on. The share of a gallery that is known is then an estimate, whose standard
-/// error is below 0.004.
+/// The highest number of items that are stored one by one. For a larger set, a sample by checksum is stored: a
+/// half, a quarter and so on. The share of a gallery that is still present is then an estimate with a standard
+/// error below 0.004.
 pub const KEPT_MAX: usize = 32_768;
 
-/// What a list begins with. It ends with the SHA-256 of all before it.
+/// The first bytes of a stored set. It ends with the SHA-256 of everything before.
 const MAGIC: &[u8; 8] = b"mpitems2";
-/// The beginning of lists from before there was a checksum, otherwise the same.
+/// The first bytes of an older form without a checksum, which is otherwise the same.
 const MAGIC_BARE: &[u8; 8] = b"mpitems1";
 const HEAD_BYTES: usize = MAGIC.len() + 1 + 8;
 
-/// A set of items, identified by their checksums: an item whose id, label, metadata or embedding changed is
-/// another item.
+/// A set of items, identified by their checksums. An item whose id, label, metadata or embedding has changed
+/// counts as another item.
 ///
 /// A checksum is the first 64 bits of a SHA-256. Two items of a million share it with a probability of
 /// 3e-8.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ItemSet {
     items: u64,
-    /// A checksum is stored if it has at least this many leading zeros.
+    /// Only checksums with at least this many leading zeros are stored.
     zeros: u8,
     kept: HashSet<u64>,
 }
 
 impl ItemSet {
-    /// The set of the items with these checksums.
+    /// The set of items with these checksums.
     pub(super) fn of(checksums: impl Iterator<Item = Hash>) -> Self {
         let mut set = Self {
             items: 0,
@@ -53,13 +53,13 @@ impl ItemSet {
         set
     }
 
-    /// How many items it holds.
+    /// Number of items in the set.
     #[must_use]
     pub fn len(&self) -> u64 {
         self.items
     }
 
-    /// Whether it holds none.
+    /// Whether the set is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.items == 0
@@ -69,13 +69,13 @@ impl ItemSet {
         u32::from(self.zeros) <= short.leading_zeros()
     }
 
-    /// Whether it holds an item, as far as the sample shows.
+    /// Whether the set contains an item, as far as the stored sample shows.
     pub(super) fn keeps(&self, checksum: &Hash) -> bool {
         self.kept.contains(&shortened(checksum))
     }
 
-    /// Estimates how many of its items a gallery holds that holds `kept` of the stored ones: exact up to
-    /// [`KEPT_MAX`] items, and for none and all.
+    /// Estimates how many items of the set a gallery still has, if it has `kept` of the stored ones. The result
+    /// is exact for up to [`KEPT_MAX`] items, and if none or all are present.
     pub(super) fn scaled(&self, kept: u64) -> u64 {
         let of = self.kept.len() as u64;
         if of == 0 {
@@ -85,8 +85,8 @@ impl ItemSet {
         u64::try_from(scaled).unwrap_or(u64::MAX).min(self.items)
     }
 
-    /// As a file: what it is, the sampling, the number of items, the checksums in ascending order, and
-    /// a SHA-256 over all of that.
+    /// The stored form: the format, the sampling, the number of items, the checksums in ascending order, and a
+    /// SHA-256 over all of these.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut sorted: Vec<u64> = self.kept.iter().copied().collect();
@@ -100,10 +100,10 @@ impl ItemSet {
         bytes
     }
 
-    /// Reads what [`ItemSet::to_bytes`] wrote, also without a checksum as before.
+    /// Reads what [`ItemSet::to_bytes`] wrote, and also the older form without a checksum.
     ///
     /// # Errors
-    /// What is wrong with the bytes, in words.
+    /// Returns what is wrong with the bytes, as text.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, &'static str> {
         let content = match bytes.strip_prefix(MAGIC_BARE) {
             Some(_) => bytes,
@@ -134,7 +134,7 @@ impl ItemSet {
     }
 }
 
-/// A list without its checksum.
+/// Verifies the checksum, and returns the bytes without it.
 fn checked(bytes: &[u8]) -> Result<&[u8], &'static str> {
     if !bytes.starts_with(MAGIC) {
         return Err("it is no list of items");

@@ -1,4 +1,4 @@
-//! The writer's data: every item by id, and the blocks that views share.
+//! The data of the writer: every item by id, and the blocks that it shares with views.
 
 use std::borrow::Borrow;
 use std::cmp::Ordering;
@@ -16,11 +16,11 @@ use crate::item_set::ItemSet;
 use crate::mapped_vectors::Vector;
 use matchpoint_vector::kernels::codes::CodeWidth;
 
-/// Where an item is kept.
+/// The location of an item.
 pub(super) struct ItemLocation {
-    /// Its number in memory: newer items have higher ones, and none is used twice.
+    /// Its slot in memory. Newer items have higher slots, and no slot is used twice.
     pub(super) slot: usize,
-    /// Its number in the database.
+    /// The number of its row in the database.
     pub(super) row: i64,
     pub(super) checksum: Hash,
 }
@@ -28,7 +28,7 @@ pub(super) struct ItemLocation {
 /// An item as a key: ordered by its id, which is not stored twice.
 struct ById(Arc<ItemHead>);
 
-/// The current items. Blocks are shared with views and copied before they change.
+/// The current items. Blocks are shared with views, and copied before they are changed.
 #[derive(Default)]
 pub(super) struct ItemTable {
     places: BTreeMap<ById, ItemLocation>,
@@ -37,7 +37,7 @@ pub(super) struct ItemTable {
     pub(super) sum: ContentSum,
     /// The highest row number in use, or 0.
     pub(super) last_row: i64,
-    /// The items that these are compared with, and how many of them are still present.
+    /// The set of items that these are compared with, and the number of them that are still present.
     compared: Option<(Arc<ItemSet>, u64)>,
 }
 
@@ -54,7 +54,7 @@ impl ItemTable {
         self.labels.contains_key(label)
     }
 
-    /// From now on counts how many items are also in `set`.
+    /// From now on, counts how many items are also in `set`.
     pub(super) fn compare_with(&mut self, set: Option<Arc<ItemSet>>) {
         self.compared = set.map(|set| {
             let places = self.places.values();
@@ -63,7 +63,7 @@ impl ItemTable {
         });
     }
 
-    /// The items compared with, and how many of them are still present, unchanged.
+    /// The set that is compared with, and the number of its items that are still present unchanged.
     pub(super) fn in_common(&self) -> Option<(Arc<ItemSet>, u64)> {
         let (set, kept) = self.compared.as_ref()?;
         Some((Arc::clone(set), set.scaled(*kept)))
@@ -100,7 +100,7 @@ impl ItemTable {
         following.filter_map(|(_, place)| Some((self.slot(place.slot)?, &place.checksum)))
     }
 
-    /// What a base segment is built from, in order of id.
+    /// The input for building a base segment, in order of id.
     pub(super) fn base_items(&self) -> Vec<BaseItem> {
         let items = self.places.values().filter_map(|place| {
             Some(BaseItem {
@@ -137,7 +137,7 @@ impl ItemTable {
         slot
     }
 
-    /// Takes an item in, but for its id.
+    /// Adds an item without its id.
     fn take_in(
         &mut self,
         head: ItemHead,
@@ -170,7 +170,8 @@ impl ItemTable {
         (ById(head), place)
     }
 
-    /// Replaces the vector of the item in a slot, if it is still there: the same values, stored elsewhere.
+    /// Replaces the vector of the item in a slot, if the item still exists, by the same values stored
+    /// elsewhere.
     pub(super) fn move_vector(&mut self, slot: usize, vector: Vector) {
         let block = self.blocks.get_mut(slot / BLOCK_SLOTS);
         let there = |block: &&mut Arc<SlotBlock>| {
@@ -207,7 +208,7 @@ impl ItemTable {
             if let Some(slot) = slots.get_mut(place.slot % BLOCK_SLOTS) {
                 *slot = None;
             }
-            // A block that was full and is now empty needs no memory.
+            // A block that was full and is now empty needs no memory any more.
             if slots.len() == BLOCK_SLOTS && slots.iter().all(Option::is_none) {
                 *block = Arc::default();
             }
@@ -244,7 +245,7 @@ impl ItemTable {
         number
     }
 
-    /// Makes codes for the full blocks from the one of a slot on that have none.
+    /// Encodes all full blocks without codes, starting with the block of a slot.
     pub(super) fn encode_from(&mut self, first: usize, dimension: usize, width: CodeWidth) {
         for block in self.blocks.iter_mut().skip(first / BLOCK_SLOTS) {
             if block.slots.len() == BLOCK_SLOTS && block.codes.is_none() {
@@ -258,7 +259,7 @@ impl ItemTable {
         }
     }
 
-    /// Drops the codes of blocks whose items are in a base segment: those before the one of a slot.
+    /// Drops the codes of the blocks before that of a slot, because their items are in a base segment.
     pub(super) fn drop_codes_before(&mut self, first: usize) {
         for block in self.blocks.iter_mut().take(first / BLOCK_SLOTS) {
             if block.codes.is_some() {
@@ -268,7 +269,8 @@ impl ItemTable {
     }
 }
 
-/// Items that are being read, and can be found by id once all of them are there: they are sorted once.
+/// Items that are being read. They can be found by id only after all of them were read, so that they are sorted
+/// once.
 #[derive(Default)]
 pub(super) struct ItemTableDraft {
     table: ItemTable,
@@ -276,7 +278,7 @@ pub(super) struct ItemTableDraft {
 }
 
 impl ItemTableDraft {
-    /// Takes an item in; returns its slot.
+    /// Adds an item; returns its slot.
     pub(super) fn put(
         &mut self,
         head: ItemHead,
@@ -298,7 +300,7 @@ impl ItemTableDraft {
     /// The table of all items.
     ///
     /// # Errors
-    /// The number of the first row whose id another row has.
+    /// Returns the number of the first row whose id another row also has.
     pub(super) fn finish(self) -> Result<ItemTable, i64> {
         let Self {
             mut table,
@@ -309,7 +311,7 @@ impl ItemTableDraft {
                          (other, there): &(ById, ItemLocation)| {
                 one.cmp(other).then(at.row.cmp(&there.row))
             };
-            // The pool that is there otherwise panics where the system starts no thread.
+            // The global pool would panic if the system cannot start a thread.
             match rayon::ThreadPoolBuilder::new().build() {
                 Ok(pool) => pool.install(|| places.par_sort_unstable_by(order)),
                 Err(_no_threads) => places.sort_unstable_by(order),

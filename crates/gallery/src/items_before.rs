@@ -1,5 +1,5 @@
-//! Where the items of a gallery are, by id, while others are merged into it: by 16 bytes each, since the ids of ten
-//! millions take a gigabyte.
+//! Finds the items of a gallery by id while others are merged into it. It needs only 16 bytes for each item,
+//! because the ids of ten million items would need a gigabyte.
 
 use std::collections::BTreeSet;
 use std::hash::{BuildHasher, RandomState};
@@ -8,8 +8,8 @@ use crate::error::GalleryError;
 use crate::item::Hash;
 use crate::rows::{ExaminedRow, RowSource};
 
-/// The rows of a gallery by a hash of their ids. The ids themselves are read from the gallery, whose rows keep them while
-/// items are merged into it.
+/// The rows of a gallery by a hash of their ids. The ids themselves are read from the gallery, whose rows stay
+/// in place during a merge.
 #[derive(Default)]
 pub(super) struct ItemsBefore {
     hashes: RandomState,
@@ -17,7 +17,7 @@ pub(super) struct ItemsBefore {
     rows: Vec<(u64, i64)>,
 }
 
-/// Where an item is stored, and what it is.
+/// The location of a stored item, and its checksum.
 pub(super) struct StoredAt {
     pub(super) number: i64,
     pub(super) checksum: Hash,
@@ -28,13 +28,13 @@ impl ItemsBefore {
         self.hashes.hash_one(id)
     }
 
-    /// These rows, with the hashes of their ids.
+    /// The same, with these rows and the hashes of their ids.
     pub(super) fn with(self, mut rows: Vec<(u64, i64)>) -> Self {
         rows.sort_unstable();
         Self { rows, ..self }
     }
 
-    /// The number of the first row whose id a row before it has.
+    /// The number of the first row whose id an earlier row also has.
     pub(super) fn repeated(&self, source: &RowSource<'_>) -> Result<Option<i64>, GalleryError> {
         let mut first: Option<i64> = None;
         for same in self.rows.chunk_by(|(one, _), (other, _)| one == other) {
@@ -59,7 +59,7 @@ impl ItemsBefore {
         let first = self.rows.partition_point(|(other, _)| *other < hash);
         let from = self.rows.iter().skip(first);
         for (_, number) in from.take_while(|(other, _)| *other == hash) {
-            // Ids may differ and have the same hash.
+            // Different ids can have the same hash.
             let row = id_at(source, *number)?.filter(|row| row.found == id);
             if let Some(row) = row {
                 return Ok(Some(StoredAt {

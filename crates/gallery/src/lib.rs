@@ -1,13 +1,13 @@
-//! Durable items and exact-scored search.
+//! Stores items durably, and searches them with exact scores.
 //!
-//! Items live in one `SQLite` file and, all of them, in memory. A write is durable when it is
-//! acknowledged. Opening reads every item and compares it with its checksum, and all of them with
-//! a digest that each write updates in the same transaction, so that a changed, lost or foreign
-//! row is found. Searches run on an immutable [`GalleryView`] and wait for no writer.
+//! Items are stored in one `SQLite` file, and all of them are also in memory. A write is durable when it is
+//! acknowledged. Opening reads every item and compares it with its checksum. It also compares all items with a
+//! digest that each write updates in the same transaction, so that a changed, lost or foreign row is found.
+//! Searches run on an immutable [`GalleryView`] and never wait for a writer.
 //!
-//! One kind of damage cannot be detected: after a crash, the last writes are in the log beside the file
-//! (`-wal`) until the next opening. `SQLite` takes damage in the log for a write that the crash cut off,
-//! and drops that write and those after it.
+//! One kind of damage cannot be detected. After a crash, the last writes are in the log next to the file
+//! (`-wal`) until the next opening. `SQLite` treats damage in the log like a write that the crash cut off, and
+//! drops that write and all later ones.
 //!
 //! ```
 //! use matchpoint_gallery::item::Item;
@@ -94,28 +94,28 @@ use crate::view::GalleryView;
 
 pub use images::{KeptImages, KeptItem, check_images};
 
-/// What a handle may do.
+/// The access that a handle has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
-    /// Search and read the items that were there at opening. Works beside a writer.
+    /// Searches and reads the items that existed at opening. It can be used while another process writes.
     ReadOnly,
-    /// Write as well. One at a time.
+    /// Writes as well. Only one such handle can exist at a time.
     ReadWrite,
 }
 
-/// What an upsert did with an item.
+/// The effect of an upsert on an item.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Upserted {
     /// Its id was new.
     Inserted,
-    /// It took the place of an item with the same id.
+    /// It replaced an item with the same id.
     Replaced,
 }
 
 /// An open gallery. Writes wait for each other; searches never wait.
 pub struct Gallery {
     path: PathBuf,
-    /// The file's identity for the system.
+    /// The identity of the file in the file system.
     identity: FileIdentity,
     about: About,
     params: IndexParams,
@@ -127,10 +127,10 @@ pub struct Gallery {
     building: Mutex<()>,
 }
 
-/// The means to write, absent from a handle for reading.
+/// The parts needed for writing; a handle for reading has none.
 struct GalleryWriter {
     store: ItemStore,
-    // After the store, so that the file is closed before another may open it.
+    // Declared after the store, so that the file is closed before another process can open it.
     _lock: WriterLock,
 }
 
@@ -148,8 +148,8 @@ impl Gallery {
     /// parameters.
     ///
     /// # Errors
-    /// Refuses a path where a file or a log of one exists, a `dimension` outside 1 to
-    /// [`DIMENSION_MAX`], and an empty or overlong `model_fingerprint` or `gallery_id`.
+    /// Returns an error if a file or its log exists at the path, if `dimension` is outside 1 to
+    /// [`DIMENSION_MAX`], or if `model_fingerprint` or `gallery_id` is empty or too long.
     pub fn create(
         path: &Path,
         dimension: usize,
@@ -193,15 +193,15 @@ impl Gallery {
         )
     }
 
-    /// Opens a gallery and verifies every item. If `params` ask for an index, it is taken from
-    /// its file, or built, in order of id, and the file written.
+    /// Opens a gallery and verifies every item. If `params` ask for an index, it is read from its file;
+    /// otherwise it is built in order of id, and its file is written.
     ///
     /// # Errors
-    /// [`GalleryError::Damaged`] if anything differs from what was acknowledged, and
-    /// [`GalleryError::InUse`] for a second writer.
+    /// Returns [`GalleryError::Damaged`] if anything differs from what was acknowledged, and
+    /// [`GalleryError::InUse`] if another writer exists.
     pub fn open(path: &Path, access: Access, params: IndexParams) -> Result<Self, GalleryError> {
         params.check()?;
-        // Through links, so that two names of one file share one lock.
+        // Resolves links, so that two names of one file share one lock.
         let path = path
             .canonicalize()
             .map_err(|source| GalleryError::not_found(path, source))?;
@@ -215,18 +215,18 @@ impl Gallery {
         Self::open_locked(path, lock, params, otherwise)
     }
 
-    /// Opens a gallery for reading, with the index that is stored in its file, and verifies both against
-    /// each other: builds none, and fails if that would be necessary.
+    /// Opens a gallery for reading with the stored index, and verifies both. It builds no index, and fails if
+    /// that would be necessary.
     ///
     /// # Errors
-    /// As [`Gallery::open`], or [`GalleryError::IndexFile`] if the index is missing, damaged, of other items or
-    /// parameters, or outgrown.
+    /// Returns the errors of [`Gallery::open`], and [`GalleryError::IndexFile`] if the index is missing,
+    /// damaged, outgrown, or belongs to other items or parameters.
     pub fn open_with_its_index(path: &Path, params: IndexParams) -> Result<Self, GalleryError> {
         params.check()?;
         let path = path
             .canonicalize()
             .map_err(|source| GalleryError::not_found(path, source))?;
-        // Even if there are too few items for an index by the parameters.
+        // This holds even if the parameters say that there are too few items for an index.
         let params = IndexParams {
             graph_from_items: 0,
             ..params
@@ -234,7 +234,7 @@ impl Gallery {
         Self::open_locked(path, None, params, WithoutIndexFile::Refuse)
     }
 
-    /// Where the index of a gallery is kept, if it is.
+    /// The path of the file with a gallery's index, which need not exist.
     #[must_use]
     pub fn index_file(gallery: &Path) -> PathBuf {
         paths::index_file(gallery)
@@ -267,7 +267,7 @@ impl Gallery {
         })
     }
 
-    /// The gallery's own name, given at creation.
+    /// The id that the gallery got at creation.
     #[must_use]
     pub fn id(&self) -> &str {
         &self.about.id
@@ -291,11 +291,11 @@ impl Gallery {
         self.current.load_full()
     }
 
-    /// From now on every state counts how many items of `set` are present, unchanged
-    /// ([`GalleryView::in_common_with`]); `None` ends that.
+    /// From now on, every state counts how many items of `set` are present unchanged
+    /// ([`GalleryView::in_common_with`]); `None` ends this.
     ///
     /// # Errors
-    /// An earlier write failed, so that the state of the items is unknown.
+    /// Returns an error if an earlier write failed, so that the state of the items is not known.
     pub fn compare_with(&self, set: Option<Arc<ItemSet>>) -> Result<(), GalleryError> {
         let _no_write = self.writer()?;
         let mut items = self
@@ -340,7 +340,7 @@ impl Gallery {
         self.item_table().has_label(label)
     }
 
-    /// How nearest items are found now; see [`GalleryView::index_description`].
+    /// The present method of finding the nearest items; see [`GalleryView::index_description`].
     #[must_use]
     pub fn index_description(&self) -> String {
         self.current.load().index_description()
@@ -366,24 +366,24 @@ impl Gallery {
 
     /// At most `limit` items in order of id, starting after `after_id`.
     ///
-    /// A caller that continues with the last id of each page sees every item once that is present all the
-    /// time, whatever else is written.
+    /// If a caller continues with the last id of each page, it sees every item that exists all the time exactly
+    /// once, whatever else is written.
     #[must_use]
     pub fn list(&self, after_id: Option<&str>, limit: usize) -> Vec<Arc<ItemHead>> {
         self.item_table().page(after_id, limit)
     }
 
-    /// Enrols items, or replaces those of the same id: all of them or none. When it returns, they
-    /// are on the disk and in every later view. The answers are in the order of `items`.
+    /// Enrols items, or replaces those with the same id: all of them or none. When it returns, they are on the
+    /// disk and in every later view. The results are in the order of `items`.
     ///
     /// # Errors
-    /// Refuses the whole batch if one item breaks a limit or an id occurs twice.
+    /// Returns an error, and writes nothing, if one item exceeds a limit or an id occurs twice.
     pub fn upsert(&self, items: Vec<Item>) -> Result<Vec<Upserted>, GalleryError> {
         check_batch(&items, self.about.dimension)?;
         if items.is_empty() {
             return Ok(Vec::new());
         }
-        // Hashing is done before the lock is taken.
+        // Hashes are computed before the lock is taken.
         let mut rows: Vec<NewRow> = items.into_iter().map(new_row).collect();
         let mut guard = self.writer()?;
         let writer = self.writable(&mut guard)?;
@@ -410,17 +410,17 @@ impl Gallery {
         }
         self.check_place()?;
         writer.store.write(&rows, &[], state)?;
-        // If the file was deleted, what is written to it will be lost with this process.
+        // If the file was deleted, anything written to it would be lost with this process.
         self.check_place()?;
         self.apply(rows, &[], state.generation);
         Ok(outcomes)
     }
 
-    /// Removes the items of these ids, all in one transaction, and returns for each whether it existed.
-    /// What is removed is also overwritten in the file, at the latest when it is closed.
+    /// Removes the items with these ids in one transaction, and returns for each whether it existed. Removed
+    /// data are also overwritten in the file, at the latest when it is closed.
     ///
     /// # Errors
-    /// Refuses more than [`BATCH_MAX`] ids at once.
+    /// Returns an error for more than [`BATCH_MAX`] ids at once.
     pub fn delete(&self, ids: &[String]) -> Result<Vec<bool>, GalleryError> {
         if BATCH_MAX < ids.len() {
             return Err(GalleryError::Batch {
@@ -456,10 +456,10 @@ impl Gallery {
         Ok(outcomes)
     }
 
-    /// Rewrites the items, and the index, without what was removed. Searches go on meanwhile.
+    /// Rewrites the file of the items and that of the index without removed data. Searches continue meanwhile.
     ///
     /// # Errors
-    /// The handle is for reading only, or the disk fails: nothing is lost then.
+    /// Returns an error if the handle is for reading only or the disk fails. Nothing is lost then.
     pub fn compact(&self) -> Result<(), GalleryError> {
         let mut writer = self.writer()?;
         self.writable(&mut writer)?.store.compact()?;
@@ -468,7 +468,7 @@ impl Gallery {
     }
 
     fn writer(&self) -> Result<MutexGuard<'_, Option<GalleryWriter>>, GalleryError> {
-        // Poisoned: a write may be on the disk but not in memory.
+        // The lock is poisoned, so a write may be on the disk but not in memory.
         let unusable = |_poisoned| GalleryError::Unusable {
             path: self.path.clone(),
         };
@@ -500,7 +500,7 @@ impl Gallery {
         }
     }
 
-    /// Makes visible what has been written to the disk.
+    /// Makes visible what was written to the disk.
     fn apply(&self, rows: Vec<NewRow>, removed: &[String], generation: u64) {
         let index = self.current.load().index.clone();
         let mut item_table = self
@@ -535,7 +535,7 @@ impl Gallery {
     }
 }
 
-/// A copy of the rows without some.
+/// A copy of the set of rows without some of them.
 fn without(live: &Arc<Bits>, gone: impl Iterator<Item = usize>) -> Arc<Bits> {
     let mut live = Arc::clone(live);
     for row in gone {
@@ -544,11 +544,11 @@ fn without(live: &Arc<Bits>, gone: impl Iterator<Item = usize>) -> Arc<Bits> {
     live
 }
 
-/// Writes a copy of a gallery's items, as they are at one moment, to a new file. Works beside a writer,
-/// also one in another process.
+/// Writes a copy of a gallery's items, as of one moment, to a new file. It can run while this or another
+/// process writes.
 ///
 /// # Errors
-/// There is no gallery, it is damaged, or the disk.
+/// Returns an error if there is no gallery, if it is damaged, or if the disk fails.
 pub fn copy_items(gallery: &Path, to: &Path) -> Result<(), GalleryError> {
     let gallery = gallery
         .canonicalize()

@@ -1,4 +1,4 @@
-//! Reading a gallery: every item, and the index from its file or rebuilt.
+//! Reads a gallery: every item, and the index, which is read from its file or rebuilt.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -15,11 +15,10 @@ use crate::paths::{index_file, unfinished_index};
 use crate::store::ItemStore;
 use crate::view::LiveIndex;
 
-/// How many times longer it takes to link an item into the delta graph than to build it into a base
-/// segment.
+/// Linking an item into the delta graph takes this many times longer than building it into a base segment.
 const JOINING_COST: usize = 13;
 
-/// What a gallery holds when it is opened.
+/// The content of a gallery when it is opened.
 pub(super) struct LoadedGallery {
     pub(super) items: ItemTable,
     pub(super) state: GalleryState,
@@ -27,18 +26,18 @@ pub(super) struct LoadedGallery {
     pub(super) index: Option<LiveIndex>,
 }
 
-/// What to do if the index's file is missing, wrong or outgrown.
+/// What to do if the file of the index is missing, invalid or outgrown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum WithoutIndexFile {
-    /// It is built, and its file written.
+    /// Build the index and write its file.
     BuildAndWrite,
-    /// It is built in memory.
+    /// Build the index in memory.
     Build,
-    /// Nothing is built; opening fails.
+    /// Build nothing, and fail to open.
     Refuse,
 }
 
-/// Reads and verifies every item, and takes the index from its file if that is valid and not outgrown.
+/// Reads and verifies every item, and reads the index from its file if that is valid and not outgrown.
 pub(super) fn load(
     store: &mut ItemStore,
     gallery: &Path,
@@ -49,7 +48,7 @@ pub(super) fn load(
     let file = index_file(gallery);
     let writable = otherwise == WithoutIndexFile::BuildAndWrite;
     if writable {
-        // The remains of an index that was being written at a crash; there may be none.
+        // Removes the incomplete index that a crash may have left.
         drop(std::fs::remove_file(unfinished_index(&file)));
     }
     let refused = |what: String| GalleryError::IndexFile {
@@ -102,27 +101,27 @@ pub(super) fn load(
     })
 }
 
-/// All items, and how an index that was stored fits them.
+/// All items, and how well a stored index fits them.
 struct LoadedItems {
     items: ItemTable,
     state: GalleryState,
-    /// Where the items of the index's rows are.
+    /// The slots of the items in the index's rows.
     slots: BaseSlots,
     /// The first slot of the delta.
     first: usize,
-    /// Whether an item has another vector in the index.
+    /// Whether an item has another vector than in the index.
     differs: bool,
 }
 
-/// Where the vector of an item is that was read.
+/// The location of a vector that was read.
 enum ReadVector {
-    /// In a row of the index.
+    /// In this row of the index.
     Stored(u32),
-    /// In memory: the index has none, or another one.
+    /// In memory, because the index has no vector or another one for the item.
     InMemory { vector: Vector, differs: bool },
 }
 
-/// Reads every item: first come those of the base segment, then the delta.
+/// Reads every item: first those of the base segment, then the delta.
 fn load_items(
     store: &mut ItemStore,
     stored: Option<&StoredBaseSegment>,
@@ -142,7 +141,7 @@ fn load_items(
     let mut items = ItemTableDraft::default();
     let mut slots = BaseSlots::none(stored.map_or(0, StoredBaseSegment::rows));
     let mut differs = false;
-    // Kept until the end, so that the delta has all slots from one on.
+    // These are added at the end, so that the delta has all slots from some slot on.
     let mut delta = Vec::new();
     let state = store.load(examine, |row| {
         let (head, vector) = row.found;
@@ -181,18 +180,18 @@ fn load_items(
     })
 }
 
-/// Whether a new base segment would take less time than linking the items that this one lacks, or too much
-/// of it was removed.
+/// Whether a new base segment would take less time than linking the items that this one lacks, or whether too
+/// many of its items were removed.
 fn is_outgrown(rows: usize, live: usize, items: usize) -> bool {
     rows < (items - live.min(items)) * JOINING_COST || live * 3 < rows * 2
 }
 
-/// The index is derived data: without its file, opening takes longer, but nothing is lost.
+/// The index is derived data. Without its file, opening takes longer but nothing is lost.
 fn warn_rebuilt(file: &Path, problem: &str) {
     tracing::warn!(file = %file.display(), problem, "the index is rebuilt");
 }
 
-/// Takes the vectors of the base segment from the map, and marks which rows are present.
+/// Uses the mapped vectors of the base segment, and marks which of its rows exist.
 pub(super) fn joined(
     index: Arc<GalleryIndex>,
     item_table: &mut ItemTable,

@@ -13,7 +13,8 @@ pub(super) struct WriterLock {
 }
 
 impl WriterLock {
-    /// Takes the lock file beside the database, or fails at once and names the holder.
+    /// Takes the lock file next to the database. If another process has it, it fails immediately and names that
+    /// process.
     pub(super) fn take(path: &Path) -> Result<Self, GalleryError> {
         let lock_path = with_suffix(path, ".lock");
         let file_error = |source| {
@@ -25,7 +26,7 @@ impl WriterLock {
             }
         };
         let mut options = File::options();
-        // Not truncated: until we have the lock, the pid in it is another process's.
+        // The file is not truncated, because until the lock is taken its pid belongs to another process.
         options.read(true).write(true).create(true).truncate(false);
         let mut file = options.open(&lock_path).map_err(file_error)?;
         match file.try_lock() {
@@ -47,7 +48,7 @@ impl WriterLock {
         file.set_len(0).map_err(file_error)?;
         file.rewind().map_err(file_error)?;
         writeln!(file, "{}", std::process::id()).map_err(file_error)?;
-        // The file stays after the lock is released: removing it would race with the next writer.
+        // The file stays after the lock is released, because removing it would be a race with the next writer.
         Ok(Self { _file: file })
     }
 }

@@ -1,4 +1,4 @@
-//! Keeping the index in step with the items: linking, rebuilding, checking.
+//! Keeps the index up to date with the items: linking, rebuilding, checking.
 
 use std::sync::{Arc, PoisonError};
 
@@ -14,20 +14,20 @@ use crate::paths::index_file;
 use crate::store::ItemStore;
 use crate::view::GalleryView;
 
-/// From this many items on, a delta of a quarter of the base segment's size makes a rebuild due.
+/// From this number of items on, the index is rebuilt when the delta reaches a quarter of the base segment.
 const DELTA_MIN: usize = 1_000;
 
-/// From this many unlinked items on the index is rebuilt: for each item that is many times faster than
-/// linking it.
+/// From this number of unlinked items on, the index is rebuilt, because that takes far less time for each item
+/// than linking.
 const UNLINKED_TOO_MANY: usize = 8_192;
 
 impl Gallery {
-    /// Rebuilds the index from the current items: without removed points, and with or without a graph, as
-    /// the present number of items requires. Searches and writes go on meanwhile. Its file is written if
-    /// this handle may write.
+    /// Rebuilds the index from the current items, without removed points, and with or without a graph as the
+    /// present number of items requires. Searches and writes continue meanwhile. Its file is written if this
+    /// handle can write.
     ///
     /// # Errors
-    /// [`GalleryError::Unusable`] after an earlier failure.
+    /// Returns [`GalleryError::Unusable`] after an earlier failure.
     pub fn reindex(&self) -> Result<(), GalleryError> {
         let unusable = |_poisoned| GalleryError::Unusable {
             path: self.path.clone(),
@@ -42,7 +42,7 @@ impl Gallery {
         } else {
             let file = self.writer()?.is_some().then(|| index_file(&self.path));
             let build = || BaseSegment::build(&items, self.params, file.as_deref());
-            // Searches go on meanwhile: half of the cores are left to them.
+            // Half of the cores are left to searches, which continue meanwhile.
             let threads = std::thread::available_parallelism().map_or(1, |n| n.get().div_ceil(2));
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
             let base = pool.map_or_else(|_no_threads| build(), |pool| pool.install(build))?;
@@ -51,7 +51,7 @@ impl Gallery {
             Some(Arc::new(index))
         };
         drop(items);
-        // No writes until the new index is in place.
+        // Writes wait until the new index is in place.
         let _no_write = self.writer()?;
         let mut item_table = self
             .item_table
@@ -65,8 +65,8 @@ impl Gallery {
     }
 
     /// Whether [`Gallery::reindex`] would help: the number of items has crossed
-    /// [`crate::params::IndexParams::graph_from_items`] since opening, a third of the base segment was
-    /// removed, the delta is a quarter of its size, or too much of the delta is not linked.
+    /// [`crate::params::IndexParams::graph_from_items`] since opening, a third of the base segment was removed,
+    /// the delta has a quarter of its size, or too many items of the delta are not linked.
     #[must_use]
     pub fn reindex_is_due(&self) -> bool {
         let now = self.current.load();
@@ -86,8 +86,8 @@ impl Gallery {
                 && unlinked + UNLINKED_TOO_MANY <= waiting())
     }
 
-    /// Links at most `most` of the items that searches compare one by one, if there are many, and returns
-    /// how many are left to be linked. Searches and writes go on meanwhile.
+    /// Links at most `most` of the items that searches compare one by one, if there are many of them. Returns
+    /// how many still have to be linked. Searches and writes continue meanwhile.
     pub fn link(&self, most: usize) -> usize {
         let now = self.current.load_full();
         let Some((index, _)) = &now.index else {
@@ -96,10 +96,10 @@ impl Gallery {
         link(index, &now, most).saturating_sub(index.unlinked_max(now.dimension))
     }
 
-    /// Checks that the file is still where it was opened.
+    /// Checks that the file is still at its path.
     ///
     /// # Errors
-    /// [`GalleryError::Damaged`] if it was removed, moved or replaced.
+    /// Returns [`GalleryError::Damaged`] if it was removed, moved or replaced.
     pub fn check_place(&self) -> Result<(), GalleryError> {
         match FileIdentity::of(&self.path) {
             Ok(found) if found == self.identity => Ok(()),
@@ -112,11 +112,11 @@ impl Gallery {
         }
     }
 
-    /// Compares an item, as a search found it, with its checksum. An item that was replaced meanwhile
-    /// passes: its checksum is no longer known.
+    /// Compares an item that a search found with its checksum. An item that was replaced meanwhile passes,
+    /// because its checksum is no longer known.
     ///
     /// # Errors
-    /// [`GalleryError::Changed`] if it is no longer what was stored.
+    /// Returns [`GalleryError::Changed`] if the item differs from what was stored.
     pub fn check_item(&self, head: &Arc<ItemHead>, vector: &Vector) -> Result<(), GalleryError> {
         let stored = self.item_table().checksum_of(head);
         let is_whole = |sum| head.checksum(&embedding_bytes(vector)) == sum;
@@ -129,11 +129,11 @@ impl Gallery {
         })
     }
 
-    /// Reads at most `most` items from the disk, those after row `after`, and compares them with their
-    /// checksums. Returns the last row; `None` at the end, and if the file is busy.
+    /// Reads at most `most` items after row `after` from the disk, and compares them with their checksums.
+    /// Returns the last row; `None` at the end, and if the file is busy.
     ///
     /// # Errors
-    /// [`GalleryError::Damaged`] names the row that is no longer what was stored.
+    /// Returns [`GalleryError::Damaged`], which names the row, if one differs from what was stored.
     pub fn check_stored(&self, after: i64, most: usize) -> Result<Option<i64>, GalleryError> {
         match ItemStore::check_rows(&self.path, &self.about, after, most) {
             Err(error @ GalleryError::Damaged { .. }) => Err(error),
@@ -142,11 +142,11 @@ impl Gallery {
         }
     }
 
-    /// Computes the checksums of at most `most` items as searches see them, those after `after_id` in order
-    /// of id. Returns the last of them; `None` at the end.
+    /// Compares at most `most` items in memory with their checksums, in order of id after `after_id`. Returns
+    /// the last id; `None` at the end.
     ///
     /// # Errors
-    /// [`GalleryError::Changed`] names the item whose vector is no longer what was stored.
+    /// Returns [`GalleryError::Changed`], which names the item, if a vector differs from what was stored.
     pub fn check_items(
         &self,
         after_id: Option<&str>,
@@ -171,7 +171,7 @@ impl Gallery {
     }
 }
 
-/// Links what was enrolled while the index was built, unless more comes in than is linked.
+/// Links the items that were enrolled while the index was built, unless more arrive than are linked.
 fn catch_up(index: &GalleryIndex, now: impl Fn() -> Arc<GalleryView>) {
     let mut before = usize::MAX;
     loop {
@@ -185,7 +185,7 @@ fn catch_up(index: &GalleryIndex, now: impl Fn() -> Arc<GalleryView>) {
     }
 }
 
-/// Links the oldest unlinked items, and returns how many.
+/// Links the oldest unlinked items; returns their number.
 fn link(index: &GalleryIndex, now: &GalleryView, most: usize) -> usize {
     let waiting = now.slots_from(index.linked()).count();
     let linked = waiting

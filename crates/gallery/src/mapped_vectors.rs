@@ -1,4 +1,4 @@
-//! Where the stored vectors are: in memory, or in the mapped file of the index.
+//! The location of stored vectors: in memory, or in the mapped file of the index.
 
 use std::fmt;
 use std::ops::Deref;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use matchpoint_vector::kernels::map::Map;
 
-/// The stored embedding of an item, of unit length. Cheap to clone.
+/// The stored embedding of an item, of unit length. It is cheap to clone.
 #[derive(Clone)]
 pub struct Vector(VectorStorage);
 
@@ -25,7 +25,7 @@ impl Vector {
         Self(VectorStorage::Mapped(Arc::clone(vectors), row))
     }
 
-    /// The values in memory, read from the map if they are there.
+    /// The values in memory; they are read from the mapped file if necessary.
     #[must_use]
     pub fn to_shared(&self) -> Arc<[f32]> {
         match &self.0 {
@@ -34,7 +34,7 @@ impl Vector {
         }
     }
 
-    /// Whether it is read from the disk on use.
+    /// Whether it is read from the disk when it is used.
     pub(super) fn is_mapped(&self) -> bool {
         matches!(self.0, VectorStorage::Mapped(..))
     }
@@ -67,14 +67,14 @@ impl fmt::Debug for Vector {
 /// Rows of vectors in a mapped file.
 pub(super) struct MappedVectors {
     map: Arc<Map>,
-    /// Where they begin, in bytes.
+    /// The position of the first row, in bytes.
     from: usize,
     rows: u32,
     dimension: usize,
 }
 
 impl MappedVectors {
-    /// `None` if the file has fewer.
+    /// `None` if the file is too short for these rows.
     pub(super) fn new(map: &Arc<Map>, from: usize, rows: u32, dimension: usize) -> Option<Self> {
         let count = usize::try_from(rows).ok()?.checked_mul(dimension)?;
         map.floats(from, count)?;
@@ -86,7 +86,7 @@ impl MappedVectors {
         })
     }
 
-    /// Tells the system that rows will be read in any order.
+    /// Advises the operating system that rows will be read in random order.
     pub(super) fn expect_any_order(&self) {
         self.map.expect_any_order();
     }
@@ -97,7 +97,7 @@ impl MappedVectors {
         self.map.floats(self.from, count).unwrap_or_default()
     }
 
-    /// The values of a row; empty for a row that does not exist.
+    /// The values of a row; empty if the row does not exist.
     #[inline]
     pub(super) fn row(&self, row: u32) -> &[f32] {
         if self.rows <= row {

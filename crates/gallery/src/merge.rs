@@ -1,4 +1,4 @@
-//! Copies items of other galleries into one, row by row, all in one transaction, without an index; no
+//! Copies items of other galleries into one gallery, row by row in one transaction and without an index. No
 //! vector stays in memory.
 
 use std::ops::ControlFlow;
@@ -16,38 +16,38 @@ use crate::items_before::{ItemsBefore, StoredAt};
 use crate::lock::WriterLock;
 use crate::store::ItemStore;
 
-/// A gallery that items of others are being copied into. Until [`GalleryMerge::finish`], none of them is
-/// visible.
+/// A gallery into which items of others are being copied. None of them is visible before
+/// [`GalleryMerge::finish`].
 pub struct GalleryMerge {
     store: ItemStore,
-    /// Where the items are that were there before.
+    /// Finds the items that existed before.
     before: ItemsBefore,
     state: GalleryState,
     last_row: i64,
-    // After the store, so that the file is closed before another may open it.
+    // Declared after the store, so that the file is closed before another process can open it.
     _lock: WriterLock,
 }
 
-/// What was taken of one gallery.
+/// The items that were taken from one gallery.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TakenItems {
-    /// Those whose id was new.
+    /// Number of items whose id was new.
     pub inserted: usize,
-    /// Those that replaced another item with the same id.
+    /// Number of items that replaced another item with the same id.
     pub replaced: usize,
-    /// Those that already existed, identical in everything.
+    /// Number of items that already existed with identical content.
     pub unchanged: usize,
     sum: ContentSum,
 }
 
 impl TakenItems {
-    /// How many in all.
+    /// Number of all these items.
     #[must_use]
     pub fn items(&self) -> usize {
         self.inserted + self.replaced + self.unchanged
     }
 
-    /// Their digest, as a gallery of only these items would have: 64 hexadecimal digits.
+    /// The digest that a gallery with only these items would have: 64 hexadecimal digits.
     #[must_use]
     pub fn digest(&self) -> String {
         self.sum.to_string()
@@ -63,11 +63,11 @@ impl std::fmt::Debug for GalleryMerge {
 }
 
 impl GalleryMerge {
-    /// Begins with an empty gallery in a new file. If it is not finished, what is left is incomplete, and
-    /// its folder has to be removed.
+    /// Starts with an empty gallery in a new file. If the merge is not finished, an incomplete file is left,
+    /// and the caller has to remove its folder.
     ///
     /// # Errors
-    /// As [`Gallery::create`].
+    /// Returns the errors of [`Gallery::create`].
     pub fn create(
         path: &Path,
         dimension: usize,
@@ -82,18 +82,18 @@ impl GalleryMerge {
     /// The same, with the model and dimension of another gallery.
     ///
     /// # Errors
-    /// As [`Gallery::create`], or the other is no gallery.
+    /// Returns the errors of [`Gallery::create`], and an error if `other` is not a gallery.
     pub fn create_like(other: &Path, path: &Path, gallery_id: &str) -> Result<Self, GalleryError> {
         let like = ItemStore::open(other, false)?;
         let about = like.about();
         Self::create(path, about.dimension, &about.model_fingerprint, gallery_id)
     }
 
-    /// Begins with an existing gallery, and verifies it. It stays as it was until the merge is finished,
-    /// also after a crash.
+    /// Starts with an existing gallery, which is verified. It stays unchanged until the merge is finished, even
+    /// if the process crashes.
     ///
     /// # Errors
-    /// There is no gallery, it is damaged, or it is open for writing.
+    /// Returns an error if there is no gallery, if it is damaged, or if it is open for writing.
     pub fn into_existing(path: &Path) -> Result<Self, GalleryError> {
         Self::open(path, false)
     }
@@ -116,10 +116,10 @@ impl GalleryMerge {
         })
     }
 
-    /// Keeps the images of items that have one.
+    /// Stores the images of items that have one.
     ///
     /// # Errors
-    /// The disk failed.
+    /// Returns an error if the disk fails.
     pub fn keep_images(&mut self) -> Result<(), GalleryError> {
         self.store.keep_images()
     }
@@ -130,19 +130,20 @@ impl GalleryMerge {
         self.store.about().dimension
     }
 
-    /// The name of the gallery that is copied into.
+    /// The id of the gallery that is copied into.
     #[must_use]
     pub fn gallery_id(&self) -> &str {
         &self.store.about().id
     }
 
-    /// Takes items of another gallery, in order of id, with their images if both keep them. `choose` says
-    /// for each whether it is taken, or that nothing more should be read. Each row is compared with its
-    /// checksum, and each image with the hash of its item. Galleries that follow each other must have no id
-    /// in common; items that existed before are replaced.
+    /// Takes items of another gallery, in order of id, with their images if both store images. `choose` decides
+    /// for each whether it is taken, or whether to stop. Each row is compared with its checksum, and each image
+    /// with the hash in its item. Galleries that are taken one after the other must have no id in common; items
+    /// that existed before the merge are replaced.
     ///
     /// # Errors
-    /// The other gallery is damaged, or has another model or dimension, or the disk failed.
+    /// Returns an error if the other gallery is damaged or has another model or dimension, or if the disk
+    /// fails.
     pub fn take(
         &mut self,
         source: &Path,
@@ -162,11 +163,12 @@ impl GalleryMerge {
         }
         let sql_error = |error| GalleryError::from_sqlite(source, "read", error);
         let connection = &from.connection;
-        // Ids are sorted in memory: a folder for temporary files may be small, and its errors would name the gallery.
+        // Ids are sorted in memory, because a folder for temporary files may be small, and its errors would be
+        // reported for the gallery.
         connection
             .pragma_update(None, "temp_store", "MEMORY")
             .map_err(sql_error)?;
-        // All of it is read at one moment, even beside a writer.
+        // Everything is read as of one moment, even if another process writes.
         let _moment = connection.unchecked_transaction().map_err(sql_error)?;
         let mut in_order = connection
             .prepare("SELECT number FROM items ORDER BY id")
@@ -285,30 +287,31 @@ impl GalleryMerge {
         }
     }
 
-    /// Commits everything; returns what the gallery then holds.
+    /// Commits the merge; returns the content of the gallery after it.
     ///
     /// # Errors
-    /// The disk failed: nothing was merged.
+    /// Returns an error if the disk fails; nothing was merged then.
     pub fn finish(mut self) -> Result<MergedGallery, GalleryError> {
         self.store.commit(self.state)?;
         Ok(self.so_far())
     }
 }
 
-/// What a gallery holds after a merge.
+/// The content of a gallery after a merge.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MergedGallery {
     /// Number of its items.
     pub items: usize,
-    /// Digest of them: 64 hexadecimal digits.
+    /// The digest of its items: 64 hexadecimal digits.
     pub digest: String,
 }
 
 impl MergedGallery {
-    /// What a gallery holds, if it says that its digest is this one: all of it is verified then. Works beside a writer.
+    /// The content of a gallery if its recorded digest is this one, in which case all of it is verified; `None`
+    /// otherwise. It can run while another process writes.
     ///
     /// # Errors
-    /// There is no gallery, or it is damaged.
+    /// Returns an error if there is no gallery or it is damaged.
     pub fn with_digest(path: &Path, digest: &str) -> Result<Option<Self>, GalleryError> {
         let mut store = ItemStore::open(path, false)?;
         if store.state().digest.to_string() != digest {
@@ -323,7 +326,7 @@ impl MergedGallery {
     }
 }
 
-/// Verifies the items that there are; where they are, the last row, and the state.
+/// Verifies the existing items. Returns their locations, the last row, and the state.
 fn read_before(store: &mut ItemStore) -> Result<(ItemsBefore, i64, GalleryState), GalleryError> {
     let (before, mut rows, mut last_row) = (ItemsBefore::default(), Vec::new(), 0);
     let state = store.load(
@@ -340,7 +343,8 @@ fn read_before(store: &mut ItemStore) -> Result<(ItemsBefore, i64, GalleryState)
     Ok((before, last_row, state))
 }
 
-/// The digest of galleries together that have no item in common, of the digests of each; `None` if one is no digest.
+/// The digest of several galleries together that have no item in common, computed from their digests; `None` if
+/// one of these is not a digest.
 #[must_use]
 pub fn digest_together(digests: &[&str]) -> Option<String> {
     let mut sum = ContentSum::default();
@@ -350,7 +354,7 @@ pub fn digest_together(digests: &[&str]) -> Option<String> {
     Some(sum.to_string())
 }
 
-/// The image of an item of another gallery, as it was enrolled.
+/// The image of an item of another gallery, after comparing it with the item's hash.
 fn image_of(
     from: &ItemStore,
     path: &Path,

@@ -4,25 +4,24 @@ use std::fmt;
 
 use crate::error::GalleryError;
 
-/// How nearest items are found, fixed when a gallery is opened.
+/// The parameters of the search for the nearest items, which are fixed when a gallery is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IndexParams {
-    /// Number of items from which opening builds a graph; below, every search is an exact scan.
+    /// The number of items from which on a graph is built at opening. Below it, every search is an exact scan.
     pub graph_from_items: usize,
-    /// Links per item in the graph, doubled in the lowest layer. 2 to 128.
+    /// Number of links of an item in the graph, doubled on the lowest level; 2 to 128.
     pub m: usize,
-    /// Candidates kept while an item is linked. 1 to 4,096.
+    /// Number of candidates kept while an item is linked; 1 to 4,096.
     pub ef_construction: usize,
-    /// Candidates kept during a search, at least twice the number of neighbours wanted.
-    /// 1 to 4,096.
+    /// Number of candidates kept during a search, at least twice the number of neighbours to find; 1 to 4,096.
     pub ef_search: usize,
-    /// Bytes of codes of items outside the graph that a search compares one by one before the oldest
-    /// of them are linked into the delta graph. Affects the cost of a search, and hardly its results.
+    /// The number of bytes of codes outside the graph that a search compares one by one. Beyond it, the oldest
+    /// of these items are linked into the delta graph. It affects the cost of a search, and hardly its results.
     pub scan_bytes: usize,
 }
 
-/// A graph from 10,000 items on: there a scan of 1,280 components takes some 6 ms, and a search in the
-/// graph a tenth of a millisecond.
+/// A graph from 10,000 items on. At that size, a scan with 1,280 components takes about 6 ms, and a search in
+/// the graph a tenth of a millisecond.
 impl Default for IndexParams {
     fn default() -> Self {
         Self {

@@ -1,4 +1,4 @@
-//! Where the files of a gallery are, next to that of its items.
+//! The paths of the files of a gallery, next to the file of its items.
 
 use std::path::{Path, PathBuf};
 
@@ -9,12 +9,12 @@ pub(super) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     name.into()
 }
 
-/// The file of the base segment.
+/// The path of the file of the base segment.
 pub(super) fn index_file(gallery: &Path) -> PathBuf {
     gallery.with_extension("graph")
 }
 
-/// Where a base segment is written before it replaces the existing file.
+/// The path where a base segment is written before it replaces the existing file.
 pub(super) fn unfinished_index(index: &Path) -> PathBuf {
     index.with_extension("graph.tmp")
 }

@@ -1,4 +1,4 @@
-//! Reading every row of a gallery and comparing it with its checksum: on several threads if there are many.
+//! Reads every row of a gallery and compares it with its checksum, with several threads if there are many rows.
 
 use std::collections::VecDeque;
 use std::num::NonZero;
@@ -15,18 +15,19 @@ use crate::error::GalleryError;
 use crate::format::{About, GalleryState, StoredRow, read_row, read_state};
 use crate::item::Hash;
 
-/// With fewer items, threads cost more than they save.
+/// With fewer items than this, threads cost more time than they save.
 const SHARED_FROM: usize = 16 * 1024;
-/// Numbers of rows that a thread takes at a time, and so the most rows: 5 MB of 1,280 components.
+/// The size of the range of row numbers that a thread takes at a time, which is also the highest number of rows
+/// in it: 5 MB with 1,280 components.
 const PART_NUMBERS: i64 = 1024;
-/// Parts for each thread that are being read, or wait for their turn.
+/// Number of parts for each thread that are being read or wait for their turn.
 const PARTS_AHEAD: usize = 2;
-/// Beyond that, reading waits for memory.
+/// With more threads, reading would wait for memory.
 const THREADS_MAX: usize = 16;
-/// Moments that are tried: while somebody writes, connections may come to see different ones.
+/// Number of attempts to open all connections at the same state, because another process may write in between.
 const MOMENTS_MAX: usize = 3;
 
-/// What was made of a row that agrees with its checksum.
+/// The result of examining a row that matches its checksum.
 pub(super) struct ExaminedRow<T> {
     pub(super) number: i64,
     pub(super) checksum: Hash,
@@ -36,27 +37,27 @@ pub(super) struct ExaminedRow<T> {
 /// The rows of a part, in order.
 type ExaminedPart<T> = Result<Vec<ExaminedRow<T>>, GalleryError>;
 
-/// Numbers of rows that a thread is to read, and where they go.
+/// A range of row numbers for a thread to read, and where to send the result.
 type PartTask<T> = (RangeInclusive<i64>, Sender<ExaminedPart<T>>);
 
-/// What rows are read from.
+/// The source of rows.
 pub(super) struct RowSource<'a> {
     pub(super) path: &'a Path,
     pub(super) about: &'a About,
     pub(super) connection: &'a Connection,
 }
 
-/// One moment of a gallery: whoever writes meanwhile, what is read is all of it.
+/// A gallery as of one moment: all reads see the same state, whoever writes meanwhile.
 pub(super) struct Moment<'a> {
     pub(super) state: GalleryState,
-    /// Connections that see it too; none if one thread is to read it alone.
+    /// Further connections to the same state; empty if one thread reads alone.
     others: Vec<Connection>,
-    /// For as long as it is open.
+    /// Keeps the state as long as it is open.
     _transaction: Transaction<'a>,
 }
 
 impl RowSource<'_> {
-    /// Begins to read one moment of the gallery.
+    /// Starts to read the gallery as of one moment.
     pub(super) fn moment(&self) -> Result<Moment<'_>, GalleryError> {
         let threads = thread::available_parallelism().map_or(1, NonZero::get);
         let mut tries = 0;
@@ -86,8 +87,8 @@ impl RowSource<'_> {
         }
     }
 
-    /// A connection that reads the same state. Every write counts the generation up, so that of equal states all rows
-    /// are the same.
+    /// Another connection to the same state. Every write increases the generation, so equal states have equal
+    /// rows.
     fn another(&self, state: &GalleryState) -> Option<Connection> {
         let connection = connect_to_read(self.path).ok()?;
         connection.execute_batch("BEGIN").ok()?;
@@ -95,8 +96,8 @@ impl RowSource<'_> {
         ((&about, &found) == (self.about, state)).then_some(connection)
     }
 
-    /// Calls `take` with what `examine` makes of each row, in order of their numbers: on the threads of a moment's
-    /// other connections, if there are any.
+    /// Calls `take` with the result of `examine` for each row, in the order of row numbers. It uses a thread
+    /// for each further connection.
     pub(super) fn each<T: Send>(
         &self,
         moment: Moment<'_>,
@@ -106,7 +107,7 @@ impl RowSource<'_> {
         let Moment { others, .. } = moment;
         let (path, about, examine) = (self.path, self.about, &examine);
         let (hand_out, tasks) = mpsc::channel::<PartTask<T>>();
-        // It goes with the last thread, so that no part waits for one that panicked.
+        // It is dropped with the last thread, so that no part waits for a thread that panicked.
         let tasks = Arc::new(Mutex::new(tasks));
         thread::scope(|scope| {
             let mut threads = 0;
@@ -120,12 +121,12 @@ impl RowSource<'_> {
                     };
                     let next = || tasks.lock().unwrap_or_else(PoisonError::into_inner).recv();
                     while let Ok((numbers, to)) = next() {
-                        // Fails if what came before it cannot be read.
+                        // This fails if an earlier part could not be read.
                         drop(to.send(source.part(numbers, examine)));
                     }
                 };
                 let thread = thread::Builder::new().name("rows".to_owned());
-                // Where the system allows no more threads, those that there are read all.
+                // If the system cannot start more threads, the existing ones read everything.
                 if thread.spawn_scoped(scope, work).is_err() {
                     break;
                 }
@@ -136,13 +137,13 @@ impl RowSource<'_> {
                 return self.read(i64::MIN..=i64::MAX, examine, take);
             }
             let read = self.hand_out(&hand_out, threads * PARTS_AHEAD, &mut take);
-            // Ends the threads.
+            // This ends the threads.
             drop(hand_out);
             read
         })
     }
 
-    /// Hands out all parts, some ahead of the one that is waited for, and calls `take` with their rows.
+    /// Hands out all parts, some of them ahead of the one that is awaited, and calls `take` with their rows.
     fn hand_out<T>(
         &self,
         hand_out: &Sender<PartTask<T>>,
@@ -157,7 +158,7 @@ impl RowSource<'_> {
             };
             from = numbers.end().checked_add(1);
             let (to, part) = mpsc::channel();
-            // Fails if every thread panicked, and so does the end of the scope then.
+            // This fails only if every thread panicked, in which case the end of the scope panics too.
             if hand_out.send((numbers, to)).is_err() {
                 break Ok(());
             }
@@ -169,12 +170,12 @@ impl RowSource<'_> {
         while !waiting.is_empty() {
             take_first(&mut waiting, take)?;
         }
-        // Damage before it is named first.
+        // Damage in earlier rows is reported first.
         ended
     }
 
-    /// The numbers of a part that begins with the first row from a number on: as many as it may have rows. What the
-    /// file says of how many there are is not relied on, and gaps between parts cost nothing.
+    /// The range of a part that starts with the first row from a number on. Its size does not depend on what
+    /// the file claims, and gaps between parts cost nothing.
     fn part_from(&self, from: i64) -> Result<Option<RangeInclusive<i64>>, GalleryError> {
         let query = "SELECT number FROM items WHERE ? <= number ORDER BY number LIMIT 1";
         let first: Option<i64> = self
@@ -191,7 +192,7 @@ impl RowSource<'_> {
         Ok(Some(first..=first.saturating_add(PART_NUMBERS - 1)))
     }
 
-    /// Calls `take` with what `examine` makes of each row of these numbers, in order.
+    /// Calls `take` with the result of `examine` for each row in this range, in order.
     pub(super) fn read<T>(
         &self,
         numbers: RangeInclusive<i64>,
@@ -207,7 +208,7 @@ impl RowSource<'_> {
         let mut before = None;
         while let Some(row) = rows.next().map_err(sql_error)? {
             let number: i64 = row.get(0).map_err(sql_error)?;
-            // In a file that was made so, reading would never end.
+            // A forged file could otherwise make reading endless.
             if before.is_some_and(|before| number <= before) || !numbers.contains(&number) {
                 return Err(self.out_of_order(number));
             }
@@ -257,7 +258,7 @@ fn take_first<T>(
     waiting: &mut VecDeque<Receiver<ExaminedPart<T>>>,
     take: &mut impl FnMut(ExaminedRow<T>),
 ) -> Result<(), GalleryError> {
-    // One is sent, if the thread does not panic, which ends all of this.
+    // A result is sent unless the thread panics, which ends the whole read.
     for part in waiting.pop_front().into_iter().flatten() {
         part?.into_iter().for_each(&mut *take);
     }

@@ -1,4 +1,5 @@
-//! The file: `SQLite`, every row with a checksum, every write with the digest of all rows.
+//! The database file: `SQLite`, with a checksum for every row and a digest of all rows that every write
+//! updates.
 
 use std::fs::{self, File};
 use std::io;
@@ -16,7 +17,7 @@ use crate::item::{Hash, embedding_bytes};
 use crate::paths::with_suffix;
 use crate::rows::{ExaminedRow, RowSource};
 
-/// The write-ahead log is truncated to this size; a large batch makes it grow.
+/// The write-ahead log is truncated to this size; a large batch can make it grow.
 const LOG_BYTES_MAX: i64 = 64 * 1024 * 1024;
 
 /// An open database.
@@ -29,8 +30,8 @@ pub(super) struct ItemStore {
 }
 
 impl ItemStore {
-    /// Makes an empty gallery at `path`. The caller has the lock and has checked that nothing is there. The
-    /// file appears complete or not at all.
+    /// Creates an empty gallery at `path`. The caller has the lock and has checked that nothing exists there.
+    /// The file appears completely or not at all.
     pub(super) fn create(path: &Path, about: &About) -> Result<(), GalleryError> {
         let unfinished = with_suffix(path, ".new");
         let file_error = |doing| {
@@ -63,7 +64,7 @@ impl ItemStore {
             .map_err(file_error("create"))
     }
 
-    /// Opens the database and checks everything but the items.
+    /// Opens the database and checks everything except the items.
     pub(super) fn open(path: &Path, writable: bool) -> Result<Self, GalleryError> {
         let sql_error = |error| GalleryError::from_sqlite(path, "open", error);
         let connection = if writable {
@@ -85,7 +86,7 @@ impl ItemStore {
         })
     }
 
-    /// Writes a copy of the database, as it is at one moment, to a new file. Works beside a writer.
+    /// Writes a copy of the database, as of one moment, to a new file. It can run while another process writes.
     pub(super) fn copy(path: &Path, to: &Path) -> Result<(), GalleryError> {
         let sql_error = |error| GalleryError::from_sqlite(path, "copy", error);
         let connection = connect_to_read(path).map_err(sql_error)?;
@@ -101,7 +102,8 @@ impl ItemStore {
         copied.map(drop).map_err(sql_error)
     }
 
-    /// Reads some rows from the disk again and compares them with their checksums; returns the last one.
+    /// Reads some rows from the disk again and compares them with their checksums; returns the number of the
+    /// last one.
     pub(super) fn check_rows(
         path: &Path,
         about: &About,
@@ -109,7 +111,7 @@ impl ItemStore {
         most: usize,
     ) -> Result<Option<i64>, GalleryError> {
         let sql_error = |error| GalleryError::from_sqlite(path, "read", error);
-        // On a connection of its own: the existing one has pages in memory.
+        // This needs its own connection, because the existing one has pages in memory.
         let connection = connect_to_read(path).map_err(sql_error)?;
         let query = "SELECT number, id, label, metadata, source_sha256, embedding, checksum FROM items \
                      WHERE ? < number ORDER BY number LIMIT ?";
@@ -138,7 +140,7 @@ impl ItemStore {
         self.keeps_images
     }
 
-    /// Creates the table for images, if there is none.
+    /// Creates the table for images if it does not exist.
     pub(super) fn keep_images(&mut self) -> Result<(), GalleryError> {
         if !self.keeps_images {
             let (_, sql) = format::IMAGES;
@@ -149,7 +151,7 @@ impl ItemStore {
         Ok(())
     }
 
-    /// Whether the image of a row is kept.
+    /// Whether the image of a row is stored.
     pub(super) fn has_image(&self, number: i64) -> Result<bool, GalleryError> {
         let query = "SELECT count(*) FROM images WHERE number = ?";
         let count = self
@@ -160,7 +162,7 @@ impl ItemStore {
         Ok(0 < count)
     }
 
-    /// Rewrites the file, without the space that removed rows took.
+    /// Rewrites the file without the space of removed rows.
     pub(super) fn compact(&mut self) -> Result<(), GalleryError> {
         let compacted = self.connection.execute_batch("VACUUM").and_then(|()| {
             let mode = Some("TRUNCATE");
@@ -170,12 +172,12 @@ impl ItemStore {
         compacted.map_err(|error| GalleryError::from_sqlite(&self.path, "compact", error))
     }
 
-    /// The state when it was opened, or read last.
+    /// The state that was read last.
     pub(super) fn state(&self) -> &GalleryState {
         &self.state
     }
 
-    /// What its rows are read from.
+    /// The source of its rows.
     pub(super) fn source(&self) -> RowSource<'_> {
         RowSource {
             path: &self.path,
@@ -184,8 +186,8 @@ impl ItemStore {
         }
     }
 
-    /// Reads and verifies every item: calls `take` with what `examine` makes of each, in order of the rows' numbers.
-    /// `examine` may be called on several threads.
+    /// Reads and verifies every item: calls `take` with the result of `examine` for each, in the order of row
+    /// numbers. `examine` may be called on several threads.
     pub(super) fn load<T: Send>(
         &mut self,
         examine: impl Fn(StoredRow) -> T + Sync,
@@ -225,7 +227,7 @@ impl ItemStore {
         self.damaged(format!("row {number} of its items repeats an id"))
     }
 
-    /// Writes rows and removes others in one transaction; durable when it returns.
+    /// Writes rows and removes others in one transaction, which is durable when this returns.
     pub(super) fn write(
         &mut self,
         rows: &[NewRow],
@@ -239,7 +241,7 @@ impl ItemStore {
     }
 
     pub(super) fn write_error(&self, error: rusqlite::Error) -> GalleryError {
-        // The update of the state found no row to change.
+        // The update of the state found no row with the expected state.
         if let rusqlite::Error::StatementChangedRows(_) = error {
             let what = "it was changed by something other than its writer".to_owned();
             return GalleryError::Damaged {
@@ -257,8 +259,8 @@ impl ItemStore {
         }
     }
 
-    /// Begins a transaction, which [`ItemStore::commit`] ends and closing undoes. With `is_new` the file is
-    /// worthless after a crash, so that no row need be written twice.
+    /// Starts a transaction. [`ItemStore::commit`] ends it, and closing without a commit undoes it. With
+    /// `is_new`, the file is useless after a crash, so that no row has to be written twice.
     pub(super) fn begin(&self, is_new: bool) -> Result<(), GalleryError> {
         if is_new {
             self.set_journal("MEMORY")?;
@@ -267,7 +269,7 @@ impl ItemStore {
         begun.map_err(|error| self.write_error(error))
     }
 
-    /// Ends the transaction with the new state; durable when it returns.
+    /// Commits the transaction with the new state; durable when it returns.
     pub(super) fn commit(&mut self, state: GalleryState) -> Result<(), GalleryError> {
         let before = state_checksum(&self.about, &self.state);
         let after = state_checksum(&self.about, &state);
@@ -311,7 +313,7 @@ impl ItemStore {
     }
 }
 
-/// Writes the state if the file still has the one that this writer knows, with the checksum `before`.
+/// Replaces the state, if the file still has the one that this writer knows, with the checksum `before`.
 fn replace_state(
     connection: &Connection,
     state: &GalleryState,
@@ -364,7 +366,7 @@ fn put_item(connection: &Connection, row: &NewRow) -> Result<(), rusqlite::Error
     Ok(())
 }
 
-/// Keeps the image of a row, or removes that of the item that the row replaces.
+/// Stores the image of a row, or removes that of the item that the row replaces.
 fn put_image(connection: &Connection, row: &NewRow) -> Result<(), rusqlite::Error> {
     let Some(image) = &row.image else {
         return delete(connection, "images", row.number);
@@ -381,7 +383,7 @@ fn prepare_to_write(connection: &Connection, path: &Path) -> Result<(), GalleryE
             .pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get::<_, String>(0))?;
         // Every commit waits until it is on the disk.
         connection.pragma_update(None, "synchronous", "FULL")?;
-        // What is deleted is overwritten: an embedding can be personal data.
+        // Deleted data are overwritten, because an embedding can be personal data.
         connection.pragma_update_and_check(None, "secure_delete", true, |_| Ok(()))?;
         let limit = LOG_BYTES_MAX;
         connection.pragma_update_and_check(None, "journal_size_limit", limit, |_| Ok(()))?;

@@ -1,4 +1,4 @@
-//! A view: one immutable state of a gallery, and the search in it.
+//! A view is one immutable state of a gallery. Searches run on it.
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::hash_map::Entry;
@@ -17,27 +17,27 @@ use crate::item_table::ItemTable;
 use crate::mapped_vectors::Vector;
 use matchpoint_vector::{Embedding, Similarity};
 
-/// Most neighbours of one search: as many as an answer can carry and a person or a rule can use.
+/// The highest number of neighbours of a search: as many as an answer can contain and as anybody can use.
 pub const NEIGHBOURS_MAX: usize = 1000;
 
-/// Most candidates of an approximate search.
+/// The highest number of candidates of an approximate search.
 pub const EF_MAX: usize = 4096;
 
-/// What to search for.
+/// The input of a search.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Probe<'a> {
-    /// Neighbours wanted, 1 to [`NEIGHBOURS_MAX`].
+    /// Number of neighbours to find, 1 to [`NEIGHBOURS_MAX`].
     pub k: usize,
-    /// Compare with every item, even if there is a graph.
+    /// Whether to compare with every item, even if there is a graph.
     pub exact: bool,
-    /// Leave out every item of this label. Such a search is always exact.
+    /// A label whose items are left out. Such a search is always exact.
     pub without_label: Option<&'a str>,
-    /// Find only items that match this.
+    /// Only items that match this filter are found.
     pub filter: Option<&'a ItemFilter>,
-    /// Find the best item of each label, and count labels.
+    /// Whether to find only the best item of each label; `k` then counts labels.
     pub one_per_label: bool,
-    /// Candidates that an approximate search keeps; `None` for the index's default. At most [`EF_MAX`];
-    /// never fewer than that default.
+    /// Number of candidates that an approximate search keeps, at most [`EF_MAX`]; `None` for the index's
+    /// default, which is also the minimum.
     pub ef: Option<usize>,
 }
 
@@ -79,11 +79,11 @@ pub struct GalleryMatch {
     pub item: Arc<ItemHead>,
     /// Its stored vector, of unit length.
     pub vector: Vector,
-    /// Cosine similarity computed from the stored vector, whichever index proposed the item.
+    /// Cosine similarity computed from the stored vector, whatever proposed the item.
     pub score: Similarity,
 }
 
-/// What a gallery held after one write. It never changes, whatever is written later.
+/// The content of a gallery after some write. It never changes, whatever is written later.
 #[derive(Clone)]
 pub struct GalleryView {
     pub(super) generation: u64,
@@ -92,13 +92,13 @@ pub struct GalleryView {
     pub(super) dimension: usize,
     pub(super) digest: ContentSum,
     pub(super) blocks: Vec<Arc<SlotBlock>>,
-    /// The index, and which rows of its base segment are present.
+    /// The index, and the rows of its base segment that exist.
     pub(super) index: Option<LiveIndex>,
-    /// The items that the gallery is compared with, and how many of them are present.
+    /// The set that the gallery is compared with, and the number of its items that are present.
     pub(super) in_common: Option<(Arc<ItemSet>, u64)>,
 }
 
-/// An index, and which rows of its base segment are present.
+/// An index, and the rows of its base segment that exist.
 pub(super) type LiveIndex = (Arc<GalleryIndex>, Arc<Bits>);
 
 impl GalleryView {
@@ -150,7 +150,8 @@ impl GalleryView {
         self.items().map(|(head, _)| head.label.clone()).collect()
     }
 
-    /// Digest of all items, 64 hex digits: equal for equal items, in whatever order they came.
+    /// The digest of all items, 64 hexadecimal digits. It is equal for equal items, in whatever order they were
+    /// enrolled.
     #[must_use]
     pub fn digest(&self) -> String {
         self.digest.to_string()
@@ -162,15 +163,15 @@ impl GalleryView {
         self.digest.to_bytes()
     }
 
-    /// How many items of `set` are present, unchanged; `None` if the gallery was not compared with this
-    /// very set. An estimate above [`KEPT_MAX`](crate::item_set::KEPT_MAX) items.
+    /// The number of items of `set` that are present unchanged; `None` if the gallery was not compared with
+    /// this set. An estimate for more than [`KEPT_MAX`](crate::item_set::KEPT_MAX) items.
     #[must_use]
     pub fn in_common_with(&self, set: &Arc<ItemSet>) -> Option<u64> {
         let (compared, kept) = self.in_common.as_ref()?;
         Arc::ptr_eq(compared, set).then_some(*kept)
     }
 
-    /// The set of its items, to compare a later state with. Computes a SHA-256 over each of them.
+    /// The set of its items, for comparison with a later state. Computes a SHA-256 for each item.
     #[must_use]
     pub fn item_set(&self) -> ItemSet {
         ItemSet::of(
@@ -185,16 +186,16 @@ impl GalleryView {
         self.index.is_some()
     }
 
-    /// Whether the index keeps more candidates for `k` items than it does for one.
+    /// Whether the index keeps more candidates for `k` items than for one.
     #[must_use]
     pub fn is_wide(&self, k: usize) -> bool {
         let index = self.index.as_ref();
         index.is_some_and(|(index, _)| index.params().ef_search < 2 * k)
     }
 
-    /// The kind of search, `exact` or the graph with its parameters.
+    /// The method of search: `exact`, or the graph with its parameters.
     ///
-    /// A threshold that was calibrated with one kind is valid for that kind only.
+    /// A threshold is only valid for the method that it was calibrated with.
     #[must_use]
     pub fn index_description(&self) -> String {
         self.index.as_ref().map_or_else(
@@ -208,15 +209,14 @@ impl GalleryView {
         self.slots().map(|(_, slot)| (&slot.head, &*slot.vector))
     }
 
-    /// The nearest items, best first; equal scores in order of id. Fewer than `k` only if
+    /// The nearest items, best first; equal scores are in order of id. Fewer than `k` are returned only if
     /// fewer items qualify.
     ///
-    /// An exact search gives the same answer each time. A search through the graph may miss
-    /// neighbours, and which ones may change while newer items are being enrolled; every score
-    /// is exact in either case.
+    /// An exact search gives the same answer each time. A search through the graph may miss neighbours, and the
+    /// missed ones may change while items are being enrolled. Every score is exact in both cases.
     ///
     /// # Errors
-    /// Refuses a `k` out of range and a query of another dimension.
+    /// Returns an error for a `k` out of range and for a query of another dimension.
     pub fn nearest(
         &self,
         query: &Embedding,
@@ -282,12 +282,13 @@ impl GalleryView {
         ranked.into_iter().map(ScoredItem::into_match).collect()
     }
 
-    /// `None` if there is no index, or it proposed fewer items of this view than there are.
+    /// `None` if there is no index, or if it proposed too few items of this view.
     fn through_index(&self, query: &[f32], probe: &Probe<'_>) -> Option<Vec<GalleryMatch>> {
         let k = probe.k;
         let (index, live) = self.index.as_ref().filter(|_| k < self.len)?;
         if probe.one_per_label {
-            // Enough candidates for labels of a few items; if they do not suffice, every item is compared.
+            // Usually enough candidates for labels with a few items. If they do not suffice, every item is
+            // compared.
             let wide = Probe {
                 k: k.saturating_mul(8).min(NEIGHBOURS_MAX),
                 one_per_label: false,
@@ -315,7 +316,7 @@ impl GalleryView {
         let offered = self.offer_delta(index, &asked, &mut best);
         let vector_of = |number| self.slot(number).map(|slot| &*slot.vector);
         let found = index.base_matches(&asked, vector_of, |number, score| {
-            // Missing: deleted or replaced.
+            // A missing item was deleted or replaced.
             if let Some(slot) = self.slot(number) {
                 best.offer_scored(slot, Similarity::new(score));
             }
@@ -325,8 +326,8 @@ impl GalleryView {
         Some(best.into_matches())
     }
 
-    /// Offers the items of the delta: linked ones as the delta graph proposes them, the others one by
-    /// one. Returns how many could be found, at most.
+    /// Offers the items of the delta: linked ones as the delta graph proposes them, the others one by one.
+    /// Returns the highest number that could be found.
     fn offer_delta<'a>(
         &'a self,
         index: &GalleryIndex,
@@ -334,7 +335,7 @@ impl GalleryView {
         best: &mut BestMatches<'a>,
     ) -> usize {
         if best.probe.filter.is_some() {
-            // The graph does not support filters.
+            // The delta graph does not support filters.
             let slots = self.slots_from(index.first());
             return slots.filter(|(_, slot)| best.offer(slot)).count();
         }
@@ -343,7 +344,7 @@ impl GalleryView {
         let delta_items = self.len.saturating_sub(self.base_items() + unlinked);
         if 0 < delta_items {
             for number in index.delta_candidates(asked, delta_items, linked) {
-                // Missing: deleted, replaced, or enrolled after this view.
+                // A missing item was deleted, replaced, or enrolled after this view.
                 if let Some(slot) = self.slot(number) {
                     best.offer(slot);
                 }
@@ -352,8 +353,8 @@ impl GalleryView {
         delta_items + unlinked
     }
 
-    /// Offers every item from a slot on that is likely to be among the best by its codes, or has
-    /// none; returns how many items there are.
+    /// Offers the items from a slot on whose codes are among the best, and those without codes. Returns how
+    /// many items there are.
     fn offer_unlinked<'a>(&'a self, first: usize, best: &mut BestMatches<'a>) -> usize {
         let mut coded = None;
         let mut likely = LikelyItems::new(LIKELY_MIN.max(4 * best.probe.k));
@@ -366,7 +367,7 @@ impl GalleryView {
             if let Some(codes) = &block.codes {
                 let query = CodedQuery::for_codes(&mut coded, best.query, codes);
                 for (slot, score) in block.slots.iter().zip(query.products(codes)).skip(from) {
-                    // In this order, because few pass the first test.
+                    // This test comes first, because few items pass it.
                     if likely.least < score
                         && let Some(slot) = slot
                     {
@@ -430,7 +431,7 @@ impl GalleryView {
         held.count() * self.dimension * size_of::<f32>()
     }
 
-    /// Every item from a slot on, with the number of its slot.
+    /// Every item from a slot on, with its slot.
     pub(super) fn slots_from(&self, first: usize) -> impl Iterator<Item = (usize, &ItemSlot)> {
         let blocks = self.blocks.iter().enumerate().skip(first / BLOCK_SLOTS);
         let slots = blocks.flat_map(|(at, block)| {
@@ -441,22 +442,22 @@ impl GalleryView {
         slots.skip_while(move |(number, _)| *number < first)
     }
 
-    /// Every item with the number of its slot.
+    /// Every item with its slot.
     pub(super) fn slots(&self) -> impl Iterator<Item = (usize, &ItemSlot)> {
         self.slots_from(0)
     }
 }
 
-/// Minimum number of items whose exact scores are computed, of those that were compared by their codes.
-/// Codes are off by some thousandths: few of the true nearest items fall outside.
+/// The lowest number of items whose exact scores are computed after comparing codes. Codes are wrong by some
+/// thousandths, so few of the true nearest items fall outside.
 const LIKELY_MIN: usize = 64;
 
 /// The items that are nearest by their codes.
 struct LikelyItems<'a> {
     wanted: usize,
-    /// Twice as many as wanted, at most.
+    /// At most twice as many as wanted.
     kept: Vec<(f32, &'a ItemSlot)>,
-    /// Only items above this are among them.
+    /// Only items with a higher score are added.
     least: f32,
 }
 
@@ -486,7 +487,7 @@ impl<'a> LikelyItems<'a> {
 struct BestMatches<'a> {
     query: &'a [f32],
     probe: &'a Probe<'a>,
-    /// The worst on top.
+    /// A heap with the worst match on top.
     heap: BinaryHeap<Reverse<ScoredItem<'a>>>,
 }
 
@@ -499,13 +500,13 @@ impl<'a> BestMatches<'a> {
         }
     }
 
-    /// Compares an item with the query; returns whether it may be found, if a filter says so.
+    /// Compares an item with the query; returns whether the filter allows it.
     fn offer(&mut self, slot: &'a ItemSlot) -> bool {
-        // A filter is cheaper to test than most vectors are to compare.
+        // Testing a filter is cheaper than most vector comparisons.
         if self.probe.filter.is_some() && !self.probe.takes(slot) {
             return false;
         }
-        // `None` cannot occur: stored vectors are finite and of the query's dimension.
+        // This cannot be `None`, because stored vectors are finite and have the query's dimension.
         self.offer_scored(slot, Similarity::between(self.query, &slot.vector));
         true
     }
@@ -538,7 +539,7 @@ impl<'a> BestMatches<'a> {
     }
 }
 
-/// Greater is better: the higher score, then the smaller id.
+/// Ordered such that greater is better: by higher score, then by lower id.
 struct ScoredItem<'a> {
     score: Similarity,
     slot: &'a ItemSlot,

@@ -1,8 +1,8 @@
-//! Which items a search may find: a small language over id, label and metadata.
+//! Filters: a small language over id, label and metadata that states which items a search may find.
 //!
-//! `docs/filters.md` describes it for callers. A filter is kept in one canonical form: NOT only at single
-//! comparisons, values of one field joined in one set, everything sorted. So filters that differ only in
-//! their form are equal, and cheap tests come first.
+//! `docs/filters.md` describes it for callers. A filter is stored in canonical form: NOT occurs only at single
+//! comparisons, values of one field are joined in one set, and everything is sorted. So filters that differ
+//! only in form are equal, and cheap tests come first.
 
 mod parser;
 #[cfg(test)]
@@ -11,79 +11,80 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-/// Longest filter, in bytes, as written and in its canonical form: some hundred short values.
+/// The highest length of a filter in bytes, as written and in canonical form; enough for some hundred short
+/// values.
 pub const FILTER_BYTES_MAX: usize = 4096;
-/// Most comparisons in a filter, since each may be made with every item of a gallery. A list of
-/// values after IN is one comparison.
+/// The highest number of comparisons in a filter, because each may be made with every item of a gallery. A list
+/// of values after IN is one comparison.
 pub const FILTER_TERMS_MAX: usize = 256;
-/// Most parentheses open at once; it bounds the stack that reading and matching need.
+/// The highest nesting depth of parentheses, which limits the stack for reading and matching.
 pub const FILTER_DEPTH_MAX: usize = 16;
 
-/// A condition on id, label and metadata. Its `Display` is its canonical form, which reads back as
-/// an equal filter.
+/// A condition on id, label and metadata. `Display` writes its canonical form, which can be parsed back to an
+/// equal filter.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ItemFilter {
     root: Node,
 }
 
-/// Why a text is not a filter. Columns count bytes, from 1.
+/// The reasons why a text is not a filter. Columns count bytes, from 1.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FilterError {
-    /// The text differs from what the grammar expects.
+    /// The text does not follow the grammar.
     #[error(
         "the filter cannot be read at column {column}: found {found}, expected {expected}, as in \
          `{example}`"
     )]
     Syntax {
-        /// Where it begins.
+        /// The column of the mistake.
         column: usize,
         /// What was found there, cut to 32 characters.
         found: String,
-        /// What is expected there.
+        /// What the grammar expects there.
         expected: &'static str,
-        /// A filter, or a part of one, that is right.
+        /// An example of a correct filter or part of one.
         example: &'static str,
     },
-    /// AND and OR side by side; languages differ in which of them binds more tightly.
+    /// AND and OR are mixed without parentheses; languages differ in which of them binds more tightly.
     #[error(
         "the filter mixes AND and OR at column {column}; say with parentheses which belongs \
          together, as in `label = a AND (id = b OR id = c)`"
     )]
     Mixed {
-        /// Where the second kind stands.
+        /// The column of the second operator.
         column: usize,
     },
-    /// Too many parentheses open at once.
+    /// Parentheses are nested too deeply.
     #[error(
         "the filter opens more than {max} parentheses inside each other at column {column}; write \
          many values of one field as a list, as in `label IN (a, b, c)`"
     )]
     TooDeep {
-        /// Where the first one too many stands.
+        /// The column of the first one too many.
         column: usize,
-        /// Most that may be open.
+        /// The highest allowed depth.
         max: usize,
     },
-    /// Too many comparisons.
+    /// There are too many comparisons.
     #[error(
         "the filter has more than {max} comparisons, the next at column {column}; write many \
          values of one field as a list, as in `label IN (a, b, c)`"
     )]
     TooManyTerms {
-        /// Where the first one too many stands.
+        /// The column of the first one too many.
         column: usize,
-        /// Most that are taken.
+        /// The highest allowed number.
         max: usize,
     },
-    /// Too long as it was written.
+    /// The text is too long.
     #[error("the filter has {found} bytes; at most {max} are taken")]
     TooLong {
         /// Its length in bytes.
         found: usize,
-        /// Most that are taken.
+        /// The highest allowed length.
         max: usize,
     },
-    /// Short enough as it was written, but not in its canonical form.
+    /// The text is short enough, but its canonical form is too long.
     #[error(
         "the filter has {found} bytes in its canonical form, with NOT at each comparison and \
          spaces around `=`; at most {max} are taken"
@@ -91,13 +92,13 @@ pub enum FilterError {
     CanonicalTooLong {
         /// The length of the canonical form in bytes.
         found: usize,
-        /// Most that are taken.
+        /// The highest allowed length.
         max: usize,
     },
 }
 
 impl FilterError {
-    /// Where the mistake is, in bytes from 1; `None` if the whole is too long.
+    /// The column of the mistake, in bytes from 1; `None` if the filter as a whole is too long.
     #[must_use]
     pub fn column(&self) -> Option<usize> {
         match self {
@@ -111,11 +112,11 @@ impl FilterError {
 }
 
 impl ItemFilter {
-    /// Reads a filter. There is no empty filter: leave it out if every item may be found.
+    /// Parses a filter. There is no empty filter; leave the filter out if every item may be found.
     ///
     /// # Errors
     ///
-    /// The first mistake and its place, or the limit that is exceeded.
+    /// Returns the first mistake with its column, or the limit that is exceeded.
     pub fn parse(text: &str) -> Result<Self, FilterError> {
         if FILTER_BYTES_MAX < text.len() {
             return Err(FilterError::TooLong {
@@ -137,17 +138,17 @@ impl ItemFilter {
 
     /// Whether the item of this id, label and metadata may be found. Allocates nothing.
     ///
-    /// A metadata key that the item lacks equals no value: `=`, IN and `:*` are false, `!=` is
+    /// A metadata key that the item does not have equals no value, so `=`, IN and `:*` are false and `!=` is
     /// true.
     #[must_use]
     pub fn matches(&self, id: &str, label: &str, metadata: &BTreeMap<String, String>) -> bool {
         self.root.matches(id, label, metadata)
     }
 
-    /// The labels that a matching item can have, if the filter says so by `=` or IN; `None`
-    /// if it may have others too. An empty set: no item matches.
+    /// The labels that a matching item can have, if the filter restricts them by `=` or IN; `None` if it does
+    /// not. If the set is empty, no item matches.
     ///
-    /// An item of such a label need not match: the rest of the filter must be asked as well.
+    /// An item with such a label need not match, because the rest of the filter has to be tested too.
     #[must_use]
     pub fn labels(&self) -> Option<BTreeSet<&str>> {
         self.root.labels()
@@ -160,7 +161,7 @@ impl fmt::Display for ItemFilter {
     }
 }
 
-/// A part of a filter. The order of the variants is the order of matching: cheap ones first.
+/// A part of a filter. The variants are in the order in which they are matched, cheap ones first.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Node {
     Test(Test),
@@ -175,7 +176,7 @@ enum Joint {
     Or,
 }
 
-/// One comparison. Sorted by field and sign first, so that what can be joined is side by side.
+/// A comparison. The order is by field and sign first, so that comparisons that can be joined are adjacent.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 struct Test {
     field: FilterField,
@@ -183,7 +184,7 @@ struct Test {
     wanted: FieldCondition,
 }
 
-/// What is compared.
+/// The field that is compared.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum FilterField {
     Id,
@@ -191,12 +192,12 @@ enum FilterField {
     Metadata(String),
 }
 
-/// What it is compared with.
+/// The values that it is compared with.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum FieldCondition {
-    /// One of these values: at least one, sorted, each once.
+    /// One of these values. There is at least one; they are sorted and distinct.
     AnyOf(Vec<String>),
-    /// Any value at all.
+    /// Any value.
     Present,
 }
 
@@ -236,8 +237,8 @@ impl Node {
         }
     }
 
-    /// Takes over the values of `next` if one set of values is equivalent to both: `x = a OR x = b`, or `x
-    /// != a AND x != b`. Leaves the values to be sorted.
+    /// Adds the values of `next` if one set of values is equivalent to both: `x = a OR x = b`, or `x != a AND x
+    /// != b`. The values are left unsorted.
     fn absorb(&mut self, joint: Joint, next: &mut Self) -> bool {
         let (Self::Test(this), Self::Test(next)) = (self, next) else {
             return false;
@@ -257,7 +258,7 @@ impl Node {
         true
     }
 
-    /// The opposite, by De Morgan's laws.
+    /// The negation, by De Morgan's laws.
     fn negate(self) -> Self {
         match self {
             Self::Test(test) => Self::Test(Test {
@@ -360,7 +361,8 @@ impl fmt::Display for Test {
                     let sign = if *negated { "!=" } else { "=" };
                     write!(f, "{field} {sign} {}", QuotedText(value))
                 }
-                // No space after a comma, so that a long list does not grow past the limit.
+                // There is no space after a comma, so that a long list does not exceed the limit by its
+                // canonical form.
                 values => {
                     write!(f, "{not}{field} IN ")?;
                     for (number, value) in values.iter().enumerate() {
@@ -384,7 +386,7 @@ impl fmt::Display for FilterField {
     }
 }
 
-/// Shows a value or key as the grammar takes it: bare if possible, else in double quotes.
+/// Writes a value or key as the grammar requires: without quotes if possible, otherwise in double quotes.
 struct QuotedText<'a>(&'a str);
 
 impl fmt::Display for QuotedText<'_> {

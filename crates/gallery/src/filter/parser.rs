@@ -1,4 +1,4 @@
-//! Reads a filter as it is written.
+//! Parses the text of a filter.
 
 use std::mem;
 use std::str::CharIndices;
@@ -25,16 +25,16 @@ pub(super) fn parse(text: &str) -> Result<Node, FilterError> {
     Ok(root)
 }
 
-/// Whether a text may be written as a value or key without quotes.
+/// Whether a text can be written as a value or key without quotes.
 pub(super) fn is_bare(text: &str) -> bool {
     !text.is_empty() && text.chars().all(is_word) && Token::keyword(text).is_none()
 }
 
-/// What a filter is written in. Spaces between tokens are dropped.
+/// A token of the language. Spaces between tokens are dropped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Token<'a> {
     Word(&'a str),
-    /// What was between double quotes, with escapes resolved.
+    /// The content of double quotes, with escapes resolved.
     Quoted(String),
     And,
     Or,
@@ -52,7 +52,7 @@ enum Token<'a> {
     End,
 }
 
-/// Whether a character may stand in a word that is not quoted.
+/// Whether a character may occur in an unquoted word.
 fn is_word(character: char) -> bool {
     character.is_ascii_alphanumeric() || matches!(character, '_' | '.' | '-')
 }
@@ -107,14 +107,14 @@ const ESCAPE: &str = "an escape: `\\\"`, `\\\\`, `\\n`, `\\r`, `\\t` or `\\u{HEX
 /// Reads a filter by recursive descent, at most [`FILTER_DEPTH_MAX`] deep.
 struct Parser<'a> {
     text: &'a str,
-    /// First byte of the token.
+    /// The position of the token's first byte.
     start: usize,
-    /// First byte after it.
+    /// The position after its last byte.
     end: usize,
     token: Token<'a>,
-    /// Comparisons so far.
+    /// Number of comparisons so far.
     terms: usize,
-    /// Parentheses open.
+    /// Number of open parentheses.
     depth: usize,
 }
 
@@ -231,7 +231,7 @@ impl Parser<'_> {
         Ok(field)
     }
 
-    /// The key after `metadata.`, which ends where the string begins.
+    /// The key after `metadata.`, which ends where a quoted string starts.
     fn quoted_key(&mut self) -> Result<FilterField, FilterError> {
         let after = self.end;
         self.advance()?;
@@ -276,7 +276,7 @@ impl Parser<'_> {
         Ok(values)
     }
 
-    /// Goes past the token if it is this one.
+    /// Skips the token if it is this one.
     fn take(&mut self, token: &Token<'_>) -> Result<bool, FilterError> {
         let found = self.token == *token;
         if found {
@@ -316,7 +316,7 @@ impl Parser<'_> {
         Ok(())
     }
 
-    /// The string at the start of `rest`, and how many bytes it takes there.
+    /// The quoted string at the start of `rest`, and its length there in bytes.
     fn quoted(&self, rest: &str) -> Result<(Token<'static>, usize), FilterError> {
         let mut text = String::new();
         let mut characters = rest.char_indices();
@@ -331,7 +331,7 @@ impl Parser<'_> {
                         return Err(syntax(self.start + place, found, ESCAPE, "id = \"a\\\"b\""));
                     }
                 },
-                // A control character has to be escaped: it would be invisible in messages and logs.
+                // A control character has to be escaped, because it would be invisible in messages and logs.
                 control if control.is_control() => {
                     let found = Token::Other(control).describe();
                     return Err(syntax(self.start + place, found, ESCAPE, "id = \"a\\tb\""));
@@ -349,7 +349,7 @@ impl Parser<'_> {
     }
 }
 
-/// The character that an escape stands for; begins after the backslash.
+/// The character of an escape sequence; starts after the backslash.
 fn escaped(characters: &mut CharIndices<'_>) -> Option<char> {
     match characters.next()?.1 {
         same @ ('"' | '\\') => Some(same),
@@ -358,7 +358,7 @@ fn escaped(characters: &mut CharIndices<'_>) -> Option<char> {
         't' => Some('\t'),
         'u' => {
             let (digits, _) = characters.as_str().strip_prefix('{')?.split_once('}')?;
-            // `from_str_radix` alone would take a sign.
+            // `from_str_radix` alone would accept a sign.
             if !matches!(digits.len(), 1..=6) || !digits.chars().all(|c| c.is_ascii_hexdigit()) {
                 return None;
             }

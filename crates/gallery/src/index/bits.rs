@@ -1,6 +1,6 @@
 //! A set of rows.
 
-/// Which of a number of rows are in a set.
+/// A set of row numbers below a limit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bits {
     words: Vec<u64>,
@@ -9,7 +9,7 @@ pub struct Bits {
 }
 
 impl Bits {
-    /// None of `rows` rows.
+    /// The empty set of `rows` possible rows.
     #[must_use]
     pub fn none(rows: usize) -> Self {
         Self {
@@ -19,7 +19,7 @@ impl Bits {
         }
     }
 
-    /// All of `rows` rows.
+    /// The full set of `rows` rows.
     #[must_use]
     pub fn all(rows: usize) -> Self {
         let mut words = vec![u64::MAX; rows.div_ceil(64)];
@@ -35,7 +35,7 @@ impl Bits {
         }
     }
 
-    /// Adds a row to the set or removes it. A row that does not exist is never in it.
+    /// Adds a row to the set or removes it. A row beyond the limit is never in it.
     pub fn set(&mut self, row: usize, present: bool) {
         if self.rows <= row {
             return;
@@ -75,19 +75,19 @@ impl Bits {
             .is_some_and(|word| word >> (row % 64) & 1 != 0)
     }
 
-    /// Rows that the set is defined over, in it or not.
+    /// The number of possible rows.
     #[must_use]
     pub fn rows(&self) -> usize {
         self.rows
     }
 
-    /// Rows in the set.
+    /// The number of rows in the set.
     #[must_use]
     pub fn count(&self) -> usize {
         self.count
     }
 
-    /// The rows in the set, ascending.
+    /// The rows in the set, in ascending order.
     pub fn iter(&self) -> impl Iterator<Item = usize> {
         self.words.iter().enumerate().flat_map(|(at, &word)| {
             let rest = std::iter::successors(Some(word), |word| Some(word & word.wrapping_sub(1)));

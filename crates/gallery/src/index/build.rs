@@ -1,13 +1,13 @@
-//! Building a graph, on all cores and yet the same one each time.
+//! Builds a graph on all cores, with the same result each time.
 //!
-//! Rows are linked in batches. The rows of a batch are searched for side by side in the graph as
-//! it was before the batch, and then the links of all of them are made, ordered by row. So the
-//! graph depends on the rows and the parameters alone, not on the number of threads. Rows come in a random
-//! order that depends only on the seed: if neighbours that were enrolled one after the other were in one
-//! batch, they would not find each other.
+//! Rows are linked in batches. The rows of a batch are searched for in parallel in the graph as it was before
+//! the batch, and then all their links are made, ordered by row. So the graph depends only on the rows and the
+//! parameters, and not on the number of threads. Rows are linked in a random order that depends only on the
+//! seed, because neighbours that were enrolled one after the other would not find each other if they were in
+//! the same batch.
 //!
-//! Dobson et al., "Scaling graph-based ANNS algorithms to billion-size datasets", 2023, build in
-//! batches that double in this way and find recall to be that of building one by one.
+//! Dobson et al., "Scaling graph-based ANNS algorithms to billion-size datasets", 2023, build in doubling
+//! batches in this way. They find the same recall as with single insertions.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -21,14 +21,14 @@ use crate::index::scratch::Scratch;
 use crate::index::select::LinkSelection;
 use crate::index::traversal::{descend, traverse};
 
-/// How a graph is built. Equal parameters and rows give equal graphs.
+/// The parameters for building a graph. Equal parameters and rows give equal graphs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BuildParams {
-    /// Links per row, doubled on the lowest level. 2 to 128.
+    /// Number of links of a row, doubled on the lowest level; 2 to 128.
     pub m: usize,
-    /// Candidates kept while a row is linked. 1 to 4,096.
+    /// Number of candidates kept while a row is linked; 1 to 4,096.
     pub ef_construction: usize,
-    /// Determines the levels of the rows and the order in which they are linked.
+    /// The seed of the rows' levels and of the order in which rows are linked.
     pub seed: u64,
 }
 
@@ -54,21 +54,21 @@ impl BuildParams {
 
 const LINK: usize = size_of::<u32>();
 
-/// A graph that is being built, its links as they will be stored.
+/// A graph that is being built, with its links in the stored form.
 pub(super) struct GraphDraft {
     pub(super) bottom: Vec<u8>,
     pub(super) upper: Vec<u8>,
     pub(super) upper_rows: Vec<u8>,
     pub(super) sizes: LevelSizes,
-    /// Rows in order of insertion.
+    /// The rows in the order of insertion.
     order: Vec<u32>,
     params: BuildParams,
 }
 
-/// A node on a level.
+/// A level and a node on it.
 type LevelNode = (usize, u32);
 
-/// Links all of `members`, which are rows of `codes`. The others of `rows` rows have no links.
+/// Links all of `members`, which are rows of `codes`. The other rows below `rows` get no links.
 pub(super) fn build(
     codes: &Codes<'_>,
     rows: usize,
@@ -79,8 +79,8 @@ pub(super) fn build(
     let pool = Mutex::new(Vec::new());
     let mut done = 1;
     while done < draft.order.len() {
-        // Rows of one batch do not see each other: a batch has at most a sixteenth of the rows linked so
-        // far, and a fiftieth of all.
+        // Rows of one batch do not find each other. So a batch has at most a sixteenth of the rows linked so
+        // far, and at most a fiftieth of all rows.
         let all = draft.order.len();
         let size = (done / 16)
             .clamp(1, (all / 50).clamp(64, 8192))
@@ -101,7 +101,7 @@ impl GraphDraft {
         let mut sizes = [0; UPPER_LEVELS_MAX];
         let mut share = u64::MAX;
         for (level, size) in sizes.iter_mut().enumerate() {
-            // A level has the m-th part of the one below it, and the first holds the entry.
+            // A level has 1/m of the rows of the one below it. The first row is the entry point.
             share /= params.m as u64;
             let nodes = drawn.partition_point(|&(draw, _)| draw < share);
             let nodes = if level == 0 { nodes.max(1) } else { nodes };
@@ -135,7 +135,7 @@ impl GraphDraft {
         }
     }
 
-    /// The number on `level` of the `at`-th row in order of insertion.
+    /// The number on `level` of the row at position `at` in the order of insertion.
     fn node(&self, level: usize, at: usize) -> u32 {
         if level == 0 {
             return self.order.get(at).copied().unwrap_or(NO_LINK);
@@ -145,7 +145,7 @@ impl GraphDraft {
         node
     }
 
-    /// Writes the links of a node, as many as there is room for.
+    /// Writes as many links of a node as there is space for.
     fn write(&mut self, (level, node): LevelNode, links: &[u32]) {
         let (all, width) = match level.checked_sub(1) {
             None => (self.bottom.as_mut_slice(), 2 * self.params.m),
@@ -167,14 +167,14 @@ impl GraphDraft {
         }
     }
 
-    /// Links the rows at these positions of the order.
+    /// Links the rows at these positions in the order of insertion.
     fn insert(
         &mut self,
         batch: std::ops::Range<usize>,
         codes: &Codes<'_>,
         pool: &Mutex<Vec<Workspace>>,
     ) {
-        /// Positions that one thread takes at a time.
+        /// Number of positions that a thread takes at a time.
         const SHARE: usize = 8;
         let positions: Vec<usize> = batch.collect();
         let this = &*self;
@@ -215,7 +215,7 @@ impl GraphDraft {
         }
     }
 
-    /// The nodes to which the `at`-th row is to be linked on each of its levels.
+    /// The nodes that the row at position `at` should be linked to on each of its levels.
     fn propose(
         &self,
         at: usize,
@@ -252,7 +252,7 @@ impl GraphDraft {
         }
     }
 
-    /// The links of a node that new nodes, which are those of `group`, are linked to.
+    /// The new links of a node to which the nodes of `group` link.
     fn linked_back(
         &self,
         group: &[(LevelNode, u32)],
@@ -271,7 +271,7 @@ impl GraphDraft {
     }
 }
 
-/// What one thread needs to link rows.
+/// The working memory of a thread that links rows.
 #[derive(Default)]
 struct Workspace {
     scratch: Scratch,
@@ -279,7 +279,7 @@ struct Workspace {
 }
 
 impl Workspace {
-    /// The choice among `links` for `node`, as many as there is room for.
+    /// Selects as many of `links` for `node` as there is space for.
     fn nearest(
         &mut self,
         node: u32,

@@ -1,4 +1,4 @@
-//! Vectors as codes of eight or sixteen bits, on one scale for all of them.
+//! Encodes vectors with eight or sixteen bits per value, on one scale for all of them.
 
 use rayon::iter::{IndexedParallelIterator, ParallelIterator};
 use rayon::slice::{ParallelSlice, ParallelSliceMut};
@@ -7,13 +7,13 @@ use crate::index::error::IndexError;
 use matchpoint_vector::kernels::codes::{CodeKernel, CodeWidth};
 use matchpoint_vector::kernels::{CODE_BLOCK, dot};
 
-/// The most values of a row: inner products of their codes fit an `i32` with room to spare.
+/// The highest number of values in a row, so that inner products of codes fit in an `i32`.
 pub const DIMENSION_MAX: usize = 65_536;
 
-/// The most rows of an index: their numbers leave one bit free.
+/// The highest number of rows in an index, so that row numbers leave one bit free.
 pub const ROWS_MAX: usize = (1 << 31) - 2;
 
-/// Vectors of one dimension, one after the other.
+/// Vectors of one dimension in one block.
 #[derive(Clone, Copy, Debug)]
 pub struct UnitVectors<'a> {
     values: &'a [f32],
@@ -21,10 +21,11 @@ pub struct UnitVectors<'a> {
 }
 
 impl<'a> UnitVectors<'a> {
-    /// Rows of `dimension` finite values each, of unit length.
+    /// Rows of `dimension` finite values each, which must have unit length.
     ///
     /// # Errors
-    /// Refuses a dimension out of 1..=[`DIMENSION_MAX`], part of a row, and too many rows.
+    /// Returns an error for a dimension outside 1..=[`DIMENSION_MAX`], for an incomplete row, and for too many
+    /// rows.
     pub fn new(values: &'a [f32], dimension: usize) -> Result<Self, IndexError> {
         if !(1..=DIMENSION_MAX).contains(&dimension) || !values.len().is_multiple_of(dimension) {
             return Err(IndexError::Shape {
@@ -41,7 +42,7 @@ impl<'a> UnitVectors<'a> {
         Ok(Self { values, dimension })
     }
 
-    /// Values in a row.
+    /// Number of values in a row.
     #[must_use]
     pub fn dimension(&self) -> usize {
         self.dimension
@@ -60,11 +61,10 @@ impl<'a> UnitVectors<'a> {
         self.values.get(start..start + self.dimension)
     }
 
-    /// The value that has code 127: few absolute values are greater, one in 10,000 at most, and
-    /// those are cut off.
+    /// The value with code 127. At most one in 10,000 absolute values is greater, and such values are clipped.
     ///
-    /// Counted in 65,536 bins a few thousandths wide each, so that it depends neither on the
-    /// order of the rows nor on the number of threads. 1 if there is nothing but zeros.
+    /// It is found with a histogram of 65,536 bins, so that it depends neither on the order of the rows nor on
+    /// the number of threads. 1 if all values are zero.
     pub(super) fn clip(&self) -> f32 {
         const BINS: usize = 1 << 16;
         let bin = |value: f32| (value.abs().to_bits() >> 15) as usize;
@@ -104,15 +104,15 @@ impl<'a> UnitVectors<'a> {
     }
 }
 
-/// Bytes of a row of codes, rounded up to whole cache lines.
+/// Number of bytes of a row of codes, rounded up to whole cache lines.
 pub(super) fn stride(dimension: usize, width: CodeWidth) -> usize {
     (dimension * width.bytes()).next_multiple_of(CODE_BLOCK)
 }
 
-/// The codes of all rows, row after row, on one scale.
+/// The codes of all rows in one block, on one scale.
 ///
-/// With eight bits, the scale is that of nearly all values ([`UnitVectors::clip`]); with sixteen
-/// there is room for any value of a unit vector.
+/// With eight bits, the scale covers nearly all values ([`UnitVectors::clip`]); with sixteen it covers every
+/// possible value of a unit vector.
 pub(super) fn encode_all(rows: UnitVectors<'_>, width: CodeWidth) -> Vec<u8> {
     let clip = match width {
         CodeWidth::Eight => rows.clip(),
@@ -127,13 +127,13 @@ pub(super) fn encode_all(rows: UnitVectors<'_>, width: CodeWidth) -> Vec<u8> {
     codes
 }
 
-/// The codes of one row, rounded to nearest; `clip` and what is beyond have the greatest code.
+/// The codes of one row, rounded to the nearest; values of `clip` and beyond get the highest code.
 fn encode(row: &[f32], width: CodeWidth, clip: f32, codes: &mut [u8]) {
     let greatest = width.greatest();
     let scale = greatest / clip;
     let rounded = |value: f32| {
-        // The sum has as many bits after the point as rounding leaves: none. That is faster than
-        // `round`, which must also round numbers that do not occur here.
+        // Adding this number leaves no bits after the point, which rounds to an integer. It is faster than
+        // `round`, which also has to handle numbers that do not occur here.
         const ROUND: f32 = 12_582_912.0;
         let scaled = (value * scale).clamp(-greatest, greatest);
         #[expect(
@@ -161,13 +161,15 @@ fn encode(row: &[f32], width: CodeWidth, clip: f32, codes: &mut [u8]) {
 
 /// The codes of a query, scaled so that they use the whole range.
 ///
-/// Its own scale multiplies all its products alike, so their order is that of the similarities.
+/// The query's own scale multiplies all of its products by the same factor, so their order is that of the
+/// similarities.
 pub(super) fn encode_query(query: &[f32], width: CodeWidth, codes: &mut Vec<u8>) {
     encode_alone(query, width, codes);
 }
 
-/// The codes of a vector, scaled so that with eight bits its greatest value has the greatest code, and with sixteen a
-/// value as great as its length would: products of such codes fit an `i32`. Returns what has the greatest code.
+/// The codes of a vector on its own scale, such that products of codes fit in an `i32`. With eight bits, the
+/// vector's highest value gets the highest code; with sixteen bits, a value equal to the vector's length would.
+/// Returns the value with the highest code.
 pub(super) fn encode_alone(vector: &[f32], width: CodeWidth, codes: &mut Vec<u8>) -> f32 {
     let greatest = match width {
         CodeWidth::Eight => vector.iter().fold(0.0_f32, |largest, value| {
@@ -183,7 +185,7 @@ pub(super) fn encode_alone(vector: &[f32], width: CodeWidth, codes: &mut Vec<u8>
     greatest
 }
 
-/// The codes of a vector; zeros if there is no scale.
+/// The codes of a vector on the scale `clip`; zeros if there is no scale.
 fn encode_by(vector: &[f32], width: CodeWidth, clip: f32, codes: &mut Vec<u8>) {
     codes.clear();
     codes.resize(stride(vector.len(), width), 0);
@@ -192,7 +194,7 @@ fn encode_by(vector: &[f32], width: CodeWidth, clip: f32, codes: &mut Vec<u8>) {
     }
 }
 
-/// The codes of all rows and what computes with them.
+/// The codes of all rows, with the kernel that computes their products.
 #[derive(Clone, Copy)]
 pub(super) struct Codes<'a> {
     pub(super) bytes: &'a [u8],
@@ -209,7 +211,7 @@ impl<'a> Codes<'a> {
         }
     }
 
-    /// The codes of one row; empty for a row that does not exist.
+    /// The codes of one row; empty if the row does not exist.
     pub(super) fn row(&self, row: u32) -> &'a [u8] {
         let start = row as usize * self.stride;
         self.bytes.get(start..start + self.stride).unwrap_or(&[])

@@ -1,5 +1,5 @@
-//! Rows with equal codes. One of them is in the graph and represents all: links among equal rows would take
-//! the places of links that lead elsewhere.
+//! Rows with equal codes. Only one of them is in the graph and represents the others, because links among equal
+//! rows would replace links that lead elsewhere.
 
 use std::cmp::Ordering;
 
@@ -10,23 +10,24 @@ use crate::index::codes::UnitVectors;
 
 const NUMBER: usize = size_of::<u32>();
 
-/// The bytes of a group: the row in the graph, where its duplicates end, and whether all are equal.
+/// The bytes of a stored group: the row in the graph, the end of its duplicates, and whether all vectors are
+/// equal.
 pub(super) const GROUP: usize = 3 * NUMBER;
 
-/// The duplicates of the rows in the graph that have any.
+/// The duplicates of rows in the graph.
 #[derive(Clone, Copy)]
 pub(super) struct Duplicates<'a> {
-    /// By row, ascending.
+    /// The groups, ordered by row.
     pub(super) groups: &'a [u8],
-    /// Duplicates, those of one group after those of another, each ascending.
+    /// The duplicates, group by group, each group in ascending order.
     pub(super) rows: &'a [u8],
 }
 
-/// The rows that have the codes of a row in the graph, without that row, which precedes them.
+/// The rows with the same codes as a row in the graph, without that row itself, which has the lowest number.
 #[derive(Clone, Copy)]
 pub(super) struct DuplicateGroup<'a> {
     rows: &'a [u8],
-    /// Whether their vectors too are equal, and so their scores.
+    /// Whether their vectors, and so their scores, are equal too.
     pub(super) same_vectors: bool,
 }
 
@@ -58,7 +59,7 @@ impl<'a> DuplicateGroup<'a> {
     }
 }
 
-/// The row in the graph, where its duplicates end, and whether all are equal, as they are stored.
+/// Decodes a stored group: the row in the graph, the end of its duplicates, and whether all vectors are equal.
 pub(super) fn group_numbers(group: &[u8; GROUP]) -> (u32, u32, u32) {
     let (numbers, _) = group.as_chunks::<NUMBER>();
     match *numbers {
@@ -71,18 +72,18 @@ pub(super) fn group_numbers(group: &[u8; GROUP]) -> (u32, u32, u32) {
     }
 }
 
-/// Rows by their codes.
+/// Rows grouped by their codes.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Grouped {
-    /// The first row of each code, ascending.
+    /// The first row of each group, in ascending order.
     pub(super) firsts: Vec<u32>,
-    /// As in [`Duplicates`].
+    /// The same as in [`Duplicates`].
     pub(super) groups: Vec<u8>,
-    /// As in [`Duplicates`].
+    /// The same as in [`Duplicates`].
     pub(super) rows: Vec<u8>,
 }
 
-/// Puts rows of equal codes together.
+/// Groups rows with equal codes.
 pub(super) fn group(vectors: UnitVectors<'_>, codes: &[u8], stride: usize) -> Grouped {
     let code = |row: u32| codes.get(row as usize * stride..(row as usize + 1) * stride);
     let numbered = codes.par_chunks_exact(stride).enumerate();
@@ -93,7 +94,7 @@ pub(super) fn group(vectors: UnitVectors<'_>, codes: &[u8], stride: usize) -> Gr
     let mut order: Vec<(u64, u32)> = numbered
         .map(|(row, code)| (hash(code), row as u32))
         .collect();
-    // Equal hashes almost always mean equal codes, but it has to be checked.
+    // Equal hashes almost always mean equal codes, but this has to be checked.
     let by_code = |a: &(u64, u32), b: &(u64, u32)| match a.0.cmp(&b.0) {
         Ordering::Equal => code(a.1).cmp(&code(b.1)),
         unequal @ (Ordering::Less | Ordering::Greater) => unequal,
@@ -135,7 +136,7 @@ pub(super) fn group(vectors: UnitVectors<'_>, codes: &[u8], stride: usize) -> Gr
     grouped
 }
 
-/// Equal codes have equal hashes. The constants are those of FNV-1a, taken eight bytes at a time.
+/// A hash of the codes with the constants of FNV-1a, computed over eight bytes at a time.
 fn hash(code: &[u8]) -> u64 {
     let (words, _) = code.as_chunks::<8>();
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;

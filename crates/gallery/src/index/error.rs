@@ -1,26 +1,26 @@
-//! Why an index refuses, and what to do about it.
+//! The errors of an index, with advice.
 
-/// Every way in which an index can fail.
+/// The reasons why an operation on an index failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum IndexError {
-    /// Not a whole number of rows, or rows of no length.
+    /// The values are not a whole number of rows, or the length of a row is out of range.
     #[error(
         "{values} values are not whole rows of {dimension}, 1 to {max} values each; check the dimension"
     )]
     Shape {
-        /// Values given.
+        /// Number of values given.
         values: usize,
-        /// Values in a row.
+        /// Number of values in a row.
         dimension: usize,
-        /// The most values that a row may have.
+        /// The highest number of values in a row.
         max: usize,
     },
-    /// More rows than there are row numbers.
+    /// There are more rows than row numbers.
     #[error("{found} rows are more than the {max} of one index; split them")]
     Rows {
-        /// Rows given.
+        /// Number of rows given.
         found: usize,
-        /// The most rows of an index.
+        /// The highest number of rows.
         max: usize,
     },
     /// A parameter is out of its range.
@@ -30,31 +30,31 @@ pub enum IndexError {
         name: &'static str,
         /// The value given.
         found: usize,
-        /// The least allowed.
+        /// The lowest allowed value.
         min: usize,
-        /// The most allowed.
+        /// The highest allowed value.
         max: usize,
     },
-    /// The query is not a vector of this index.
+    /// The query has another dimension than the index.
     #[error("the query has {found} values, and the rows of this index have {expected}")]
     QueryDimension {
-        /// Values of the query.
+        /// Number of values in the query.
         found: usize,
-        /// Values of a row.
+        /// Number of values in a row.
         expected: usize,
     },
-    /// The filter was made for another set of rows.
+    /// The filter was made for another number of rows.
     #[error("the filter is about {found} rows, and this index has {expected}")]
     FilterLength {
-        /// Rows that the filter is about.
+        /// Number of rows of the filter.
         found: usize,
-        /// Rows of the index.
+        /// Number of rows of the index.
         expected: usize,
     },
-    /// The bytes are no index.
+    /// The bytes are not an index.
     #[error("this is not an index file: it does not begin with the bytes of one")]
     NotAnIndex,
-    /// Written by another version of this program.
+    /// The index was written by another version of this program.
     #[error(
         "the index has format {found}, and this version reads format {readable}; build it again"
     )]
@@ -67,9 +67,9 @@ pub enum IndexError {
     /// The bytes differ from what was written.
     #[error("the index is damaged at byte {offset}: {what}; build it again")]
     Damaged {
-        /// Where the damaged part begins, in bytes from the start of the file.
+        /// The position where the damaged part starts, in bytes from the start of the file.
         offset: usize,
-        /// What does not agree.
+        /// What does not match.
         what: &'static str,
     },
 }

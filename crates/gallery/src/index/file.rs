@@ -1,9 +1,9 @@
-//! The bytes of an index: a header, then sections that begin at multiples of 64.
+//! The file format of an index: a header, and sections that start at multiples of 64 bytes.
 //!
-//! All numbers are little-endian. The header holds the length and the SHA-256 of each section, and
-//! ends in the SHA-256 of what precedes. Bytes between sections are zero. A file is checked as a
-//! whole before any of it is used: first every digest, then every number that is used as a
-//! position, so that not even bytes made to fit their digests can lead out of their section.
+//! All numbers are little-endian. The header contains the length and the SHA-256 of each section, and ends with
+//! the SHA-256 of its own preceding bytes. Bytes between sections are zero. The whole file is checked before it
+//! is used: first every digest, then every number that is used as a position. So even a file that was forged
+//! with correct digests cannot lead outside its sections.
 
 use std::ops::Range;
 
@@ -20,28 +20,29 @@ use crate::index::links::{LevelSizes, NO_LINK, UPPER_LEVELS_MAX, upper_bytes};
 use matchpoint_vector::kernels::codes::CodeWidth;
 
 const MAGIC: [u8; 8] = *b"MPINDEX\0";
-/// The only format that is read and written.
+/// The only version of the format that is read and written.
 const FORMAT: u32 = 1;
-/// Where the width of the codes is stored, and how.
+/// The position of the width of the codes in the header, and its values.
 const WIDTH: usize = 12;
 const EIGHT: u32 = 0;
 const SIXTEEN: u32 = 16;
-/// Where sections may begin.
+/// Sections start at multiples of this.
 const ALIGN: usize = 64;
 const NUMBER: usize = size_of::<u32>();
-/// Codes, links of the lowest level, links above it, rows above it, groups of duplicates, duplicates.
+/// The sections: codes, links of the lowest level, links above it, rows above it, groups of duplicates,
+/// duplicates.
 const SECTIONS: usize = 6;
-/// Where the sections' digests begin in the header.
+/// The position of the sections' digests in the header.
 const DIGESTS: usize = 192;
-/// Where the digest of the header is, of all that precedes it.
+/// The position of the header's digest, which covers all bytes before it.
 const HEADER_DIGEST: usize = DIGESTS + SECTIONS * 32;
-/// Where the first section begins.
+/// The position of the first section.
 const HEADER: usize = (HEADER_DIGEST + 32).next_multiple_of(ALIGN);
-/// A code that no kernel has to support, one for each width.
+/// A code that no kernel has to support, for each width.
 const NO_CODE: u8 = 0x80;
 const NO_WIDE_CODE: [u8; 2] = i16::MIN.to_le_bytes();
 
-/// What the header says.
+/// The content of the header.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct IndexHeader {
     pub(super) dimension: usize,
@@ -77,14 +78,14 @@ impl<T> Sections<T> {
     }
 }
 
-/// Where the sections are, which depends on the counts in the header alone.
+/// The positions of the sections, which depend only on the counts in the header.
 #[derive(Clone, Debug)]
 pub(super) struct IndexLayout {
     ranges: [Range<usize>; SECTIONS],
 }
 
 impl IndexLayout {
-    /// For a header whose counts are possible. A layout that is too long to be counted ends at the greatest
+    /// The layout for a header with possible counts. If it is too long to be addressed, it ends at the highest
     /// number, where no file ends.
     fn of(header: &IndexHeader) -> Self {
         let above = header.sizes.first().map_or(0, |&nodes| nodes as usize);
@@ -117,7 +118,7 @@ impl IndexLayout {
     }
 }
 
-/// Bytes of our own, the first at a multiple of 64.
+/// An owned buffer whose first byte is at a multiple of 64.
 pub(super) struct Aligned {
     buffer: Vec<u8>,
     start: usize,
@@ -148,7 +149,7 @@ impl AsRef<[u8]> for Aligned {
     }
 }
 
-/// A file of these parts. The header's counts of duplicates are those of the parts.
+/// Writes a file with these parts. The header's counts of duplicates are computed from the parts.
 pub(super) fn write(
     mut header: IndexHeader,
     parts: &Sections<Vec<u8>>,
@@ -230,7 +231,7 @@ impl IndexHeader {
         bytes
     }
 
-    /// Reads what [`Self::to_bytes`] wrote, of a header whose digest is right.
+    /// Reads what [`Self::to_bytes`] wrote; the header's digest was checked before.
     fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let (width, mut rest) = bytes.get(WIDTH..)?.split_first_chunk()?;
         let width = match u32::from_le_bytes(*width) {
@@ -269,7 +270,7 @@ impl IndexHeader {
         Some(header)
     }
 
-    /// Whether the counts can be those of an index.
+    /// Whether an index can have these counts.
     fn is_possible(&self) -> bool {
         let mut sizes = self.sizes.iter();
         let descending = self.sizes.is_sorted_by(|below, above| above <= below);
@@ -351,7 +352,7 @@ fn check_padding(bytes: &[u8], layout: &IndexLayout) -> Result<(), IndexError> {
     Ok(())
 }
 
-/// Checks every number that is used as a position, and that every row is in the index once.
+/// Checks every number that is used as a position, and that every row occurs exactly once.
 fn check_content(
     header: &IndexHeader,
     layout: &IndexLayout,
@@ -390,7 +391,7 @@ fn are_codes(codes: &[u8], width: CodeWidth) -> bool {
     })
 }
 
-/// Whether links are below `nodes`, and no link follows the last one of a node.
+/// Whether all links are below `nodes`, and no link follows the end of a node's links.
 fn are_links(links: &[u8], width: usize, nodes: usize) -> bool {
     links.par_chunks(width * NUMBER).all(|links| {
         let mut rest = numbers(links).skip_while(|&link| (link as usize) < nodes);
@@ -416,7 +417,7 @@ fn are_below(rows: &[u8], count: usize) -> bool {
     numbers(rows).all(|row| (row as usize) < count)
 }
 
-/// Whether groups are in order, their ends too, and the last one ends where the duplicates end.
+/// Whether groups and their ends are in order, and the last group ends with the duplicates.
 fn are_groups(groups: &[u8], header: &IndexHeader) -> bool {
     let (groups, _) = groups.as_chunks::<GROUP>();
     let mut previous: Option<(u32, u32)> = None;
@@ -433,7 +434,7 @@ fn are_groups(groups: &[u8], header: &IndexHeader) -> bool {
     previous.map_or(0, |(_, end)| end as usize) == header.duplicates
 }
 
-/// Whether each duplicate is a row, once, and no row that is in the graph.
+/// Whether each duplicate is a row, occurs once, and is not in the graph.
 fn are_duplicates(sections: &Sections<&[u8]>, header: &IndexHeader) -> bool {
     let mut seen = Bits::none(header.rows);
     let (groups, _) = sections.groups.as_chunks::<GROUP>();
@@ -453,7 +454,7 @@ fn are_duplicates(sections: &Sections<&[u8]>, header: &IndexHeader) -> bool {
     seen.count() == others + header.duplicates
 }
 
-/// Numbers as they are stored.
+/// Decodes stored numbers.
 fn numbers(bytes: &[u8]) -> impl Iterator<Item = u32> {
     let (numbers, _) = bytes.as_chunks::<NUMBER>();
     numbers.iter().map(|&number| u32::from_le_bytes(number))
@@ -487,7 +488,7 @@ mod tests {
         of(&values())
     }
 
-    /// Rows that eight bits do not tell apart.
+    /// Rows that eight bits cannot separate.
     fn wide() -> Vec<u8> {
         let angles = (0..80_u8).map(|row| f32::from(row) * 1e-4);
         of(&angles
@@ -505,7 +506,7 @@ mod tests {
         graph.as_bytes().to_vec()
     }
 
-    /// The same bytes with digests that fit them.
+    /// The same bytes with digests that match them.
     fn sealed(mut bytes: Vec<u8>) -> Vec<u8> {
         let header = IndexHeader::from_bytes(&bytes);
         if let Some(header) = header.filter(IndexHeader::is_possible) {
@@ -591,7 +592,7 @@ mod tests {
                     .unwrap();
             }
         }
-        // Another code, another link, another seed and another fingerprint are all possible.
+        // Another code, another link, another seed and another fingerprint are all valid.
         assert!(
             500 < refused && 500 < taken,
             "{refused} refused, {taken} taken"

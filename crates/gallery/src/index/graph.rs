@@ -1,4 +1,4 @@
-//! The index: which rows are nearest a query.
+//! The index: finds the rows nearest to a query.
 
 use std::sync::Arc;
 
@@ -16,10 +16,10 @@ use crate::index::width::{NEIGHBOURS, width_for};
 use matchpoint_vector::kernels;
 use matchpoint_vector::kernels::codes::{CodeKernel, CodeWidth};
 
-/// Bytes from wherever the caller has them: a buffer, or a map of a file.
+/// Bytes that the caller owns in any form, such as a buffer or a mapped file.
 pub type Bytes = Arc<dyn AsRef<[u8]> + Send + Sync>;
 
-/// An immutable index of rows by number. It holds codes and links, and no vectors.
+/// An immutable index of rows by number. It contains codes and links, but no vectors.
 pub struct Graph {
     bytes: Bytes,
     header: IndexHeader,
@@ -27,31 +27,32 @@ pub struct Graph {
     kernel: CodeKernel,
 }
 
-/// How a search is done.
+/// The way in which a search is done.
 struct SearchPlan {
     ef: usize,
     scan: bool,
 }
 
-/// Vectors compared exactly for each neighbour wanted, and a number in addition. With fewer, errors of the
-/// codes begin to cost recall.
+/// Number of vectors that are compared exactly: this many for each neighbour, plus `EXACT_BESIDES`. With fewer,
+/// the rounding of the codes would begin to reduce recall.
 const EXACT_PER_NEIGHBOUR: usize = 2;
 const EXACT_BESIDES: usize = 12;
 
-/// Rows of a scan that cost as much as one candidate of a traversal.
+/// Scanning this many rows costs as much as one candidate of a traversal.
 const SCANNED_PER_CANDIDATE: usize = 24;
 
-/// Candidates per allowed row among them, of those wanted.
+/// A traversal with a filter keeps enough candidates that this many times `k` of them are expected to be
+/// allowed.
 const FILTERED_MARGIN: usize = 2;
 
 impl Graph {
-    /// Builds an index of unit vectors, on all threads of the current `rayon` pool.
+    /// Builds an index of unit vectors with all threads of the current `rayon` pool.
     ///
     /// Equal rows, parameters and `fingerprint` give the same bytes, whatever the number of threads and the
-    /// CPU. The fingerprint identifies the rows; it is stored and not used.
+    /// CPU. The fingerprint identifies the rows; it is stored but not interpreted.
     ///
     /// # Errors
-    /// Refuses parameters out of range.
+    /// Returns an error if a parameter is out of range.
     pub fn build(
         rows: UnitVectors<'_>,
         params: BuildParams,
@@ -87,11 +88,11 @@ impl Graph {
         })
     }
 
-    /// Takes an index from the bytes that [`Self::as_bytes`] gave, after checking all of them. They are not
-    /// copied; searches are fastest if they begin at a multiple of 64.
+    /// Makes an index from the bytes that [`Self::as_bytes`] gave, after checking all of them. They are not
+    /// copied. Searches are fastest if the bytes start at a multiple of 64.
     ///
     /// # Errors
-    /// Refuses bytes of another format, and any that differ from what was written.
+    /// Returns an error for bytes of another format, and for any that differ from what was written.
     pub fn from_bytes(bytes: Bytes) -> Result<Self, IndexError> {
         let (header, layout) = file::read((*bytes).as_ref())?;
         let kernel = CodeKernel::detect(header.width);
@@ -103,7 +104,7 @@ impl Graph {
         })
     }
 
-    /// The index as it is stored.
+    /// The index in its stored form.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
         (*self.bytes).as_ref()
@@ -115,46 +116,45 @@ impl Graph {
         self.header.rows
     }
 
-    /// Values of a row.
+    /// Number of values in a row.
     #[must_use]
     pub fn dimension(&self) -> usize {
         self.header.dimension
     }
 
-    /// How it was built.
+    /// The parameters that it was built with.
     #[must_use]
     pub fn params(&self) -> BuildParams {
         self.header.params
     }
 
-    /// How fine its codes are.
+    /// The number of bits of its codes.
     #[must_use]
     pub fn width(&self) -> CodeWidth {
         self.header.width
     }
 
-    /// What the builder said the rows are.
+    /// The fingerprint that identifies the rows.
     #[must_use]
     pub fn fingerprint(&self) -> [u8; 32] {
         self.header.fingerprint
     }
 
-    /// Bytes in memory for each row; the vectors that the caller keeps are not among them.
+    /// Bytes in memory for each row, without the vectors, which the caller stores.
     #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "a figure to be shown")]
     pub fn bytes_per_row(&self) -> f64 {
         self.as_bytes().len() as f64 / self.header.rows.max(1) as f64
     }
 
-    /// The nearest rows, best first; of equal scores the smaller row first.
+    /// The nearest rows, best first; among equal scores, the lower row number comes first.
     ///
-    /// `vector_of` gives the vector of a row, or `None` for a row that was removed. There are fewer than
-    /// `k` neighbours only if fewer rows are allowed and present. Which of the true neighbours are found is
-    /// approximate; every score is exact. The same index, vectors and search give the same answer on every
-    /// CPU.
+    /// `vector_of` returns the vector of a row, or `None` for a row that was removed. Fewer than `k` neighbours
+    /// are found only if fewer rows are allowed and exist. Some of the true neighbours may be missed, but every
+    /// score is exact. The same index, vectors and search give the same answer on every CPU.
     ///
     /// # Errors
-    /// Refuses a query of another dimension and a filter of another number of rows.
+    /// Returns an error for a query of another dimension and for a filter of another number of rows.
     pub fn search<'v, 's>(
         &self,
         search: &IndexSearch<'_>,
@@ -172,7 +172,7 @@ impl Graph {
             let (found, expected) = (allowed.rows(), self.header.rows);
             return Err(IndexError::FilterLength { found, expected });
         }
-        // No more than there are rows, so that memory is bounded by the index and not by the request.
+        // At most as many as there are rows, so that memory is limited by the index and not by the request.
         let search = &IndexSearch {
             k: search.k.min(self.header.rows),
             ef: search.ef.min(self.header.rows),
@@ -206,13 +206,13 @@ impl Graph {
         Ok(&scratch.found)
     }
 
-    /// Rows that may be found.
+    /// The number of rows that may be found.
     fn allowed(&self, search: &IndexSearch<'_>) -> usize {
         search.allowed.map_or(self.header.rows, Bits::count)
     }
 
-    /// A traversal finds the nearest of all rows, so it has to keep more candidates, by the share of rows
-    /// that are not allowed.
+    /// Chooses between a traversal and a scan. A traversal finds the nearest of all rows, so with a filter it
+    /// has to keep more candidates, in inverse proportion to the share of allowed rows.
     fn plan(&self, search: &IndexSearch<'_>) -> SearchPlan {
         let allowed = self.allowed(search);
         let mut ef = search.ef.max(search.k).max(1);
@@ -272,7 +272,7 @@ impl Graph {
         if let (Some((kth, _)), Some((last, _))) = (kth, last)
             && kth == last
         {
-            // Equal by their codes to the last one wanted, and perhaps better by their vectors.
+            // Rows whose codes are as near as the last one wanted may have nearer vectors.
             let block = ScanBuffers {
                 rows: fresh,
                 products,
@@ -288,7 +288,7 @@ impl Graph {
     }
 }
 
-/// Vectors to be compared exactly for `k` neighbours.
+/// The number of vectors that are compared exactly to find `k` neighbours.
 fn exact(k: usize) -> usize {
     k.saturating_mul(EXACT_PER_NEIGHBOUR)
         .saturating_add(EXACT_BESIDES)
@@ -306,7 +306,7 @@ fn all_allowed<'a>(search: &IndexSearch<'a>, rows: usize) -> impl Iterator<Item 
     (0..all).chain(some.map(|row| row as u32))
 }
 
-/// The best allowed rows of the pool and their duplicates, to be compared exactly.
+/// Selects the best allowed rows of the pool and their duplicates, for exact comparison.
 fn keep_allowed(search: &IndexSearch<'_>, sections: &Sections<&[u8]>, scratch: &mut Scratch) {
     let Scratch {
         pool, survivors, ..
@@ -332,7 +332,7 @@ fn keep_allowed(search: &IndexSearch<'_>, sections: &Sections<&[u8]>, scratch: &
             continue;
         }
         if let Some(group) = duplicates.of(row) {
-            // Equal vectors have equal scores, and of equal scores the first rows win.
+            // Equal vectors have equal scores, and among equal scores the first rows win.
             let most = if group.same_vectors {
                 search.k
             } else {
@@ -343,7 +343,7 @@ fn keep_allowed(search: &IndexSearch<'_>, sections: &Sections<&[u8]>, scratch: &
     }
 }
 
-/// Compares the survivors exactly and keeps the best.
+/// Compares the selected rows exactly and keeps the best.
 fn score<'v>(
     search: &IndexSearch<'_>,
     vector_of: &impl Fn(u32) -> Option<&'v [f32]>,
@@ -364,7 +364,7 @@ fn score<'v>(
         (vector.len() == search.vector.len()).then_some(ScoredRow { row, score })
     }));
     found.sort_unstable_by(|a, b| {
-        // Adding zero makes -0.0 equal to 0.0, as it is under `==`.
+        // Adding zero makes -0.0 compare like 0.0, as `==` does.
         (b.score + 0.0)
             .total_cmp(&(a.score + 0.0))
             .then(a.row.cmp(&b.row))

@@ -1,28 +1,28 @@
-//! The levels of a graph: their links as they are stored.
+//! The levels of a graph, with their links in the stored form.
 
 use matchpoint_vector::kernels::codes::prefetch_row;
 
-/// In place of a link: there are no more.
+/// Marks the end of a node's links.
 pub(super) const NO_LINK: u32 = u32::MAX;
 
-/// The most levels above the lowest one.
+/// The highest number of levels above the lowest one.
 pub(super) const UPPER_LEVELS_MAX: usize = 16;
 
 const LINK: usize = size_of::<u32>();
 
-/// Numbers of nodes on each level above the lowest, from the lowest of them up.
+/// The number of nodes on each level above the lowest, from the bottom up.
 pub(super) type LevelSizes = [u32; UPPER_LEVELS_MAX];
 
 /// The links of all levels.
 ///
-/// A node of the lowest level has the number of its row. The nodes above are numbered in order of
-/// insertion, which puts those that reach higher first: a node has one number in all the levels
-/// above the lowest, and each of these levels holds the nodes from 0 to its size.
+/// A node of the lowest level has the number of its row. The nodes above are numbered in the order of
+/// insertion, in which nodes that reach higher levels come first. So a node has the same number on all levels
+/// above the lowest, and each of these levels contains the nodes from 0 up to its size.
 #[derive(Clone, Copy)]
 pub(super) struct Links<'a> {
-    /// Nodes of the lowest level, each with twice `m` links.
+    /// Links of the lowest level, 2 x `m` for each node.
     pub(super) bottom: &'a [u8],
-    /// Nodes of the levels above, from the lowest up, each with `m` links.
+    /// Links of the levels above, from the bottom up, `m` for each node.
     pub(super) upper: &'a [u8],
     /// The row of each node above the lowest level.
     pub(super) upper_rows: &'a [u8],
@@ -30,22 +30,22 @@ pub(super) struct Links<'a> {
     pub(super) m: usize,
 }
 
-/// The links of one level, rows of `width` of them.
+/// The links of one level, `width` for each node.
 #[derive(Clone, Copy)]
 pub(super) struct Level<'a> {
     links: &'a [u8],
     width: usize,
-    /// If nodes are not numbered by row: the row of each.
+    /// The row of each node; `None` if nodes are numbered by row.
     rows: Option<&'a [u8]>,
 }
 
-/// Bytes of the links above `upper` levels of these sizes.
+/// Number of bytes of the links of levels with these sizes.
 pub(super) fn upper_bytes(sizes: &[u32], m: usize) -> usize {
     sizes.iter().map(|&nodes| nodes as usize * m * LINK).sum()
 }
 
 impl<'a> Links<'a> {
-    /// Level 0 is the lowest.
+    /// A level by its number; 0 is the lowest.
     pub(super) fn level(&self, level: usize) -> Level<'a> {
         let Some(above) = level.checked_sub(1) else {
             return Level {
@@ -64,7 +64,7 @@ impl<'a> Links<'a> {
         }
     }
 
-    /// Levels above the lowest.
+    /// Number of levels above the lowest.
     pub(super) fn height(&self) -> usize {
         self.sizes.iter().take_while(|&&nodes| nodes != 0).count()
     }
@@ -76,17 +76,17 @@ impl<'a> Links<'a> {
 }
 
 impl<'a> Level<'a> {
-    /// How many nodes have room for links.
+    /// Number of nodes that have space for links.
     pub(super) fn nodes(&self) -> usize {
         self.links.len() / self.stride()
     }
 
-    /// Whether a node has the number of its row.
+    /// Whether nodes are numbered by row.
     pub(super) fn is_by_row(&self) -> bool {
         self.rows.is_none()
     }
 
-    /// Bytes of the links of one node.
+    /// Number of bytes of the links of one node.
     pub(super) fn stride(&self) -> usize {
         self.width * LINK
     }
@@ -114,7 +114,7 @@ impl<'a> Level<'a> {
     }
 }
 
-/// The number at position `at` of numbers as they are stored.
+/// Decodes the number at position `at`.
 #[inline]
 fn number_at(numbers: &[u8], at: u32) -> u32 {
     let (numbers, _) = numbers.as_chunks::<LINK>();

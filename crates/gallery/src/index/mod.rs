@@ -1,10 +1,10 @@
-//! A compact approximate index of unit vectors: built once, then only searched.
+//! A compact approximate index of unit vectors that is built once and then only searched.
 //!
-//! A graph of links between near vectors (HNSW, Malkov and Yashunin), laid out so that a search
-//! waits for memory as little as can be: vectors as codes of eight bits, or sixteen if the rows are
-//! too near each other for eight, and links as 32-bit numbers, each in one
-//! block. The codes only propose; the scores of those proposed are computed from the caller's
-//! vectors. Searching takes no lock and, once its [`scratch::Scratch`] has grown, no memory.
+//! It is a graph of links between near vectors (HNSW, Malkov and Yashunin), stored so that a search waits for
+//! memory as little as possible. Vectors are codes of eight bits, or of sixteen if the rows are too near to
+//! each other for eight, and links are 32-bit numbers; each kind is in one block. The codes only propose
+//! candidates, whose scores are then computed from the caller's vectors. A search takes no lock and, once its
+//! [`scratch::Scratch`] has grown, allocates no memory.
 
 pub mod bits;
 pub mod build;

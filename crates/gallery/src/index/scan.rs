@@ -1,19 +1,19 @@
-//! Vectors as codes, compared with a query one after the other: what is too new for a graph, and too
-//! many to be compared as they are.
+//! Compares vectors with a query one after the other, as codes. It is used for vectors that are too new for the
+//! graph and too many to be compared exactly.
 
 use crate::index::codes::{encode_alone, stride};
 use matchpoint_vector::kernels::codes::{CodeKernel, CodeWidth};
 
-/// Codes of vectors of one dimension, each on a scale of its own.
+/// The codes of vectors of one dimension, each on its own scale.
 pub struct CodedRows {
     codes: Box<[u8]>,
-    /// What a code of one stands for, in each row.
+    /// The value of a code of one, for each row.
     units: Box<[f32]>,
     width: CodeWidth,
 }
 
 impl CodedRows {
-    /// The codes of rows of `dimension` finite values each; an empty row counts as missing.
+    /// Encodes rows of `dimension` finite values each; an empty row counts as missing.
     #[must_use]
     pub fn new(
         rows: impl Iterator<Item = impl AsRef<[f32]>>,
@@ -35,7 +35,7 @@ impl CodedRows {
     }
 }
 
-/// A query as codes, and the memory to compare it with rows.
+/// A query as codes, with the memory to compare it with rows.
 pub struct CodedQuery {
     codes: Vec<u8>,
     unit: f32,
@@ -46,7 +46,7 @@ pub struct CodedQuery {
 }
 
 impl CodedQuery {
-    /// The codes of a query of finite values.
+    /// Encodes a query of finite values.
     #[must_use]
     pub fn new(query: &[f32], width: CodeWidth) -> Self {
         let mut codes = Vec::new();
@@ -61,7 +61,7 @@ impl CodedQuery {
         }
     }
 
-    /// Those of a query that can be compared with `rows`: what is there already, or new ones.
+    /// A query that can be compared with `rows`: the present one if it fits, or a new one.
     pub fn for_codes<'a>(
         there: &'a mut Option<Self>,
         query: &[f32],
@@ -71,8 +71,8 @@ impl CodedQuery {
         there.insert(fits.unwrap_or_else(|| Self::new(query, rows.width)))
     }
 
-    /// The inner product with each row of codes of the same width: to about a hundredth for vectors of unit length and
-    /// eight bits.
+    /// The inner product with each row, which must have codes of the same width. With eight bits and unit
+    /// vectors, it is accurate to about a hundredth.
     pub fn products(&mut self, rows: &CodedRows) -> impl Iterator<Item = f32> {
         self.rows.clear();
         self.rows.extend((0..).take(rows.units.len()));

@@ -1,10 +1,10 @@
-//! Memory that a search needs besides the index, used again by the next one.
+//! The memory that a search needs in addition to the index, for reuse by the next search.
 
 use crate::index::search::ScoredRow;
 
-/// The memory of one search at a time, which grows to what the largest index needs and stays.
+/// The working memory of one search at a time. It grows to the size that the largest index needs, and keeps it.
 ///
-/// One per thread; its caller keeps it between searches. A search allocates only while it grows.
+/// Each thread needs its own, and keeps it between searches. A search allocates memory only if it has to grow.
 #[derive(Default)]
 pub struct Scratch {
     pub(super) query: Vec<u8>,
@@ -18,14 +18,14 @@ pub struct Scratch {
 }
 
 impl Scratch {
-    /// Memory for searches, not allocated yet.
+    /// Working memory without any allocation yet.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 }
 
-/// Which nodes a traversal has visited. Clearing it is free but for once in 255 traversals.
+/// The nodes that a traversal has visited. Clearing it is free except once in 255 traversals.
 #[derive(Default)]
 pub(super) struct Visited {
     epochs: Vec<u8>,
@@ -44,7 +44,7 @@ impl Visited {
         }
     }
 
-    /// Whether this is the first visit. A node that does not exist counts as visited.
+    /// Whether this is the first visit to the node. A node that does not exist counts as visited.
     #[inline]
     pub(super) fn first(&mut self, node: u32) -> bool {
         match self.epochs.get_mut(node as usize) {
@@ -59,14 +59,14 @@ impl Visited {
 
 /// The best nodes seen by a traversal, best first, and which of them are still to be expanded.
 ///
-/// A node is one number: its product, then its complement, so that of equal products the smaller
-/// node is the better, then a bit that is set while the node is to be expanded. Sorted insertion
-/// moves a few hundred bytes, which costs less than a heap does.
+/// An entry is one number: the product, then the complement of the node's number, so that among equal products
+/// the lower node ranks first, then a bit that is set until the node is expanded. Sorted insertion moves a few
+/// hundred bytes, which is cheaper than a heap.
 #[derive(Default)]
 pub(super) struct CandidatePool {
     keys: Vec<u64>,
     ef: usize,
-    /// No node before this position is to be expanded.
+    /// All nodes before this position are expanded.
     next: usize,
 }
 
@@ -92,7 +92,7 @@ impl CandidatePool {
         self.next = 0;
     }
 
-    /// Adds a node if it is among the best; returns whether it would be the next to be expanded.
+    /// Adds a node if it is among the best; returns whether it would be the next one to expand.
     #[inline]
     pub(super) fn offer(&mut self, product: i32, node: u32) -> bool {
         let key = key(product, node);
@@ -111,7 +111,7 @@ impl CandidatePool {
         is_next
     }
 
-    /// The best node that has not been expanded; counts it as expanded from now on.
+    /// The best node that has not been expanded; it is then marked as expanded.
     #[inline]
     pub(super) fn expand(&mut self) -> Option<u32> {
         let rest = self.keys.get_mut(self.next..)?;
@@ -122,7 +122,7 @@ impl CandidatePool {
         Some(product_and_node(*key).1)
     }
 
-    /// The node that would be expanded next, if no better one is found.
+    /// The node that is expanded next, unless a better one is found.
     #[inline]
     pub(super) fn peek(&self) -> Option<u32> {
         let rest = self.keys.get(self.next..)?;

@@ -1,25 +1,26 @@
-//! What is searched for, and what is found.
+//! The input and the results of a search in the index.
 
 use crate::index::bits::Bits;
 
 /// A row and its exact similarity to the query.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ScoredRow {
-    /// Its number among the rows that the index was built of.
+    /// The number of the row in the index.
     pub row: u32,
     /// [`matchpoint_vector::kernels::dot`] of the query and the vector of the row.
     pub score: f32,
 }
 
-/// What to search for.
+/// The input of a search.
 #[derive(Clone, Copy, Debug)]
 pub struct IndexSearch<'a> {
-    /// The query, of unit length.
+    /// The query, which must have unit length.
     pub vector: &'a [f32],
-    /// Neighbours wanted.
+    /// Number of neighbours to find.
     pub k: usize,
-    /// Candidates kept, at least `k`: more find more of the true neighbours and take longer.
+    /// Number of candidates to keep, at least `k`. More candidates find more of the true neighbours, but take
+    /// longer.
     pub ef: usize,
-    /// The rows that may be found; all if there is no filter.
+    /// The rows that may be found; `None` for all rows.
     pub allowed: Option<&'a Bits>,
 }

@@ -1,12 +1,12 @@
-//! Which of the nearest nodes a node is linked to.
+//! Selects which of the nearest nodes a node is linked to.
 
 use crate::index::codes::Codes;
 use crate::index::links::Level;
 
-/// Working memory of [`LinkSelection::choose`].
+/// The working memory of [`LinkSelection::choose`].
 #[derive(Default)]
 pub(super) struct LinkSelection {
-    /// Candidates: product with the node to be linked, and node; best first.
+    /// The candidates, best first: the product with the node to be linked, and the candidate.
     pub(super) candidates: Vec<(i32, u32)>,
     /// The nodes chosen, best first.
     pub(super) chosen: Vec<u32>,
@@ -15,14 +15,14 @@ pub(super) struct LinkSelection {
 }
 
 impl LinkSelection {
-    /// Chooses at most `limit` candidates that lie in different directions: none that is closer to
-    /// one chosen before it than to the node itself.
+    /// Selects at most `limit` candidates that lie in different directions: a candidate is skipped if it is
+    /// closer to an already selected one than to the node itself.
     ///
-    /// Malkov and Yashunin, "Efficient and robust approximate nearest neighbor search using
-    /// hierarchical navigable small world graphs", algorithm 4, without extension and without
-    /// keeping what was pruned.
+    /// Malkov and Yashunin, "Efficient and robust approximate nearest neighbor search using hierarchical
+    /// navigable small world graphs", algorithm 4, without extending the candidates and without keeping pruned
+    /// ones.
     pub(super) fn choose(&mut self, level: &Level<'_>, codes: &Codes<'_>, limit: usize) {
-        /// One call of the kernel; the nearest of those chosen refuse most candidates.
+        /// Number of products in one call of the kernel. The nearest selected nodes rule out most candidates.
         const TOGETHER: usize = 4;
         self.chosen.clear();
         self.rows.clear();

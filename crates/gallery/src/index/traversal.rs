@@ -1,16 +1,16 @@
-//! The traversal along the links of a level to the nodes nearest a query.
+//! Follows the links of a level to the nodes that are nearest to a query.
 
 use crate::index::codes::Codes;
 use crate::index::links::Level;
 use crate::index::scratch::Scratch;
 use matchpoint_vector::kernels::codes::{prefetch, prefetch_row};
 
-/// Cache lines of a row that are prefetched as soon as its node is found. The kernel prefetches the others
-/// of longer rows.
+/// Number of cache lines of a row that are prefetched when its node is found. The kernel prefetches the rest of
+/// longer rows.
 const LINES_AHEAD: usize = 4;
 
-/// From `entry`, goes to the best neighbour of each node for as long as that is better; the last
-/// node. The query is the codes in `scratch`.
+/// Starting at `entry`, moves to the best neighbour as long as that is nearer; returns the last node. The query
+/// is in `scratch`, as codes.
 pub(super) fn descend(
     level: &Level<'_>,
     codes: &Codes<'_>,
@@ -52,8 +52,8 @@ pub(super) fn descend(
     }
 }
 
-/// From `entry`, expands the best node met so far until the best `ef` met are all expanded.
-/// They are then in the pool of `scratch`, and the query is the codes there.
+/// Starting at `entry`, expands the best node seen so far until the best `ef` nodes are all expanded. They are
+/// then in the pool of `scratch`, which also contains the query as codes.
 pub(super) fn traverse(
     level: &Level<'_>,
     codes: &Codes<'_>,
@@ -104,13 +104,13 @@ pub(super) fn traverse(
     }
 }
 
-/// Working memory of [`scan`]: rows that are compared at once, and their products.
+/// The working memory of [`scan`]: rows that are compared at once, and their products.
 pub(super) struct ScanBuffers<'a> {
     pub(super) rows: &'a mut Vec<u32>,
     pub(super) products: &'a mut Vec<i32>,
 }
 
-/// Gives `visit` the product of `query` with each of `rows`, and the row.
+/// Calls `visit` with the product of `query` and each of `rows`, and the row.
 pub(super) fn scan(
     codes: &Codes<'_>,
     query: &[u8],
@@ -118,7 +118,8 @@ pub(super) fn scan(
     block: ScanBuffers<'_>,
     mut visit: impl FnMut(i32, u32),
 ) {
-    /// Rows compared at once: enough to hide what a call costs, few enough to stay in the cache.
+    /// Number of rows compared at once: enough to make the cost of a call negligible, and few enough to stay in
+    /// the cache.
     const TOGETHER: usize = 256;
     let ScanBuffers {
         rows: together,
@@ -136,10 +137,10 @@ pub(super) fn scan(
     }
 }
 
-/// Prefetches the beginning of a vector that is about to be compared.
+/// Prefetches the start of a vector that will be compared next.
 #[inline]
 pub(super) fn prefetch_vector(vector: &[f32]) {
-    /// The processor prefetches by itself after a few lines in a row.
+    /// After a few consecutive lines, the processor prefetches by itself.
     const LINES: usize = 8;
     for line in vector.chunks(16).take(LINES) {
         prefetch(line);

@@ -1,8 +1,8 @@
-//! How many bits codes need to distinguish the near rows of a gallery.
+//! Determines how many bits codes need to separate the near rows of a gallery.
 //!
-//! Eight bits resolve a similarity to about a thousandth. If many rows are nearer to each other than that,
-//! as the frames of one camera or the pictures of one product are, such codes propose arbitrary ones of
-//! them, and more candidates do not help.
+//! Eight bits resolve a similarity to about a thousandth. If many rows are nearer to each other than that, such
+//! as frames of one camera or pictures of one product, the codes propose arbitrary ones among them, and more
+//! candidates do not help.
 
 use rayon::iter::{IntoParallelIterator, ParallelIterator};
 
@@ -10,15 +10,15 @@ use crate::index::codes::{Codes, UnitVectors, encode_query};
 use matchpoint_vector::kernels::codes::CodeWidth;
 use matchpoint_vector::kernels::dot;
 
-/// Rows that are searched for among all others.
+/// Number of sampled rows that are searched for among all others.
 const SAMPLE: usize = 32;
-/// Nearest rows of each that its codes must find.
+/// Number of nearest rows of each sampled row that its codes have to find.
 pub(super) const NEIGHBOURS: usize = 10;
-/// One in this many neighbours may be missed.
+/// At most one in this many neighbours may be missed.
 const MISSED_ONE_IN: usize = 200;
 
-/// The narrowest codes with which a scan of all rows finds nearly all nearest rows of a sample among
-/// the `compared` best.
+/// The narrowest codes that suffice: a scan of all rows finds nearly all nearest rows of a sample among the
+/// `compared` best.
 ///
 /// `narrow` are the codes of eight bits of `rows`.
 pub(super) fn width_for(rows: UnitVectors<'_>, narrow: &Codes<'_>, compared: usize) -> CodeWidth {
@@ -36,8 +36,8 @@ pub(super) fn width_for(rows: UnitVectors<'_>, narrow: &Codes<'_>, compared: usi
     }
 }
 
-/// How many of the nearest rows of a row the codes do not find. If one of several rows with equal codes is
-/// found, all are: they are compared together.
+/// The number of nearest rows of a row that the codes miss. If one of several rows with equal codes is found,
+/// all are, because they are compared together.
 #[expect(clippy::cast_possible_truncation, reason = "fewer than 2^31 rows")]
 fn missed(rows: UnitVectors<'_>, narrow: &Codes<'_>, compared: usize, row: usize) -> usize {
     let Some(vector) = rows.get(row as u32) else {
