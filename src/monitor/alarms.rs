@@ -1,4 +1,4 @@
-//! When alarms were raised: an alarm lasts as long as its operating point is active, even after the
+//! Stores when alarms were raised. An alarm lasts as long as its operating point is active, even after the
 //! decisions behind it were removed.
 
 use std::path::Path;
@@ -7,9 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::files::{FileError, read_list, write_json};
 
-/// Within the deployment's folder.
+/// The file in the deployment's folder.
 const FILE: &str = "alarms.json";
-/// Operating points whose alarms are stored, the latest.
+/// The number of operating points whose alarms are stored; the latest ones are kept.
 const POINTS_MAX: usize = 100;
 
 /// An alarm of one rate.
@@ -17,13 +17,13 @@ const POINTS_MAX: usize = 100;
 #[serde(deny_unknown_fields)]
 struct Alarm {
     raised_unix_ms: u64,
-    /// When the earliest of the decisions was made that were sampled and still stored at that time.
+    /// When the alarm was raised, the earliest sampled decision still stored was made at this time.
     earliest_unix_ms: u64,
 }
 
 impl Alarm {
-    /// Whether decisions that it may rest on were removed: the remaining ones cannot withdraw it. As long
-    /// as all are there, corrected annotations can.
+    /// Whether the alarm can no longer be withdrawn, because decisions behind it may have been removed. As long
+    /// as all of them are stored, corrected annotations can withdraw it.
     fn stands(&self, earliest_ms: Option<u64>) -> bool {
         earliest_ms.is_none_or(|earliest| self.earliest_unix_ms < earliest)
     }
@@ -40,7 +40,7 @@ pub(super) struct Alarms {
 }
 
 impl Alarms {
-    /// Those of an operating point, as last written.
+    /// The stored alarms of an operating point.
     pub(super) fn of(folder: &Path, point: &str, design_since_ms: u64) -> Self {
         let is_it = |alarms: &Self| {
             alarms.operating_point == point && alarms.design_since_unix_ms == design_since_ms
@@ -52,13 +52,13 @@ impl Alarms {
         })
     }
 
-    /// Which of FAR and FRR have an alarm that lasts, if the earliest sampled decision that is stored was
-    /// made at `earliest_ms`.
+    /// Whether FAR and FRR have an alarm that lasts, if the earliest stored sampled decision was made at
+    /// `earliest_ms`.
     pub(super) fn raised(&self, earliest_ms: Option<u64>) -> [bool; 2] {
         [self.far, self.frr].map(|alarm| alarm.is_some_and(|alarm| alarm.stands(earliest_ms)))
     }
 
-    /// The alarms after an evaluation that found `raised`.
+    /// The alarms after an evaluation that found the alarms in `raised`.
     pub(super) fn seen(&self, raised: [bool; 2], earliest_ms: Option<u64>, now_ms: u64) -> Self {
         let new = Alarm {
             raised_unix_ms: now_ms,
@@ -73,10 +73,10 @@ impl Alarms {
         }
     }
 
-    /// Writes them next to those of other operating points.
+    /// Stores them with those of other operating points.
     ///
     /// # Errors
-    /// The disk.
+    /// Returns an error if the disk fails.
     pub(super) fn keep(&self, folder: &Path) -> Result<(), FileError> {
         let mut all = read(folder);
         all.retain(|known| known.operating_point != self.operating_point);
@@ -103,19 +103,19 @@ mod tests {
         let keep = |alarms: &Alarms| alarms.keep(folder.path()).unwrap();
         keep(&of("op").seen([true, false], Some(1000), 5000));
         keep(&of("other").seen([false, true], Some(2000), 6000));
-        // All decisions are there: what they say holds.
+        // All decisions are stored, so their evaluation decides.
         assert_eq!(of("op").raised(Some(1000)), [false, false]);
-        // The earliest, or all of them, are gone.
+        // The earliest decision, or all of them, are gone.
         assert_eq!(of("op").raised(Some(1001)), [true, false]);
         assert_eq!(of("op").raised(None), [true, false]);
         assert_eq!(of("other").raised(None), [false, true]);
-        // It is raised once.
+        // An alarm keeps the time at which it was first raised.
         let again = of("op").seen([true, false], Some(3000), 9000);
         assert_eq!(again, of("op"));
-        // Corrected.
+        // The annotations were corrected.
         keep(&of("op").seen([false, false], Some(1000), 9000));
         assert_eq!(of("op").raised(None), [false, false]);
-        // Another design begins without.
+        // Another design starts without alarms.
         let designed = Alarms::of(folder.path(), "other", 8);
         assert_eq!(designed.raised(None), [false, false]);
         std::fs::write(folder.path().join(FILE), "[{").unwrap();

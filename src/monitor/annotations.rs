@@ -1,4 +1,4 @@
-//! The queue of decisions to annotate, and what people say that their queries showed.
+//! The queue of decisions to annotate, and the annotations.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,47 +16,47 @@ use crate::journal::read::QueueRequest;
 use matchpoint_calibration::likeness::{Alike, Likeness, alike};
 use matchpoint_calibration::strangers::is_unnamed;
 
-/// What a person says that a decision's query showed.
+/// What a decision's query showed, according to a person.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ReportedTruth {
     /// This enrolled label.
     Label(String),
-    /// Something that is not enrolled.
+    /// Something that is not enrolled and has no name.
     NotEnrolled,
-    /// Something that is not enrolled, with a name: always the same name for the same thing.
+    /// Something that is not enrolled, with a name that always means the same thing.
     Stranger(String),
     /// Nobody can tell.
     Unusable,
 }
 
-/// A truth to be recorded.
+/// An annotation to be recorded.
 #[derive(Clone, Debug)]
 pub struct AnnotationReport {
     /// Id of the decision.
     pub decision_id: String,
     /// What the query showed.
     pub truth: ReportedTruth,
-    /// The annotator; empty for `unnamed`.
+    /// The name of the annotator; empty for `unnamed`.
     pub annotator: String,
-    /// Whether they were asked, because the decision was sampled, or reported it unasked.
+    /// Whether the person was asked because the decision was sampled, or reported it without being asked.
     pub kind: AnnotationKind,
 }
 
-/// A decision with its annotation and all annotations before it.
+/// A decision with all of its annotations.
 #[derive(Clone, Debug)]
 pub struct AnnotatedDecision {
-    /// The decision, with the annotation that counts.
+    /// The decision, with its valid annotation.
     pub row: DecisionRow,
     /// All its annotations, the latest last.
     pub history: Vec<Annotation>,
-    /// The image, if it is kept and was requested.
+    /// The image, if it is stored and was requested.
     pub image: Option<Vec<u8>>,
 }
 
-/// Why one report is refused.
+/// The reasons why a report is refused.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum RefusedReport {
-    /// Its content is impossible.
+    /// Its content is invalid.
     #[error("{0}")]
     Content(String),
     /// The journal refuses it.
@@ -65,15 +65,15 @@ pub enum RefusedReport {
 }
 
 impl Monitor {
-    /// Sampled decisions that wait for an annotation, newest first; of the active operating point unless
-    /// another is requested. Blocks.
+    /// Sampled decisions that wait for an annotation, the newest first; those of the active operating point
+    /// unless another is requested. Blocks.
     ///
     /// # Errors
-    /// Decisions are not recorded, the journal is damaged, or the disk.
+    /// Returns an error if decisions are not recorded, if the journal is damaged, or if the disk fails.
     pub fn audit_queue(&self, request: &QueueRequest) -> Result<Vec<DecisionRow>, MonitorError> {
         let recorder = self.recorder()?;
         let reader = recorder.reader()?;
-        // Decisions sampled by another design, or before a reset, no longer count in any rate.
+        // Decisions that were sampled under another design or before a reset no longer count in any rate.
         let deciding = || Some(self.observed().active_point()?.id().to_owned());
         let Some(point) = request.operating_point.clone().or_else(deciding) else {
             return Ok(Vec::new());
@@ -87,10 +87,10 @@ impl Monitor {
         Ok(reader.queue(&request)?)
     }
 
-    /// One decision with its annotations, and its image if that is kept and requested. Blocks.
+    /// One decision with its annotations, and with its image if that is stored and requested. Blocks.
     ///
     /// # Errors
-    /// There is none of this id, decisions are not recorded, or the disk.
+    /// Returns an error if there is no decision with this id, or if decisions are not recorded.
     pub fn decision(&self, id: &str, with_image: bool) -> Result<AnnotatedDecision, MonitorError> {
         let recorder = self.recorder()?;
         let (reader, here) = (recorder.reader()?, recorder.journal.name());
@@ -117,10 +117,10 @@ impl Monitor {
         })
     }
 
-    /// Adds what queries showed, if decisions are recorded and annotated.
+    /// Adds to each decision what its query showed, if decisions are recorded and annotated.
     ///
     /// # Errors
-    /// The journal is damaged, or the disk.
+    /// Returns an error if the journal is damaged or the disk fails.
     pub fn add_truths(
         &self,
         latest: &mut [(ShadowDisagreement, Option<AnnotatedTruth>)],
@@ -136,11 +136,12 @@ impl Monitor {
         Ok(())
     }
 
-    /// Records what queries really showed. Each report is answered at its place: its outcome, or why it is
-    /// refused. Blocks until they are on the disk.
+    /// Records what queries really showed. The result for each report, at its position, is its outcome or the
+    /// reason why it is refused. Blocks until the annotations are on the disk.
     ///
     /// # Errors
-    /// Too many at once, decisions are not recorded, or the disk failed; nothing is written then.
+    /// Returns an error, and writes nothing, if there are too many reports, if decisions are not recorded, or
+    /// if the disk fails.
     pub fn report_truths(
         &self,
         reports: Vec<AnnotationReport>,
@@ -167,12 +168,13 @@ impl Monitor {
         Ok(answers.collect())
     }
 
-    /// Also a label that was removed since.
+    /// Whether the label is enrolled, or was enrolled and has been removed.
     fn was_enrolled(&self, recorder: &Recorder, label: &str) -> bool {
         self.observed().gallery().has_label(label) || recorder.label_history.at(label, 0).is_some()
     }
 
-    /// For labels that are not enrolled, but suspiciously like one that is: which one, in words.
+    /// For labels that are not enrolled but suspiciously similar to an enrolled one: the enrolled label and the
+    /// difference.
     fn meant(&self, recorder: &Recorder, reports: &[AnnotationReport]) -> BTreeMap<String, Alike> {
         let unknown: BTreeSet<&str> = reports
             .iter()
@@ -190,7 +192,7 @@ impl Monitor {
         let view = self.observed().gallery().view();
         let enrolled = view.labels();
         let mut meant = BTreeMap::new();
-        // Spellings come first.
+        // Differences in spelling come first.
         for pair in alike(unknown, enrolled.iter().map(String::as_str)) {
             if pair.enrolled {
                 meant.entry(pair.label.clone()).or_insert(pair);
@@ -199,7 +201,7 @@ impl Monitor {
         meant
     }
 
-    /// A name of a stranger is not a label; it says more than that nobody knows who it is.
+    /// Checks the name of a stranger, which must not be an enrolled label or a mark for an unnamed stranger.
     fn check_stranger(&self, name: &str, meant: &BTreeMap<String, Alike>) -> Result<(), String> {
         if self.observed().gallery().has_label(name) {
             return Err(format!(
@@ -212,7 +214,7 @@ impl Monitor {
             ));
         }
         match meant.get(name) {
-            // A near miss may be somebody else.
+            // A near miss may be another person.
             Some(pair) if pair.likeness == Likeness::Spelling => Err(format!(
                 "stranger {} is an enrolled label but for spelling; say that one, or give the stranger another name",
                 pair.describe()

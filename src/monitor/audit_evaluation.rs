@@ -1,4 +1,4 @@
-//! What was sampled and annotated of an operating point's decisions, and what follows from it.
+//! Evaluates the sampled and annotated decisions of an operating point.
 
 use std::collections::BTreeSet;
 use std::ops::{ControlFlow, Range};
@@ -26,12 +26,12 @@ use matchpoint_calibration::operating_point::OperatingPoint;
 use matchpoint_calibration::rates::Confidence;
 use matchpoint_gallery::Gallery;
 
-/// Gives all decisions that the journal of the deployment in `folder` holds, made within these times,
-/// to `take`, until it has enough: those of one operating point after those of another, each in the
-/// order in which they were made, with their labels. Also while the deployment is served.
+/// Passes to `take` the decisions in the journal of the deployment in `folder` that were made within these
+/// times, with their labels, until `take` has enough. They come one operating point after the other, in the
+/// order in which they were made. It can run while the deployment is served.
 ///
 /// # Errors
-/// There is no journal, it is damaged, or the disk.
+/// Returns an error if there is no journal, if it is damaged, or if the disk fails.
 pub fn recorded_decisions(
     folder: &Path,
     unix_ms: Range<u64>,
@@ -61,30 +61,31 @@ pub fn recorded_decisions(
     Ok(())
 }
 
-/// How annotation keeps up with what is sampled.
+/// How well annotation keeps up with sampling.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Labelling {
-    /// When the latest annotation of a sampled decision was given.
+    /// When the last annotation of a sampled decision was made.
     pub(super) latest_ms: Option<u64>,
-    /// Sampled decisions that were made after it.
+    /// Number of sampled decisions made after it.
     pub(super) since: u64,
-    /// When the earliest sampled decision was made that is kept.
+    /// When the earliest stored sampled decision was made.
     pub(super) earliest_ms: Option<u64>,
 }
 
-/// What is looked at of an operating point.
+/// The decisions of an operating point that are evaluated.
 pub(super) struct AuditSpan<'a> {
     strata: &'a Strata,
-    /// From when on decisions count: since the design of the audit, or since a reset.
+    /// Decisions count from this time on: since the audit design started, or since a reset.
     pub(super) since_ms: u64,
-    /// The probability that an alarm may be false.
+    /// The highest probability that an alarm is false.
     delta: f64,
-    /// Whether evidence has been reset.
+    /// Whether the evidence was reset.
     reset: bool,
 }
 
 impl<'a> AuditSpan<'a> {
-    /// Since the design began, with `delta`, or since the latest of `resets`, with what is left of it.
+    /// The decisions since the design started, with `delta`; or since the last of `resets`, with the remaining
+    /// part of `delta`.
     pub(super) fn of(strata: &'a Strata, delta: f64, resets: &Resets) -> Self {
         Self {
             strata,
@@ -95,19 +96,19 @@ impl<'a> AuditSpan<'a> {
     }
 }
 
-/// What else is known of a deployment, next to its journal.
+/// Further information about a deployment, besides its journal.
 pub(super) struct AuditContext<'a> {
-    /// What has become of the gallery; `None` for an operating point that does not decide.
+    /// How the gallery has changed; `None` for an operating point that is not active.
     pub(super) gallery: Option<GalleryToday<'a>>,
-    /// The gallery whose metadata are conditions; with it, what errors have in common is looked for too,
-    /// and whether the labels do for a calibration.
+    /// The gallery whose metadata are used as conditions. If it is given, advice is computed too: what errors
+    /// have in common, and whether the labels suffice for a calibration.
     pub(super) advise: Option<&'a Gallery>,
-    /// Those of the operating point: they stay where what they rest on is no longer kept.
+    /// The alarms of the operating point, which last even if the decisions behind them are no longer stored.
     pub(super) alarms: &'a Alarms,
     pub(super) label_history: &'a LabelHistory,
 }
 
-/// How an operating point does in service, and what that was computed from.
+/// The assessment of an operating point in service, and the data that it was computed from.
 pub(super) fn drift(
     reader: &JournalReader,
     point: &OperatingPoint,
@@ -148,7 +149,7 @@ pub(super) fn drift(
     Ok((drift, observations))
 }
 
-/// Whether a sampled decision has an annotation that the operating point made from `since_ms` on.
+/// Whether a sampled decision that the operating point made from `since_ms` on has an annotation.
 pub(super) fn any_labelled(
     reader: &JournalReader,
     point: &str,
@@ -161,14 +162,14 @@ pub(super) fn any_labelled(
     Ok(any)
 }
 
-/// What was sampled and annotated of an operating point's decisions.
+/// The sampled and annotated decisions of an operating point.
 pub(super) struct AuditObservations {
     rows: Vec<AuditRow>,
-    /// When the decisions of the rows were made.
+    /// When the decisions of the rows were made, in milliseconds since 1970-01-01 UTC.
     made_ms: Vec<u64>,
-    /// The hashes that they were sampled by.
+    /// The sampling hashes of the decisions.
     hashes: Vec<u64>,
-    /// Those of them that have an annotation, if advice is asked for.
+    /// The annotated decisions, if advice is requested.
     cases: Vec<Case>,
     latest_label_ms: Option<u64>,
     feedback: AcceptFeedback,
@@ -220,7 +221,7 @@ impl AuditObservations {
         }
     }
 
-    /// How the rates came to what they are.
+    /// How the rates developed.
     pub(super) fn course(&self, strata: &Strata) -> Result<Vec<HistoryPoint>, MonitorError> {
         let confidence = Confidence::DISPLAY;
         Ok(rate_history(strata, &self.rows, &self.made_ms, confidence)?)
@@ -237,7 +238,7 @@ impl AuditObservations {
     }
 }
 
-/// What tells groups of errors apart.
+/// The properties by which groups of errors are formed.
 fn case(place: usize, row: DecisionRow, truth: SearchTruth, gallery: &Gallery) -> Case {
     let found = row.entry.best.map(|best| BestMatch {
         label: best.label,
@@ -273,7 +274,8 @@ pub(super) fn sampled(
     })
 }
 
-/// `None` also where nobody can tell. Somebody who was enrolled after the decision was a stranger to it.
+/// The truth of an annotated decision; `None` if nobody could tell. A label that was enrolled only after the
+/// decision counts as a stranger.
 fn truth(
     row: &DecisionRow,
     label: &Annotation,

@@ -1,4 +1,4 @@
-//! Canaries: pictures whose truth is known, searched for again and again on the path of callers.
+//! Canaries: pictures with known truth that are searched for regularly, in the same way as callers' pictures.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -23,15 +23,15 @@ use matchpoint_calibration::decision::Decision;
 use matchpoint_calibration::monitoring::canaries::{CanaryCounts, CanaryRate, CanaryRates};
 use matchpoint_calibration::monitoring::drift::PromisedLimits;
 
-/// The outcomes of the first round under an operating point.
+/// The file with the outcomes of the first round under an operating point.
 const OUTCOMES: &str = "outcomes.json";
 
 /// The probability of a false alarm if nothing else is monitored.
 const ALARM_DELTA: f64 = 0.05;
 
-/// The outcome of a search for a canary: the decision, and the label of the best match. Empty if nothing
-/// was found, and if nothing was accepted among other labels: which of them is nearest changes with each
-/// enrolment.
+/// The outcome of a search for a canary: the decision, and the label of the best match. The label is empty if
+/// nothing was found. It is also empty if nothing was accepted in a search without the canary's own label,
+/// because the nearest other label changes with each enrolment.
 type CanaryOutcome = (String, String);
 
 /// Outcomes by [`Canary::key`].
@@ -42,37 +42,38 @@ type CanaryOutcomes = BTreeMap<String, CanaryOutcome>;
 #[serde(deny_unknown_fields)]
 struct CanaryBaseline {
     operating_point: String,
-    /// SHA-256 of the list: a round that began before the canaries were replaced does not count for them.
+    /// SHA-256 of the list, so that a round that started before the canaries were replaced does not count for
+    /// the new ones.
     #[serde(default)]
     list: String,
     outcomes: CanaryOutcomes,
 }
 
-/// A search for a canary, as a caller would make it, to be run by the deployment.
+/// A search for a canary, which the deployment runs like one of a caller.
 #[derive(Clone, Debug)]
 pub struct CanarySearch {
     /// The picture's file.
     pub picture: PathBuf,
-    /// A label whose items are not found.
+    /// A label whose items are left out.
     pub without_label: Option<String>,
-    /// What the journal records as its source.
+    /// The source that the journal records.
     pub source: SearchSource,
 }
 
-/// What a search for a canary found.
+/// The result of a search for a canary.
 #[derive(Clone, Debug)]
 pub struct CanaryAnswer {
-    /// What was decided.
+    /// The decision.
     pub decision: Decision,
     /// Label of the best match; `None` if nothing was found.
     pub best: Option<String>,
 }
 
 impl Monitor {
-    /// How many canaries there are.
+    /// The number of canaries.
     ///
     /// # Errors
-    /// The list is damaged, or the disk.
+    /// Returns an error if the list is damaged or the disk fails.
     pub fn canary_count(&self) -> Result<usize, MonitorError> {
         let list = self.observed().folder().join(FOLDER).join(LIST);
         let list = read_json::<Vec<Canary>>(&list)?;
@@ -85,12 +86,12 @@ impl Monitor {
         self.canaries.load_full()
     }
 
-    /// Lets `search` run for every canary, one after another, as callers do, with the lowest priority.
-    /// `None` if there are no canaries, or no valid operating point to judge by.
+    /// Runs `search` for every canary, one after another, in the same way as for callers but with the lowest
+    /// priority. `None` if there are no canaries, or no valid operating point to judge by.
     ///
     /// # Errors
-    /// A round is already running, the list is damaged, or the disk failed. A canary that fails is named in
-    /// the round.
+    /// Returns an error if a round is already running, if the list is damaged, or if the disk fails. A canary
+    /// that fails is named in the round.
     pub async fn replay_canaries<E, F>(
         &self,
         search: impl Fn(CanarySearch) -> F,
@@ -227,8 +228,8 @@ impl Drop for ReplayRight<'_> {
     }
 }
 
-/// Names of those whose outcome differs from the first round under the operating point; this round becomes
-/// the first if there was none.
+/// The names of canaries whose outcome differs from that in the first round under the operating point. If there
+/// was no round, this one becomes the first.
 fn changed(
     folder: &Path,
     operating_point: &str,
@@ -244,7 +245,7 @@ fn changed(
             list: listed,
             outcomes,
         };
-        // The folder of the list exists; other places may not have one yet.
+        // The folder of the list exists, but other folders may not exist yet.
         fs::create_dir_all(folder).map_err(|cause| FileError::io(folder, &cause))?;
         write_json(&path, &first)?;
         return Ok(Vec::new());
@@ -256,7 +257,7 @@ fn changed(
     };
     let changed = list.iter().filter(differs);
     let changed = changed.map(|canary| canary.name.clone()).collect();
-    // For those that failed before, this outcome becomes the first.
+    // For canaries that failed before, this outcome becomes the first.
     let before = known.outcomes.len();
     for (key, outcome) in outcomes {
         known.outcomes.entry(key).or_insert(outcome);
@@ -310,7 +311,8 @@ mod tests {
             )
             .unwrap()
         };
-        // It began with the first list, and ends where the second is: the same picture, once more.
+        // The round started with the first list and ended with the second, which contains the same picture
+        // again.
         assert!(round(&before, Decision::Reject).is_empty());
         assert!(round(&after, Decision::Accept).is_empty());
         assert!(round(&after, Decision::Accept).is_empty());
@@ -332,7 +334,7 @@ mod tests {
         assert!(round(&[(whole, accepted)]).is_empty());
         let completes = [(whole, rejected), (part, rejected)];
         assert_eq!(round(&completes), ["whole"]);
-        // What the others came to meanwhile is not what they are held against.
+        // Outcomes of the other canaries in later rounds are not used as references.
         let both = [(whole, rejected), (part, accepted)];
         assert_eq!(round(&both), ["whole", "part"]);
         assert_eq!(round(&both), ["whole", "part"]);

@@ -1,4 +1,4 @@
-//! The pictures that are canaries, and their list: given ones, and some made from enrolled items.
+//! The pictures that are canaries, with their list. Some are given, and others are made from enrolled items.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -15,16 +15,17 @@ use matchpoint_embed::pixels::{Augmentation, ImageLimits, Pixels};
 use matchpoint_gallery::error::GalleryError;
 use matchpoint_gallery::{KeptImages, KeptItem};
 
-/// The pictures and their list, within the deployment's folder.
+/// The folder of the pictures and their list, in the deployment's folder.
 pub(super) const FOLDER: &str = "canaries";
 pub(super) const LIST: &str = "canaries.json";
-/// More would take too long for a round.
+/// The highest number of canaries; with more, a round would take too long.
 pub const CANARIES_MAX: usize = 2000;
-/// Canaries made from one enrolled item: one for each augmentation of its image, and the image itself.
+/// Number of canaries made from one enrolled item: its image, and one for each augmentation of it.
 pub const CANARIES_PER_ITEM: usize = Augmentation::ALL.len() + 1;
-/// Hashed before each id: another seed would choose other items.
+/// Hashed before each id; another seed would choose other items.
 const SEED: &[u8] = b"matchpoint canaries 1";
-/// A stored image was within the limits when it was enrolled, and is compared with its hash.
+/// No limits are needed: a stored image was within the limits when it was enrolled, and is compared with its
+/// hash.
 const KEPT: ImageLimits = ImageLimits {
     bytes_max: usize::MAX,
     decode_bytes_max: u64::MAX,
@@ -34,13 +35,13 @@ const KEPT: ImageLimits = ImageLimits {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Canary {
-    /// Its file, in the folder of canaries.
+    /// The name of its file in the folder of canaries.
     pub(super) file: String,
     /// The caller's name for it.
     pub(super) name: String,
-    /// What it shows.
+    /// The label that it shows.
     pub(super) label: String,
-    /// Where it is searched for. Lists from before there was a choice do not say.
+    /// The items that it is searched among. Older lists do not state this.
     #[serde(default, skip_serializing_if = "Among::is_all")]
     pub(super) among: Among,
 }
@@ -49,10 +50,10 @@ pub(super) struct Canary {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Among {
-    /// All of them.
+    /// All items.
     #[default]
     All,
-    /// Those of other labels than its own, so that whatever is accepted is a false accept.
+    /// The items of other labels, so that every accept is a false accept.
     OtherLabels,
 }
 
@@ -67,8 +68,8 @@ impl Among {
 }
 
 impl Canary {
-    /// The key of its outcome: one picture may be searched for among all items, and without one label or
-    /// another.
+    /// The key of its outcome, because one picture can be searched for among all items and without different
+    /// labels.
     pub(super) fn key(&self) -> String {
         match self.among {
             Among::All => self.file.clone(),
@@ -77,40 +78,40 @@ impl Canary {
     }
 }
 
-/// A picture that will become a canary.
+/// A picture that should become a canary.
 #[derive(Clone, Debug)]
 pub struct NewCanary {
     /// The caller's name for it.
     pub name: String,
-    /// What it shows. Each round checks whether that is enrolled.
+    /// The label that it shows. Each round checks whether it is enrolled.
     pub label: String,
     /// The picture's file.
     pub path: PathBuf,
 }
 
-/// The canaries after they were set.
+/// The canaries after a change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CanariesSet {
-    /// All of them.
+    /// Number of canaries.
     pub canaries: usize,
-    /// Their labels.
+    /// Number of their labels.
     pub labels: usize,
-    /// Enrolled items from which [`CANARIES_PER_ITEM`] canaries each were made.
+    /// Number of enrolled items from which [`CANARIES_PER_ITEM`] canaries each were made.
     pub items: usize,
-    /// Ids of items whose images cannot be used, and why. Others were used instead.
+    /// Ids of items whose images cannot be used, with the reasons. Other items were used instead.
     pub skipped: Vec<(String, String)>,
 }
 
-/// The gallery from whose images canaries are made.
+/// The gallery whose images are used for canaries.
 #[derive(Clone, Debug)]
 pub struct KeptGallery {
     /// Its file.
     pub file: PathBuf,
-    /// Its id, as the deployment's record has it.
+    /// Its id in the deployment's record.
     pub id: String,
 }
 
-/// Pictures that will replace the existing canaries.
+/// The pictures that will replace the existing canaries.
 #[derive(Clone, Copy, Debug)]
 pub struct CanarySelection<'a> {
     given: &'a [NewCanary],
@@ -118,10 +119,10 @@ pub struct CanarySelection<'a> {
 }
 
 impl<'a> CanarySelection<'a> {
-    /// These pictures, and [`CANARIES_PER_ITEM`] for each of `from_gallery` enrolled items.
+    /// Selects these pictures, and [`CANARIES_PER_ITEM`] canaries for each of `from_gallery` enrolled items.
     ///
     /// # Errors
-    /// They are more than [`CANARIES_MAX`].
+    /// Returns an error if there would be more than [`CANARIES_MAX`].
     pub fn new(
         given: &'a [NewCanary],
         from_gallery: Option<NonZeroUsize>,
@@ -151,13 +152,14 @@ impl<'a> CanarySelection<'a> {
         })
     }
 
-    /// Copies the pictures into the deployment's folder, in place of the existing canaries. Takes items
-    /// whose images are kept, or all of them if there are fewer. A hash of their ids chooses the items, at
-    /// most one for each label until all labels have one. Works while the deployment is served: the next
-    /// round uses them.
+    /// Copies the pictures into the deployment's folder, in place of the existing canaries. It uses items with
+    /// stored images, or all of them if there are too few. A hash of their ids selects the items, and no label
+    /// gets a second item before each has one. It can run while the deployment is served; the next round uses
+    /// the new canaries.
     ///
     /// # Errors
-    /// No item whose image is kept and usable, or the disk failed. The existing canaries then stay.
+    /// Returns an error if no item has a stored and usable image, or if the disk fails. The existing canaries
+    /// are then kept.
     pub fn put_into(
         &self,
         folder: &Path,
@@ -185,7 +187,7 @@ impl<'a> CanarySelection<'a> {
     }
 }
 
-/// Canaries that are gathered next to the existing ones.
+/// Canaries that are prepared next to the existing ones.
 struct Staged {
     folder: PathBuf,
     list: Vec<Canary>,
@@ -221,7 +223,8 @@ impl Staged {
         Ok(())
     }
 
-    /// Adds canaries of this many items. Returns how many items were used, and those that cannot be.
+    /// Adds canaries made from this many items. Returns the number of items used, and those that cannot be
+    /// used.
     fn add_from_gallery(
         &mut self,
         folder: &Path,
@@ -267,7 +270,7 @@ impl Staged {
         ))
     }
 
-    /// Adds one item; returns whether its image is still there.
+    /// Adds the canaries of one item; returns whether its image still exists.
     fn add_item(&mut self, images: &KeptImages, item: &KeptItem) -> Result<bool, MonitorError> {
         let Some(kept) = images.read(item)? else {
             return Ok(false);
@@ -301,13 +304,13 @@ impl Staged {
 
 impl Drop for Staged {
     fn drop(&mut self) {
-        // If they were not put in place, they are useless, and may be pictures of people.
+        // If they were not put in place, they are useless, and they may be pictures of people.
         drop(remove(&self.folder));
     }
 }
 
-/// The items in the order in which they are chosen: by a hash of their ids, one of each label before a
-/// second of any.
+/// The items in the order of selection: by a hash of their ids, with one item of each label before a second of
+/// any.
 fn in_turn(mut items: Vec<KeptItem>) -> Vec<KeptItem> {
     items.sort_by_cached_key(|item| -> [u8; 32] {
         let seeded = Sha256::new().chain_update(SEED);
@@ -320,12 +323,12 @@ fn in_turn(mut items: Vec<KeptItem>) -> Vec<KeptItem> {
         counted.push((*before, item));
         *before += 1;
     }
-    // Stable: among those with equally many of their label before them, the hash decides.
+    // The sort is stable, so the hash decides among items with the same rank within their label.
     counted.sort_by_key(|(before, _)| *before);
     counted.into_iter().map(|(_, item)| item).collect()
 }
 
-/// Whether an error concerns only this image, so that another item can be used.
+/// Whether the error concerns only this image, so that another item can be used.
 fn is_the_images_fault(error: &MonitorError) -> bool {
     matches!(
         error,
@@ -368,7 +371,7 @@ mod tests {
         let list: Vec<Canary> = serde_json::from_str(before).unwrap();
         assert_eq!(list[0].among, Among::All);
         assert_eq!(list[0].key(), "ab");
-        // Its digest is that of the text: outcomes that are known stay known.
+        // The digest is that of the text, so stored outcomes stay valid.
         assert_eq!(serde_json::to_string(&list).unwrap(), before);
         let left_out = Canary {
             among: Among::OtherLabels,

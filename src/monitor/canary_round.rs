@@ -5,16 +5,16 @@ use matchpoint_calibration::monitoring::canaries::{CanaryCounts, CanaryRates};
 /// One search for each canary.
 #[derive(Clone, Debug)]
 pub struct CanaryRound {
-    /// The operating point that decided.
+    /// Id of the operating point that decided.
     pub operating_point: String,
-    /// When it ended, in milliseconds since 1970-01-01 UTC.
+    /// When the round ended, in milliseconds since 1970-01-01 UTC.
     pub unix_ms: u64,
-    /// Searches and errors of each kind.
+    /// The numbers of searches and errors of each kind.
     pub counts: CanaryCounts,
-    /// The resulting rates.
+    /// The rates of the round.
     pub rates: CanaryRates,
-    /// Names of those with another outcome than in the first round under this operating point.
+    /// Names of canaries whose outcome differs from the first round under this operating point.
     pub changed: Vec<String>,
-    /// Names of those that could not be searched for, and why.
+    /// Names of canaries that could not be searched for, with the reasons.
     pub failed: Vec<(String, String)>,
 }

@@ -1,4 +1,4 @@
-//! All decisions of an operating point by stratum, as far back as the journal holds all of them.
+//! Counts all decisions of an operating point by stratum, as far back as the journal is complete.
 
 use super::error::MonitorError;
 use crate::journal::read::{DecisionSelection, JournalReader};
@@ -6,36 +6,36 @@ use matchpoint_calibration::decision::Threshold;
 use matchpoint_calibration::monitoring::audit::CountedDecisions;
 use matchpoint_calibration::monitoring::reviews::ReviewCounts;
 
-/// Decisions younger than this are counted again each time: the journal writes five times a second, and a
-/// decision is as old as its id.
+/// Decisions younger than this are counted again each time, because the journal writes five times a second and
+/// the id of a decision has its time.
 const UNSETTLED_MS: u64 = 60_000;
 
-/// What was counted, kept so that each decision is counted once.
+/// The counts so far, which are kept so that each decision is counted only once.
 #[derive(Clone, Debug, Default)]
 pub(super) struct CountedStrata {
     operating_point: String,
-    /// From when on, and up to when.
+    /// The time range of the counts.
     since_ms: u64,
     to_ms: u64,
     settled: Vec<u64>,
-    /// Those of the settled ones that went to a person.
+    /// Number of settled decisions that went to a person.
     reviewed: u64,
 }
 
-/// What is counted.
+/// The decisions to count.
 pub(super) struct CountRequest<'a> {
     pub(super) operating_point: &'a str,
-    /// From when on at the earliest.
+    /// Decisions count from this time on at the earliest.
     pub(super) since_ms: u64,
     pub(super) strata: usize,
-    /// The low end of the review band; `None` without one.
+    /// The lower end of the review band; `None` without one.
     pub(super) review_from: Option<Threshold>,
     pub(super) now_ms: u64,
 }
 
 impl CountedStrata {
-    /// Counts what was decided since it was counted last. `made_ms` are the times of the sampled decisions,
-    /// in their order: those from before the count have to stand for others.
+    /// Adds the decisions made since the last call. `made_ms` has the times of the sampled decisions, in order;
+    /// those from before the count have to represent others.
     pub(super) fn count(
         &mut self,
         reader: &JournalReader,

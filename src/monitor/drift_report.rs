@@ -22,34 +22,35 @@ use matchpoint_calibration::monitoring::observed::GalleryToday;
 use matchpoint_calibration::operating_point::OperatingPoint;
 use matchpoint_calibration::standing::PromiseToday;
 
-/// How an operating point does in service.
+/// The state of an operating point in service.
 #[derive(Clone, Debug)]
 pub struct PointInService {
     /// The operating point.
     pub point: OperatingPoint,
-    /// What is known of it, since it decides or since the latest reset.
+    /// The assessment since the operating point became active or since the last reset.
     pub drift: DriftAssessment,
-    /// What is left of its promise in today's gallery; `None` if it does not decide.
+    /// What is left of its promise in today's gallery; `None` if it is not active.
     pub today: Option<PromiseToday>,
-    /// What today's gallery accepts of its own labels, each left out; `None` before the first round, and if
-    /// it does not decide.
+    /// The result of searches for today's items with their labels left out; `None` before the first round, and
+    /// if it is not active.
     pub left_out: Option<Arc<LeftOutRound>>,
-    /// Items that would have been accepted as others when they were enrolled, the latest first.
+    /// Items that would have been accepted as items of other labels when they were enrolled, the latest first.
     pub lookalikes: Vec<Lookalike>,
-    /// How its rates came to what they are.
+    /// How its rates developed.
     pub course: Vec<HistoryPoint>,
-    /// How traffic stands beside its calibration; `None` if it is not the active one.
+    /// The comparison of traffic with its calibration; `None` if it is not the active one.
     pub traffic: Option<TrafficInService>,
-    /// When and why its evidence was reset, the earliest first.
+    /// When and why its evidence was reset, the earliest reset first.
     pub resets: Vec<DriftReset>,
 }
 
 impl Monitor {
-    /// How an operating point does in service, or did: the one of this id, which `find` reads, or without
-    /// an id the active one; `None` if none is valid. Blocks.
+    /// The state of an operating point in service: the one with this id, which `find` reads, or the active one
+    /// without an id; `None` if none is valid. Blocks.
     ///
     /// # Errors
-    /// There is none of this id, decisions are not recorded, the journal is damaged, or the disk.
+    /// Returns an error if there is no operating point with this id, if decisions are not recorded, if the
+    /// journal is damaged, or if the disk fails.
     pub fn drift<E: From<MonitorError>>(
         &self,
         id: Option<&str>,
@@ -79,7 +80,7 @@ impl Monitor {
         let resets = Resets::of(folder, point.id(), recorder.since_ms);
         let span = AuditSpan::of(&recorder.strata, recorder.delta, &resets);
         let alarms = Alarms::of(folder, point.id(), span.since_ms);
-        // The gallery of today is nothing that an earlier one had to hold for.
+        // Today's gallery is not the one that an earlier operating point had to hold for.
         let today = self.observed().promise_today().filter(|_| decides);
         let problem = self.observed().coverage_problem();
         let known = AuditContext {
@@ -126,15 +127,15 @@ impl Monitor {
         })
     }
 
-    /// Resets evidence, alarms and CUSUM of the active operating point: what made them rise is fixed.
-    /// What was recorded stays, and enters no rate from now on. Blocks.
+    /// Resets evidence, alarms and CUSUM of the active operating point, after their cause was removed. Recorded
+    /// decisions are kept, but no longer count in any rate. Blocks.
     ///
-    /// While no decision since the latest reset has an annotation, that one is moved to now and costs nothing,
-    /// so that the call may be repeated.
+    /// If no decision since the last reset has an annotation, that reset is moved to the present time and uses
+    /// no further part of delta, so that the call can be repeated.
     ///
     /// # Errors
-    /// No operating point is active, a reason or name that is empty or too long, too many resets, decisions
-    /// are not recorded, or the disk.
+    /// Returns an error if no operating point is active, if the reason or the name is empty or too long, if
+    /// there were too many resets, if decisions are not recorded, or if the disk fails.
     pub fn reset_drift(&self, why: &str, annotator: &str) -> Result<DriftReset, MonitorError> {
         let recorder = self.recorder()?;
         let why = text("why", why)?;
@@ -142,7 +143,7 @@ impl Monitor {
             "" => "unnamed".to_owned(),
             name => text("said_by", name)?,
         };
-        // One at a time: the file is read, and then replaced.
+        // Only one at a time, because the file is read and then replaced.
         let _turn = recorder.turn();
         let active = self.observed().active_point();
         let point = active.ok_or(MonitorError::NoActivePoint)?.id().to_owned();
@@ -167,7 +168,7 @@ impl Monitor {
     }
 }
 
-/// What is said of items that would have been accepted as others when they were enrolled.
+/// The finding about items that would have been accepted as items of other labels when they were enrolled.
 fn enrolled(lookalikes: &[Lookalike]) -> Option<Finding> {
     let latest = lookalikes.first()?;
     Some(Finding {

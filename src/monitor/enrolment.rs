@@ -1,4 +1,4 @@
-//! Items that are enrolled although the gallery accepts them as something else.
+//! Records items that are enrolled although the gallery accepts them as items of other labels.
 
 use super::lookalikes::{Lookalike, OtherItem};
 use super::watch::Monitor;
@@ -7,8 +7,8 @@ use crate::telemetry;
 use matchpoint_calibration::operating_point::OperatingPoint;
 
 impl Monitor {
-    /// Records as what an enrolled item is accepted; `others` are the nearest first, and `None` if that was
-    /// not checked.
+    /// Records which items of other labels an enrolled item is accepted as. `others` has the nearest first; it
+    /// is `None` if this was not checked.
     pub fn enrolled(&self, item: &str, label: &str, others: Option<&[OtherItem]>) {
         let deployment = self.observed().name();
         let Some(others) = others else {
@@ -28,7 +28,7 @@ impl Monitor {
             others: others.len(),
             nearest: nearest.clone(),
         };
-        // Logged once: a bad import has thousands.
+        // Logged only for the first one, because a faulty import has thousands.
         if self.lookalikes.take(point.id(), found) {
             tracing::warn!(
                 deployment,
@@ -41,8 +41,8 @@ impl Monitor {
         }
     }
 
-    /// Items that were accepted as others when they were enrolled under the active operating point, and
-    /// that are still present like those others; the latest first.
+    /// Items that were accepted as items of other labels when they were enrolled under the active operating
+    /// point, and that still exist, like those others; the latest first.
     #[must_use]
     pub fn enrolled_lookalikes(&self) -> Vec<Lookalike> {
         let active = self.observed().active_point();

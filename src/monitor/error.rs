@@ -1,4 +1,4 @@
-//! Everything that a monitor can refuse or fail at.
+//! The errors of a monitor.
 
 use std::path::PathBuf;
 
@@ -9,33 +9,33 @@ use matchpoint_calibration::monitoring::MonitoringError;
 use matchpoint_embed::pixels::PixelsError;
 use matchpoint_gallery::error::GalleryError;
 
-/// Why a monitor did not do what it was asked to.
+/// The reasons why a monitor refused a request or failed.
 #[derive(Debug, thiserror::Error)]
 pub enum MonitorError {
-    /// A file of its own.
+    /// A file of the monitor failed.
     #[error(transparent)]
     File(#[from] FileError),
-    /// The log of decisions refused or failed.
+    /// The journal of decisions refused or failed.
     #[error(transparent)]
     Journal(#[from] JournalError),
-    /// What was recorded cannot be evaluated.
+    /// The recorded decisions cannot be evaluated.
     #[error(transparent)]
     Monitoring(#[from] MonitoringError),
-    /// The gallery that canaries are made of refused or failed.
+    /// The gallery for making canaries refused or failed.
     #[error(transparent)]
     Gallery(#[from] GalleryError),
-    /// A picture that a canary is made of cannot be decoded.
+    /// A picture for making a canary cannot be decoded.
     #[error(transparent)]
     Image(#[from] PixelsError),
-    /// An impossible argument.
+    /// An argument is invalid.
     #[error("{argument} {problem}")]
     Argument {
-        /// Its name.
+        /// The name of the argument.
         argument: &'static str,
         /// What is wrong with it.
         problem: String,
     },
-    /// The gallery keeps no images that canaries could be made of.
+    /// The gallery stores no images from which canaries could be made.
     #[error(
         "{} keeps no images to make canaries of; `matchpoint build DIR --images SOURCE --keep-images` adds them",
         folder.display()
@@ -63,18 +63,18 @@ pub enum MonitorError {
     /// Decisions are not recorded.
     #[error("decisions are not recorded here; set journal to on")]
     JournalOff,
-    /// There is no promise to monitor.
+    /// There is no active operating point, and so no promise to monitor.
     #[error("no operating point decides here; choose one first")]
     NoActivePoint,
-    /// Evidence that is reset too often shows nothing.
+    /// The evidence was reset too often to show anything.
     #[error(
         "the evidence of this operating point was reset {limit} times, which is the most; calibrate, which starts over by itself"
     )]
     TooManyResets {
-        /// How often it may be.
+        /// The highest allowed number of resets.
         limit: usize,
     },
-    /// The id of a decision names another journal.
+    /// The id of the decision names another journal.
     #[error(
         "decision {id} is not in the journal of this server ({here}), and its id names journal {}: ask the server that records in that one",
         id.journal()
@@ -85,7 +85,7 @@ pub enum MonitorError {
         /// The journal that was asked.
         here: JournalId,
     },
-    /// No decision of this id.
+    /// There is no decision with this id.
     #[error(
         "there is no decision `{id}` in the journal: it belongs to another deployment, is too old, or was not recorded"
     )]

@@ -1,4 +1,5 @@
-//! What a monitor shows to Prometheus: totals of the journal, rates, evidence, and what was lost.
+//! Publishes the results of a monitor to Prometheus: totals of the journal, rates, evidence, and lost
+//! decisions.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -13,8 +14,8 @@ use matchpoint_calibration::monitoring::reviews::{PredictionSide, ReviewsInServi
 use matchpoint_calibration::monitoring::sequential::EProcess;
 use matchpoint_calibration::monitoring::traffic::{TrafficAssessment, TrafficFeature};
 
-/// The operating point whose gauges are shown, until another deployment has taken the place of this
-/// one: from then on nothing is shown.
+/// The operating point whose gauges are shown. Once another deployment has taken the place of this one, nothing
+/// is shown any more.
 #[derive(Debug, Default)]
 pub(super) struct ShownPoint(Mutex<(Option<String>, bool)>);
 
@@ -23,7 +24,7 @@ impl ShownPoint {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Calls `show` with the gauges of `point` in the place of those shown before.
+    /// Calls `show` with the gauges of `point`, in place of those shown before.
     pub(super) fn show(&self, deployment: &str, point: Option<&str>, show: impl FnOnce()) {
         let mut showing = self.lock();
         if showing.1 {
@@ -47,11 +48,11 @@ impl ShownPoint {
     }
 }
 
-/// What was published of each total before; `None` at opening.
+/// The totals that were published before; `None` at opening.
 pub(super) type PublishedTotals = Option<HashMap<TotalKey, u64>>;
 
-/// Tells Prometheus what a commit changed. At opening, of earlier operating points nothing: the
-/// number of series is bounded by those that decide while the server runs.
+/// Publishes what a commit changed. At opening, earlier operating points are left out, so that the number of
+/// series is limited to those active while the server runs.
 pub(super) fn publish(
     deployment: &str,
     committed: &Committed,
@@ -82,7 +83,7 @@ pub(super) fn publish(
     telemetry::crowded_out(deployment, committed.crowded_out);
 }
 
-/// Tells Prometheus what was lost since they were published last.
+/// Publishes the decisions that were lost since the last call.
 pub(super) fn publish_lost(deployment: &str, lost: LostDecisions, before: Option<LostDecisions>) {
     let reasons = |lost: LostDecisions| [lost.queue_full, lost.not_written, lost.images];
     let now = ["queue_full", "not_written", "image"]
@@ -95,7 +96,7 @@ pub(super) fn publish_lost(deployment: &str, lost: LostDecisions, before: Option
     }
 }
 
-/// Shows how traffic stands beside the calibration of an operating point.
+/// Publishes the comparison of traffic with the calibration of an operating point.
 pub(super) fn show_traffic(deployment: &str, point: &str, found: &TrafficAssessment) {
     telemetry::traffic_compared(
         deployment,
@@ -107,7 +108,7 @@ pub(super) fn show_traffic(deployment: &str, point: &str, found: &TrafficAssessm
         },
     );
     for feature in TrafficFeature::ALL {
-        // The loudest of its shares.
+        // The share with the most evidence.
         let share = found.shares.iter().find(|share| share.feature == feature);
         if let Some(share) = share {
             let gauges = telemetry::TrafficShareGauges {
@@ -120,7 +121,7 @@ pub(super) fn show_traffic(deployment: &str, point: &str, found: &TrafficAssessm
     }
 }
 
-/// Shows what is known of an operating point.
+/// Publishes the assessment of an operating point.
 pub(super) fn show(deployment: &str, point: &str, drift: &DriftAssessment, labelling: Labelling) {
     let gauges = |rate, found: Option<AuditedRate>| telemetry::AuditedRateGauges {
         rate,

@@ -1,5 +1,5 @@
-//! Since when labels are enrolled: what a query showed is judged by the gallery that was searched, not by
-//! today's.
+//! Records since when labels are enrolled, because what a query showed is judged by the gallery that was
+//! searched, and not by today's.
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
@@ -11,23 +11,23 @@ use serde::{Deserialize, Serialize};
 
 use crate::files::{FileError, read_file, replace_file};
 
-/// Within the deployment's folder: a line of JSON for each change.
+/// The file in the deployment's folder, with a line of JSON for each change.
 const FILE: &str = "labels.log";
-/// Changes that are kept when it is opened, the latest.
+/// The number of changes that are kept when it is opened; the latest ones.
 const CHANGES_MAX: usize = 1_000_000;
 
-/// A label came into the gallery with its first item, or left it with its last.
+/// A label was added to the gallery with its first item, or removed with its last.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct LabelChange {
     label: String,
-    /// The generation of the gallery that has the change.
+    /// The first generation of the gallery with the change.
     generation: u64,
     enrolled: bool,
 }
 
 /// Which labels were added and removed while the deployment was served. Changes by `build` while it is not
-/// served are missing: such labels count as enrolled, or not, before as well.
+/// served are missing; labels changed in that way count as if their present state had always been so.
 #[derive(Debug)]
 pub(super) struct LabelHistory {
     path: PathBuf,
@@ -48,7 +48,7 @@ impl LabelHistory {
         let mut known: HashMap<String, Vec<(u64, bool)>> = HashMap::new();
         let mut whole = String::new();
         for line in text.lines().skip(surplus) {
-            // A line that a crash cut short is ignored.
+            // A line that a crash cut off is ignored.
             if let Ok(change) = serde_json::from_str::<LabelChange>(line) {
                 let of_label = known.entry(change.label).or_default();
                 of_label.push((change.generation, change.enrolled));
@@ -67,8 +67,8 @@ impl LabelHistory {
         })
     }
 
-    /// Records a change. It survives the process; a change lost in a power cut counts as older. Never fails
-    /// a write that is done.
+    /// Records a change. It survives a crash of the process; a change that is lost in a power failure counts as
+    /// older. A failure here never makes the completed write fail.
     pub(super) fn note(&self, label: &str, generation: u64, enrolled: bool) {
         let change = LabelChange {
             label: label.to_owned(),
@@ -97,7 +97,7 @@ impl LabelHistory {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let changes = known.get(label)?;
         let before = changes.iter().rev().find(|(from, _)| *from <= generation);
-        // Before its first change it was the opposite.
+        // Before its first change, the state was the opposite.
         let first = || Some(!changes.first()?.1);
         before.map(|(_, enrolled)| *enrolled).or_else(first)
     }
@@ -126,7 +126,7 @@ mod tests {
         };
         check(&history);
         drop(history);
-        // A crash cut the last line short.
+        // A crash cut off the last line.
         let path = folder.path().join(FILE);
         let mut cut = fs::read(&path).unwrap();
         cut.extend(b"{\"label\":\"ha");

@@ -1,4 +1,4 @@
-//! Annotated decisions that make a plain sample of the searches, with their pictures.
+//! Selects annotated decisions that form a simple random sample of the searches, with their pictures.
 
 use std::ops::Range;
 use std::path::Path;
@@ -17,11 +17,11 @@ use matchpoint_calibration::monitoring::plain_sample::{SampledRow, plain_sample}
 /// What a decision's query showed, by its annotation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum QueryContent {
-    /// A label, enrolled now or at some time.
+    /// A label that is enrolled now or was enrolled at some time.
     Label(String),
-    /// A stranger, by name.
+    /// A named stranger.
     Named(String),
-    /// A stranger without a name.
+    /// An unnamed stranger.
     Unnamed,
 }
 
@@ -32,16 +32,16 @@ pub struct LabelledDecision {
     pub id: DecisionId,
     /// What its query showed.
     pub shown: QueryContent,
-    /// The picture, if it is kept.
+    /// The picture, if it is stored.
     pub image: Option<Vec<u8>>,
 }
 
-/// Passes to `take` the annotated decisions of operating point `point` that were made within these times
-/// and together are a plain sample of its searches (`plain_sample`), until it has enough. Returns whether
-/// there is such a sample. Works while the deployment is served.
+/// Passes to `take` the annotated decisions of operating point `point` that were made within these times and
+/// form a simple random sample of its searches (`plain_sample`), until `take` has enough. Returns whether there
+/// is such a sample. It can run while the deployment is served.
 ///
 /// # Errors
-/// There is no journal, it is damaged, or the disk.
+/// Returns an error if there is no journal, if it is damaged, or if the disk fails.
 pub fn labelled_sample(
     folder: &Path,
     point: &str,
@@ -72,7 +72,7 @@ pub fn labelled_sample(
         let shown = match truth {
             AnnotatedTruth::Mated { label } => QueryContent::Label(label),
             AnnotatedTruth::Stranger { name } => QueryContent::Named(name),
-            // Unusable ones are not among them.
+            // Unusable ones do not occur here.
             AnnotatedTruth::NonMated | AnnotatedTruth::Unusable => QueryContent::Unnamed,
         };
         let image = reader.image(id)?;
@@ -83,11 +83,11 @@ pub fn labelled_sample(
     Ok(true)
 }
 
-/// A row that was sampled, and its annotation if it can be used.
+/// A sampled row, and its annotation if it can be used.
 fn annotated(row: &DecisionRow) -> Option<(SampledRow, Option<AnnotatedTruth>)> {
     let said = row.annotation.as_ref().map(|said| said.truth.clone());
     let said = said.filter(|truth| *truth != AnnotatedTruth::Unusable);
-    // Only whether there is one matters here: the calibration sees which of the labels is enrolled.
+    // Only the existence of an annotation matters here; the calibration finds out which labels are enrolled.
     let truth = said.as_ref().map(|_| SearchTruth::NonMated);
     let row_of_audit = sampled(row, row.entry.decision == Decision::Accept, truth)?;
     let drawn = SampledRow {

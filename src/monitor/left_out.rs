@@ -1,4 +1,4 @@
-//! What today's gallery accepts of its own labels, each left out of its own search.
+//! Records which of its own items today's gallery accepts with their labels left out.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,26 +15,27 @@ use crate::telemetry;
 use matchpoint_calibration::monitoring::left_out::{LeftOutRate, LeftOutSearch, LeftOutStanding};
 use matchpoint_gallery::view::GalleryView;
 
-/// Labels of a round: enough to show a FAR of 1 %, and few enough that a round takes moments.
+/// The highest number of labels in a round: enough to show a FAR of 1 %, and few enough that a round is short.
 const LEFT_OUT_MAX: usize = 500;
-/// Look-alikes of a round that are named.
+/// Number of look-alikes of a round that are named.
 const NAMED_MAX: usize = 20;
-/// Hashed before ids and labels: another seed would choose others.
+/// Hashed before ids and labels; another seed would choose other items.
 const SEED: &[u8] = b"matchpoint left out 1";
-/// The result of the first round under an operating point, within the deployment's folder.
+/// The file in the deployment's folder with the result of the first round under an operating point.
 const FILE: &str = "left-out.json";
 
-/// What later rounds are compared with.
+/// The result that later rounds are compared with.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct FirstRound {
     operating_point: String,
-    /// `None` if items of the calibration had already been replaced, or others added.
+    /// `None` if items of the calibration had already been replaced or others added.
     rate: Option<LeftOutRate>,
 }
 
-/// The items of a round, by their ids: one of each label; of many labels a sample. A hash chooses them, so
-/// that the same ones are searched for again and again, and new ones take their place among them.
+/// The ids of the items of a round: one of each label, or a sample of labels if there are many. A hash chooses
+/// them, so that the same items are searched for in each round, and new ones have the same chance to be
+/// included.
 #[must_use]
 pub fn left_out_sample(view: &GalleryView) -> Vec<String> {
     let mut labels: HashMap<&str, ([u8; 32], &str)> = HashMap::new();
@@ -77,7 +78,7 @@ impl Monitor {
                 accepted_as: one.accepted_as.as_ref().map(|other| other.label.clone()),
             })
             .collect();
-        // Another point is active by now, or there was nothing to search for.
+        // Another operating point has become active, or there was nothing to search for.
         let (Some(now), Some(today)) =
             (LeftOutRate::of(&searches), self.observed().promise_today())
         else {
@@ -113,7 +114,7 @@ impl Monitor {
         self.left_out.store(Some(Arc::new(round)));
     }
 
-    /// The result of the first round, which this one becomes if there was none.
+    /// The result of the first round. If there was none, this round becomes the first.
     fn first_round(
         &self,
         operating_point: &str,

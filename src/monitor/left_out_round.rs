@@ -6,24 +6,24 @@ use super::lookalikes::{Lookalike, OtherItem};
 use matchpoint_calibration::monitoring::left_out::LeftOutStanding;
 use matchpoint_gallery::item::ItemHead;
 
-/// A round.
+/// The result of a round.
 #[derive(Clone, Debug)]
 pub struct LeftOutRound {
-    /// The operating point that accepted.
+    /// Id of the operating point that decided.
     pub operating_point: String,
-    /// When it ended, in milliseconds since 1970-01-01 UTC.
+    /// When the round ended, in milliseconds since 1970-01-01 UTC.
     pub unix_ms: u64,
-    /// The rate of accepts, and its limit.
+    /// The share of accepts, with its limit.
     pub standing: LeftOutStanding,
-    /// Some of what was accepted.
+    /// Some of the accepted items.
     pub lookalikes: Vec<Lookalike>,
 }
 
-/// An item that was searched for with its label left out, and as what it was accepted.
+/// An item that was searched for with its label left out, and the result.
 #[derive(Clone, Debug)]
 pub struct LeftOutItem {
     /// The item.
     pub head: Arc<ItemHead>,
-    /// The item of another label as which it was accepted; `None` if it was rejected.
+    /// The item of another label that it was accepted as; `None` if the search was rejected.
     pub accepted_as: Option<OtherItem>,
 }

@@ -1,12 +1,12 @@
-//! Items that were enrolled although the gallery accepts them as others.
+//! Items that were enrolled although the gallery accepts them as items of other labels.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 
-/// Look-alikes that are kept, the latest.
+/// The number of look-alikes that are kept; the latest ones.
 const LOOKALIKES_MAX: usize = 100;
 
-/// An item of another label as which an item is accepted.
+/// An item of another label that an item is accepted as.
 #[derive(Clone, Debug, PartialEq)]
 pub struct OtherItem {
     /// Its id.
@@ -17,7 +17,7 @@ pub struct OtherItem {
     pub decision_score: f32,
 }
 
-/// An item that is accepted as others.
+/// An item that is accepted as items of other labels.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Lookalike {
     /// When that was found, in milliseconds since 1970-01-01 UTC.
@@ -26,22 +26,21 @@ pub struct Lookalike {
     pub item: String,
     /// Its label.
     pub label: String,
-    /// How many items of other labels it is accepted as, as far as they were counted.
+    /// Number of items of other labels that it is accepted as, up to the limit of counting.
     pub others: usize,
-    /// The nearest of them.
+    /// The nearest of these items.
     pub nearest: OtherItem,
 }
 
-/// Those found at enrolment. In memory only: after a restart, searches with labels left out find them
-/// again.
+/// Look-alikes found at enrolment. They are in memory only; after a restart, left-out searches find them again.
 #[derive(Debug, Default)]
 pub(super) struct EnrolledLookalikes(Mutex<LookalikeList>);
 
 #[derive(Debug, Default)]
 struct LookalikeList {
-    /// The operating point that accepts them.
+    /// Id of the operating point that accepts them.
     operating_point: String,
-    /// The latest last.
+    /// The look-alikes, the latest last.
     latest: VecDeque<Lookalike>,
 }
 
@@ -54,7 +53,7 @@ impl EnrolledLookalikes {
             operating_point.clone_into(&mut list.operating_point);
             list.latest.clear();
         }
-        // Enrolled again, it still counts once.
+        // An item that is enrolled again still counts once.
         list.latest.retain(|known| known.item != found.item);
         list.latest.push_back(found);
         let surplus = list.latest.len().saturating_sub(LOOKALIKES_MAX);

@@ -1,7 +1,8 @@
 //! Monitors whether a deployment keeps its promise in service: which decisions are sampled, annotations,
 //! the resulting rates, canaries, and a shadow deployment.
 //!
-//! It sees the deployment through [`Observed`], and gets each decision; it never names a deployment.
+//! It sees the deployment through [`Observed`] and receives each decision; its code does not depend on
+//! deployments.
 
 mod alarms;
 mod annotations;

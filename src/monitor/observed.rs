@@ -1,4 +1,4 @@
-//! What a monitor sees of its deployment, and the decisions that it gets.
+//! The view that a monitor has of its deployment, and the decisions that it receives.
 
 use std::fmt::Debug;
 use std::path::Path;
@@ -15,7 +15,7 @@ use matchpoint_gallery::Gallery;
 use matchpoint_gallery::view::GalleryMatch;
 use matchpoint_vector::Similarity;
 
-/// A deployment, as far as a monitor needs it.
+/// A deployment as a monitor needs it.
 pub trait Observed: Debug + Send + Sync {
     /// The name in metrics and logs.
     fn name(&self) -> &str;
@@ -23,7 +23,7 @@ pub trait Observed: Debug + Send + Sync {
     /// Its folder.
     fn folder(&self) -> &Path;
 
-    /// Where the monitor stores files of its own; `None` if it may not.
+    /// The folder for the monitor's own files; `None` if it may not store any.
     fn records(&self) -> Option<&Path>;
 
     /// Its gallery.
@@ -32,43 +32,43 @@ pub trait Observed: Debug + Send + Sync {
     /// The active operating point; `None` if none is valid.
     fn active_point(&self) -> Option<Arc<OperatingPoint>>;
 
-    /// What the searches looked like that an operating point was made from; `None` if that was not stored,
-    /// or if it is not the active one.
+    /// The description of the searches that an operating point was made from; `None` if it was not stored, or
+    /// if the operating point is not the active one.
     fn traffic_reference(&self, id: &str) -> Option<Arc<TrafficReference>>;
 
-    /// What still holds of its promise in today's gallery; `None` if no point is valid.
+    /// What its promise is worth in today's gallery; `None` if no operating point is valid.
     fn promise_today(&self) -> Option<PromiseToday>;
 
-    /// Why it is unknown which items its calibration saw; `None` if it is known.
+    /// The reason why the items of its calibration are not known; `None` if they are.
     fn coverage_problem(&self) -> Option<String>;
 }
 
-/// One decision of a deployment, to be recorded.
+/// A decision of a deployment, to be recorded.
 #[derive(Debug)]
 pub struct DecisionRecord<'a> {
     /// Its id.
     pub id: DecisionId,
-    /// What was decided.
+    /// The decision.
     pub decision: Decision,
-    /// The active operating point; `None` when undecided.
+    /// The active operating point; `None` if undecided.
     pub point: Option<&'a OperatingPoint>,
     /// The gallery's generation that was searched.
     pub generation: u64,
-    /// Items in it.
+    /// Number of items in that generation.
     pub gallery_items: usize,
-    /// The state by which it was decided.
+    /// The id of the state that determined the decision.
     pub state: StateId,
     /// The item that was decided on; `None` if nothing was found.
     pub best: Option<MatchRecord<'a>>,
     /// The score that was compared with the threshold.
     pub decision_score: Option<Similarity>,
-    /// How it differs from the searches of the calibration; `None` if unknown.
+    /// The traffic shares that the search belongs to; `None` if unknown.
     pub signs: Option<SearchSigns>,
-    /// Whether a filter restricted the items that could be found.
+    /// Whether the search had a filter.
     pub filtered: bool,
-    /// The image, if images are kept.
+    /// The image, if images are stored.
     pub image: Option<Bytes>,
-    /// Where the search came from.
+    /// The source of the search.
     pub source: SearchSource,
 }
 
@@ -77,6 +77,6 @@ pub struct DecisionRecord<'a> {
 pub struct MatchRecord<'a> {
     /// The item, and its similarity.
     pub found: &'a GalleryMatch,
-    /// Its similarity minus that of the best item of another label; `None` if there is no other.
+    /// Its similarity minus that of the best item of another label; `None` if there is none.
     pub margin: Option<f32>,
 }

@@ -1,4 +1,4 @@
-//! Records every decision of a deployment, samples some of them for annotation, and keeps their evaluation.
+//! Records every decision of a deployment, samples some of them for annotation, and stores their evaluation.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -26,16 +26,17 @@ use matchpoint_calibration::monitoring::strata::Strata;
 use matchpoint_calibration::operating_point::OperatingPoint;
 use matchpoint_vector::Similarity;
 
-/// The journal of a deployment that serves, and the thread that evaluates it, which ends with this.
+/// The journal of a deployment in service, and the thread that evaluates it. The thread ends when this is
+/// dropped.
 #[derive(Debug)]
 pub(super) struct Recorder {
     deployment: String,
-    /// Where the files are.
+    /// The folder of the files.
     pub(super) records: PathBuf,
     pub(super) journal: Journal,
     pub(super) label_history: Arc<LabelHistory>,
     pub(super) strata: Strata,
-    /// The strata by which decisions are sampled now: adjusted if there is a budget.
+    /// The strata by which decisions are sampled now; a budget adjusts their probabilities.
     sampling: Arc<ArcSwap<Strata>>,
     pub(super) since_ms: u64,
     images: bool,
@@ -51,7 +52,7 @@ pub(super) struct Recorder {
 }
 
 impl Recorder {
-    /// Opens the journal of a deployment, or creates one, and evaluates it from now on.
+    /// Opens or creates the journal of a deployment, and evaluates it from now on.
     pub(super) fn start(
         observed: &Arc<dyn Observed>,
         settings: &MonitoringConfig,
@@ -115,8 +116,8 @@ impl Recorder {
         })
     }
 
-    /// Removes its gauges, and shows nothing any more: another deployment is served in its place. Requests
-    /// that are still running are recorded.
+    /// Removes its gauges and shows nothing any more, because another deployment is served in its place.
+    /// Requests that are still running are recorded.
     pub(super) fn end(&self) {
         self.shown.end(&self.deployment);
     }
@@ -134,7 +135,7 @@ impl Recorder {
         self.changed.store(true, Ordering::Relaxed);
     }
 
-    /// Waits until nobody else resets evidence.
+    /// Waits until no other call resets evidence.
     pub(super) fn turn(&self) -> MutexGuard<'_, ()> {
         self.resetting
             .lock()
@@ -152,12 +153,12 @@ impl Recorder {
         self.label_history.note(label, generation, enrolled);
     }
 
-    /// Whether images are kept for the annotators.
+    /// Whether images are stored for the annotators.
     pub(super) fn keeps_images(&self) -> bool {
         self.images
     }
 
-    /// Records a search. Never waits, and never fails it.
+    /// Records a search. It never waits, and a failure here never makes the search fail.
     pub(super) fn record(&self, record: DecisionRecord<'_>) {
         let point = record.point;
         let searched = match record.source {
@@ -167,7 +168,7 @@ impl Recorder {
             | SearchSource::NonMatedCanary { .. } => point,
         };
         let sampling = searched.and_then(|point| self.sampling(&record, point));
-        // Filtered searches and canaries are another population.
+        // Filtered searches and canaries belong to another population.
         if let (Some(point), Some(signs), SearchSource::Live, false) =
             (point, record.signs, &record.source, record.filtered)
         {
@@ -224,7 +225,7 @@ impl Drop for Recorder {
     }
 }
 
-/// Opens the journal; what it commits is published and counted.
+/// Opens the journal, whose commits are published and counted.
 fn open_journal(
     observed: &Arc<dyn Observed>,
     folder: &Path,

@@ -1,5 +1,5 @@
-//! When the evidence against an operating point was reset, after another cause than the operating point was
-//! removed.
+//! Stores when the evidence against an operating point was reset, after a cause other than the operating point
+//! was removed.
 
 use std::path::Path;
 
@@ -7,14 +7,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::files::{FileError, read_list, write_json};
 
-/// Within the deployment's folder.
+/// The file in the deployment's folder.
 const FILE: &str = "resets.json";
-/// Resets of one operating point: after this many, an alarm has a millionth of `alarm_delta`, and takes too
-/// long.
+/// The highest number of resets of an operating point. After that many, an alarm would have a millionth of
+/// `alarm_delta`, and would take too long.
 pub(super) const RESETS_MAX: usize = 20;
-/// Resets of all operating points that are stored, the latest.
+/// The number of stored resets of all operating points; the latest ones.
 const KEPT_MAX: usize = 1_000;
-/// The least that evidence can use.
+/// The lowest delta that evidence can use.
 const DELTA_MIN: f64 = 1e-9;
 
 /// A reset of the evidence against an operating point.
@@ -23,23 +23,23 @@ const DELTA_MIN: f64 = 1e-9;
 pub struct DriftReset {
     /// The operating point.
     pub(super) operating_point: String,
-    /// From when on decisions count, in milliseconds since 1970-01-01 UTC.
+    /// Decisions count from this time on, in milliseconds since 1970-01-01 UTC.
     pub unix_ms: u64,
-    /// What was removed or repaired.
+    /// The reason: what was removed or repaired.
     pub why: String,
-    /// Who requested it.
+    /// The name of the person who requested it.
     #[serde(rename = "said_by")]
     pub annotator: String,
 }
 
-/// Those of one operating point under one sampling design, the earliest first.
+/// The resets of one operating point under one sampling design, the earliest first.
 pub(super) struct Resets {
     design_since_ms: u64,
     all: Vec<DriftReset>,
 }
 
 impl Resets {
-    /// Those since the design began, which itself resets everything.
+    /// The resets since the design started; a new design itself resets everything.
     pub(super) fn of(folder: &Path, point: &str, design_since_ms: u64) -> Self {
         let mut all = read(folder);
         all.retain(|reset| reset.operating_point == point && design_since_ms <= reset.unix_ms);
@@ -53,21 +53,22 @@ impl Resets {
         self.all
     }
 
-    /// Whether there is any.
+    /// Whether there was a reset.
     pub(super) fn any(&self) -> bool {
         !self.all.is_empty()
     }
 
-    /// From when on decisions count, in milliseconds since 1970-01-01 UTC.
+    /// The time from which decisions count, in milliseconds since 1970-01-01 UTC.
     pub(super) fn since_ms(&self) -> u64 {
         let latest = self.all.last();
         latest.map_or(self.design_since_ms, |reset| reset.unix_ms)
     }
 
-    /// The probability that an alarm may ever be false, if it would be `delta` without a reset.
+    /// The highest probability that an alarm is ever false from now on, if it is `delta` without resets.
     ///
-    /// Each reset is another chance to be wrong. After k of them evidence has delta / 2^k, so that an
-    /// operating point that is never reset has all of it, and one that is has less than 2 delta in all.
+    /// Each reset is another chance of a false alarm. After k resets the evidence gets delta / 2^k. So an
+    /// operating point that is never reset has all of delta, and one with resets has less than 2 delta in
+    /// total.
     pub(super) fn left_of(&self, delta: f64) -> f64 {
         let halved = self.all.iter().fold(delta, |delta, _| delta / 2.0);
         halved.max(DELTA_MIN)
@@ -79,7 +80,7 @@ fn read(folder: &Path) -> Vec<DriftReset> {
     read_list(&folder.join(FILE), damaged)
 }
 
-/// Adds a reset; with `instead`, in place of the latest of its operating point.
+/// Stores a reset; with `instead`, in place of the last one of its operating point.
 pub(super) fn keep(folder: &Path, reset: &DriftReset, instead: bool) -> Result<(), FileError> {
     let mut all = read(folder);
     let of_point = |known: &DriftReset| known.operating_point == reset.operating_point;
@@ -118,7 +119,7 @@ mod tests {
         keep(folder.path(), &reset("op", 200), false).unwrap();
         assert_eq!(of("op", 7), (200, 0.0125));
         assert_eq!(of("other", 7), (150, 0.025));
-        // A new design has begun since.
+        // A new design has started since then.
         assert_eq!(of("op", 300), (300, 0.05));
         let mut sum = 0.05;
         for number in 0..RESETS_MAX as u64 {

@@ -1,4 +1,4 @@
-//! How much is sampled for annotation if there is a budget: by the traffic of the latest day.
+//! Adjusts the sampling for annotation to a budget, by the traffic of the last day.
 
 use std::ops::ControlFlow;
 use std::time::Duration;
@@ -8,15 +8,14 @@ use crate::journal::read::{DecisionSelection, JournalReader};
 use matchpoint_calibration::monitoring::strata::Strata;
 
 const DAY_MS: u64 = 86_400_000;
-/// How soon the traffic is counted again: after a tenth of the time it was observed for, within these
-/// limits.
+/// The traffic is counted again after a tenth of the time that it was observed for, within these limits.
 const AGAIN_MIN: Duration = Duration::from_secs(60);
 const AGAIN_MAX: Duration = Duration::from_secs(3600);
 
-/// The strata with probabilities that are expected to sample `labels` decisions a day of those that
-/// operating point `point` makes, and when to count again.
+/// The strata with probabilities for which `labels` decisions of operating point `point` are expected to be
+/// sampled per day, and the time until the next count.
 ///
-/// The sampling then depends on earlier decisions alone, so that rates and evidence stay valid.
+/// The sampling depends only on earlier decisions, so rates and evidence stay valid.
 pub(super) fn fitted(
     reader: &JournalReader,
     strata: &Strata,
@@ -46,8 +45,8 @@ pub(super) fn fitted(
     Ok((strata.for_budget(&decisions, f64::from(labels))?, again))
 }
 
-/// For how much of a day the operating point has been active, as far as the journal goes back: at least a
-/// minute.
+/// For how many milliseconds of the last day the operating point has been active, as far as the journal goes
+/// back; at least a minute.
 fn seen_for(reader: &JournalReader, day: &DecisionSelection) -> Result<u64, MonitorError> {
     let first = |unix_ms| {
         let selection = DecisionSelection {
@@ -119,9 +118,9 @@ mod tests {
             let reader = journal.reader().unwrap();
             fitted(&reader, &strata, "op", labels, NOW_MS).unwrap()
         };
-        // Nothing was seen yet: as it is, and soon again.
+        // There are no decisions yet, so the design stays as it is, and traffic is counted again soon.
         assert_eq!(of_day(60), (strata.clone(), AGAIN_MIN));
-        // One a second for half an hour: 86,400 a day, a sixth in each stratum.
+        // One decision per second for half an hour is 86,400 per day, with a sixth in each stratum.
         let begun = NOW_MS - 1_800_000;
         for number in 0..1800 {
             journal.record(entry(number, begun + 1000 * number), None);
@@ -132,7 +131,7 @@ mod tests {
             .sum();
         assert!((expected - 60.0).abs() < 0.1, "{expected}");
         assert_eq!(again, Duration::from_secs(180));
-        // It had decided for longer: these are all of a day.
+        // The operating point had been active for longer, so these are all decisions of a day.
         journal.record(entry(9999, NOW_MS - 2 * DAY_MS), None);
         let (fitted, again) = of_day(60);
         let expected: f64 = (0..6)

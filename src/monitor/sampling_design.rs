@@ -1,4 +1,4 @@
-//! The design by which decisions are sampled for annotation: strata, since when, and a hash of their ids.
+//! The design by which decisions are sampled for annotation: strata, starting time, and a hash of their ids.
 
 use std::path::Path;
 
@@ -10,11 +10,10 @@ use crate::files::{FileError, read_file, write_json};
 use crate::journal::entry::DecisionId;
 use matchpoint_calibration::monitoring::strata::Strata;
 
-/// The design of the audit and when it began.
+/// The file with the design of the audit and its starting time.
 const DESIGN_FILE: &str = "audit.json";
 
-/// The design of the audit, and since when decisions are sampled by it: rates and evidence belong to one
-/// design.
+/// The design of the audit, and the time since when it is used. Rates and evidence belong to one design.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct SamplingDesign {
@@ -22,8 +21,8 @@ pub(super) struct SamplingDesign {
     pub(super) since_unix_ms: u64,
 }
 
-/// Sixty-four uniform bits that do not depend on score or truth: which decisions are sampled can be
-/// recomputed from their ids.
+/// 64 uniformly distributed bits that depend on neither score nor truth. It can be recomputed from the ids
+/// which decisions are sampled.
 pub(super) fn sampling_hash(id: &DecisionId) -> u64 {
     let digest: [u8; 32] = Sha256::digest(id.as_bytes()).into();
     digest
@@ -31,8 +30,8 @@ pub(super) fn sampling_hash(id: &DecisionId) -> u64 {
         .map_or(u64::MAX, |bytes| u64::from_be_bytes(*bytes))
 }
 
-/// The design by which decisions of the deployment in `folder` are sampled; `None` if none are yet, or it
-/// is damaged.
+/// The design by which decisions of the deployment in `folder` are sampled; `None` if there is none yet, or if
+/// it is damaged, which is logged.
 pub(super) fn design_of(folder: &Path) -> Result<Option<SamplingDesign>, FileError> {
     let path = folder.join(DESIGN_FILE);
     match read_file(&path) {
@@ -46,7 +45,7 @@ pub(super) fn design_of(folder: &Path) -> Result<Option<SamplingDesign>, FileErr
     }
 }
 
-/// When decisions began to be sampled by these strata: now, if they are new.
+/// The time since when decisions are sampled by these strata, which is now if they are new.
 pub(super) fn begin_design(folder: &Path, strata: &Strata) -> Result<u64, FileError> {
     let known = design_of(folder)?;
     let path = folder.join(DESIGN_FILE);

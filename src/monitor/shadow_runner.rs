@@ -1,8 +1,8 @@
-//! How a live query gets to the shadow of a deployment, and what is counted.
+//! Passes live queries to the shadow of a deployment, and counts the results.
 //!
-//! Callers come first. A query is passed on only if none waits for the live model, and at most two at a
-//! time; others are counted as skipped, and nobody waits. Only the deployment and its shadow know what a
-//! query is.
+//! Callers come first. A query is passed on only if no request waits for the live model, and at most two
+//! queries are in progress at a time. Other queries are counted as skipped, and no caller ever waits. The code
+//! here does not depend on the type of a query.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -21,50 +21,50 @@ use crate::journal::entry::DecisionId;
 use crate::telemetry;
 use matchpoint_calibration::monitoring::shadow::{Pair, ShadowCounts, ShadowMatch, is_sampled};
 
-/// Queries in progress for the shadow: one being processed, and one waiting, so that the memory for their
-/// images is bounded.
+/// The number of queries in progress for the shadow: one being processed and one waiting, which limits the
+/// memory for their images.
 const SLOTS: usize = 2;
 /// How often the thread checks whether it should end.
 const TICK: Duration = Duration::from_millis(100);
 
-/// Why a sampled query is not compared.
+/// The reasons why a sampled query is not compared.
 #[derive(Clone, Copy)]
 enum Skip {
-    /// It came as a vector of the live model's space.
+    /// The query is a vector of the live model's space.
     Embedding,
-    /// Requests waited for the live model.
+    /// Requests were waiting for the live model.
     Busy,
-    /// The shadow had not finished earlier ones.
+    /// The shadow had not finished earlier queries.
     Behind,
-    /// The shadow failed on it.
+    /// The shadow failed on the query.
     Failed,
 }
 
-/// Their names in metrics and reports, in their order.
+/// The names of the reasons in metrics and reports, in the order of the variants.
 const SKIPS: [&str; 4] = ["embedding", "busy", "behind", "failed"];
 
 /// A deployment that is compared with the live one, and never answers a caller.
 pub trait ShadowDeployment<Q>: Send {
-    /// Lowers the priority of its work. Returns whether that works: on a GPU there is no priority, and the
-    /// runner rests between queries instead.
+    /// Lowers the priority of its work. Returns whether that is possible; on a GPU there is no priority, and
+    /// the runner pauses between queries instead.
     fn yields(&self) -> bool;
 
     /// Whether its gallery has this label.
     fn has_label(&self, label: &str) -> bool;
 
-    /// What it would have answered.
+    /// The answer that it would have given.
     ///
     /// # Errors
-    /// Why it failed, in words.
+    /// Returns the reason for a failure, as text.
     fn decide(&self, query: Arc<Q>) -> Result<ShadowDecision, String>;
 }
 
-/// The place for the shadow of one deployment, whose queries are `Q`. Its thread ends with it.
+/// Holds the shadow of one deployment, whose queries have the type `Q`. The thread ends when this is dropped.
 #[derive(Debug)]
 pub struct ShadowRunner<Q> {
     shadow: ArcSwapOption<ShadowIntake<Q>>,
-    /// The thread of the shadow, and those of earlier ones that have not ended yet. Locked while a shadow
-    /// is opened, so that the latest wins.
+    /// The thread of the shadow, and those of earlier shadows that have not ended yet. Locked while a shadow is
+    /// opened, so that the last one counts.
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -75,7 +75,8 @@ pub struct ShadowOpening<'a, Q> {
     threads: MutexGuard<'a, Vec<JoinHandle<()>>>,
 }
 
-/// What live requests see of a shadow: they never wait for a lock of its threads, nor have to close it.
+/// The part of a shadow that live requests use. They never wait for a lock of the shadow's threads, and never
+/// have to close it.
 #[derive(Debug)]
 struct ShadowIntake<Q> {
     about: ShadowAbout,
@@ -95,11 +96,11 @@ struct ShadowTally {
     seen: Mutex<(ShadowCounts, VecDeque<ShadowDisagreement>)>,
 }
 
-/// One of [`SLOTS`]; given back when this is dropped.
+/// One of [`SLOTS`] places, which is returned when this is dropped.
 #[derive(Debug)]
 struct ShadowSlot(Arc<AtomicUsize>);
 
-/// A query that will be compared, if the live model answers it.
+/// A query that will be compared if the live model answers it.
 #[derive(Debug)]
 pub struct ShadowTicket<Q> {
     query: Q,
@@ -161,8 +162,8 @@ fn labels(pair: Pair) -> [&'static str; 3] {
 }
 
 impl<Q> ShadowIntake<Q> {
-    /// Takes a place for a query with the shadow, before the live model works on it; `None` if it is not
-    /// sampled, or is skipped. `waiting` is how many requests wait for the live model.
+    /// Takes a place at the shadow for a query, before the live model works on it; `None` if it is not sampled
+    /// or is skipped. `waiting` is the number of requests that wait for the live model.
     fn ticket(&self, image: Option<impl FnOnce() -> Q>, waiting: usize) -> Option<ShadowTicket<Q>> {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         if !is_sampled(turn, self.about.share) {
@@ -217,9 +218,9 @@ impl<Q> Default for ShadowRunner<Q> {
 }
 
 impl<Q> ShadowRunner<Q> {
-    /// Takes a place for a live query; `None` if there is no shadow, or the query is not sampled or is
-    /// skipped. `image` gives the query if it is an image: a vector belongs to the live model's space.
-    /// `waiting` is how many requests wait for the live model.
+    /// Takes a place for a live query; `None` if there is no shadow, or if the query is not sampled or is
+    /// skipped. `image` returns the query if it is an image; a vector belongs to the live model's space.
+    /// `waiting` is the number of requests that wait for the live model.
     pub fn ticket(
         &self,
         image: Option<impl FnOnce() -> Q>,
@@ -229,7 +230,7 @@ impl<Q> ShadowRunner<Q> {
         shadow.as_ref()?.ticket(image, waiting())
     }
 
-    /// The right to open a shadow, or to end it: one at a time, so that the latest wins.
+    /// The right to open or end a shadow. Only one caller has it at a time, so that the last one counts.
     pub fn opening(&self) -> ShadowOpening<'_, Q> {
         ShadowOpening {
             shadow: &self.shadow,
@@ -263,8 +264,8 @@ impl<Q> ShadowOpening<'_, Q> {
         self.shadow.load().is_some()
     }
 
-    /// Ends the comparison. The shadow closes when its worker is done, which nobody waits for: at its
-    /// priority that can take seconds on a busy machine.
+    /// Ends the comparison. The shadow closes when its worker is done. Nobody waits for that, because at its
+    /// low priority it can take seconds on a busy machine.
     pub fn end(&mut self) {
         if let Some(shadow) = self.shadow.swap(None) {
             shadow.stop.store(true, Ordering::Relaxed);
@@ -275,11 +276,11 @@ impl<Q> ShadowOpening<'_, Q> {
 }
 
 impl<Q: Send + Sync + 'static> ShadowOpening<'_, Q> {
-    /// From now on compares the answers of the deployment `name` with those of this shadow. `waiting`
-    /// returns how many requests wait for the live model.
+    /// From now on, compares the answers of the deployment `name` with those of this shadow. `waiting` returns
+    /// the number of requests that wait for the live model.
     ///
     /// # Errors
-    /// Its thread cannot be started.
+    /// Returns an error if its thread cannot be started.
     pub fn begin(
         &mut self,
         name: &str,
@@ -325,7 +326,7 @@ impl<Q> Drop for ShadowRunner<Q> {
     fn drop(&mut self) {
         let mut opening = self.opening();
         opening.end();
-        // Nothing may still be running when the process ends.
+        // No thread may still be running when the process ends.
         for thread in opening.threads.drain(..) {
             if thread.join().is_err() {
                 tracing::error!("the thread of a candidate panicked");
@@ -349,7 +350,7 @@ fn metric_labels<Q>(shadow: &ShadowIntake<Q>) -> telemetry::ShadowLabels<'_> {
 /// The thread of the shadow.
 struct ShadowComparer<Q> {
     candidate: Box<dyn ShadowDeployment<Q>>,
-    /// How many requests wait for the live model.
+    /// Returns the number of requests that wait for the live model.
     waiting: Box<dyn Fn() -> usize + Send>,
     tally: Arc<ShadowTally>,
     stop: Arc<AtomicBool>,
@@ -375,7 +376,7 @@ impl<Q> ShadowComparer<Q> {
         }
     }
 
-    /// The query's place is free again when it returns.
+    /// The query's place is free again when this returns.
     fn compare(&mut self, sample: ShadowSample<Q>) {
         if 0 < (self.waiting)() {
             return self.tally.skip(Skip::Busy);
@@ -386,7 +387,7 @@ impl<Q> ShadowComparer<Q> {
             live,
             _slot,
         } = sample;
-        // Freed here, and not on a thread that may be blocked for long.
+        // Freed here, and not on a thread that might be blocked for long.
         let shadow = match self.candidate.decide(Arc::clone(&query)) {
             Ok(shadow) => shadow,
             Err(error) => {
@@ -481,12 +482,12 @@ mod tests {
         assert!(image(&shadow, 0).is_none());
         assert_eq!(skipped(&shadow), [0, 0, 1, 0]);
 
-        // Its caller has gone.
+        // The caller has disconnected.
         drop(first);
         let third = image(&shadow, 0).unwrap();
         second.offer(DecisionId::fresh(), undecided());
         third.offer(DecisionId::fresh(), undecided());
-        // Passed on, they still take their places, until the shadow has finished with them.
+        // Queries that were passed on keep their places until the shadow has finished them.
         assert!(image(&shadow, 0).is_none());
         assert_eq!(waiting.try_iter().count(), 2);
         assert!(image(&shadow, 0).is_some());

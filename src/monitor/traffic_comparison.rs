@@ -1,5 +1,4 @@
-//! Holds what callers search for against what a calibration searched for, and keeps the evidence over
-//! restarts.
+//! Compares callers' searches with those of the calibration, and stores the evidence across restarts.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,18 +16,18 @@ use matchpoint_calibration::monitoring::traffic::{
     SearchSigns, TrafficAssessment, TrafficReference, TrafficState, TrafficWatch,
 };
 
-/// Within the deployment's folder.
+/// The file in the deployment's folder.
 const FILE: &str = "traffic.json";
-/// Searches that wait to be compared, at most: more than come between two evaluations. What comes beyond is not
-/// compared, which no search's looks decide.
+/// The highest number of searches that wait to be compared, more than arrive between two evaluations. Further
+/// ones are not compared; this does not depend on their properties.
 const WAITING_MAX: usize = 1 << 16;
-/// How often the evidence is written. What a crash takes is not compared.
+/// How often the evidence is stored. Searches that a crash loses are not compared.
 const KEEP_EVERY: Duration = Duration::from_secs(10);
 
 /// The comparison of a deployment.
 #[derive(Debug)]
 pub(super) struct TrafficComparison {
-    /// Where its file is.
+    /// The folder of its file.
     records: PathBuf,
     delta: f64,
     design_since_ms: u64,
@@ -36,14 +35,14 @@ pub(super) struct TrafficComparison {
     watched: Mutex<Option<WatchedPoint>>,
 }
 
-/// Searches that were made under one operating point, and not compared yet.
+/// Searches under one operating point that are not compared yet.
 #[derive(Debug, Default)]
 struct WaitingSearches {
     operating_point: String,
     searches: Vec<(SearchSigns, bool)>,
 }
 
-/// One operating point since it decides, or since the evidence was reset.
+/// The comparison for one operating point, since it became active or since the evidence was reset.
 #[derive(Debug)]
 struct WatchedPoint {
     is: EvidenceOf,
@@ -53,12 +52,12 @@ struct WatchedPoint {
     kept: Instant,
 }
 
-/// What evidence belongs to.
+/// Identifies what the evidence belongs to.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct EvidenceOf {
     operating_point: String,
-    /// What it is compared with.
+    /// The digest of the reference that is compared with.
     reference: String,
     delta: f64,
     since_unix_ms: u64,
@@ -72,17 +71,17 @@ struct KeptEvidence {
     state: TrafficState,
 }
 
-/// How traffic stands beside the calibration of the active operating point.
+/// The comparison of traffic with the calibration of the active operating point.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TrafficInService {
-    /// The comparison; `None` if what its calibration searched for was not kept.
+    /// The comparison; `None` if the description of the calibration's searches was not stored.
     pub assessment: Option<TrafficAssessment>,
     /// When the alarm was raised.
     pub raised_unix_ms: Option<u64>,
 }
 
 impl TrafficInService {
-    /// In words.
+    /// The finding as text.
     pub(super) fn finding(&self) -> Finding {
         self.assessment.as_ref().map_or_else(
             || Finding {
@@ -97,7 +96,8 @@ impl TrafficInService {
 }
 
 impl TrafficComparison {
-    /// Compares with a probability of a false alarm of at most `delta`, and keeps the evidence in `records`.
+    /// Compares with a probability of a false alarm of at most `delta`, and stores the evidence in the folder
+    /// `records`.
     pub(super) fn new(records: &Path, delta: f64, design_since_ms: u64) -> Self {
         Self {
             records: records.to_owned(),
@@ -108,7 +108,7 @@ impl TrafficComparison {
         }
     }
 
-    /// Takes a search that an operating point decided. Never waits for long.
+    /// Adds a search that an operating point decided. It never waits for long.
     pub(super) fn take(&self, operating_point: &str, signs: SearchSigns, decision: Decision) {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         if waiting.operating_point != operating_point {
@@ -121,7 +121,7 @@ impl TrafficComparison {
         }
     }
 
-    /// Compares what waits, under the operating point that is active now; `None` if none is.
+    /// Compares the waiting searches of the active operating point; `None` if none is active.
     pub(super) fn update(&self, observed: &dyn Observed) -> Option<TrafficInService> {
         let point = observed.active_point()?;
         let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
@@ -169,7 +169,7 @@ impl TrafficComparison {
         })
     }
 
-    /// The alarm of an operating point in words, as of the latest update; `None` without one.
+    /// The alarm of an operating point as text, at the last update; `None` without one.
     pub(super) fn alarm(&self, operating_point: &str) -> Option<String> {
         let watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
         let known = watched.as_ref()?;
@@ -179,7 +179,7 @@ impl TrafficComparison {
             .filter(|_| known.is.operating_point == operating_point)
     }
 
-    /// Writes what is known, before the end.
+    /// Stores the evidence before the end.
     pub(super) fn keep(&self, observed: &dyn Observed) {
         drop(self.update(observed));
         let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
@@ -191,7 +191,7 @@ impl TrafficComparison {
         }
     }
 
-    /// What waits of an operating point; of another one nothing is left.
+    /// Takes the waiting searches of this operating point; those of another one are dropped.
     fn waiting(&self, operating_point: &str) -> Vec<(SearchSigns, bool)> {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         let searches = std::mem::take(&mut waiting.searches);
@@ -203,7 +203,7 @@ impl TrafficComparison {
     }
 }
 
-/// Of one that is watched already it is known.
+/// The digest of the reference, which is already known if it is being watched.
 fn digest_of(reference: &Arc<TrafficReference>, watched: Option<&WatchedPoint>) -> String {
     let known = watched.filter(|known| Arc::ptr_eq(&known.reference, reference));
     known.map_or_else(
@@ -213,7 +213,7 @@ fn digest_of(reference: &Arc<TrafficReference>, watched: Option<&WatchedPoint>) 
 }
 
 impl WatchedPoint {
-    /// Goes on where the file is of the same evidence, else begins.
+    /// Continues from the file if it belongs to the same evidence; otherwise starts from the beginning.
     fn open(is: EvidenceOf, file: &Path, reference: Arc<TrafficReference>, resets: usize) -> Self {
         let kept = read_json::<KeptEvidence>(file).unwrap_or_else(|error| {
             tracing::warn!(%error, "the comparison of traffic with the calibration starts over");

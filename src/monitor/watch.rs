@@ -1,4 +1,4 @@
-//! A monitor, and its calls for requests.
+//! The monitor, with the calls that requests make.
 
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
@@ -18,20 +18,20 @@ use crate::journal::entry::{DecisionId, JournalId};
 #[derive(Debug)]
 pub struct Monitor {
     observed: Arc<dyn Observed>,
-    /// Absent before [`Monitor::start`], and if decisions are not recorded.
+    /// `None` before [`Monitor::start`], and if decisions are not recorded.
     recorder: OnceLock<Recorder>,
     /// The latest round of canaries.
     pub(super) canaries: ArcSwapOption<CanaryRound>,
-    /// Whether a round of them is running.
+    /// Whether a round of canaries is running.
     pub(super) replaying: AtomicBool,
     /// The latest round of left-out searches.
     pub(super) left_out: ArcSwapOption<LeftOutRound>,
-    /// Items that were enrolled although they are accepted as something else.
+    /// Items that were enrolled although they are accepted as items of other labels.
     pub(super) lookalikes: EnrolledLookalikes,
 }
 
 impl Monitor {
-    /// A monitor that does nothing yet but canaries, on request.
+    /// A monitor that can only run canaries on request until it is started.
     #[must_use]
     pub fn new(observed: Arc<dyn Observed>) -> Self {
         Self {
@@ -44,27 +44,27 @@ impl Monitor {
         }
     }
 
-    /// Records decisions from now on, if the settings say so, and evaluates them on a thread that ends
-    /// with the monitor.
+    /// Records decisions from now on, if the settings say so, and evaluates them in a thread that ends with the
+    /// monitor.
     ///
     /// # Errors
-    /// The thread cannot be started, the journal cannot be opened, or the disk.
+    /// Returns an error if the thread cannot be started, if the journal cannot be opened, or if the disk fails.
     pub fn start(&self, settings: &MonitoringConfig) -> Result<(), MonitorError> {
         if settings.journal {
             let recorder = Recorder::start(&self.observed, settings)?;
-            // If there is one already, the second ends here.
+            // If there is one already, the new one ends here.
             drop(self.recorder.set(recorder));
         }
         Ok(())
     }
 
-    /// Whether images of sampled decisions are kept for the annotators.
+    /// Whether images of sampled decisions are stored for the annotators.
     #[must_use]
     pub fn keeps_images(&self) -> bool {
         self.recorder.get().is_some_and(Recorder::keeps_images)
     }
 
-    /// An id for a decision, which names the journal that it is recorded in.
+    /// A new id for a decision, which names the journal that it is recorded in.
     #[must_use]
     pub fn fresh_id(&self) -> DecisionId {
         self.journal_id()
@@ -77,7 +77,7 @@ impl Monitor {
         Some(self.recorder.get()?.journal.name())
     }
 
-    /// Records a decision. Never waits, and never fails it.
+    /// Records a decision. It never waits, and a failure here never makes the request fail.
     pub fn record(&self, record: DecisionRecord<'_>) {
         if let Some(recorder) = self.recorder.get() {
             recorder.record(record);
@@ -91,7 +91,7 @@ impl Monitor {
         }
     }
 
-    /// Removes its gauges, and shows nothing from now on: another deployment is served in place of its own.
+    /// Removes its gauges and shows nothing from now on, because another deployment is served in its place.
     /// Requests that are still running are recorded.
     pub fn end(&self) {
         if let Some(recorder) = self.recorder.get() {
@@ -99,7 +99,7 @@ impl Monitor {
         }
     }
 
-    /// The alarm that searches are not like those of the active operating point's calibration, in words; `None`
+    /// The alarm that searches differ from those of the active operating point's calibration, as text; `None`
     /// without one.
     #[must_use]
     pub fn traffic_alarm(&self) -> Option<String> {

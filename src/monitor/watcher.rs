@@ -1,4 +1,4 @@
-//! The thread that evaluates the audit when something was recorded or annotated.
+//! The thread that evaluates the audit after something was recorded or annotated.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -27,15 +27,15 @@ use matchpoint_calibration::operating_point::OperatingPoint;
 
 /// How often it checks whether something has changed.
 const TICK: Duration = Duration::from_millis(250);
-/// When the traffic is counted again after a failure.
+/// After a failure, the traffic is counted again after this time.
 const FIT_AGAIN: Duration = Duration::from_secs(60);
-/// Evaluating uses at most one part in this many of one core's time.
+/// Evaluations use at most one part in this many of one core's time.
 const EVALUATION_SHARE: u32 = 50;
 
 /// The state of the thread.
 pub(super) struct Watcher {
     pub(super) observed: Arc<dyn Observed>,
-    /// Where its files are.
+    /// The folder of its files.
     pub(super) records: PathBuf,
     pub(super) reader: JournalReader,
     pub(super) strata: Strata,
@@ -47,11 +47,11 @@ pub(super) struct Watcher {
     /// The operating point that was last evaluated.
     pub(super) evaluated: Option<String>,
     pub(super) label_history: Arc<LabelHistory>,
-    /// Annotations a day, and when the traffic is counted again for them.
+    /// The number of annotations per day, and when the traffic is counted again for them.
     pub(super) budget: Option<(u32, Instant)>,
     pub(super) sampling: Arc<ArcSwap<Strata>>,
     pub(super) losses: Losses,
-    /// What was last published of them.
+    /// The lost decisions that were last published.
     pub(super) lost: Option<LostDecisions>,
     pub(super) traffic: Arc<TrafficComparison>,
     pub(super) counted: CountedStrata,
@@ -98,7 +98,7 @@ impl Watcher {
         }
     }
 
-    /// Even if nothing can be written, and after the journal's writer has ended.
+    /// Publishes lost decisions even if nothing can be written, and after the journal's writer has ended.
     fn publish_lost(&mut self) {
         let lost = self.losses.ever();
         if self.lost != Some(lost) {
