@@ -1,4 +1,4 @@
-//! Which folders are served: those of the configuration, and what lies below `data_dir`.
+//! Finds the folders that are served: those of the configuration, and those below `data_dir`.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use super::services::snapshots;
 use crate::config::ServerConfig;
 use crate::deployment::{DeploymentError, Folder};
 
-/// Where a path leads: what is served stays the same if a link changes.
+/// Resolves links, so that what is served does not change with a link.
 pub(super) fn real(folder: &Path) -> Result<PathBuf, DeploymentError> {
     let missing = |cause: std::io::Error| DeploymentError::Folder {
         path: folder.to_owned(),
@@ -22,7 +22,8 @@ pub(super) struct ToServe {
     /// Its name; `None` for the one in its record.
     pub(super) name: Option<String>,
     pub(super) place: PathBuf,
-    /// Whether nothing is served if this cannot be: it is configured, not found below `data_dir`.
+    /// Whether the server must not start if this deployment cannot be served: it is configured, and was not
+    /// just found below `data_dir`.
     pub(super) required: bool,
 }
 
@@ -57,7 +58,8 @@ pub(super) fn all_deployments(config: &ServerConfig) -> Result<Vec<ToServe>, Ser
     let mut taken: BTreeSet<PathBuf> = all.iter().filter_map(|one| real(&one.place).ok()).collect();
     for place in found {
         if !taken.insert(place.leads_to) {
-            // Opened twice, it would be refused as its own second writer.
+            // If it were opened twice, the second opening would be refused because the first one is writing to
+            // it.
             let path = place.path.display();
             tracing::info!(%path, "not served by itself: a link beside it leads there, or it is configured");
         } else if place.kind != PathKind::Aside {
@@ -71,7 +73,7 @@ pub(super) fn all_deployments(config: &ServerConfig) -> Result<Vec<ToServe>, Ser
     Ok(all)
 }
 
-/// A deployment below `data_dir`, ordered by which path gets a folder that several lead to.
+/// A deployment below `data_dir`. The order decides which path is used if several lead to one folder.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct DeploymentPath {
     kind: PathKind,
@@ -84,14 +86,14 @@ struct DeploymentPath {
 enum PathKind {
     /// A link that is served, as changed by `matchpoint switch`.
     Link,
-    /// A link to what was served before, or to a shadow deployment: neither it nor its target is served.
+    /// A link to what was served before, or to a shadow deployment. Neither the link nor its target is served.
     Aside,
     Folder,
 }
 
 impl DeploymentPath {
     fn new(path: PathBuf, link: bool) -> Option<Self> {
-        // Something that is being made, or was left by a crash.
+        // A folder that is being made, or was left by a crash.
         let hidden = path.file_name()?.to_str()?.starts_with('.');
         if hidden {
             return None;

@@ -1,4 +1,4 @@
-//! Why a server does not start, or ends.
+//! The reasons why a server does not start, or ends.
 
 use std::path::PathBuf;
 
@@ -6,17 +6,17 @@ use crate::deployment::DeploymentError;
 use crate::identity::IdentityError;
 use matchpoint_stores::StoreError;
 
-/// Why the server did not start, or ended.
+/// The reasons why the server did not start, or ended.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// The address cannot be listened on.
+    /// The address cannot be bound.
     #[error(
         "cannot listen on {address}: {cause}; is another server running? set listen to another address, or stop it"
     )]
     Listen {
         /// The address.
         address: String,
-        /// The system's reason.
+        /// The error of the operating system.
         cause: std::io::Error,
     },
     /// Callers cannot be identified.
@@ -25,10 +25,10 @@ pub enum ServeError {
     /// A deployment cannot be served.
     #[error(transparent)]
     Deployment(#[from] DeploymentError),
-    /// A snapshot that is to be served cannot be fetched.
+    /// A snapshot to be served cannot be fetched.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// Two deployments have one name.
+    /// Two deployments have the same name.
     #[error("two deployments are named `{name}`; name one of them otherwise, as in NAME=DIR")]
     SameName {
         /// The name.
@@ -39,17 +39,17 @@ pub enum ServeError {
     DataDir {
         /// The folder.
         path: PathBuf,
-        /// The system's reason.
+        /// The error of the operating system.
         cause: std::io::Error,
     },
-    /// There would be no file descriptors for connections.
+    /// There would be too few file descriptors for connections.
     #[error(
         "the process may have {limit} files open, and takes at least {wanted} with a few connections, each of which takes one more; raise the limit (`ulimit -n 65536`, LimitNOFILE=65536 of systemd, --ulimit nofile=65536 of a container)"
     )]
     Descriptors {
-        /// How many the system lets it open.
+        /// The number of files that the system allows.
         limit: u64,
-        /// How many its own files and a few connections need.
+        /// The number of files that the server and a few connections need.
         wanted: u64,
     },
     /// A thread could not be started.

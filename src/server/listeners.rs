@@ -14,12 +14,12 @@ use crate::config::{ListenAddress, ServerConfig};
 
 /// Connections that wait to be accepted, as the standard library has it.
 const BACKLOG: u32 = 1024;
-/// Who may connect to a socket in the file system: its owner and its group.
+/// The permissions of a socket file: its owner and its group may connect.
 const SOCKET_MODE: u32 = 0o660;
-/// The address of whoever connects through the file system, and so is on this machine.
+/// The address recorded for a caller that connects through a socket file, who is on this machine.
 const LOCAL: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
-/// What a server listens on: for calls, and for the pages of the console if it has one.
+/// The listening sockets of a server: for calls, and for the console if there is one.
 #[derive(Debug)]
 pub struct Listeners {
     /// Of the gRPC service.
@@ -28,40 +28,40 @@ pub struct Listeners {
     pub pages: Option<TcpListener>,
 }
 
-/// Where calls come from.
+/// The socket for calls.
 #[derive(Debug)]
 pub enum CallListener {
-    /// The network.
+    /// A network address.
     Network(TcpListener),
-    /// A socket in the file system, whose file is removed with it.
+    /// A socket in the file system; its file is removed together with it.
     Unix(UnixListener, SocketFile),
 }
 
-/// An address that is bound, but not listened on yet.
+/// An address that is bound but not listened on yet.
 #[derive(Debug)]
 pub enum BoundAddress {
-    /// Connections to it are refused until then.
+    /// Connections are refused until it is listened on.
     Network(TcpSocket),
-    /// In the file system: there is no file until then, since a file that refuses connections is what a
-    /// killed server leaves behind.
+    /// A path in the file system. There is no file until it is listened on, because a file that refuses
+    /// connections looks like one left by a killed server.
     Unix(PathBuf),
 }
 
-/// The file of a socket, removed when it is dropped, unless it was replaced.
+/// The file of a socket, which is removed when this is dropped, unless it was replaced.
 #[derive(Debug)]
 pub struct SocketFile {
     path: PathBuf,
     device_and_inode: [u64; 2],
 }
 
-/// What a connection carries.
+/// The protocol of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Carries {
-    /// Calls, by gRPC.
+    /// gRPC calls.
     Calls,
-    /// The same through the file system, which nobody else reads: unencrypted.
+    /// gRPC calls through the file system, which are unencrypted because nobody else can read them.
     LocalCalls,
-    /// Requests of browsers.
+    /// HTTP requests of browsers.
     Pages,
 }
 
@@ -76,7 +76,7 @@ impl Listeners {
     /// Opens the addresses of a configuration.
     ///
     /// # Errors
-    /// One of them is in use, or not ours.
+    /// Returns an error if an address is in use or cannot be bound.
     pub fn open(config: &ServerConfig) -> Result<Self, ServeError> {
         Self::beside(bind(&config.listen)?, config)
     }
@@ -92,10 +92,10 @@ impl Listeners {
         Ok(Self { calls, pages })
     }
 
-    /// The address of calls in the network.
+    /// The network address for calls.
     ///
     /// # Errors
-    /// There is none.
+    /// Returns an error if there is none.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         match &self.calls {
             CallListener::Network(listener) => listener.local_addr(),
@@ -133,7 +133,7 @@ impl CallListener {
 
 async fn accept(listener: &TcpListener, carries: Carries) -> io::Result<NewConnection> {
     let (stream, address) = listener.accept().await?;
-    // Without it an answer waits for the client's delayed acknowledgement, 40 ms.
+    // Otherwise an answer would wait for the client's delayed acknowledgement, 40 ms.
     drop(stream.set_nodelay(true));
     Ok(NewConnection {
         stream: Box::new(stream),
@@ -143,10 +143,10 @@ async fn accept(listener: &TcpListener, carries: Carries) -> io::Result<NewConne
 }
 
 impl BoundAddress {
-    /// The address in the network, with the port that was free.
+    /// The network address, with the port that the system chose.
     ///
     /// # Errors
-    /// There is none.
+    /// Returns an error if there is none.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         match self {
             Self::Network(socket) => socket.local_addr(),
@@ -162,8 +162,7 @@ impl BoundAddress {
                 let socket = UnixSocket::new_stream()?;
                 socket.bind(&path)?;
                 let file = SocketFile::at(path)?;
-                // Before it is listened on: nobody can connect with the permissions that it was created
-                // with.
+                // This is done before listening, so that nobody can connect with the default permissions.
                 fs::set_permissions(&file.path, Permissions::from_mode(SOCKET_MODE))?;
                 Ok(CallListener::Unix(socket.listen(BACKLOG)?, file))
             }
@@ -171,7 +170,7 @@ impl BoundAddress {
     }
 }
 
-/// Removes what a killed server left: a socket that nobody answers on, and nothing else.
+/// Removes a socket file that a killed server left: one that nobody answers on, and nothing else.
 fn remove_stale(path: &Path) -> io::Result<()> {
     match fs::symlink_metadata(path) {
         Ok(found) if !found.file_type().is_socket() => {
@@ -218,7 +217,7 @@ fn failed(address: &dyn std::fmt::Display) -> impl FnOnce(io::Error) -> ServeErr
 /// Binds the address that the server will answer on.
 ///
 /// # Errors
-/// The address is in use, or not ours.
+/// Returns an error if the address is in use or cannot be bound.
 pub fn bind(address: &ListenAddress) -> Result<BoundAddress, ServeError> {
     match address {
         ListenAddress::Network(port) => {
@@ -234,7 +233,7 @@ fn bind_port(address: SocketAddr) -> io::Result<TcpSocket> {
         SocketAddr::V4(_) => TcpSocket::new_v4()?,
         SocketAddr::V6(_) => TcpSocket::new_v6()?,
     };
-    // As every server does: connections of the previous process may still be closing.
+    // Allowed because connections of the previous process may still be closing.
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     Ok(socket)
@@ -243,7 +242,7 @@ fn bind_port(address: SocketAddr) -> io::Result<TcpSocket> {
 /// Logs where calls are answered, and whose.
 ///
 /// # Errors
-/// The system does not know the address.
+/// Returns an error if the system does not know the address.
 pub fn announce(listeners: &Listeners, config: &ServerConfig) -> Result<(), ServeError> {
     let tls = config.access.tls.as_ref();
     let address = match &listeners.calls {

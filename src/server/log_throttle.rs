@@ -1,8 +1,8 @@
-//! Events that may be very frequent, and are logged now and then.
+//! Limits log lines for events that may be very frequent.
 
 use std::time::{Duration, Instant};
 
-/// How often the log repeats an event.
+/// The shortest time between two log lines for an event.
 const SAY_AGAIN: Duration = Duration::from_secs(10);
 
 /// An event, counted between two log lines.
@@ -13,7 +13,7 @@ pub(super) struct LogThrottle {
 }
 
 impl LogThrottle {
-    /// It happened again: returns how often since the last log line, if one is due now.
+    /// Counts one occurrence. Returns the number since the last log line, if a line is due now.
     pub(super) fn again(&mut self) -> Option<u64> {
         self.since += 1;
         if self.last.is_some_and(|last| last.elapsed() < SAY_AGAIN) {

@@ -1,4 +1,5 @@
-//! The gRPC edge: the contract's messages to the domain and back, status codes, limits, health.
+//! The gRPC server: converts messages of the protocol to domain calls and back, with status codes, limits and
+//! health.
 
 mod access;
 mod connections;
@@ -74,18 +75,19 @@ use transport::{Answering, Stack};
 /// How long the last answers may take to leave the machine after the last call.
 const FLUSH: Duration = Duration::from_millis(300);
 
-/// How long the end waits until deployments are closed: a round of canaries, or a shadow that is being opened, takes longer,
-/// and is not waited for. A worker that does not come back is, and the journal ends after that.
+/// How long the shutdown waits until deployments are closed. It does not wait for a round of canaries or for a
+/// shadow that is being opened, which take longer. It does wait for a worker that does not return, and the
+/// journal ends after that.
 const CLOSING_MAX: Duration = ENDING_MAX.saturating_add(Duration::from_secs(3));
 
-/// How often gauges are updated: well below any scrape interval.
+/// How often gauges are updated, well below any scrape interval.
 const GAUGE_INTERVAL: Duration = Duration::from_millis(500);
 
-/// As [`serve`], but takes connections only after loading, for a proxy that considers a replica healthy as
+/// Like [`serve`], but accepts connections only after loading, for a proxy that considers a replica healthy as
 /// soon as it can connect.
 ///
 /// # Errors
-/// As [`serve`], or the address was taken meanwhile.
+/// Returns the errors of [`serve`], and an error if the address was taken meanwhile.
 pub async fn serve_when_ready(
     bound: BoundAddress,
     config: &ServerConfig,
@@ -102,11 +104,11 @@ pub async fn serve_when_ready(
     serve(listeners, config, move || Ok(loaded), shutdown).await
 }
 
-/// Loads every deployment of the configuration, after restoring those configured by the address of a
-/// snapshot. Blocks.
+/// Loads every deployment of the configuration. Those that are configured by the address of a snapshot are
+/// restored first. Blocks.
 ///
 /// # Errors
-/// Every reason why a deployment cannot be opened.
+/// Returns an error if a deployment cannot be opened.
 pub fn load(config: &ServerConfig) -> Result<ServedState, ServeError> {
     let config = &restored::with_folders(config)?;
     let mut models = Models::new(&config.engine, config.queue_len_max);
@@ -120,7 +122,7 @@ pub fn load(config: &ServerConfig) -> Result<ServedState, ServeError> {
     } in all_deployments(config)?
     {
         let started = Instant::now();
-        // Below `data_dir` the folder's name is used, which a configured deployment may already have.
+        // Below `data_dir` the name of the folder is used, which a configured deployment may already have.
         if let Some(taken) = name
             .as_ref()
             .filter(|name| !required && deployments.contains_key(*name))
@@ -131,7 +133,7 @@ pub fn load(config: &ServerConfig) -> Result<ServedState, ServeError> {
         }
         let deployment = match open(name.clone(), &place, &mut models, config) {
             Ok(deployment) => deployment,
-            // A damaged one must not prevent the others from being served.
+            // A damaged deployment must not prevent the others from being served.
             Err(error) => {
                 let path = place.display();
                 tracing::error!(%path, %error, "not served: it cannot be opened");
@@ -152,11 +154,11 @@ pub fn load(config: &ServerConfig) -> Result<ServedState, ServeError> {
             return Err(ServeError::SameName { name });
         }
     }
-    // Without any of the configured deployments the server is useless.
+    // The server is useless if it has none of the configured deployments.
     if let Some(error) = first.filter(|_| configured == 0) {
         return Err(error.into());
     }
-    // A configured one stays the default, whatever else is below `data_dir`.
+    // A configured deployment is the default, whatever else exists below `data_dir`.
     let default = match config.deployments.as_slice() {
         [(_, folder)] => {
             let configured = places.iter().find(|(_, place)| *place == folder);
@@ -243,11 +245,11 @@ fn report_copy(deployment: &Deployment, config: &ServerConfig) {
     }
 }
 
-/// Serves until `shutdown`, then lets running requests finish, for as long as the configuration allows.
-/// While `load` runs, health reports not serving and calls are answered UNAVAILABLE.
+/// Serves until `shutdown`, and then lets running requests finish for as long as the configuration allows.
+/// While `load` runs, health reports "not serving", and calls are answered with UNAVAILABLE.
 ///
 /// # Errors
-/// Loading failed, or the transport did.
+/// Returns an error if loading or the transport failed.
 pub async fn serve(
     listeners: Listeners,
     config: &ServerConfig,
@@ -271,7 +273,8 @@ pub async fn serve(
     let config_of_transport = config.clone();
     let (open, opened) = oneshot::channel::<()>();
     let mut server = tokio::spawn(async move {
-        // Connections are not accepted meanwhile: a proxy considers the server ready once one is.
+        // No connections are accepted meanwhile, because a proxy considers the server ready once one is
+        // accepted.
         if config_of_transport.listen_when == ListenWhen::Ready {
             drop(opened.await);
         }
@@ -285,7 +288,7 @@ pub async fn serve(
         loaded = loading => {
             let loaded = loaded.unwrap_or(Err(ServeError::LoadingPanicked));
             let loaded = loaded.and_then(|loaded| descriptors::check().map(|()| loaded));
-            // Nothing will ever be served, so nobody has to wait.
+            // Nothing will ever be served, so no caller should wait.
             let loaded = Arc::new(loaded.inspect_err(|_| server.abort())?);
             for deployment in loaded.deployments.values() {
                 deployment.publish(None);
@@ -318,7 +321,7 @@ pub async fn serve(
     drain(&registry, &mut server, config.drain).await
 }
 
-/// The console, if it has an address: its pages make calls, which are handled like any other call.
+/// The console, if it has an address. Its pages make calls that are handled like all others.
 fn pages<S: Stack + Sync>(
     listeners: &Listeners,
     stack: &S,
@@ -342,7 +345,7 @@ fn pages<S: Stack + Sync>(
     }))
 }
 
-/// Updates what changes by itself, as long as the deployments are served.
+/// Updates gauges that change without calls, as long as the deployments are served.
 async fn publish_gauges(loaded: impl Fn() -> Option<Arc<ServedState>>, health: HealthHandler) {
     let (mut was_whole, mut was_worn_out) = (true, false);
     let mut tick = tokio::time::interval(GAUGE_INTERVAL);
@@ -354,7 +357,7 @@ async fn publish_gauges(loaded: impl Fn() -> Option<Arc<ServedState>>, health: H
         for deployment in loaded.deployments.values() {
             deployment.publish_gauges();
         }
-        // A damaged deployment gets no traffic until another one replaces it.
+        // A damaged deployment makes the server unhealthy until another one replaces it.
         let mut deployments = loaded.deployments.values();
         let is_worn_out = deployments.any(|one| one.is_worn_out());
         let mut deployments = loaded.deployments.values();
@@ -389,7 +392,7 @@ async fn replay_canaries(loaded: impl Fn() -> Option<Arc<ServedState>>, every: O
     }
 }
 
-/// Waits for running requests; connections that only watch health do not keep the server up.
+/// Waits for running requests. Connections that only watch health do not delay the shutdown.
 async fn drain(
     registry: &Registry,
     server: &mut tokio::task::JoinHandle<()>,
@@ -398,7 +401,7 @@ async fn drain(
     registry.stop_streams();
     let closed = registry.closed();
     let idle = async {
-        // Calls that were already on their way are still accepted.
+        // Calls that are already on their way are still accepted.
         tokio::time::sleep(FLUSH).await;
         registry.idle().await;
         registry.drain();
@@ -414,8 +417,8 @@ async fn drain(
     };
     server.abort();
     registry.drain();
-    // Timers may still be using a deployment, and the transport aborts its calls only a moment after it is
-    // told to stop.
+    // Timers may still be using a deployment, and the transport aborts its calls only a moment after it is told
+    // to stop.
     if tokio::time::timeout(CLOSING_MAX, closed).await.is_err() {
         tracing::warn!("a deployment was still in use when the server stopped");
     }

@@ -1,4 +1,4 @@
-//! How long a client may keep the server waiting.
+//! Limits how long a client may keep the server waiting.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 
 use tokio::time::Sleep;
 
-/// A client that sends fewer bytes a second only occupies its place.
+/// The lowest number of bytes per second; a slower client only occupies its place.
 const BYTES_PER_SECOND: u64 = 64 << 10;
 
-/// Waiting for one client, added up: at most `stall` at once and as long in all, plus a second for each
-/// [`BYTES_PER_SECOND`] that moved meanwhile. So a place cannot be kept by a byte now and then.
+/// The waiting time for one client. The limit is `stall` for a single wait and in total, plus a second for each
+/// [`BYTES_PER_SECOND`] bytes that were transferred. So a client cannot keep its place by sending a byte now
+/// and then.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pace {
     stall: Duration,
@@ -28,29 +29,29 @@ impl Pace {
         }
     }
 
-    /// Bytes arrived or were read.
+    /// Records that bytes arrived or were read.
     pub(super) fn moved(&mut self, bytes: u64) {
         let micros = bytes.saturating_mul(1_000_000) / BYTES_PER_SECOND;
         self.allowed = self.allowed.saturating_add(Duration::from_micros(micros));
     }
 
-    /// One message arrived that is worth a second, however small it is.
+    /// Records that a message arrived, which adds a second however small it is.
     pub(super) fn moved_one(&mut self) {
         self.moved(BYTES_PER_SECOND);
     }
 
-    /// This long was waited.
+    /// Records a waiting time.
     pub(super) fn waited(&mut self, time: Duration) {
         self.waited = self.waited.saturating_add(time);
     }
 
-    /// How long may still be waited.
+    /// The remaining waiting time.
     pub(super) fn left(&self) -> Duration {
         self.stall.min(self.allowed.saturating_sub(self.waited))
     }
 }
 
-/// Waiting for a client by polling, at its pace.
+/// Waits for a client by polling, within its pace.
 #[derive(Debug)]
 pub(super) struct PacedWait {
     pace: Pace,
@@ -65,7 +66,7 @@ impl PacedWait {
         }
     }
 
-    /// The wait is over; returns the pace, to record how much arrived.
+    /// Ends the wait; returns the pace, to record how much arrived.
     pub(super) fn over(&mut self) -> &mut Pace {
         if let Some((since, _)) = self.waiting.take() {
             self.pace.waited(since.elapsed());
@@ -73,12 +74,12 @@ impl PacedWait {
         &mut self.pace
     }
 
-    /// Nothing is waited for.
+    /// Stops waiting.
     pub(super) fn idle(&mut self) {
         self.waiting = None;
     }
 
-    /// Waits: ready if it took too long.
+    /// Ready if the wait took too long.
     pub(super) fn poll_late(&mut self, context: &mut Context<'_>) -> Poll<()> {
         let left = self.pace.left();
         let (_, sleep) = self

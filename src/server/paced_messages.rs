@@ -1,4 +1,4 @@
-//! Messages of a client that has to keep sending, since it occupies a place meanwhile.
+//! The messages of a client, which has to keep sending because it occupies a place meanwhile.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -12,13 +12,13 @@ use super::pace::PacedWait;
 use super::registry::Registry;
 use super::transport::{Call, QuotaShare};
 
-/// The messages, and an error if they come too slowly. The consumer works on a few at once, and polls for
-/// the next when there is a place for it.
+/// The messages, with an error if they arrive too slowly. The consumer works on a few at once, and polls for
+/// the next one when it has a place for it.
 pub(super) struct PacedMessages<Q> {
     incoming: Streaming<Q>,
     registry: Registry,
     call: Option<Arc<Call>>,
-    /// Shares of the bytes that clients share, for the messages that may be in progress.
+    /// Shares of the clients' common quota of bytes, for the messages in progress.
     held: VecDeque<QuotaShare>,
     in_flight_max: usize,
     wait: PacedWait,

@@ -1,4 +1,4 @@
-//! What the server serves, and its state: loading, ready or draining.
+//! The deployments of the server, and its state: loading, ready or draining.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -18,30 +18,30 @@ use crate::identity::Identity;
 use crate::telemetry;
 use matchpoint_embed::caller::Caller;
 
-/// Calibrations that compute, and recordings that are read, at the same time.
+/// The number of calibrations and recordings that are computed or read at the same time.
 const HEAVY_MAX: usize = 2;
-/// The longest time for opening a deployment: ten times as long as one with 100 million items takes.
+/// The time limit for opening a deployment, ten times what one with 100 million items needs.
 const OPENING_MAX: Duration = Duration::from_secs(2 * 3600);
-/// Pieces of files that are read or written at the same time.
+/// The number of pieces of files that are read or written at the same time.
 const PIECES_MAX: usize = 4;
 
 /// The deployments by name. Clones share it.
 #[derive(Clone, Debug)]
 pub(super) struct Registry {
     phase: Arc<ArcSwap<Phase>>,
-    /// How many calls and stream items are running.
+    /// Number of running calls and stream items.
     in_flight: Arc<watch::Sender<usize>>,
     /// Whether streams should end.
     stopping: Arc<watch::Sender<bool>>,
-    /// The longest time that one of them may take.
+    /// The time limit of a call or stream item.
     longest: Duration,
-    /// Limits work that is neither quick nor a worker's.
+    /// Limits long work that is done by no worker.
     heavy: Arc<Semaphore>,
     /// Limits short work on a disk.
     pieces: Arc<Semaphore>,
     /// The longest pause of a client.
     stall: Duration,
-    /// The caller: deployments are found for nobody else.
+    /// The caller; deployments can only be found for a known caller.
     identity: Identity,
 }
 
@@ -57,12 +57,12 @@ enum Phase {
 pub struct ServedState {
     /// The deployments by name.
     pub deployments: BTreeMap<String, Arc<Deployment>>,
-    /// The path that each is opened by, which may be a link.
+    /// The path by which each is opened, which may be a link.
     pub places: BTreeMap<String, PathBuf>,
-    /// The deployment meant by requests that name none: the only one at the start, whatever is restored
-    /// later. `None` if requests have to name theirs.
+    /// The deployment for requests that name none: the only one at the start, whatever is restored later.
+    /// `None` if requests have to name theirs.
     pub default: Option<String>,
-    /// Those that could not be opened, and are not served.
+    /// The deployments that could not be opened and are not served.
     pub unopened: Vec<UnopenedDeployment>,
     /// Version of ONNX Runtime.
     pub runtime_version: String,
@@ -75,7 +75,7 @@ pub struct ServedState {
 pub struct UnopenedDeployment {
     /// The name that it would be served under.
     pub name: String,
-    /// Why, as a reason of errors; the log has the words.
+    /// The reason code of the error; the log has the message.
     pub reason: &'static str,
 }
 
@@ -100,7 +100,7 @@ impl ServedState {
     }
 }
 
-/// One running call or stream item; ended when this is dropped.
+/// A running call or stream item; it ends when this is dropped.
 pub(super) struct InFlight(Arc<watch::Sender<usize>>);
 
 impl Drop for InFlight {
@@ -136,8 +136,8 @@ impl Registry {
         &self.identity
     }
 
-    /// Runs long work that reads or computes, outside the threads that answer: a few at once, the others
-    /// wait.
+    /// Runs long work that reads or computes, outside the threads that answer. Only a few run at once, and the
+    /// others wait.
     pub(super) async fn heavy<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
@@ -145,8 +145,8 @@ impl Registry {
         off_the_threads(&self.heavy, work).await
     }
 
-    /// Reads or writes a piece of a file, outside the threads that answer. Never wait for a client in it: a
-    /// client could occupy the place.
+    /// Reads or writes a piece of a file, outside the threads that answer. The work must never wait for a
+    /// client, because the client could then occupy the place.
     pub(super) async fn piece<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
@@ -154,7 +154,7 @@ impl Registry {
         off_the_threads(&self.pieces, work).await
     }
 
-    /// How long a client may take that sends in pieces.
+    /// The pace for a client that sends in pieces.
     pub(super) fn pace(&self) -> Pace {
         Pace::new(self.stall)
     }
@@ -178,13 +178,13 @@ impl Registry {
         self.phase.store(Arc::new(Phase::Ready(loaded)));
     }
 
-    /// Serves one more deployment from now on.
+    /// Adds a deployment to those that are served.
     pub(super) fn add(&self, deployment: Deployment, place: &Path) -> Result<(), Status> {
         let name = deployment.name().to_owned();
         self.serve(&name, &Arc::new(deployment), place, false)
     }
 
-    /// Serves a deployment in place of the one of its name.
+    /// Replaces the deployment with the same name.
     pub(super) fn replace(&self, deployment: &Arc<Deployment>, place: &Path) -> Result<(), Status> {
         let name = deployment.name().to_owned();
         self.serve(&name, deployment, place, true)
@@ -223,7 +223,7 @@ impl Registry {
         if added { Ok(()) } else { Err(shutting_down()) }
     }
 
-    /// What is loaded, while this registry exists and is ready; does not keep it alive.
+    /// The loaded state, as long as this registry exists and is ready. It does not keep the registry alive.
     pub(super) fn watch(&self) -> impl Fn() -> Option<Arc<ServedState>> + Send + 'static {
         let phase = Arc::downgrade(&self.phase);
         move || match &**phase.upgrade()?.load() {
@@ -237,7 +237,7 @@ impl Registry {
         *self.stopping.borrow()
     }
 
-    /// Tells streams to accept nothing more.
+    /// Makes streams accept nothing more.
     pub(super) fn stop_streams(&self) {
         self.stopping.send_replace(true);
     }
@@ -253,7 +253,7 @@ impl Registry {
         );
     }
 
-    /// Waits until the deployments that are served now are closed: see [`Deployment::closed`].
+    /// Waits until the deployments that are served now are closed; see [`Deployment::closed`].
     pub(super) fn closed(&self) -> impl Future<Output = ()> + use<> {
         let loaded = self.loaded().ok();
         let served = loaded.iter().flat_map(|loaded| loaded.deployments.values());
@@ -297,7 +297,8 @@ impl Registry {
         }
     }
 
-    /// Checks that the caller's key is not revoked or expired meanwhile: a stream may outlive it.
+    /// Checks that the caller's key was not revoked and has not expired meanwhile, because a stream may last
+    /// longer than its key.
     pub(super) fn check_identity(&self) -> Result<(), Status> {
         if self.identity.is_revoked() {
             return Err(no_longer_known(&self.identity));
@@ -305,8 +306,8 @@ impl Registry {
         Ok(())
     }
 
-    /// The deployment with this name, for a caller who may use it; an empty name means the default. Called once for
-    /// each call and each item of a stream: they are counted here for keys that may make so many in a second.
+    /// The deployment with this name, for a caller who may use it; an empty name means the default. It is
+    /// called once for each call and each stream item, and counts them for keys with a rate limit.
     pub(super) fn find(&self, name: &str) -> Result<Arc<Deployment>, Status> {
         let loaded = self.loaded()?;
         self.check_identity()?;
@@ -331,13 +332,13 @@ impl Registry {
         })
     }
 
-    /// The caller of a call that starts now, with a deadline no later than its time limit: otherwise work
-    /// could continue after the answer was abandoned.
+    /// The caller of a call that starts now, with a deadline no later than the call's time limit. Otherwise
+    /// work could continue after the answer was abandoned.
     pub(super) fn waiting(&self, caller: Caller) -> Caller {
         caller.within(self.longest)
     }
 
-    /// Runs a call within its time limit, counts it meanwhile, and records how it ended.
+    /// Runs a call within its time limit, counts it as running, and records how it ended.
     pub(super) async fn call<T>(
         &self,
         method: &'static str,
@@ -346,7 +347,7 @@ impl Registry {
         self.call_within(self.longest, method, work).await
     }
 
-    /// As [`Registry::call`], for a call with the work of several.
+    /// Like [`Registry::call`], for a call with the work of several.
     pub(super) async fn call_of<T>(
         &self,
         calls: u32,
@@ -357,8 +358,7 @@ impl Registry {
         self.call_within(longest, method, work).await
     }
 
-    /// As [`Registry::call`], for a call that opens a deployment, whose time depends on the number of
-    /// items.
+    /// Like [`Registry::call`], for a call that opens a deployment, whose time depends on the number of items.
     pub(super) async fn call_that_opens<T>(
         &self,
         method: &'static str,
@@ -394,7 +394,7 @@ impl Registry {
     }
 }
 
-/// Runs work on a thread of its own when there is a place for it.
+/// Runs work in a separate thread when there is a place for it.
 async fn off_the_threads<T: Send + 'static>(
     places: &Arc<Semaphore>,
     work: impl FnOnce() -> T + Send + 'static,
@@ -414,7 +414,7 @@ async fn off_the_threads<T: Send + 'static>(
         .map_err(|_panic| Status::internal("internal error"))
 }
 
-/// Records a call when it ends, also if the client left before.
+/// Records a call when it ends, even if the client disconnected before.
 struct CallRecord {
     method: &'static str,
     started: Instant,
@@ -441,7 +441,7 @@ impl Drop for CallRecord {
     }
 }
 
-/// The answer to what comes too late.
+/// The answer to a call that arrives during shutdown.
 pub(super) fn shutting_down() -> Status {
     status(
         Code::Unavailable,

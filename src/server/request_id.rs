@@ -1,5 +1,5 @@
-//! A request id for every call: the caller's own or a new one, in the logs and in the answer. Running calls
-//! are counted here, so that a shutdown can wait for them.
+//! Gives every call a request id, the caller's or a new one, which appears in logs and in the answer. Running
+//! calls are counted here, so that a shutdown can wait for them.
 
 use std::future::Future;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -15,15 +15,15 @@ use super::connections::Peer;
 use super::registry::Registry;
 use matchpoint_embed::caller::Caller;
 
-/// The header with the client's deadline.
+/// The header with the client's timeout.
 const TIMEOUT: &str = "grpc-timeout";
 
-/// The header that carries it, both ways.
+/// The header with the request id, in both directions.
 const HEADER: &str = "x-request-id";
-/// A caller's id goes into logs, so it is short and printable.
+/// The longest request id of a caller in bytes. It must be short and printable, because it goes into logs.
 const BYTES_MAX: usize = 64;
 
-/// Calls of our own services; health checks and reflection do not hold up a shutdown.
+/// The path prefix of our services; health checks and reflection do not delay a shutdown.
 const OURS: &str = "/matchpoint.v1.";
 
 #[derive(Clone, Debug)]
@@ -65,7 +65,7 @@ where
         let id = accepted(request.headers().get(HEADER))
             .unwrap_or_else(|| uuid::Uuid::now_v7().to_string());
         let span = tracing::info_span!("request", path = request.uri().path(), request_id = id);
-        // From the first byte of a request on, also while its body is arriving.
+        // Counts from the first byte of a request, while its body is still arriving.
         let under_way = request
             .uri()
             .path()
@@ -91,13 +91,13 @@ fn accepted(sent: Option<&HeaderValue>) -> Option<String> {
     (printable && text.len() <= BYTES_MAX).then(|| text.to_owned())
 }
 
-/// Who sent a request that came through [`RequestIds`]; nobody in particular for any other.
+/// The caller of a request that came through [`RequestIds`]; an unknown caller for any other.
 pub(super) fn caller_of<T>(request: &tonic::Request<T>) -> Caller {
     request.extensions().get().copied().unwrap_or_default()
 }
 
-/// Who sends the items of a stream. The stream has a deadline as a whole; each item gets the server's
-/// longest time, see [`Registry::waiting`].
+/// The caller of a stream's items. The stream as a whole has a deadline, and each item has the server's time
+/// limit; see [`Registry::waiting`].
 pub(super) fn caller_of_items<T>(request: &tonic::Request<T>) -> Caller {
     Caller {
         deadline: None,
@@ -105,7 +105,7 @@ pub(super) fn caller_of_items<T>(request: &tonic::Request<T>) -> Caller {
     }
 }
 
-/// Who sent a request: the connection, since clients behind a proxy may share an address; with its
+/// The caller of a request: its connection, because clients behind a proxy may share an address, and its
 /// deadline.
 fn caller<B>(request: &Request<B>) -> Caller {
     let mut hasher = DefaultHasher::new();
@@ -117,12 +117,12 @@ fn caller<B>(request: &Request<B>) -> Caller {
     }
 }
 
-/// The client's time limit, if it has one.
+/// The client's timeout; `None` without one.
 pub(super) fn time_of<B>(request: &Request<B>) -> Option<Duration> {
     parse_timeout(request.headers().get(TIMEOUT)?.to_str().ok()?)
 }
 
-/// Digits, at most 8, and a unit, as gRPC over HTTP/2 has it.
+/// Parses at most 8 digits and a unit, as gRPC over HTTP/2 defines.
 fn parse_timeout(text: &str) -> Option<Duration> {
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     if digits.is_empty() || 8 < digits.len() || !digits.bytes().all(|b| b.is_ascii_digit()) {

@@ -1,5 +1,5 @@
-//! Deployments that are configured by the address of a snapshot: restored on this machine, if they are not
-//! there yet.
+//! Restores deployments that are configured by the address of a snapshot, unless they already exist on this
+//! machine.
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -9,10 +9,10 @@ use crate::config::ServerConfig;
 use crate::deployment::{DeploymentError, Folder, TemporaryFile, check_snapshot, restore};
 use matchpoint_stores::{FilePlace, StoreError, fetch, version};
 
-/// Characters of a snapshot's version in the name of its folder.
+/// Number of characters of a snapshot's version in the name of its folder.
 const VERSION_LEN: usize = 16;
 
-/// The configuration with a folder in place of each address.
+/// The configuration with a local folder in place of each address.
 pub(super) fn with_folders(config: &ServerConfig) -> Result<ServerConfig, ServeError> {
     let mut config = config.clone();
     for (name, place) in &mut config.deployments {
@@ -20,7 +20,7 @@ pub(super) fn with_folders(config: &ServerConfig) -> Result<ServerConfig, ServeE
         let Some(text) = address.to_str().filter(|text| text.contains("://")) else {
             continue;
         };
-        // If there is an address, the configuration has one.
+        // The configuration has this folder if it has an address.
         let below = config.restore_dir.clone().unwrap_or_default();
         let stem = Path::new(text).file_stem().and_then(|stem| stem.to_str());
         let called = name.as_deref().or(stem).unwrap_or("deployment");
@@ -33,7 +33,7 @@ pub(super) fn with_folders(config: &ServerConfig) -> Result<ServerConfig, ServeE
     Ok(config)
 }
 
-/// The folder of a snapshot: restored now, unless it already was.
+/// The folder of a snapshot, which is restored now unless it already was.
 fn restored(from: &FilePlace, below: &Path, name: &str) -> Result<PathBuf, ServeError> {
     let mut step = |_, _| ControlFlow::Continue(());
     let version = match from {

@@ -1,4 +1,4 @@
-//! The one place where an error becomes a gRPC status: whose fault it is, and what to do.
+//! The only place where an error becomes a gRPC status, which says who has to act and how.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -22,11 +22,11 @@ pub(super) const DOMAIN: &str = "matchpoint.dev";
 /// The reason if a caller asks another server than the one that recorded a decision.
 const WRONG_REPLICA: &str = "WRONG_REPLICA";
 
-/// When to retry if nothing else is known.
+/// The suggested wait if nothing else is known.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
 /// The shortest and the longest suggested wait.
 const RETRY_AFTER_RANGE: [Duration; 2] = [Duration::from_millis(10), Duration::from_secs(5)];
-/// Obeyed by the retry policies of gRPC libraries, which do not read `RetryInfo`: gRFC A6.
+/// The header that the retry policies of gRPC libraries follow, which do not read `RetryInfo`: gRFC A6.
 const PUSHBACK: &str = "grpc-retry-pushback-ms";
 
 /// The longest message of an error, in bytes.
@@ -49,7 +49,7 @@ pub(super) fn status_to_retry(
     let mut trailers = MetadataMap::new();
     if let Some(after) = retry_after {
         let [least, most] = RETRY_AFTER_RANGE;
-        // Whole milliseconds, as it is not known more exactly.
+        // Whole milliseconds, because it is only an estimate.
         let after = u64::try_from(after.clamp(least, most).as_millis()).unwrap_or(u64::MAX);
         details.set_retry_info(Some(Duration::from_millis(after)));
         trailers.insert(PUSHBACK, MetadataValue::from(after));
@@ -57,8 +57,8 @@ pub(super) fn status_to_retry(
     Status::with_error_details_and_metadata(code, cut(message), details, trailers)
 }
 
-/// A message that is short enough for the trailers, of which clients accept 8 KiB. Errors repeat what
-/// callers wrote: the beginning says what it is, and the end what to do.
+/// Shortens a message for the trailers, of which clients accept 8 KiB. Errors repeat what callers wrote, so the
+/// start, which says what it is, and the end, which says what to do, are kept.
 fn cut(message: &str) -> String {
     if message.len() <= MESSAGE_BYTES_MAX {
         return message.to_owned();
@@ -75,7 +75,7 @@ fn cut(message: &str) -> String {
     )
 }
 
-/// The status for an error. A fault of the server is logged, and answered without internals.
+/// The status for an error. A fault of the server is logged, and the answer contains no internals.
 pub(super) fn from_error(error: &DeploymentError) -> Status {
     let (code, reason) = classify(error);
     if code == Code::Internal {
@@ -112,7 +112,7 @@ pub(super) fn from_error(error: &DeploymentError) -> Status {
     status(code, reason, &message(error))
 }
 
-/// With the journal that the decision's id names as metadata, for programs.
+/// Adds the journal that the decision's id names as metadata, for programs.
 pub(super) fn wrong_replica(message: &str, id: DecisionId) -> Status {
     let metadata = HashMap::from([("journal".to_owned(), id.journal().to_string())]);
     let mut details = ErrorDetails::new();
@@ -120,7 +120,7 @@ pub(super) fn wrong_replica(message: &str, id: DecisionId) -> Status {
     Status::with_error_details(Code::NotFound, cut(message), details)
 }
 
-/// With the numbers of the message as metadata, for programs.
+/// Adds the numbers of the message as metadata, for programs.
 fn underpowered(
     code: Code,
     reason: &str,
@@ -135,7 +135,7 @@ fn underpowered(
     Status::with_error_details(code, cut(message), details)
 }
 
-/// What a caller needs to know, without any path of this machine.
+/// The message for a caller, without any path of this machine.
 fn message(error: &DeploymentError) -> String {
     if let DeploymentError::Archive(cause) = error
         && !matches!(cause, ArchiveError::Cancelled)
@@ -341,7 +341,8 @@ fn unembeddable_reason(kind: Unembeddable) -> &'static str {
     }
 }
 
-/// Whether there are too few data, or no data would do, or the searches contradict each other.
+/// The code and reason of a refused calibration: too few data, no data would suffice, or the searches
+/// contradict each other.
 fn calibration_reason(error: &CalibrationError) -> (Code, &'static str) {
     match (error.refusal(), error) {
         (Some(reason), _) => (Code::FailedPrecondition, reason),
@@ -351,7 +352,7 @@ fn calibration_reason(error: &CalibrationError) -> (Code, &'static str) {
     }
 }
 
-/// Whether one query of many is itself at fault: the others are not affected.
+/// Whether only one query of many is at fault, so that the others are not affected.
 pub(super) fn is_the_fault_of_one(error: &DeploymentError) -> bool {
     matches!(
         error,

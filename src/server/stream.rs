@@ -1,4 +1,4 @@
-//! Bidirectional streams of independent items: bounded concurrency, answers as they are ready.
+//! Bidirectional streams of independent items, with limited concurrency and answers as soon as they are ready.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -14,14 +14,14 @@ use super::messages::convert::invalid;
 use super::registry::{Registry, shutting_down};
 use super::transport::{Call, QuotaShare};
 
-/// A caller's id of an item is echoed, so it has a limit.
+/// The longest id of an item in bytes, because it is repeated in the answer.
 const REQUEST_ID_BYTES_MAX: usize = 128;
 
 /// Answers each item of `incoming` with the result of `handle`, in the order of completion.
 ///
-/// At most `in_flight_max` are in progress at once: beyond that the transport holds the client back. Items
-/// that were received are answered, even if the stream breaks after them or the server is told to stop. If
-/// the client goes away, work that has not started is dropped.
+/// At most `in_flight_max` items are in progress at once; beyond that, the transport makes the client wait.
+/// Items that were received are answered even if the stream breaks after them or the server is told to stop. If
+/// the client disconnects, work that has not started is dropped.
 pub(super) fn answer_each<Q, A, F>(
     registry: &Registry,
     request: Request<Streaming<Q>>,
@@ -63,7 +63,7 @@ where
             }
         }
         if let Some(Err(status)) = end {
-            // The client may be gone.
+            // The client may have disconnected.
             drop(answers.send(Err(status)).await);
         }
     };
@@ -71,7 +71,7 @@ where
     ReceiverStream::new(outgoing)
 }
 
-/// Works on one item of a stream: its message counts against the quota until it is answered, and its answer
+/// Works on one item of a stream. Its message counts against the quota until it is answered, and its answer
 /// until it is sent.
 async fn within<A: Message>(
     received: Option<QuotaShare>,

@@ -1,4 +1,4 @@
-//! A model's folder with a head behind the network, in every precision that it has.
+//! Makes the folder of a model with a head behind its network, in every precision of the model.
 
 use std::path::{Path, PathBuf};
 
@@ -19,40 +19,42 @@ use crate::pixels::ImageLimits;
 
 /// The record of a head, in the folder of its model.
 const RECORD_NAME: &str = "head.json";
-/// Texts that the licence of a model asks to be passed on.
+/// Files that the licence of a model may require to be passed on.
 const LICENCES: [&str; 4] = ["LICENSE", "LICENCE", "NOTICE", "COPYING"];
-/// Such a text is some pages.
+/// The highest size of such a file in bytes.
 const LICENCE_BYTES_MAX: u64 = 1 << 20;
-/// Bounds of the golden check's limit: what a manifest takes at least, and what leaves room for differences
-/// between decoders and processors.
+/// The range of the golden check's limit: the lowest value that a manifest may have, and the highest that
+/// leaves room for differences between decoders and processors.
 const COSINES: (f32, f32) = (0.9, 0.9995);
 
-/// A file of a folder that is to be written.
+/// A file that has to be written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ModelFile {
     /// Its path in the folder.
     pub path: PathBuf,
-    /// What it holds.
+    /// Its content.
     pub bytes: Vec<u8>,
 }
 
-/// All files of a model's folder, the manifest last.
+/// All files of a model folder, the manifest last.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AdaptedFolder {
     /// The files, in the order in which they are written.
     pub files: Vec<ModelFile>,
-    /// The precisions that the model has, its own file's first.
+    /// The precisions of the model; that of its own file comes first.
     pub precisions: Vec<String>,
 }
 
-/// What a head does to an embedding.
+/// The effect of a head on an embedding.
 pub type MapEmbedding<'a> = &'a dyn Fn(&[f32]) -> Result<Embedding, NotAnEmbedding>;
 
-/// Makes the folder of a model with a head behind its network. The golden image stays; its reference embeddings are mapped
-/// by `map`, so that opening the model compares the network's arithmetic with that.
+/// Makes the folder of a model with a head behind its network. The golden image stays the same. Its reference
+/// embeddings are computed by `map`, so that opening the model compares the network with this independent
+/// computation.
 ///
 /// # Errors
-/// The folder is no model, or one with a head already, or the head takes another number of components.
+/// Returns an error if the folder is not a model or its model already has a head, or if the head needs another
+/// number of components.
 pub fn adapted_folder(
     base: &Path,
     head: &HeadWeights<'_>,
@@ -135,7 +137,7 @@ struct Fusing<'a> {
     runtime: &'a Runtime,
     table: Table,
     files: Vec<ModelFile>,
-    /// The golden image.
+    /// The bytes of the golden image.
     image: Vec<u8>,
 }
 
@@ -145,7 +147,7 @@ impl Fusing<'_> {
         self.files.push(ModelFile { path, bytes });
     }
 
-    /// The network of one precision with the head behind it, and its golden pair.
+    /// Adds the head to the network of one precision, and makes its golden pair.
     fn fuse(&mut self, precision: &str) -> Result<(), ModelError> {
         let manifest = super::manifest_of(self.base, precision)?;
         let path = self.base.join(&manifest.file);
@@ -194,8 +196,9 @@ impl Fusing<'_> {
         Ok(())
     }
 
-    /// The limit of the golden check behind the head. The head changes distances, so the limit is scaled by
-    /// what it does to the wrong resize filters that are refused today: each of them is still refused.
+    /// The limit of the golden check with the head. The head changes distances, so the limit is scaled by its
+    /// effect on the wrong resize filters that the check refuses today, such that each of them is still
+    /// refused.
     fn cosine_min(&self, manifest: &Manifest, onnx: &OnnxFile, reference: &Embedding) -> f32 {
         let allowed = 1.0 - manifest.golden.cosine_min;
         let own = manifest.geometry.filter;
@@ -227,7 +230,7 @@ impl Fusing<'_> {
         (1.0 - allowed * least.unwrap_or(1.0)).clamp(low, high)
     }
 
-    /// The golden image's embedding by the base model with another resize filter; `None` if it has none.
+    /// The embedding of the golden image by the base model with another resize filter; `None` if there is none.
     fn under_filter(
         &self,
         onnx: &OnnxFile,
@@ -252,7 +255,7 @@ impl Fusing<'_> {
         found.ok().map(|found| found.embedding)
     }
 
-    /// The manifest, and the record that it names.
+    /// Writes the manifest, and the record that it names.
     fn describe(&mut self, manifest: &Manifest, record: &[u8]) -> Result<(), ModelError> {
         let name: String = manifest.name.chars().take(64 - "-adapted".len()).collect();
         let table = &mut self.table;
@@ -287,7 +290,7 @@ fn distance(a: &Embedding, b: &Embedding) -> f32 {
     1.0 - Similarity::between(a.as_slice(), b.as_slice()).map_or(f32::NAN, Similarity::get)
 }
 
-/// Sets a key of a table within tables, all of which are there.
+/// Sets a key of a nested table; all tables exist.
 fn set(table: &mut Table, place: &[&str], key: &str, value: Value) {
     let mut table = table;
     for name in place {

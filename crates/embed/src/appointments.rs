@@ -1,11 +1,11 @@
-//! Retry times for callers that found a full queue: spread out, at the pace of the workers.
+//! Retry times for callers that found a full queue, spread out at the pace of the workers.
 //!
-//! If all of them got the same time, they would return together, and most would be refused again.
+//! If all callers got the same time, they would return together, and most of them would be refused again.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// The longest retry time: callers that return early must not push the others' times ever further away.
+/// The longest retry time. It limits how far callers that return early can push the times of others.
 const AHEAD_MAX: Duration = Duration::from_secs(5);
 
 /// The latest retry time that was given to any caller.
@@ -15,8 +15,8 @@ pub(super) struct Appointments {
 }
 
 impl Appointments {
-    /// How long the next caller should stay away: until the waiting jobs, and the callers sent away before,
-    /// are done. `pace` is the time between two finished jobs.
+    /// How long the next caller should wait: until the waiting jobs and the callers refused before are done.
+    /// `pace` is the mean time between two finished jobs.
     pub(super) fn next(&self, now: Instant, wait: Duration, pace: Duration) -> Duration {
         let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
         let given = latest.map_or(Duration::ZERO, |at| at.saturating_duration_since(now));
@@ -41,7 +41,7 @@ mod tests {
             .map(|_| appointments.next(now, ms(100), ms(10)))
             .collect();
         assert_eq!(stays, [ms(110), ms(120), ms(130)]);
-        // Once the given times are over, only what waits counts.
+        // When the given times are over, only waiting jobs count.
         assert_eq!(appointments.next(now + ms(500), ms(20), ms(10)), ms(30));
     }
 

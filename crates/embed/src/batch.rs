@@ -1,8 +1,7 @@
-//! One session for all workers: what waits while it runs becomes its next batch.
+//! A session that all workers share. The images that wait while it runs form its next batch.
 //!
-//! Nobody waits for a batch to fill. While the session runs, the tensors of other workers come
-//! together, and all of them, up to the limit, are the next run. So a lone request is run at once,
-//! and batches grow with the load, which is when they pay.
+//! No request waits for a batch to fill. The tensors that arrive while the session runs, up to the limit, form
+//! the next run. So a single request is run at once, and batches grow with the load, when they are useful.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread;
@@ -12,22 +11,22 @@ use crossbeam_channel::{Receiver, Sender};
 use super::error::ModelError;
 use super::session::Session;
 
-/// The way to the shared session. Cloning shares it; the thread behind it ends with the last clone.
+/// A handle for the shared session. Clones share it, and the thread of the session ends with the last clone.
 #[derive(Clone)]
 pub(super) struct Batcher {
     waiting: Sender<WaitingTensor>,
     batch_max: usize,
 }
 
-/// A tensor, and the way back for its embedding.
+/// A tensor, and the channel for its embedding.
 struct WaitingTensor {
     tensor: Vec<f32>,
     answer: Sender<Result<Vec<f32>, String>>,
 }
 
 impl Batcher {
-    /// Starts the thread that owns the session. A model with a fixed number of images gets no more
-    /// at once.
+    /// Starts the thread that owns the session. A model with a fixed number of images gets at most that many at
+    /// once.
     pub(super) fn start(session: Session, batch_max: usize) -> Result<Self, ModelError> {
         if session.images_max() == 1 {
             tracing::warn!("the model takes one image at a time, so that no batches are formed");
@@ -40,7 +39,7 @@ impl Batcher {
     }
 
     fn over(batch_max: usize, run: impl RunBatch + Send + 'static) -> Result<Self, ModelError> {
-        // If there is no place, a worker waits here, as it would for its answer.
+        // If there is no place, the worker waits here, as it would for the result.
         let (waiting, tensors) = crossbeam_channel::bounded(batch_max);
         thread::Builder::new()
             .name("batch".to_owned())
@@ -49,12 +48,12 @@ impl Batcher {
         Ok(Self { waiting, batch_max })
     }
 
-    /// How many images one run has at most.
+    /// The highest number of images in one run.
     pub(super) fn batch_max(&self) -> usize {
         self.batch_max
     }
 
-    /// The embedding of one input tensor, as [`Session::run`] gives it.
+    /// The embedding of one input tensor, as from [`Session::run`].
     pub(super) fn run(&self, tensor: &[f32]) -> Result<Vec<f32>, String> {
         let (answer, answered) = crossbeam_channel::bounded(1);
         let waiting = WaitingTensor {
@@ -67,7 +66,7 @@ impl Batcher {
     }
 }
 
-/// The embeddings of this many input tensors, which follow one another.
+/// Computes the embeddings of this many input tensors, which are in one block.
 trait RunBatch: FnMut(&[f32], usize) -> Result<Vec<Vec<f32>>, String> {}
 
 impl<R: FnMut(&[f32], usize) -> Result<Vec<Vec<f32>>, String>> RunBatch for R {}
@@ -81,7 +80,7 @@ fn serve(mut run: impl RunBatch, batch_max: usize, waiting: &Receiver<WaitingTen
     }
 }
 
-/// Runs a batch; if that fails, each image alone, so that one costs no other its answer.
+/// Runs a batch. If that fails, each image is run alone, so that one image cannot make the others fail.
 fn answer(run: &mut impl RunBatch, tensors: &mut Vec<f32>, batch: Vec<WaitingTensor>) {
     if 1 < batch.len() {
         tensors.clear();
@@ -91,7 +90,7 @@ fn answer(run: &mut impl RunBatch, tensors: &mut Vec<f32>, batch: Vec<WaitingTen
         match caught(run, tensors, batch.len()) {
             Ok(embeddings) => {
                 for (waiting, embedding) in batch.into_iter().zip(embeddings) {
-                    // A worker that has gone meanwhile needs no answer.
+                    // A worker that has ended meanwhile needs no answer.
                     drop(waiting.answer.send(Ok(embedding)));
                 }
                 return;
@@ -114,8 +113,8 @@ fn answer(run: &mut impl RunBatch, tensors: &mut Vec<f32>, batch: Vec<WaitingTen
     }
 }
 
-/// Makes a panic the failure of this run; otherwise it would end the thread, and all later runs with it.
-/// The session keeps nothing between runs that a panic could leave half changed.
+/// Turns a panic into a failure of this run; otherwise it would end the thread, and all later runs would fail.
+/// The session has no state between runs that a panic could leave inconsistent.
 fn caught(
     run: &mut impl RunBatch,
     tensors: &[f32],

@@ -1,22 +1,21 @@
-//! Who sent a request, how long an answer is useful, and whether it still is.
+//! The caller of a request: how long an answer is useful, and whether it still is.
 
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use super::queue::BACKGROUND;
 
-/// Who sent a request, and how long an answer is useful. By default no particular client, without a
-/// deadline.
+/// The caller of a request. The default is no particular client, and no deadline.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Caller {
-    /// A number for the client; clients take turns in the queue.
+    /// The number of the client. Clients take turns in the queue.
     pub client: u64,
-    /// From then on an answer is too late.
+    /// After this time, an answer is too late; `None` without a deadline.
     pub deadline: Option<Instant>,
 }
 
 impl Caller {
-    /// The same caller, who waits at most this long from now on.
+    /// The same caller with a deadline that is at most this far from now.
     #[must_use]
     pub fn within(self, longest: Duration) -> Self {
         let end = Instant::now().checked_add(longest);
@@ -34,7 +33,7 @@ impl Caller {
     }
 }
 
-/// Whether an answer has become useless while it is worked on: nobody waits for it any more.
+/// Tells the worker whether an answer has become useless, because nobody waits for it any more.
 #[derive(Debug)]
 pub struct Cancellation {
     /// Alive while the caller waits; `None` for a caller that cannot leave.
@@ -43,7 +42,7 @@ pub struct Cancellation {
 }
 
 impl Cancellation {
-    /// For an answer that is always useful.
+    /// An answer that is always useful.
     #[must_use]
     pub fn never() -> Self {
         Self {
@@ -52,7 +51,7 @@ impl Cancellation {
         }
     }
 
-    /// For a caller that waits as long as the second value lives.
+    /// An answer that is useful as long as the second value lives.
     pub(super) fn of(caller: Caller) -> (Self, Arc<()>) {
         let present = Arc::new(());
         let cancellation = Self {
@@ -62,18 +61,18 @@ impl Cancellation {
         (cancellation, present)
     }
 
-    /// Whether the caller hung up.
+    /// Whether the caller has disconnected.
     pub(super) fn is_gone(&self) -> bool {
         let present = self.present.as_ref();
         present.is_some_and(|present| present.strong_count() == 0)
     }
 
-    /// Whether an answer is useless by now: the caller has gone, or the deadline has passed.
+    /// Whether an answer is useless, because the caller has disconnected or the deadline has passed.
     pub(super) fn is_over(&self) -> bool {
         self.is_gone() || self.left().is_some_and(|left| left.is_zero())
     }
 
-    /// How long an answer will be useful; `None` without a deadline.
+    /// The time left until the deadline; `None` without a deadline.
     pub(super) fn left(&self) -> Option<Duration> {
         let deadline = self.deadline?;
         Some(deadline.saturating_duration_since(Instant::now()))

@@ -1,13 +1,13 @@
-//! How much memory images may take together while they are decoded.
+//! Limits the memory that all images use together while they are decoded.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// How often a waiting job checks whether its caller is still there: it is not notified of that.
+/// How often a waiting job checks whether its caller is still there, because it is not notified.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
-/// Memory for decoding. Cloning shares it, so that one can be that of several models.
+/// A memory budget for decoding. Clones share it, so that several models can use one budget.
 #[derive(Clone, Debug)]
 pub struct DecodeBudget(Arc<DecodeMemory>);
 
@@ -44,9 +44,9 @@ impl DecodeBudget {
         }))
     }
 
-    /// Whether the system has memory for this and for all that is being decoded, which may not have
-    /// allocated everything yet. Decoders end the process if an allocation fails; this tries one and keeps
-    /// nothing.
+    /// Whether the system has memory for this image in addition to all that are being decoded, which may not
+    /// have allocated everything yet. A decoder ends the process if an allocation fails, so this tries an
+    /// allocation and frees it again.
     pub(super) fn is_there_for(&self, bytes: u64) -> bool {
         let all = self.0.state().taken.max(bytes);
         let Ok(all) = usize::try_from(all) else {
@@ -54,17 +54,17 @@ impl DecodeBudget {
         };
         let mut room = Vec::<u8>::new();
         let is_there = room.try_reserve_exact(all).is_ok();
-        // Or the compiler may leave the allocation out.
+        // Keeps the compiler from removing the allocation.
         std::hint::black_box(&room);
         is_there
     }
 
-    /// Waits until there is room, first come, first served; `None` if it `is_over` before that. An image
-    /// that needs more than the whole budget waits until nothing else is being decoded: it is within the
-    /// limits for one image.
+    /// Waits until there is memory, in the order of arrival; `None` if it `is_over` before that. An image that
+    /// needs more than the whole budget waits until no other image is being decoded, because it is within the
+    /// limit for one image.
     pub(super) fn take(&self, bytes: u64, is_over: &dyn Fn() -> bool) -> Option<Room<'_>> {
         let shared = &*self.0;
-        // An image that will be refused before it is decoded reserves nothing, and does not wait.
+        // An image that will be refused before it is decoded needs no memory and does not wait.
         let Some(bytes_max) = shared.bytes_max.filter(|_| 0 < bytes) else {
             return Some(Room { shared, bytes: 0 });
         };
@@ -80,7 +80,7 @@ impl DecodeBudget {
                 let taken = if over { 0 } else { bytes };
                 state.taken = state.taken.saturating_add(taken);
                 drop(state);
-                // The next in line may fit too.
+                // The next one may fit too.
                 shared.changed.notify_all();
                 return (!over).then_some(Room { shared, bytes });
             }

@@ -1,5 +1,5 @@
-//! A model whose manifest is still being written: what its ONNX file says of itself, and its
-//! embeddings without a golden check.
+//! A model whose manifest is still being written: the interface of its ONNX file, and its embeddings without a
+//! golden check.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use super::onnx;
 use super::runtime::Runtime;
 use super::session::{self, Provider, Resources, Session};
 
-/// The bytes of an ONNX file, with the path that messages name.
+/// The bytes of an ONNX file, with the path for error messages.
 #[derive(Clone, Debug)]
 pub struct OnnxFile {
     path: PathBuf,
@@ -30,7 +30,7 @@ pub struct OnnxFile {
 pub struct Port {
     /// Its name.
     pub name: String,
-    /// The type of its numbers, such as "f32"; empty for what is no tensor.
+    /// The type of its numbers, such as "f32"; empty if it is not a tensor.
     pub element: String,
     /// The length of each axis; `None` if the model leaves it open.
     pub shape: Vec<Option<u32>>,
@@ -39,28 +39,28 @@ pub struct Port {
 /// All inputs and outputs of a model.
 #[derive(Clone, Debug)]
 pub struct ModelInterface {
-    /// What it takes.
+    /// The inputs.
     pub inputs: Vec<Port>,
-    /// What it gives.
+    /// The outputs.
     pub outputs: Vec<Port>,
 }
 
-/// A session of a model, and how images are prepared for it. Checked is only that the two fit together.
+/// A session of a model with its preprocessing. It is only checked that the two fit together.
 pub struct ModelDraft {
-    /// What embeds images, on the CPU.
+    /// Embeds images on the CPU.
     pub embedder: Embedder,
     path: PathBuf,
 }
 
 impl OnnxFile {
-    /// How long a run of a draft may take by default.
+    /// The default time limit for a run of a draft.
     pub const RUN_TIME_MAX: Duration = session::FIRST_RUN_TIME_MAX;
 
-    /// Reads an ONNX file whole. A link is followed here, since the model's folder will have a copy.
-    /// [`OnnxFile::interface`] finds out whether the file is ONNX.
+    /// Reads a whole ONNX file. A link is followed here, because the model's folder will get a copy.
+    /// [`OnnxFile::interface`] checks whether the file is ONNX.
     ///
     /// # Errors
-    /// The file cannot be read, or is longer than any ONNX file.
+    /// Returns an error if the file cannot be read, or is longer than any ONNX file can be.
     pub fn read(path: &Path) -> Result<Self, ModelError> {
         let target = path.canonicalize().map_err(|cause| ModelError::Read {
             path: path.to_owned(),
@@ -79,13 +79,13 @@ impl OnnxFile {
         &self.bytes
     }
 
-    /// Their SHA-256 in 64 hex digits.
+    /// Their SHA-256 as 64 hexadecimal digits.
     #[must_use]
     pub fn sha256(&self) -> String {
         encode_string(&Sha256::digest(&self.bytes))
     }
 
-    /// The same model with one more output: a tensor that one of its nodes computes.
+    /// The same model with an additional output: a tensor that one of its nodes computes.
     #[must_use]
     pub fn with_output(&self, tensor: &str) -> Self {
         Self {
@@ -101,10 +101,10 @@ impl OnnxFile {
         onnx::computed(&self.bytes).unwrap_or_default()
     }
 
-    /// What the model takes and gives.
+    /// The inputs and outputs of the model.
     ///
     /// # Errors
-    /// The model is not all in this file, or ONNX Runtime refuses it.
+    /// Returns an error if the model needs another file, or if ONNX Runtime refuses it.
     pub fn interface(&self, runtime: &Runtime) -> Result<ModelInterface, ModelError> {
         let builder = session::builder(runtime, Provider::Cpu, ONE_THREAD);
         let session = session::open(builder, &self.bytes);
@@ -116,11 +116,11 @@ impl OnnxFile {
         })
     }
 
-    /// The model as the text of a manifest describes it, on the CPU; a run is ended after `run_time_max`.
+    /// Opens the model on the CPU as the text of a manifest describes it. A run is ended after `run_time_max`.
     /// Neither hash nor golden pair is checked.
     ///
     /// # Errors
-    /// The manifest has mistakes, all of which are named, or does not fit the model.
+    /// Returns an error that names all mistakes in the manifest, or an error if it does not fit the model.
     pub fn draft(
         &self,
         manifest: &str,
@@ -158,10 +158,10 @@ fn parse(text: &str, onnx: &Path) -> Result<Manifest, ModelError> {
 }
 
 impl ModelDraft {
-    /// Prepares images from now on as another manifest says, of the same input and output.
+    /// From now on, prepares images as another manifest with the same input and output says.
     ///
     /// # Errors
-    /// The manifest has mistakes.
+    /// Returns an error if the manifest has mistakes.
     pub fn prepare_as(&mut self, manifest: &str) -> Result<(), ModelError> {
         let manifest = parse(manifest, &self.path)?;
         self.embedder.prepare_as(Arc::new(manifest));

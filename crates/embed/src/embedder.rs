@@ -1,4 +1,4 @@
-//! The worker's state: bytes of an image in, an embedding out.
+//! The state of a worker, which turns the bytes of an image into an embedding.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,18 +14,18 @@ use super::manifest::Manifest;
 use super::session::Session;
 use super::tensor;
 
-/// One worker's own session, or its way to the shared one, and its buffers.
+/// A worker's session, or its handle for the shared session, with its buffers.
 pub struct Embedder {
     dimension: usize,
     /// `None` if vectors are made elsewhere.
     image: Option<ImageEmbedder>,
 }
 
-/// What runs the model for a worker.
+/// Runs the model for a worker.
 pub(super) enum Engine {
-    /// A session of its own, for one image at a time.
+    /// The worker's own session, for one image at a time.
     Own(Box<Session>),
-    /// One that all workers share, for batches.
+    /// The session that all workers share, for batches.
     Shared(Batcher),
 }
 
@@ -49,14 +49,14 @@ struct ImageEmbedder {
     tensor: Vec<f32>,
 }
 
-/// An image's embedding and what it cost.
+/// The embedding of an image, and the time that it took.
 #[derive(Clone, Debug)]
 pub struct Embedded {
     /// The embedding.
     pub embedding: Embedding,
-    /// The length of the feature that it was made from; above 0.
+    /// The length of the feature vector before it was scaled to an embedding; above 0.
     pub norm: f64,
-    /// What the image is like, apart from what it shows.
+    /// Measures of the picture that do not depend on what it shows.
     pub measures: ImageMeasures,
     /// Time spent on decoding, resizing and filling the tensor.
     pub decode: Duration,
@@ -85,7 +85,7 @@ impl Embedder {
         }
     }
 
-    /// Prepares images from now on as another manifest says, for the same session.
+    /// From now on, prepares images as another manifest says, with the same session.
     pub(super) fn prepare_as(&mut self, manifest: Arc<Manifest>) {
         if let Some(image) = &mut self.image {
             image.tensor = tensor_for(&manifest);
@@ -104,10 +104,10 @@ impl Embedder {
     /// Decodes, resizes and embeds an image file held in memory.
     ///
     /// # Errors
-    /// [`EmbedError::Image`] if the bytes are no image within the limits, [`EmbedError::NoContent`] if
-    /// it shows nothing, [`EmbedError::NoEmbedding`] if the model gives NaN, infinity or zeros for
-    /// it, [`EmbedError::Model`] if the model fails to run, [`EmbedError::NoModel`] if there is none,
-    /// [`EmbedError::GivenUp`] if nobody waits for it any more.
+    /// Returns [`EmbedError::Image`] if the bytes are not an image within the limits, [`EmbedError::NoContent`]
+    /// if it shows nothing, [`EmbedError::NoEmbedding`] if the model gives NaN, infinity or zeros for it,
+    /// [`EmbedError::Model`] if the model fails to run, [`EmbedError::NoModel`] if there is none, and
+    /// [`EmbedError::GivenUp`] if nobody waits for the result any more.
     pub fn embed(
         &mut self,
         image: &[u8],
@@ -118,10 +118,10 @@ impl Embedder {
         embedder.embed(image, limits, cancellation)
     }
 
-    /// Embeds an input tensor as the model takes it. For measuring the model alone.
+    /// Embeds an input tensor in the form that the model takes, to measure the model alone.
     ///
     /// # Errors
-    /// [`EmbedError::Model`] if the length is not the input's, or the model fails.
+    /// Returns [`EmbedError::Model`] if the tensor has the wrong length, or if the model fails.
     pub fn embed_tensor(&mut self, tensor: &[f32]) -> Result<Embedding, EmbedError> {
         let image = self.image.as_mut().ok_or(EmbedError::NoModel)?;
         infer(&mut image.engine, tensor).map(|(embedding, _)| embedding)
@@ -159,7 +159,7 @@ impl ImageEmbedder {
             return Err(EmbedError::NoContent { contrast });
         }
         fill(tensor, &pixels, manifest)?;
-        // The model takes longer than the decoding.
+        // Checked here because the model takes longer than decoding.
         if cancellation.is_over() {
             return Err(EmbedError::GivenUp);
         }
@@ -176,7 +176,7 @@ impl ImageEmbedder {
     }
 }
 
-/// An image as the model takes it.
+/// The input tensor of an image.
 pub(super) fn tensor_of(
     image: &[u8],
     limits: &ImageLimits,
@@ -204,7 +204,7 @@ fn resized(
     let (background, geometry) = (manifest.input.background, &manifest.geometry);
     let resized = resizer.decode(image, limits, background, geometry);
     resized.map_err(|cause| {
-        // Never the image's fault: the geometry is the manifest's.
+        // This is never the image's fault, because the geometry comes from the manifest.
         if matches!(cause, PixelsError::Geometry { .. }) {
             let reason = cause.to_string();
             EmbedError::Model { reason }

@@ -1,4 +1,4 @@
-//! Why there is no model, and why there is no embedding.
+//! The errors of models and of embedding.
 
 use std::path::PathBuf;
 
@@ -14,10 +14,10 @@ use matchpoint_vector::NotAnEmbedding;
 /// and plain colours .81, of which most pairs would be accepted as the same.
 pub(super) const CONTRAST_TOO_LOW: u8 = 8;
 
-/// Why there is no embedding.
+/// The reasons why an image gives no embedding.
 #[derive(Debug, thiserror::Error)]
 pub enum EmbedError {
-    /// The image is at fault.
+    /// The image is invalid.
     #[error(transparent)]
     Image(PixelsError),
     /// The image has nothing on it that could tell it from another one.

@@ -1,4 +1,4 @@
-//! The files of a model folder: read whole within limits, never through a link.
+//! Reads the files of a model folder completely, within size limits, and never through a link.
 
 use std::fs::{self, File};
 use std::io::Read as _;
@@ -11,13 +11,13 @@ use sha2::{Digest as _, Sha256};
 use super::error::ModelError;
 use super::manifest::{HeadFiles, MANIFEST_NAME, Manifest};
 
-/// A manifest has some 30 lines.
+/// The highest size of a manifest in bytes; a usual one has some 30 lines.
 const MANIFEST_BYTES_MAX: u64 = 64 << 10;
-/// No ONNX file can be larger: protobuf messages end at 2 GiB.
+/// The highest size of an ONNX file in bytes: protobuf messages cannot exceed 2 GiB.
 pub(super) const ONNX_BYTES_MAX: u64 = 2 << 30;
-/// Far above any image or embedding that is worth shipping for a check.
+/// The highest size of a golden image or embedding in bytes, far above any useful one.
 pub(super) const GOLDEN_BYTES_MAX: u64 = 16 << 20;
-/// Two hashes of each of a million pictures.
+/// The highest size of a head's record in bytes: two hashes for each of a million pictures.
 const HEAD_BYTES_MAX: u64 = 256 << 20;
 
 pub(super) fn read_manifest(folder: &Path) -> Result<Manifest, ModelError> {
@@ -30,7 +30,7 @@ pub(super) fn read_manifest(folder: &Path) -> Result<Manifest, ModelError> {
     Manifest::parse(&text).map_err(wrong)
 }
 
-/// Reads a file of the folder whole. A link could lead out of it, so none is followed.
+/// Reads a whole file of the folder. Links are not followed, because they could lead out of the folder.
 pub(super) fn read(folder: &Path, relative: &Path, bytes_max: u64) -> Result<Vec<u8>, ModelError> {
     let mut path = folder.to_owned();
     for part in relative {
@@ -57,7 +57,7 @@ pub(super) fn read(folder: &Path, relative: &Path, bytes_max: u64) -> Result<Vec
     }
 }
 
-/// The record of the head, the one that the manifest was made for; `None` where there is no head.
+/// The record of the head that the manifest names; `None` if there is no head.
 pub(super) fn read_head(folder: &Path, manifest: &Manifest) -> Result<Option<Vec<u8>>, ModelError> {
     let Some(HeadFiles {
         record,

@@ -1,4 +1,4 @@
-//! The golden check: one shipped image must embed as it did when the model was made.
+//! The golden check: one shipped image must give the same embedding as when the model was made.
 
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -17,23 +17,23 @@ use super::manifest::{GoldenFiles, Manifest};
 use super::runtime::Runtime;
 use super::session::{Provider, Session};
 
-/// A golden image may be as large as any that is worth shipping for a check.
+/// The memory limit for decoding a golden image.
 pub(super) const GOLDEN_DECODE_BYTES_MAX: u64 = 800_000_000;
 
-/// What every session is compared with before it serves: the image as the model takes it, so that
-/// it is decoded once.
+/// The data that every session is checked against before it serves. The image is kept as an input tensor, so
+/// that it is decoded only once.
 pub(super) struct GoldenCheck {
     path: PathBuf,
     tensor: Vec<f32>,
     reference: Embedding,
     cosine_min: f32,
     passed: AtomicU64,
-    /// SHA-256 of what the first session made of it, to the last bit.
+    /// SHA-256 of the exact result of the first session.
     computed: OnceLock<String>,
 }
 
 impl GoldenCheck {
-    /// Reads and decodes what the manifest names.
+    /// Reads and decodes the files that the manifest names.
     pub(super) fn read(folder: &Path, manifest: &Manifest) -> Result<Self, ModelError> {
         let GoldenFiles {
             image: file,
@@ -63,8 +63,8 @@ impl GoldenCheck {
         })
     }
 
-    /// Embeds the image with a session, this many times in one run, and compares each result. Only a
-    /// session that passes may run without a time limit.
+    /// Embeds the image this many times in one run of a session, and compares each result. Only a session that
+    /// passes may run without a time limit.
     pub(super) fn check(
         &self,
         session: &mut Session,
@@ -99,12 +99,12 @@ impl GoldenCheck {
         Ok(())
     }
 
-    /// SHA-256 of what the first session made of the image, to the last bit; nothing before that.
+    /// SHA-256 of the exact result of the first session; empty before that.
     pub(super) fn computed(&self) -> &str {
         self.computed.get().map_or("", String::as_str)
     }
 
-    /// How many times a session has passed it.
+    /// The number of times that a session has passed the check.
     pub(super) fn passed(&self) -> u64 {
         self.passed.load(Ordering::Relaxed)
     }

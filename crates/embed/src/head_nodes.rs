@@ -1,9 +1,11 @@
-//! A head as nodes of a network: signed roots if it takes them, unit length, product, sum, unit length again, behind the output that holds the embedding.
+//! Adds a head to a network as nodes after the output with the embedding: signed square roots if the head uses
+//! them, unit length, product, sum, and unit length again.
 
 use super::onnx::{field, number_field};
 use super::output::EmbeddingPart;
 
-/// What the tensors and nodes of a head begin with. A network that has one already takes no other.
+/// The start of the names of a head's tensors and nodes. A network that already has such names cannot get
+/// another head.
 pub(super) const PREFIX: &str = "matchpoint.head/";
 /// The output of a network with a head.
 pub(super) const OUTPUT: &str = "matchpoint.head/embedding";
@@ -15,27 +17,27 @@ const INT64: u64 = 7;
 const INT: u64 = 2;
 const INTS: u64 = 7;
 
-/// The numbers of a head: `to` rows of `from` weights, and what is added to each product.
+/// The numbers of a head: `to` rows of `from` weights, and a bias for each row.
 #[derive(Clone, Copy, Debug)]
 pub struct HeadWeights<'a> {
-    /// Components that it takes.
+    /// Number of input components.
     pub from: usize,
-    /// Whether it takes their signed square roots.
+    /// Whether the head uses the signed square roots of the components.
     pub roots: bool,
-    /// Its weights, row by row.
+    /// The weights, row by row.
     pub weights: &'a [f32],
-    /// What is added to each component that it gives.
+    /// The bias of each output component.
     pub bias: &'a [f32],
 }
 
-/// A graph that grows node by node, each taking the tensor of the one before.
+/// A chain of nodes, each of which takes the result of the previous one.
 struct Chain {
     graph: Vec<u8>,
     tensor: String,
 }
 
 impl Chain {
-    /// Adds a node with further inputs; its result is the input of the next node.
+    /// Adds a node with additional inputs; its result is the input of the next node.
     fn node(&mut self, operator: &str, result: &str, others: &[&str], attributes: &[Vec<u8>]) {
         let mut node = field(1, self.tensor.as_bytes());
         for other in others {
@@ -52,7 +54,7 @@ impl Chain {
         self.tensor = result;
     }
 
-    /// A tensor of the file; returns its name.
+    /// Adds a tensor to the file; returns its name.
     fn tensor(&mut self, name: &str, shape: &[usize], kind: u64, bytes: &[u8]) -> String {
         let name = format!("{PREFIX}{name}");
         let mut tensor = Vec::new();
@@ -75,7 +77,7 @@ impl Chain {
         self.tensor(name, shape, INT64, &value.to_le_bytes())
     }
 
-    /// Divides each row by its length, with operators that every version and every device has.
+    /// Divides each row by its length, with operators that exist in every version and on every device.
     fn unit_length(&mut self, name: &str, width: usize, result: &str) {
         let rows = self.tensor.clone();
         let ones = self.floats(
@@ -90,7 +92,7 @@ impl Chain {
         self.node("Div", result, &[&lengths], &[]);
     }
 
-    /// The square root of each component under its sign, `x / sqrt(|x| + tiny)`: what is no number stays none, and zero zero.
+    /// The signed square root of each component, `x / sqrt(|x| + tiny)`. NaN stays NaN, and zero stays zero.
     fn signed_roots(&mut self) {
         let values = self.tensor.clone();
         self.node("Abs", "sizes", &[], &[]);
@@ -101,7 +103,7 @@ impl Chain {
         self.node("Div", "signed_roots", &[&roots], &[]);
     }
 
-    /// The embedding within the output, as `[batch, components]`.
+    /// Selects the embedding within the output, as `[batch, components]`.
     fn take(&mut self, part: EmbeddingPart) {
         let token = |chain: &mut Self, number: i64| {
             let number = chain.whole("token_number", &[], number);
@@ -156,8 +158,8 @@ fn integers(name: &str, values: &[u64]) -> Vec<u8> {
 
 /// The file with a head behind one of its outputs, and one output more: [`OUTPUT`].
 ///
-/// Protobuf merges a message that occurs twice, so what is appended adds to the file: it is neither parsed
-/// nor rewritten, and nothing in it is lost.
+/// Protobuf merges a message that occurs twice, so appended bytes add to the existing graph. The file is
+/// neither parsed nor rewritten, and nothing in it is lost.
 pub(super) fn with_head(
     onnx: &[u8],
     output: &str,
@@ -169,11 +171,11 @@ pub(super) fn with_head(
         graph: Vec::new(),
         tensor: output.to_owned(),
     };
-    // Does nothing if they are of that type already.
+    // This does nothing if they already have that type.
     chain.node("Cast", "floats", &[], &[integer("to", FLOAT)]);
     chain.take(part);
     if head.roots {
-        // Their directions do not depend on the length that the components had.
+        // The directions then do not depend on the length of the component vector.
         chain.signed_roots();
     }
     chain.unit_length("before", from, "unit");
@@ -224,7 +226,7 @@ mod tests {
             assert!(names.iter().all(|name| name.starts_with(PREFIX)));
             let root = format!("{PREFIX}signed_roots");
             assert_eq!(names.contains(&root), roots);
-            // By columns, since the network multiplies from the left.
+            // Stored by columns, because the network multiplies from the left.
             let turned: Vec<u8> = [1.0_f32, 3.0, 5.0, 2.0, 4.0, 6.0]
                 .iter()
                 .flat_map(|w| w.to_le_bytes())

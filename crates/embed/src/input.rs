@@ -1,31 +1,31 @@
-//! The table `[input]` of a manifest: how pixels become the numbers that a model takes.
+//! The table `[input]` of a manifest: how pixels are converted to the input of a model.
 
 use super::toml_table::{COLOUR, TomlTable, choose, colour_of, numbers, tensor_name, whole, words};
 
-/// No image model in use has more, and one input tensor would exceed 200 MB.
+/// The highest side length in pixels. No image model in use has more, and one input tensor would exceed 200 MB.
 pub(super) const SIDE_MAX: u32 = 4096;
 
-/// How pixels become the input tensor.
+/// How pixels are converted to the input tensor.
 pub(super) struct InputEncoding {
     pub(super) name: String,
     pub(super) layout: TensorLayout,
     pub(super) colour: Colour,
-    /// Laid under transparent pixels.
+    /// The colour that is laid under transparent pixels.
     pub(super) background: [u8; 3],
     pub(super) scale: PixelScaling,
 }
 
-/// How grey levels become numbers.
+/// How grey levels are converted to numbers.
 pub(super) enum PixelScaling {
-    /// By the same mean and spread for every image: one of each for each channel, in grey levels
+    /// With the same mean and standard deviation for every image, one of each for each channel, in grey levels
     /// and in RGB order.
     Fixed { mean: Vec<f32>, std: Vec<f32> },
-    /// By the image's own.
+    /// With the mean and standard deviation of the image itself.
     Image,
 }
 
 impl PixelScaling {
-    /// Whether grey levels stay as they are.
+    /// Whether grey levels are not changed.
     pub(super) fn is_none(&self) -> bool {
         let (Self::Fixed { mean, std }, bits) = (self, |value: f32| value.to_bits()) else {
             return false;
@@ -52,7 +52,7 @@ pub(super) enum Colour {
     Bgra,
 }
 
-/// What one channel of the tensor holds.
+/// The content of one channel of the tensor.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Channel {
     Red,
@@ -62,7 +62,7 @@ pub(super) enum Channel {
 }
 
 impl Channel {
-    /// Its place in RGB order. If all colours are grey, red is as good as any.
+    /// The position in RGB order. For a grey channel all are equal, so it is that of red.
     pub(super) fn place(self) -> usize {
         match self {
             Self::Red => 0,
@@ -74,7 +74,7 @@ impl Channel {
 }
 
 impl Colour {
-    /// The channels, as the tensor has them.
+    /// The channels, in the order of the tensor.
     pub(super) fn order(self) -> &'static [Channel] {
         use Channel::{Alpha, Blue, Green, Red};
         match self {
@@ -86,7 +86,7 @@ impl Colour {
         }
     }
 
-    /// How many.
+    /// The number of channels.
     pub(super) fn channels(self) -> usize {
         self.order().len()
     }
@@ -102,7 +102,7 @@ pub(super) const COLOURS: [(&str, Colour); 5] = [
     ("bgra", Colour::Bgra),
 ];
 
-/// Reads the table: the input, its width and its height.
+/// Reads the table; returns the input, its width and its height.
 pub(super) fn read_input(mut table: TomlTable<'_>) -> Option<(InputEncoding, u32, u32)> {
     let sides = format!("a whole number from 1 to {SIDE_MAX}");
     let name = table.required("name", "a text that is not empty", tensor_name);
@@ -123,7 +123,7 @@ pub(super) fn read_input(mut table: TomlTable<'_>) -> Option<(InputEncoding, u32
     Some((input, width?, height?))
 }
 
-/// How the manifest writes [`PixelScaling`].
+/// The words for [`PixelScaling`] in a manifest.
 #[derive(Clone, Copy, PartialEq)]
 enum ScaleWord {
     MeanStd,
@@ -161,7 +161,8 @@ fn read_scale(table: &mut TomlTable<'_>, colour: Colour) -> Option<PixelScaling>
     let mean = table.required("mean", &allowed, |value| {
         numbers(value, channels, 0.0..=255.0)
     });
-    // Values below one mean that the author thinks in 0..1, and would scale the input 255 times.
+    // Values below one show that the author thinks of levels in 0..1; the input would be scaled 255 times too
+    // much.
     let allowed =
         format!("{count} from 1 to 1000 in grey levels (255 times those for 0..1), {order}");
     let std = table.required("std", &allowed, |value| {

@@ -1,4 +1,4 @@
-//! A job on its way through the queue, and the caller that waits for it.
+//! A job in the queue, and the caller that waits for it.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
@@ -12,19 +12,19 @@ use super::error::EmbedError;
 use super::queue::{ClientId, Queued};
 use crate::pixels::ImageLimits;
 
-/// What a job does, which determines how long it takes.
+/// The kind of a job, which determines how long it takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum JobKind {
     /// Decodes an image and runs the model.
     Image,
-    /// The same, of an image that takes many times as long to decode, by what its header says.
+    /// Like `Image`, for an image that takes many times as long to decode, judged by its header.
     LargeImage,
-    /// Does neither.
+    /// Does neither: the query is a vector.
     Vector,
 }
 
 impl JobKind {
-    /// The one of two that takes longer.
+    /// The one that takes longer.
     #[must_use]
     pub fn longer(self, other: Self) -> Self {
         match (self, other) {
@@ -35,27 +35,27 @@ impl JobKind {
     }
 }
 
-/// Why a job was not done.
+/// The reasons why a job was not done.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum PoolError {
     /// The queue is full; try again later.
     #[error("all workers are busy and {queue_len_max} jobs are waiting already")]
     Busy {
-        /// How many jobs may wait.
+        /// The highest number of waiting jobs.
         queue_len_max: usize,
-        /// About how long those that wait will take.
+        /// The estimated time until the waiting jobs are done.
         retry_after: Duration,
     },
-    /// The job would wait beyond its deadline.
+    /// The job would not be done by its deadline.
     #[error(
         "the job would wait for {} ms, and its deadline is in {} ms",
         wait.as_millis(),
         left.as_millis()
     )]
     Late {
-        /// About how long it would wait, and take.
+        /// The estimated time of waiting and running.
         wait: Duration,
-        /// How long the caller waits.
+        /// The time left until the deadline.
         left: Duration,
     },
     /// The pool is shut down.
@@ -71,16 +71,16 @@ pub(super) fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
-/// What waits in the queue.
+/// A job in the queue.
 pub(super) struct PoolJob {
     pub(super) client: ClientId,
     pub(super) kind: JobKind,
-    /// About how long it takes, by its kind; zero if that is not known yet.
+    /// The estimated time that it takes, by its kind; zero if that is not known yet.
     pub(super) cost: Duration,
     pub(super) cancellation: Cancellation,
-    /// Whether it is run although there seems to be too little time.
+    /// Whether it is run although there seems to be too little time, to measure its duration.
     pub(super) trial: bool,
-    /// The span of its call.
+    /// The tracing span of its call.
     pub(super) span: Span,
     work: Box<dyn JobWork>,
 }
@@ -99,43 +99,43 @@ impl Queued for PoolJob {
     }
 }
 
-/// A worker while it does one job: its embedder, and whether the job's answer is still useful.
+/// A worker during one job: its embedder, and whether the answer is still useful.
 pub struct PoolWorker<'a> {
     embedder: &'a mut Embedder,
     cancellation: &'a Cancellation,
-    /// Whether an image was abandoned, since nobody waited for it any more.
+    /// Whether an image was abandoned because nobody waited for it any more.
     gave_up: bool,
 }
 
 impl PoolWorker<'_> {
-    /// [`Embedder::embed`], as long as somebody waits for the job.
+    /// Calls [`Embedder::embed`], as long as somebody waits for the job.
     ///
     /// # Errors
-    /// As [`Embedder::embed`].
+    /// Returns the errors of [`Embedder::embed`].
     pub fn embed(&mut self, image: &[u8], limits: &ImageLimits) -> Result<Embedded, EmbedError> {
         let embedded = self.embedder.embed(image, limits, self.cancellation);
         self.gave_up |= matches!(embedded, Err(EmbedError::GivenUp));
         embedded
     }
 
-    /// [`Embedder::dimension`].
+    /// Calls [`Embedder::dimension`].
     #[must_use]
     pub fn dimension(&self) -> usize {
         self.embedder.dimension()
     }
 }
 
-/// What became of a job and of the worker's embedder.
+/// The outcome of a job for the worker.
 pub(super) enum JobResult {
     Done,
-    /// Nobody waited for it any more: its duration does not count.
+    /// Nobody waited for the job any more, so its duration is not counted.
     GivenUp,
-    /// A panic may have left it half changed.
+    /// The job panicked, so the embedder may be in an inconsistent state.
     Suspect,
 }
 
 impl PoolJob {
-    /// Wraps work so that it catches its panic and sends its answer.
+    /// Wraps work so that its panic is caught and its result is sent to the caller.
     pub(super) fn new<T: Send + 'static>(
         client: ClientId,
         kind: JobKind,
@@ -162,7 +162,7 @@ impl PoolJob {
         Self { cost, ..self }
     }
 
-    /// Does the work.
+    /// Runs the work.
     pub(super) fn run(self, embedder: &mut Embedder) -> JobResult {
         let mut worker = PoolWorker {
             embedder,
@@ -172,7 +172,7 @@ impl PoolJob {
         self.work.run(&mut worker)
     }
 
-    /// Answers without doing the work.
+    /// Answers without running the work.
     pub(super) fn refuse(self, error: PoolError) {
         self.work.refuse(error);
     }
@@ -193,7 +193,7 @@ impl<F: FnOnce(&mut PoolWorker<'_>) -> T + Send, T: Send> JobWork for Prepared<F
     fn run(self: Box<Self>, worker: &mut PoolWorker<'_>) -> JobResult {
         let Self { work, answer, span } = *self;
         let _entered = span.enter();
-        // A caller that has gone meanwhile needs no answer.
+        // A caller that has disconnected needs no answer.
         match catch_unwind(AssertUnwindSafe(|| work(worker))) {
             Ok(value) => {
                 drop(answer.send(Ok(value)));

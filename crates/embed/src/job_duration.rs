@@ -1,21 +1,21 @@
-//! How long jobs take a worker, estimated from the latest ones.
+//! Estimates how long jobs take a worker, from the latest ones.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::job::JobKind;
 
-/// The average duration covers about this many jobs.
+/// The number of jobs that the moving average covers, approximately.
 const JOBS: u32 = 32;
 
-/// What a large image is assumed to take before the first one is done.
+/// The assumed duration for a large image before the first one is done.
 const LARGE_IMAGE: Duration = Duration::from_secs(1);
 
-/// How often a job is run although there seems to be too little time for it: if all were refused, nobody
-/// would learn that jobs have become faster.
+/// How often a job is run although there seems to be too little time for it. If all were refused, it would
+/// never be noticed that jobs have become faster.
 const TRIAL_EVERY: Duration = Duration::from_secs(1);
 
-/// What jobs take, by kind: a search for a vector takes a fiftieth of one for an image.
+/// The durations of jobs by kind. A search for a vector takes a fiftieth of one for an image.
 #[derive(Debug, Default)]
 pub(super) struct JobDurations {
     image: Mutex<JobDuration>,
@@ -27,9 +27,9 @@ pub(super) struct JobDurations {
 #[derive(Clone, Copy, Debug, Default)]
 struct JobDuration {
     average: Duration,
-    /// What the quickest of the latest jobs took: a job with more time left than that may succeed.
+    /// The duration of the quickest recent job. A job with more time left than that may succeed.
     least: Duration,
-    /// When a job was last run to measure this.
+    /// When a job was last run as a trial.
     tried: Option<Instant>,
 }
 
@@ -39,13 +39,13 @@ impl JobDurations {
         self.of(kind).record(took, now);
     }
 
-    /// What a job takes, on average.
+    /// The average duration of a job.
     pub(super) fn average(&self, kind: JobKind) -> Duration {
         self.of(kind).average
     }
 
-    /// The cost of a waiting job: what it takes on average or, before that is known, what is assumed for a
-    /// large image.
+    /// The cost of a waiting job: the average duration or, if it is not known yet, the assumed one for a large
+    /// image.
     pub(super) fn cost(&self, kind: JobKind) -> Duration {
         match (kind, self.average(kind)) {
             (JobKind::LargeImage, Duration::ZERO) => LARGE_IMAGE,
@@ -53,13 +53,12 @@ impl JobDurations {
         }
     }
 
-    /// What a job takes at least.
+    /// The lowest duration of a job.
     pub(super) fn least(&self, kind: JobKind) -> Duration {
         self.of(kind).least
     }
 
-    /// Whether it is time to run a job for which there seems to be too little time. True once in each
-    /// interval.
+    /// Whether a job with too little time should be run as a trial. True once in each interval.
     pub(super) fn is_trial_due(&self, kind: JobKind, now: Instant) -> bool {
         self.of(kind).is_trial_due(now)
     }

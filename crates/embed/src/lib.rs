@@ -1,7 +1,7 @@
-//! Untrusted image bytes to embeddings: pixels, models, sessions, and a fair queue before them.
+//! Turns untrusted image bytes into embeddings, with models, sessions, and a fair queue of jobs.
 //!
-//! A [`Model`] is a folder with an ONNX file and its manifest, opened only if it still computes what it did
-//! when it was made. [`pixels`] makes bounded, upright, resized pixels of untrusted files:
+//! A [`Model`] is a folder with an ONNX file and its manifest. It can be opened only if it still computes the
+//! same as when it was made. [`pixels`] decodes untrusted files to bounded, upright and resized pixels:
 //!
 //! ```
 //! use matchpoint_embed::pixels::{BYTES_MAX, DECODE_BYTES_MAX, ImageLimits, Pixels, PixelsError};
@@ -17,7 +17,7 @@
 //! # Ok::<(), PixelsError>(())
 //! ```
 //!
-//! [`pool::WorkerPool`] runs jobs on worker threads that own a session each.
+//! [`pool::WorkerPool`] runs jobs on worker threads, each with its own session.
 
 #![forbid(unsafe_code)]
 
@@ -71,45 +71,45 @@ use pixels::ImageLimits;
 use runtime::Runtime;
 use session::{CreateError, Provider, Resources, Session};
 
-/// The version of everything between a file's bytes and the input tensor: decoders, orientation,
-/// colour, resizing, scaling. Raised with each change that moves an embedding, since galleries and
-/// operating points made before no longer fit.
+/// The version of everything between the bytes of a file and the input tensor: decoders, orientation, colour,
+/// resizing, scaling. It is increased with each change that affects an embedding, because earlier galleries and
+/// operating points then no longer fit.
 const PIPELINE_VERSION: u32 = 4;
 
-/// What to compute on.
+/// The device that models run on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Device {
-    /// The processor.
+    /// The CPU.
     Cpu,
-    /// An NVIDIA GPU, or failure.
+    /// An NVIDIA GPU with CUDA; an error if that does not work.
     Cuda,
-    /// An NVIDIA GPU by `TensorRT`, with CUDA for what that does not take, or failure.
+    /// An NVIDIA GPU with `TensorRT`, and CUDA for operators that `TensorRT` does not support; an error if that
+    /// does not work.
     TensorRt,
-    /// An NVIDIA GPU if that works, else the processor.
+    /// An NVIDIA GPU if that works, otherwise the CPU.
     Auto,
 }
 
-/// What a model computes on, and how much of it.
+/// The device that a model runs on, and the resources that it may use.
 #[derive(Clone, Debug)]
 pub struct Compute {
     /// The device.
     pub device: Device,
-    /// Threads of one session on the CPU, at least 1.
+    /// Number of threads of a session on the CPU; at least 1.
     pub threads: usize,
-    /// The most images of waiting requests in one run; 1 for no batches, `None` for the device's default: 1
-    /// on the CPU, where a batch makes each image slower, 16 on a GPU.
+    /// The highest number of images of waiting requests in one run; 1 for no batches, and `None` for the
+    /// device's default. The default is 1 on the CPU, where a batch makes each image slower, and 16 on a GPU.
     pub batch_max: Option<usize>,
-    /// Memory that a session may take on a GPU, in bytes; `None` for no limit.
+    /// The memory limit of a session on a GPU, in bytes; `None` for no limit.
     pub gpu_bytes_max: Option<usize>,
-    /// Whether a session on the CPU keeps memory between runs, which makes them faster.
+    /// Whether a session on the CPU keeps memory between runs, which makes runs faster.
     pub cpu_arena: bool,
-    /// Memory for images that are being decoded, shared with all models that were opened with a clone of
-    /// it.
+    /// The memory budget for decoding, which is shared with all models that were opened with a clone of it.
     pub decode_budget: DecodeBudget,
 }
 
 impl Compute {
-    /// One thread a session, no limit but the device's.
+    /// One thread for each session, and the defaults of the device.
     #[must_use]
     pub fn on(device: Device) -> Self {
         Self {
@@ -122,7 +122,7 @@ impl Compute {
         }
     }
 
-    /// The most images in one run of a model, before the device is known.
+    /// The highest number of images in one run of a model, before the device is known.
     #[must_use]
     pub fn joined_max(&self) -> usize {
         self.batch_max.unwrap_or(match self.device {
@@ -132,11 +132,11 @@ impl Compute {
     }
 }
 
-/// Images of one run on a GPU by default: more gain little, and wait longer.
+/// The default number of images in a run on a GPU. More would gain little and wait longer.
 const GPU_BATCH_MAX: usize = 16;
 
-/// An opened model: its file is the one that the manifest names by hash, and the golden check has passed on
-/// this runtime and device. Or the name of a vector space whose vectors are made elsewhere.
+/// An opened model: its file has the hash in the manifest, and the golden check has passed with this runtime
+/// and device. It can also be just the name of a vector space whose vectors are made elsewhere.
 pub struct Model {
     name: String,
     precision: String,
@@ -146,7 +146,7 @@ pub struct Model {
     image: Option<ImageModel>,
 }
 
-/// What embeds images.
+/// The part that embeds images.
 struct ImageModel {
     manifest: Arc<Manifest>,
     onnx: Vec<u8>,
@@ -154,11 +154,11 @@ struct ImageModel {
     provider: Provider,
     resources: Resources,
     golden: GoldenCheck,
-    /// What the model was opened with, until the first worker takes it.
+    /// The embedder of the first session, until the first worker takes it.
     first: Mutex<Option<Embedder>>,
-    /// The record of a fitted head.
+    /// The record of a fitted head, if there is one.
     head_record: Option<Vec<u8>>,
-    /// The one session that all workers share, if their images are run in batches.
+    /// The session that all workers share, if images are run in batches.
     batcher: Option<Batcher>,
     budget: DecodeBudget,
 }
@@ -174,12 +174,13 @@ impl fmt::Debug for Model {
 }
 
 impl Model {
-    /// Opens a model folder, in one of the manifest's precisions or, if none is named, by its
-    /// own file: reads the manifest, compares the ONNX file with its hash and its interface with
-    /// the manifest, and embeds the golden image.
+    /// Opens a model folder, in one of the manifest's precisions or, if none is named, with the model's own
+    /// file. It reads the manifest, compares the ONNX file with its hash and the interface with the manifest,
+    /// and embeds the golden image.
     ///
     /// # Errors
-    /// If anything in the folder is missing, wrong or changed, or the device cannot be used.
+    /// Returns an error if anything in the folder is missing, wrong or changed, or if the device cannot be
+    /// used.
     pub fn open(
         folder: &Path,
         precision: Option<&str>,
@@ -247,8 +248,8 @@ impl Model {
         })
     }
 
-    /// A vector space whose vectors are made elsewhere, known by its name and its dimension. It embeds no
-    /// image.
+    /// A vector space whose vectors are made elsewhere, identified by its name and dimension. It embeds no
+    /// images.
     #[must_use]
     pub fn vectors(name: &str, dimension: usize) -> Self {
         let text = format!("matchpoint vectors 1\nname = {name:?}\ndimension = {dimension}\n");
@@ -261,13 +262,13 @@ impl Model {
         }
     }
 
-    /// Whether it embeds images; if not, it is only a name for vectors that are made elsewhere.
+    /// Whether it embeds images; otherwise it is only a name for vectors that are made elsewhere.
     #[must_use]
     pub fn embeds_images(&self) -> bool {
         self.image.is_some()
     }
 
-    /// What a job for an image does, by what its headers say.
+    /// The kind of a job for an image, judged by its headers.
     #[must_use]
     pub fn kind_of(&self, image: &[u8], limits: &ImageLimits) -> JobKind {
         let of_image = self.image.as_ref();
@@ -280,12 +281,12 @@ impl Model {
         }
     }
 
-    /// A worker's own embedder, with a session of its own that has passed the golden check: some 50
-    /// ms for a small model.
+    /// An embedder for a worker, with its own session that has passed the golden check. This takes about 50 ms
+    /// for a small model.
     ///
     /// # Errors
-    /// If the runtime makes no further session, for example because memory is short, or one that computes
-    /// differently.
+    /// Returns an error if the runtime cannot make another session, for example because memory is short, or if
+    /// the session computes differently.
     pub fn embedder(&self) -> Result<Embedder, ModelError> {
         let Some(image) = &self.image else {
             return Ok(Embedder::of_vectors(self.dimension));
@@ -313,49 +314,50 @@ impl Model {
         Ok(image.embedder(session))
     }
 
-    /// The name of its arithmetic: "f32" for the model's own file, else the precision's name.
+    /// The name of the precision: "f32" for the model's own file.
     #[must_use]
     pub fn precision(&self) -> &str {
         &self.precision
     }
 
-    /// Its precision, unless it is the model's own file.
+    /// The name of the precision; `None` for the model's own file.
     #[must_use]
     pub fn named_precision(&self) -> Option<&str> {
         Some(self.precision()).filter(|name| *name != BASE_PRECISION)
     }
 
-    /// The most images of waiting requests in one run; 1 without batches. That many workers more than
-    /// processors are useful.
+    /// The highest number of images of waiting requests in one run; 1 without batches. This many workers in
+    /// addition to the number of processors are useful.
     #[must_use]
     pub fn joined_max(&self) -> usize {
         let batcher = self.image.as_ref().and_then(|image| image.batcher.as_ref());
         batcher.map_or(1, Batcher::batch_max)
     }
 
-    /// How many times a session has passed the golden check, at any size of a batch.
+    /// The number of times that a session has passed the golden check, with any batch size.
     #[must_use]
     pub fn golden_checks(&self) -> u64 {
         let image = self.image.as_ref();
         image.map_or(0, |image| image.golden.passed())
     }
 
-    /// The name in the manifest, or that of the vectors.
+    /// The name of the model or of the vector space.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// 64 hex digits that differ between any two models whose embeddings must not be compared: a
-    /// hash over the ONNX file, every manifest key that changes an embedding, and the version of
-    /// the image pipeline.
+    /// 64 hexadecimal digits that differ between any two models whose embeddings must not be compared. They are
+    /// a hash over the ONNX file, every manifest key that affects an embedding, and the version of the image
+    /// pipeline.
     #[must_use]
     pub fn fingerprint(&self) -> &str {
         &self.fingerprint
     }
 
-    /// How it prepares images and reads its output: a line for each manifest key that changes an embedding, and the
-    /// version of the image pipeline; empty if vectors are made elsewhere. Part of the fingerprint.
+    /// How images are prepared and the output is read: a line for each manifest key that affects an embedding,
+    /// and the version of the image pipeline. It is part of the fingerprint; empty if vectors are made
+    /// elsewhere.
     #[must_use]
     pub fn preparation(&self) -> String {
         let image = self.image.as_ref();
@@ -368,7 +370,8 @@ impl Model {
         self.dimension
     }
 
-    /// What it computes on, after `auto` has chosen: "cpu", "cuda" or "tensorrt"; "none" if vectors are made elsewhere.
+    /// The device in use, after `auto` has chosen: "cpu", "cuda" or "tensorrt"; "none" if vectors are made
+    /// elsewhere.
     #[must_use]
     pub fn provider(&self) -> &'static str {
         let image = self.image.as_ref();
@@ -382,9 +385,9 @@ impl Model {
         image.map_or("none", |image| image.runtime.version())
     }
 
-    /// 64 hex digits over what this process computed of the golden image, to the last bit: on another processor, by another
-    /// build of the runtime or with other threads, sums are rounded in another order, and a component of the embedding
-    /// differs. Empty if vectors are made elsewhere.
+    /// 64 hexadecimal digits over the exact result for the golden image in this process. With another
+    /// processor, another build of the runtime or another number of threads, sums are rounded in another order,
+    /// so the digits differ. Empty if vectors are made elsewhere.
     #[must_use]
     pub fn arithmetic(&self) -> &str {
         let image = self.image.as_ref();
@@ -404,7 +407,7 @@ impl Model {
         self.image.as_ref()?.manifest.description.as_deref()
     }
 
-    /// The record of the head that was fitted behind the network, as its bytes; `None` if none was.
+    /// The bytes of the record of a fitted head; `None` if there is none.
     #[must_use]
     pub fn head_record(&self) -> Option<&[u8]> {
         self.image.as_ref()?.head_record.as_deref()
@@ -418,8 +421,8 @@ impl Model {
 }
 
 impl ImageModel {
-    /// Takes the first session into use, after it has passed the golden check at every size of a batch that
-    /// will be used: a device may compute each in another way.
+    /// Puts the first session into use after it has passed the golden check with every batch size that will be
+    /// used, because a device may compute each size in another way.
     fn take(&mut self, mut session: Session, batch_max: usize) -> Result<(), ModelError> {
         self.check(&mut session, 1)?;
         if batch_max <= 1 {
@@ -448,7 +451,7 @@ impl ImageModel {
 }
 
 impl CreateError {
-    /// The error, of the ONNX file at `path`.
+    /// The error for the ONNX file at `path`.
     fn of(self, path: PathBuf) -> ModelError {
         match self {
             Self::Refused(reason) => ModelError::Refused { path, reason },
@@ -485,12 +488,12 @@ fn manifest_of(folder: &Path, precision: &str) -> Result<Manifest, ModelError> {
 }
 
 enum SessionFailure {
-    /// A device is not there, or does not work.
+    /// The device is missing or does not work.
     Absent(Provider, String),
     Create(CreateError),
 }
 
-/// What sessions are made from.
+/// The data from which sessions are made.
 struct SessionSource<'a> {
     runtime: &'a Runtime,
     onnx: &'a [u8],
@@ -506,7 +509,7 @@ impl SessionSource<'_> {
     }
 }
 
-/// Makes the first session, on the device that was requested.
+/// Makes the first session, on the requested device.
 fn create(
     device: Device,
     source: &SessionSource<'_>,
@@ -531,7 +534,7 @@ fn create(
         Device::Cpu => on_cpu(),
         Device::Cuda => on_gpu(Provider::Cuda),
         Device::TensorRt => on_gpu(Provider::TensorRt),
-        // Never TensorRT, which takes minutes to prepare a model.
+        // Not TensorRT, which takes minutes to prepare a model.
         Device::Auto => match on_gpu(Provider::Cuda) {
             Err(SessionFailure::Absent(_cuda, reason)) => {
                 tracing::info!(reason, "no CUDA, so the model runs on the CPU");

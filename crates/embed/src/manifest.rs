@@ -1,4 +1,4 @@
-//! The manifest of a model folder, `model.toml`: read whole, with every mistake reported at once.
+//! The manifest of a model folder, `model.toml`. It is read completely, and every mistake is reported at once.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -13,44 +13,45 @@ use super::output::{EmbeddingOutput, read_output, take_text};
 use super::resize::{FILTERS, JPEGS, Resize, convention_texts, fit_text, read_resize};
 use super::toml_table::{PATH, TomlTable, inside, model_name, number, spelling, table_of, text};
 
-/// The only version of the format so far.
+/// The only version of the format.
 const FORMAT: i64 = 1;
 
 /// The name of the file in a model folder.
 pub(super) const MANIFEST_NAME: &str = "model.toml";
 
-/// What the precision of the model's own file is called.
+/// The name of the precision of the model's own file.
 pub(super) const BASE_PRECISION: &str = "f32";
 
-/// What `model.toml` says, checked.
+/// The checked content of `model.toml`.
 pub(super) struct Manifest {
     pub(super) name: String,
     pub(super) description: Option<String>,
     pub(super) licence: Option<String>,
     pub(super) file: PathBuf,
-    /// 64 lower-case hex digits.
+    /// 64 lower-case hexadecimal digits.
     pub(super) sha256: String,
     pub(super) input: InputEncoding,
     pub(super) geometry: Geometry,
     pub(super) output: EmbeddingOutput,
     pub(super) golden: GoldenFiles,
-    /// Other files with the same network in other arithmetic, by name.
+    /// Other files with the same network in another precision, by name.
     pub(super) precisions: BTreeMap<String, Precision>,
-    /// What was fitted behind the network, if anything was.
+    /// The head that was fitted for the network, if there is one.
     pub(super) head: Option<HeadFiles>,
 }
 
-/// Where the record of a fitted head is kept. It changes no embedding: the head is in the ONNX file.
+/// The file with the record of a fitted head. It affects no embedding, because the head itself is in the ONNX
+/// file.
 pub(super) struct HeadFiles {
     pub(super) record: PathBuf,
-    /// 64 lower-case hex digits.
+    /// 64 lower-case hexadecimal digits.
     pub(super) record_sha256: String,
 }
 
-/// The network in other arithmetic: a file of its own, and its reference embedding of the golden image.
+/// The network in another precision: its file, and its reference embedding of the golden image.
 pub(super) struct Precision {
     pub(super) file: PathBuf,
-    /// 64 lower-case hex digits.
+    /// 64 lower-case hexadecimal digits.
     pub(super) sha256: String,
     pub(super) golden: PathBuf,
     pub(super) cosine_min: f32,
@@ -64,7 +65,7 @@ pub(super) struct GoldenFiles {
 }
 
 impl Manifest {
-    /// Reads the text of a `model.toml`; on failure returns every mistake in it.
+    /// Parses the text of a `model.toml`; returns every mistake in it on failure.
     pub(super) fn parse(text: &str) -> Result<Self, Vec<String>> {
         let table: Table = text.parse().map_err(|cause: toml::de::Error| {
             vec![format!("not TOML: {}", cause.to_string().trim())]
@@ -94,8 +95,8 @@ impl Manifest {
         let head = top.optional("head", "a table", table_of);
         top.finish();
 
-        // Each section is read even if an earlier one failed, to list every mistake. A missing section is
-        // one mistake, not one for each of its keys.
+        // Each section is read even if an earlier one has mistakes, so that all are listed. A missing section
+        // is one mistake, and not one for each of its keys.
         let [file, input, resize, output, golden] = tables;
         let file = file.and_then(|table| read_file(TomlTable::new("file", table, mistakes)));
         let input = input.and_then(|table| read_input(TomlTable::new("input", table, mistakes)));
@@ -141,8 +142,8 @@ impl Manifest {
         })
     }
 
-    /// The same model in another precision: its file and its golden embedding in place of the
-    /// model's own. On failure, the names of those that there are.
+    /// The same model in another precision, with that precision's file and golden embedding. On failure, the
+    /// names of the existing precisions.
     pub(super) fn in_precision(mut self, name: &str) -> Result<Self, Vec<String>> {
         let Some(precision) = self.precisions.remove(name) else {
             return Err(self.precisions.into_keys().collect());
@@ -160,8 +161,9 @@ impl Manifest {
         Ok(self)
     }
 
-    /// Every key that changes an embedding, one a line, in a fixed order and spelling. A key that was added
-    /// to the format later has no line while it has its default: older manifests keep their fingerprints.
+    /// Every key that affects an embedding, one on each line, in a fixed order and spelling. A key that was
+    /// added to the format later has no line if it has its default value, so that older manifests keep their
+    /// fingerprints.
     pub(super) fn canonical(&self) -> String {
         let InputEncoding {
             name: _,
@@ -346,7 +348,7 @@ mod tests {
         );
     }
 
-    /// A part of the good manifest, what stands there instead, and the message.
+    /// A part of the good manifest, its replacement, and the expected message.
     const MISTAKES: &[(&str, &str, &str)] = &[
         ("format = 1", "format = 2", "format = 2: allowed is 1"),
         (

@@ -1,33 +1,33 @@
-//! What an ONNX file contains, read from its bytes before ONNX Runtime sees them.
+//! Examines the bytes of an ONNX file before ONNX Runtime reads them.
 //!
-//! The fingerprint covers the bytes of one file, so the network may be made of nothing else. ONNX
-//! Runtime itself reads weights that a model keeps in another file, from below the working
-//! directory if the model comes from memory, and says nothing. Here each message that can hold
-//! a tensor is walked through, and what names another file is found wherever it stands.
+//! The fingerprint covers the bytes of one file, so the network must not depend on any other file. But ONNX
+//! Runtime silently reads weights that a model stores in another file; for a model from memory, it looks below
+//! the working directory. So every message that can contain a tensor is visited here, and every reference to
+//! another file is found.
 //!
-//! The walk allocates nothing, reads each byte a bounded number of times and goes only so deep. It
-//! refuses more than the runtime does where the two could differ: a field that occurs twice counts
-//! each time, and a group, which no ONNX file has, is refused.
+//! The visit allocates nothing, reads each byte a limited number of times, and has a limited depth. If it could
+//! differ from the runtime, it refuses more: every occurrence of a repeated field counts, and a group, which no
+//! ONNX file has, is refused.
 
 use crate::pixels::{SNIFF_BYTES, sniff};
 
-/// Nested messages; protobuf's own readers stop at as many.
+/// The highest depth of nested messages, as in protobuf's own readers.
 const DEPTH_MAX: usize = 100;
 
-/// The place and the identifier of ONNX Runtime's own format, which is not protobuf. It can keep weights in
-/// other files too, in places that are not checked here.
+/// The position and the identifier of ONNX Runtime's own format, which is not protobuf. It can also store
+/// weights in other files, in places that are not checked here.
 const ORT_FORMAT: (std::ops::Range<usize>, &[u8]) = (4..8, b"ORTM");
 
-/// Why a file is not taken for a model.
+/// The reasons why a file is not accepted as a model.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum OnnxError {
-    /// The bytes are no ONNX file.
+    /// The bytes are not an ONNX file.
     #[error("it is not an ONNX file: {0}")]
     Malformed(&'static str),
     /// The bytes are another kind of file.
     #[error("it is not an ONNX file, but looks like {0}")]
     Foreign(&'static str),
-    /// A tensor is kept in another file, which no hash covers.
+    /// A tensor is stored in another file, which no hash covers.
     #[error(
         "the tensor {tensor:?} is kept in another file ({location:?}), which file.sha256 does not \
          cover; make one file of both: onnx.save_model(onnx.load(\"model.onnx\"), \"joined.onnx\", \
@@ -39,7 +39,7 @@ pub(super) enum OnnxError {
         /// The file, as the model names it.
         location: String,
     },
-    /// A node stands for a file that was compiled for a device.
+    /// A node refers to code that was compiled for a device.
     #[error(
         "the node {node:?} is an EPContext, which stands for code that was compiled for one device \
          and may be in another file; use the ONNX file that it was made from"
@@ -50,7 +50,7 @@ pub(super) enum OnnxError {
     },
 }
 
-/// The messages in which a tensor can stand, and those in which none can.
+/// The messages that can contain a tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum OnnxMessage {
     Model,
@@ -64,8 +64,7 @@ enum OnnxMessage {
 }
 
 impl OnnxMessage {
-    /// What a field of this message holds, by its number in `onnx.proto`; `None` for what holds no
-    /// tensor.
+    /// The type of message in this field, by its number in `onnx.proto`; `None` if it cannot contain a tensor.
     fn within(self, field: u64) -> Option<Self> {
         match (self, field) {
             (Self::Model, 7) | (Self::Training, 1 | 2) | (Self::Attribute, 6 | 11) => {
@@ -103,7 +102,7 @@ struct ProtobufField<'a> {
 enum ProtobufValue<'a> {
     Number(u64),
     Bytes(&'a [u8]),
-    /// Of a fixed width: nothing that is of interest here.
+    /// A value of fixed width, which is of no interest here.
     Fixed,
 }
 
@@ -163,7 +162,7 @@ impl<'a> ProtobufFields<'a> {
 
 const CUT: OnnxError = OnnxError::Malformed("it is cut short");
 
-/// Refuses a file that is no ONNX, and one whose network is not all in these bytes.
+/// Refuses a file that is not ONNX, and one whose network is not completely in these bytes.
 pub(super) fn check(onnx: &[u8]) -> Result<(), OnnxError> {
     whole(onnx).map_err(|error| {
         let head = onnx.get(..SNIFF_BYTES).unwrap_or(onnx);
@@ -218,8 +217,8 @@ fn walk(message: OnnxMessage, bytes: &[u8], depth: usize) -> Result<(), OnnxErro
     Ok(())
 }
 
-/// A `TensorProto`: 8 is its name, 13 says where its data is, 14 that it is elsewhere. Either of the
-/// two is enough.
+/// Checks a `TensorProto`. Field 8 is its name, 13 says where its data are, and 14 says that they are
+/// elsewhere. Either of the last two suffices for a refusal.
 fn check_tensor(bytes: &[u8]) -> Result<(), OnnxError> {
     let (mut name, mut location, mut elsewhere) = (None, None, false);
     let mut fields = ProtobufFields(bytes);
@@ -244,7 +243,7 @@ fn check_tensor(bytes: &[u8]) -> Result<(), OnnxError> {
     Ok(())
 }
 
-/// The value of a `StringStringEntryProto` of this key.
+/// The value of a `StringStringEntryProto` if it has this key.
 fn value_of<'a>(entry: &'a [u8], wanted: &[u8]) -> Result<Option<&'a [u8]>, OnnxError> {
     let (mut key, mut value) = (None, None);
     let mut fields = ProtobufFields(entry);
@@ -258,7 +257,7 @@ fn value_of<'a>(entry: &'a [u8], wanted: &[u8]) -> Result<Option<&'a [u8]>, Onnx
     Ok(value.filter(|_| key == Some(wanted)))
 }
 
-/// A `NodeProto`: 3 is its name, 4 its operator.
+/// Checks a `NodeProto`. Field 3 is its name, and 4 its operator.
 fn check_node(bytes: &[u8]) -> Result<(), OnnxError> {
     let (mut name, mut compiled) = (None, false);
     let mut fields = ProtobufFields(bytes);
@@ -283,9 +282,9 @@ fn shown(name: Option<&[u8]>) -> String {
     text.chars().take(CHARACTERS_MAX).collect()
 }
 
-/// The file with one more output: a tensor of this name, which some node of it has to compute.
+/// The file with an additional output: a tensor with this name, which one of its nodes has to compute.
 ///
-/// Protobuf merges a message that occurs twice, so that a second, short graph behind the file adds to the
+/// Protobuf merges a message that occurs twice, so a second, short graph at the end of the file adds to the
 /// first.
 pub(super) fn with_output(onnx: &[u8], tensor: &str) -> Vec<u8> {
     let value = field(1, tensor.as_bytes());
@@ -306,7 +305,7 @@ pub(super) fn number_field(number: u8, value: u64) -> Vec<u8> {
     [varint(u64::from(number) << 3), varint(value)].concat()
 }
 
-/// Seven bits a byte, the lowest first.
+/// Encodes seven bits in each byte, the lowest bits first.
 fn varint(mut value: u64) -> Vec<u8> {
     let mut bytes = Vec::new();
     loop {
@@ -358,7 +357,7 @@ mod tests {
         tensor.concat()
     }
 
-    /// Every place where `onnx.proto` lets a tensor stand, each from the file's beginning.
+    /// Every place where `onnx.proto` allows a tensor, each with its path from the start of the file.
     const PLACES: &[(&str, &[u8])] = &[
         ("initializer", &[7, 5]),
         ("values of a sparse initializer", &[7, 15, 1]),
@@ -397,9 +396,9 @@ mod tests {
     fn one_word_of_another_file_is_enough() {
         let only_location = field(13, &[field(1, b"location"), field(2, b"x")].concat());
         let only_mark = vec![14 << 3, 1];
-        // Read as an enum of 32 bits it is 1.
+        // As an enum of 32 bits its value is 1.
         let long_mark = vec![14 << 3, 0x81, 0x80, 0x80, 0x80, 0x10];
-        // The runtime takes the last; which one that is depends on how the message was put together.
+        // The runtime uses the last value, but which one is last depends on how the message was built.
         let taken_back = vec![14 << 3, 1, 14 << 3, 0];
         for tensor in [only_location, only_mark, long_mark, taken_back] {
             let found = check(&nested(&[7, 5], tensor.clone()));

@@ -2,32 +2,32 @@
 
 use super::toml_table::{TomlTable, choose, spelling, tensor_name, whole, words};
 
-/// Sixteen times the widest embedding in common use.
+/// The highest dimension, sixteen times the widest embedding in common use.
 const DIMENSION_MAX: u32 = 65_536;
 
-/// How the output tensor becomes an embedding.
+/// How the output tensor is converted to an embedding.
 pub(super) struct EmbeddingOutput {
     pub(super) name: String,
     pub(super) take: EmbeddingPart,
     pub(super) dimension: usize,
 }
 
-/// Which part of the output is the embedding.
+/// The part of the output that is the embedding.
 #[derive(Clone, Copy, PartialEq)]
 pub(super) enum EmbeddingPart {
     /// All of `[batch, d]`.
     Vector,
     /// The first token of `[batch, tokens, d]`.
     FirstToken,
-    /// The last one.
+    /// The last token.
     LastToken,
-    /// The one of this number, from 0.
+    /// The token with this index.
     Token(usize),
-    /// The mean of the tokens of `[batch, tokens, d]`, without this many at the beginning.
+    /// The mean of the tokens of `[batch, tokens, d]`, without this many at the start.
     MeanOfTokens { skip: usize },
 }
 
-/// `token` and `mean_of_tokens` have a number beside them.
+/// `token` and `mean_of_tokens` need an additional number.
 const TAKES: [(&str, EmbeddingPart); 5] = [
     ("vector", EmbeddingPart::Vector),
     ("first_token", EmbeddingPart::FirstToken),
@@ -36,7 +36,7 @@ const TAKES: [(&str, EmbeddingPart); 5] = [
     ("mean_of_tokens", EmbeddingPart::MeanOfTokens { skip: 0 }),
 ];
 
-/// Ten times the tokens of the largest picture model in common use.
+/// The highest number of tokens, ten times that of the largest image model in common use.
 const TOKENS_MAX: u32 = 65_536;
 
 /// Reads the table.
@@ -79,7 +79,7 @@ pub(super) fn read_output(mut table: TomlTable<'_>) -> Option<EmbeddingOutput> {
     })
 }
 
-/// The part as the fingerprint has it.
+/// The part in the form that the fingerprint uses.
 pub(super) fn take_text(take: EmbeddingPart) -> String {
     match take {
         EmbeddingPart::Token(number) => format!("token {number}"),
@@ -91,7 +91,7 @@ pub(super) fn take_text(take: EmbeddingPart) -> String {
     }
 }
 
-/// The embedding's values within the output's; `None` if their number does not fit.
+/// The values of the embedding within those of the output; `None` if their number does not fit.
 pub(super) fn take(take: EmbeddingPart, dimension: usize, values: &[f32]) -> Option<Vec<f32>> {
     match take {
         EmbeddingPart::Vector => (values.len() == dimension).then(|| values.to_vec()),
@@ -107,8 +107,8 @@ pub(super) fn take(take: EmbeddingPart, dimension: usize, values: &[f32]) -> Opt
             if tokens.len() == 0 || !whole {
                 return None;
             }
-            // The sum has the mean's direction, and direction is all that an embedding keeps; in
-            // f64 it cannot overflow.
+            // The sum has the same direction as the mean, and an embedding only keeps the direction. In f64 the
+            // sum cannot overflow.
             #[expect(
                 clippy::cast_precision_loss,
                 reason = "a model has far fewer than 2^52 tokens"
@@ -129,15 +129,15 @@ pub(super) fn take(take: EmbeddingPart, dimension: usize, values: &[f32]) -> Opt
     }
 }
 
-/// One of the tokens, from 0.
+/// The token with this index.
 fn token(dimension: usize, values: &[f32], number: usize) -> Option<Vec<f32>> {
     let whole = values.len().is_multiple_of(dimension);
     let mut tokens = values.chunks_exact(dimension);
     tokens.nth(number).filter(|_| whole).map(<[f32]>::to_vec)
 }
 
-/// Whether a shape can be that of an output: -1 is a length that the model leaves open. Behind the
-/// batch a vector has one axis of its length, and perhaps some of 1, as a pooling leaves them.
+/// Whether a shape can be that of an output; -1 is a length that the model leaves open. After the batch axis, a
+/// vector has one axis with its length, and possibly further ones of length 1, as pooling leaves them.
 pub(super) fn axes_fit(take: EmbeddingPart, dimension: usize, shape: &[i64]) -> bool {
     let Ok(width) = i64::try_from(dimension) else {
         return false;

@@ -1,9 +1,9 @@
-//! A bounded pool of worker threads, each with an embedder of its own.
+//! A pool of worker threads with a bounded queue. Each worker has its own embedder.
 //!
-//! A full queue answers at once, and so does one in which a job would not be done by its deadline.
-//! Clients take turns. A job whose caller has gone, or whose time has run out, is not run, and a
-//! panic costs only the job that it happened in. A thread cannot be ended from outside: a worker that does
-//! not come back from its job is given up, and another one takes its place.
+//! A job is refused immediately if the queue is full or if it would not be done by its deadline. Clients take
+//! turns. A job is not run if its caller has disconnected or its deadline has passed, and a panic affects only
+//! the job in which it occurs. A thread cannot be ended from outside, so a worker that does not return from its
+//! job is given up, and another one takes its place.
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
@@ -21,10 +21,10 @@ use super::job_duration::JobDurations;
 use super::queue::{ClientId, Pushed, Queue};
 use super::seat::{RunningJob, Seat};
 
-/// How long the end of a pool that nobody asks any more waits for a job that is being run: nobody waits for its result.
+/// How long the end of a dropped pool waits for running jobs, whose results nobody needs.
 pub const ENDING_MAX: Duration = Duration::from_secs(2);
 
-/// The pool. Dropping it ends it as [`WorkerPool::shutdown`] does, but waits two seconds at most for what is being run.
+/// The pool. Dropping it ends it like [`WorkerPool::shutdown`], but waits at most two seconds for running jobs.
 #[derive(Debug)]
 pub struct WorkerPool {
     crew: Arc<Crew>,
@@ -34,7 +34,7 @@ pub struct WorkerPool {
     workers: Mutex<Vec<Worker>>,
 }
 
-/// What all workers share.
+/// The state that all workers share.
 #[derive(Debug)]
 struct Crew {
     model: Arc<Model>,
@@ -42,16 +42,16 @@ struct Crew {
     tally: PoolTally,
 }
 
-/// A worker that is not given up.
+/// A worker that has not been given up.
 #[derive(Debug)]
 struct Worker {
     at: Arc<Seat>,
     thread: JoinHandle<()>,
-    /// Nothing is sent: it is closed when the thread ends.
+    /// Nothing is sent; the channel is closed when the thread ends.
     ended: Receiver<()>,
 }
 
-/// What workers have found out.
+/// The counts and measurements of all workers.
 #[derive(Debug, Default)]
 struct PoolTally {
     durations: JobDurations,
@@ -59,30 +59,29 @@ struct PoolTally {
     late: AtomicU64,
     displaced: AtomicU64,
     stuck: AtomicU64,
-    /// Workers that were given up, and are at their jobs still. Below zero for a moment, if one comes back before it
-    /// is counted.
+    /// Number of workers that were given up and are still running their jobs. It can be negative for a moment,
+    /// if one returns before it is counted.
     stuck_now: AtomicI64,
 }
 
-/// Jobs that were queued and not done, by reason.
+/// Numbers of jobs that were queued and not done, by reason.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Dropped {
-    /// Their callers had gone.
+    /// Their callers had disconnected.
     pub gone: u64,
-    /// They could not be done any more by their deadlines.
+    /// They could no longer be done by their deadlines.
     pub late: u64,
-    /// Their places went to clients that had fewer.
+    /// Their places were given to clients that had fewer.
     pub displaced: u64,
-    /// Their workers did not come back from them.
+    /// Their workers did not return from them.
     pub stuck: u64,
 }
 
 impl WorkerPool {
-    /// Starts `workers` threads (at least 1), before which at most `queue_len_max` jobs (at least
-    /// 1) wait.
+    /// Starts `workers` threads (at least 1) with a queue for at most `queue_len_max` jobs (at least 1).
     ///
     /// # Errors
-    /// If a number is 0, a session cannot be made, or a thread cannot be started.
+    /// Returns an error if a number is 0, if a session cannot be made, or if a thread cannot be started.
     pub fn start(
         model: Arc<Model>,
         workers: usize,
@@ -120,14 +119,14 @@ impl WorkerPool {
         &self.crew.model
     }
 
-    /// Runs a job for a caller on the next free worker, within the present tracing span. If the future is
+    /// Runs a job for a caller on the next free worker, within the current tracing span. If the future is
     /// dropped before a worker has taken the job, the job is not run.
     ///
     /// # Errors
-    /// [`PoolError::Busy`] if the queue is full, at once, or later if the place goes to a
-    /// client that has fewer; [`PoolError::Late`] if it would not be done by the caller's
-    /// deadline, at once, or later if what stood before it took longer than was to be expected;
-    /// [`PoolError::Stopped`] after shutdown; [`PoolError::Panicked`] if the job panicked.
+    /// Returns [`PoolError::Busy`] if the queue is full, or if the place is later given to a client that has
+    /// fewer. Returns [`PoolError::Late`] if the job would not be done by the caller's deadline, or if earlier
+    /// jobs took longer than expected. Returns [`PoolError::Stopped`] after shutdown, and
+    /// [`PoolError::Panicked`] if the job panicked.
     pub async fn run<T: Send + 'static>(
         &self,
         caller: Caller,
@@ -157,7 +156,7 @@ impl WorkerPool {
         answer.unwrap_or(Err(PoolError::Stopped))
     }
 
-    /// Refuses a job that would not be done by the caller's deadline; returns for others whether they are a
+    /// Refuses a job that would not be done by the caller's deadline. Returns whether an admitted job is a
     /// trial.
     fn admit(&self, kind: JobKind, caller: Caller) -> Result<bool, PoolError> {
         let Some(deadline) = caller.deadline else {
@@ -179,13 +178,13 @@ impl WorkerPool {
         Err(PoolError::Late { wait, left })
     }
 
-    /// About how long a new job of this client would wait: the jobs before it, at the latest durations.
-    /// Zero if nothing waits.
+    /// The estimated time that a new job of this client would wait: the duration of all jobs before it. Zero if
+    /// nothing waits.
     fn wait(&self, client: ClientId, kind: JobKind) -> Duration {
         let mut wait = Duration::ZERO;
         let durations = &self.crew.tally.durations;
         let own = micros(durations.cost(kind));
-        // Large images never occupy all workers, so that others do not wait for them.
+        // Large images never occupy all workers, so other jobs do not wait for them.
         let apart = 1 < self.worker_count && kind != JobKind::LargeImage;
         self.crew.queue.ahead(client, own, |job| {
             if !(apart && job.kind == JobKind::LargeImage) {
@@ -206,11 +205,11 @@ impl WorkerPool {
         }
     }
 
-    /// As [`WorkerPool::run`], for batch work outside of async code: waits for a place in the queue, then
+    /// Like [`WorkerPool::run`], for batch work outside of async code: waits for a place in the queue, and then
     /// for the answer.
     ///
     /// # Errors
-    /// As [`WorkerPool::run`], but never [`PoolError::Busy`].
+    /// Returns the errors of [`WorkerPool::run`], except [`PoolError::Busy`].
     ///
     /// # Panics
     /// Within an async task: blocking there would stall other tasks.
@@ -232,13 +231,13 @@ impl WorkerPool {
         answer.unwrap_or(Err(PoolError::Stopped))
     }
 
-    /// How many jobs wait for a worker, not counting those being run.
+    /// The number of jobs that wait for a worker, without running ones.
     #[must_use]
     pub fn queue_len(&self) -> usize {
         self.crew.queue.len()
     }
 
-    /// Jobs that were queued and not done, since the last call.
+    /// The jobs that were queued and not done since the last call.
     #[must_use]
     pub fn take_dropped(&self) -> Dropped {
         let taken = |count: &AtomicU64| count.swap(0, Ordering::Relaxed);
@@ -251,19 +250,20 @@ impl WorkerPool {
     }
 
     /// Gives up workers that have been busy with one job for at least `longest`, and starts others in their
-    /// places; to be called regularly. While as many as configured, and at least two, are given up, no
-    /// other is started: they would take the processors from each other.
+    /// places. It has to be called regularly. If the number given up reaches the configured number of workers,
+    /// and at least two, no more are started, because they would compete for the processors.
     pub fn give_up_after(&self, longest: Duration) {
         for worker in self.workers().iter_mut() {
             if let Some(job) = worker.at.give_up_after(longest) {
                 self.crew.note_stuck(&job);
             }
-            // Looked at each time: there may have been too many, or no room for another, and others have come back.
+            // Checked each time, because there may have been too many stuck workers or too little memory
+            // before, and others may have returned.
             let is_missing = worker.at.is_given_up() || worker.thread.is_finished();
             if !is_missing || self.is_worn_out() {
                 continue;
             }
-            // In its thread, since it takes a moment.
+            // Made in the worker's thread, because it takes a moment.
             let fresh = |model: &Model| {
                 let embedder = model.embedder();
                 embedder
@@ -277,7 +277,7 @@ impl WorkerPool {
         }
     }
 
-    /// Whether so many workers are stuck in their jobs that the process should be restarted.
+    /// Whether so many workers are stuck that the process should be restarted.
     #[must_use]
     pub fn is_worn_out(&self) -> bool {
         i64::from(self.worker_count.max(2)) <= self.crew.tally.stuck_now.load(Ordering::Acquire)
@@ -287,19 +287,19 @@ impl WorkerPool {
         self.workers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes no more jobs, finishes those in the queue and ends the threads. Blocks until then, but for workers that
-    /// were given up.
+    /// Accepts no more jobs, finishes those in the queue, and ends the threads. Blocks until then, except for
+    /// workers that were given up.
     pub fn shutdown(&self) {
         self.end(None);
     }
 
-    /// Ends the threads, and waits for those that end until a time, if there is one.
+    /// Ends the threads, and waits for them until `latest`, if it is given.
     fn end(&self, latest: Option<Instant>) {
-        // The workers leave when it is empty.
+        // The workers end when the queue is empty.
         self.crew.queue.close();
         let workers = std::mem::take(&mut *self.workers());
         for worker in workers {
-            // A job may own the last handle to its pool; a thread cannot wait for itself.
+            // A job may own the last handle to its pool, and a thread cannot wait for itself.
             let is_own = worker.thread.thread().id() == thread::current().id();
             if is_own || worker.at.is_given_up() {
                 continue;
@@ -314,7 +314,7 @@ impl WorkerPool {
 }
 
 impl Worker {
-    /// Waits for the end of its thread, until a time; whether it has ended.
+    /// Waits until `latest` for the thread to end; returns whether it has ended.
     fn ends_by(&self, latest: Instant) -> bool {
         let left = latest.saturating_duration_since(Instant::now());
         !matches!(
@@ -343,7 +343,7 @@ impl PoolTally {
         job.refuse(PoolError::Late { wait, left });
     }
 
-    /// Whether a job that leaves the queue is still worth running.
+    /// Whether a job that leaves the queue should still be run.
     fn is_worth(&self, job: &PoolJob) -> bool {
         if job.cancellation.is_over() {
             return false;
@@ -368,7 +368,7 @@ impl Crew {
         });
     }
 
-    /// Starts a thread that does jobs with an embedder that is made there.
+    /// Starts a thread that runs jobs with an embedder that is made in the thread.
     fn worker(
         self: &Arc<Self>,
         embedder: impl FnOnce(&Model) -> Option<Embedder> + Send + 'static,
@@ -408,7 +408,7 @@ impl Crew {
             let (kind, started) = (job.kind, seat.begin(&job));
             let result = job.run(&mut embedder);
             if !seat.end() {
-                // Another one has its place.
+                // Another worker has taken its place.
                 tally.stuck_now.fetch_sub(1, Ordering::AcqRel);
                 tracing::warn!("a worker that was given up has come back after all, and ends");
                 return;

@@ -1,39 +1,39 @@
-//! The queue before a pool's workers: bounded, and fair between clients.
+//! The queue of a pool: bounded, and fair between clients.
 //!
-//! Each client has a lane of its own, and lanes take turns, so that one client's flood delays the others by
-//! one job each and not by the whole flood. Turns are shares of time: a client whose jobs cost a hundred
-//! times as much gets a hundredth of the turns. Expensive jobs never occupy all workers if there are
-//! several, so that cheap ones do not wait for them. If the queue is full, a new job whose lane is shorter
-//! takes the place of the newest job of the longest lane: places are shared as turns are. Jobs that have
-//! become useless give up their places first.
+//! Each client has its own lane, and lanes take turns. So a flood of jobs from one client delays each other
+//! client by one job, and not by the whole flood. Turns are shares of time (weighted fair queueing): a client
+//! whose jobs cost a hundred times as much gets a hundredth of the turns. If there are several workers,
+//! expensive jobs never occupy all of them, so that cheap jobs do not wait for them. If the queue is full, a
+//! new job of a shorter lane replaces the newest job of the longest lane, so that places are shared fairly too.
+//! Jobs that have become useless lose their places first.
 
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-/// The number of a client: one connection, for the server.
+/// The number of a client; for the server, a client is a connection.
 pub(super) type ClientId = u64;
 
-/// What the queue has to know of a job.
+/// The properties of a job that the queue needs.
 pub(super) trait Queued {
     /// Whether nobody needs it any more.
     fn is_over(&self) -> bool;
 
-    /// About how long it takes a worker, in microseconds; 0 if that is not known.
+    /// The estimated time that it takes a worker, in microseconds; 0 if that is not known.
     fn cost(&self) -> u64;
 
-    /// Whether it takes so long that others must not wait for it.
+    /// Whether it takes so long that other jobs must not wait for it.
     fn is_expensive(&self) -> bool;
 }
 
-/// The client of background work: it has a turn if nobody else waits, or after [`PASSED_MAX`] turns of
-/// others, takes nobody's place, and loses its own places first.
+/// The client number of background work. It has a turn if no other client waits, or after [`PASSED_MAX`] turns
+/// of others. It never replaces a job of another client, and its own jobs are replaced first.
 pub(super) const BACKGROUND: ClientId = u64::MAX;
-/// Turns that the background waits at most: it costs callers one turn in this many, and a server that is
-/// always busy still gets to it.
+/// The highest number of turns that background work waits. So it costs callers one turn in this many, and is
+/// done even on a server that is always busy.
 const PASSED_MAX: u32 = 64;
 
-/// Jobs of many clients, in the order in which they will be run.
+/// The jobs of many clients, in the order in which they will be run.
 pub(super) struct Queue<T> {
     state: Mutex<QueueState<T>>,
     len_max: usize,
@@ -44,14 +44,14 @@ pub(super) struct Queue<T> {
 }
 
 struct QueueState<T> {
-    /// None of them empty; the first of those with the least `due` has the next turn.
+    /// The lanes, none of them empty. The first one with the lowest `due` has the next turn.
     lanes: VecDeque<Lane<T>>,
-    /// Virtual time: the `due` of the last turn, where a new lane begins.
+    /// Virtual time: the `due` of the last turn, at which a new lane starts.
     now: u64,
-    /// Expensive jobs that are running, and how many may.
+    /// Number of expensive jobs that are running, and the highest allowed number.
     expensive: usize,
     expensive_max: usize,
-    /// Turns of others while the background waited.
+    /// Number of turns of others while background work waited.
     passed: u32,
     len: usize,
     open: bool,
@@ -59,7 +59,7 @@ struct QueueState<T> {
 
 struct Lane<T> {
     client: ClientId,
-    /// Virtual time at which its first job would be done.
+    /// The virtual time at which its first job would be done.
     due: u64,
     waiting: VecDeque<T>,
 }
@@ -78,16 +78,16 @@ impl<T: Queued> Lane<T> {
     }
 }
 
-/// What became of a job that was pushed.
+/// The result of pushing a job.
 #[derive(Debug, PartialEq)]
 pub(super) enum Pushed<T> {
-    /// It waits.
+    /// The job waits.
     Waits,
-    /// It waits, in the place of another client's job.
+    /// The job waits, in the place of this job of another client.
     InsteadOf(T),
     /// There is no place for it.
     Full(T),
-    /// Nothing is taken any more.
+    /// The queue is closed.
     Closed(T),
 }
 
@@ -127,7 +127,7 @@ impl<T: Queued> QueueState<T> {
         Some(job)
     }
 
-    /// Whether there is a job that may be run now.
+    /// Whether there is a job that may run now.
     fn has_turn(&self) -> bool {
         self.lanes.iter().any(|lane| self.may_run(lane))
     }
@@ -150,14 +150,14 @@ impl<T: Queued> QueueState<T> {
         over
     }
 
-    /// The lane whose turn it is.
+    /// The lane that has the next turn.
     fn turn(&mut self) -> Option<usize> {
         let behind = |lane: &Lane<T>| lane.client == BACKGROUND;
         let of_background = |lane: &Lane<T>| behind(lane) && self.may_run(lane);
         let background = self.lanes.iter().position(of_background);
         let lanes = self.lanes.iter().enumerate();
         let others = lanes.filter(|(_, lane)| !behind(lane) && self.may_run(lane));
-        // The first among equals.
+        // The first one if several are equal.
         let first = others.min_by_key(|(_, lane)| lane.due).map(|(at, _)| at);
         if background.is_some() && first.is_some() && self.passed < PASSED_MAX {
             self.passed += 1;
@@ -167,7 +167,7 @@ impl<T: Queued> QueueState<T> {
         background.or(first)
     }
 
-    /// Removes the newest job of the background, or of the longest lane, if that is longer than this
+    /// Removes the newest job of background work or of the longest lane, if that lane is longer than this
     /// client's would become.
     fn displace(&mut self, client: ClientId) -> Option<T> {
         if client == BACKGROUND {
@@ -182,12 +182,12 @@ impl<T: Queued> QueueState<T> {
             .filter(|lane| lane.client == BACKGROUND || own + 1 < lane.waiting.len())?;
         let job = longest.waiting.pop_back()?;
         self.len -= 1;
-        // The background may have had no other.
+        // It may have been the only job of the background lane.
         self.lanes.retain(|lane| !lane.waiting.is_empty());
         Some(job)
     }
 
-    /// Removes the newest expensive job, to make room for one that is not.
+    /// Removes the newest expensive job, to make room for one that is not expensive.
     fn displace_expensive(&mut self) -> Option<T> {
         let is_last_expensive =
             |lane: &Lane<T>| lane.waiting.back().is_some_and(Queued::is_expensive);
@@ -226,15 +226,15 @@ impl<T: Queued> Queue<T> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How many jobs wait; zero once the queue is closed, since others must not rely on them.
+    /// The number of waiting jobs; zero once the queue is closed, so that nobody relies on it.
     pub(super) fn len(&self) -> usize {
         let state = self.state();
         if state.open { state.len } else { 0 }
     }
 
-    /// Shows each job that would run before a new one of this client at this cost: those in its own lane,
-    /// and those of other lanes that are due no later. Jobs of the background never come before others, and
-    /// all others come before them. Jobs that have become useless are left out.
+    /// Calls `show` with each job that would run before a new job of this client with this cost: those in its
+    /// own lane, and those of other lanes that are due no later. Jobs of background work run after all others.
+    /// Useless jobs are left out.
     pub(super) fn ahead(&self, client: ClientId, cost: u64, mut show: impl FnMut(&T)) {
         let state = self.state();
         let own = state.lanes.iter().find(|lane| lane.client == client);
@@ -254,8 +254,8 @@ impl<T: Queued> Queue<T> {
         }
     }
 
-    /// Queues a job, or returns at once if there is no place. If the queue is full, the jobs that have
-    /// become useless leave first, and are handed to `over`.
+    /// Queues a job, or returns immediately if there is no place. If the queue is full, useless jobs are
+    /// removed first and added to `over`.
     pub(super) fn push(&self, client: ClientId, job: T, over: &mut Vec<T>) -> Pushed<T> {
         let mut state = self.state();
         if !state.open {
@@ -285,7 +285,7 @@ impl<T: Queued> Queue<T> {
         displaced.map_or(Pushed::Waits, Pushed::InsteadOf)
     }
 
-    /// Waits for a place; gives the job back if the queue is closed.
+    /// Waits for a place; returns the job if the queue is closed.
     pub(super) fn push_when_free(&self, client: ClientId, job: T) -> Result<(), T> {
         let full = |state: &mut QueueState<T>| state.open && self.len_max <= state.len;
         let mut state = self
@@ -301,7 +301,7 @@ impl<T: Queued> Queue<T> {
         Ok(())
     }
 
-    /// An expensive job that was handed out is done.
+    /// Records that an expensive job is done.
     pub(super) fn expensive_done(&self) {
         let mut state = self.state();
         state.expensive = state.expensive.saturating_sub(1);
@@ -321,13 +321,13 @@ impl<T: Queued> Queue<T> {
         drop(state);
         self.left.notify_one();
         if is_over {
-            // Others may be waiting for a job that they were not allowed to take before.
+            // Other workers may wait for a job that they were not allowed to take before.
             self.arrived.notify_all();
         }
         job
     }
 
-    /// Takes nothing more; what waits is still handed out.
+    /// Accepts no more jobs; waiting jobs are still handed out.
     pub(super) fn close(&self) {
         self.state().open = false;
         self.arrived.notify_all();
@@ -356,7 +356,7 @@ mod tests {
     /// Numbers from here on are of dear jobs.
     const DEAR: u32 = 1_000_000;
 
-    /// The number of a job that is of no use any more.
+    /// The number of a job that is useless.
     const OVER: u32 = 99;
 
     fn push(
@@ -396,7 +396,7 @@ mod tests {
         }
         let order: Vec<u32> = (0..6).map_while(|_| queue.pop()).map(|job| job.1).collect();
         assert_eq!(order, [0, 1, 2, 3, 4, 5]);
-        // Who comes later has not saved up turns, and is not behind either.
+        // A client that comes later has not saved up turns, and is not behind either.
         assert_eq!(push(&queue, 3, 50), Pushed::Waits);
         let next = [queue.pop(), queue.pop()].map(|job| job.map(|job| job.0));
         assert!(next.contains(&Some(3)), "{next:?}");
@@ -415,7 +415,7 @@ mod tests {
             queue.expensive_done();
             assert_eq!(waits.join().unwrap(), Some((2, DEAR)));
         });
-        // A lone worker does everything.
+        // A single worker does all jobs.
         let alone = Queue::new(100, 1);
         assert_eq!(push(&alone, 1, DEAR), Pushed::Waits);
         assert_eq!(alone.pop(), Some((1, DEAR)));
@@ -442,7 +442,7 @@ mod tests {
             assert_eq!(push(&queue, 1, number), Pushed::Waits);
         }
         assert_eq!(push(&queue, 1, 4), Pushed::Full((1, 4)));
-        // The newest of the flood goes, until the places are shared.
+        // The newest jobs of the flood are removed until the places are shared.
         assert_eq!(push(&queue, 2, 0), Pushed::InsteadOf((1, 3)));
         assert_eq!(push(&queue, 2, 1), Pushed::InsteadOf((1, 2)));
         assert_eq!(push(&queue, 2, 2), Pushed::Full((2, 2)));

@@ -9,7 +9,7 @@ use crate::pixels::{
 use super::input::SIDE_MAX;
 use super::toml_table::{COLOUR, TomlTable, choose, colour_of, spelling, whole, words};
 
-/// The filters by name; the first five are Pillow's.
+/// The filters by name; the first five are those of Pillow.
 pub(super) const FILTERS: [(&str, ResizeFilter); 9] = [
     ("box", ResizeFilter::Box),
     ("bilinear", ResizeFilter::Bilinear),
@@ -42,7 +42,7 @@ pub(super) struct Resize {
     pub(super) conventions: Conventions,
 }
 
-/// How the manifest writes [`AspectFit`].
+/// The words for [`AspectFit`] in a manifest.
 #[derive(Clone, Copy, PartialEq)]
 enum FitWord {
     Squash,
@@ -58,13 +58,13 @@ const FITS: [(&str, FitWord); 4] = [
     ("squash_crop", FitWord::SquashCrop),
 ];
 
-/// Reads the table; `sides` are the input's, if they are known.
+/// Reads the table; `sides` are those of the input, if they are known.
 pub(super) fn read_resize(mut table: TomlTable<'_>, sides: Option<(u32, u32)>) -> Option<Resize> {
     let word = table.required("fit", &words(&FITS), |value| choose(&FITS, value));
     let filter = table.required("filter", &words(&FILTERS), |value| choose(&FILTERS, value));
     let fit = read_fit(&mut table, word, sides);
     let mut conventions = Conventions::default();
-    // A key that changes nothing here would be a mistake, so that each is known only if it does.
+    // A key without effect would be a mistake, so each key is only known if it has an effect.
     if word.is_none_or(|word| matches!(word, FitWord::Crop | FitWord::Pad)) {
         conventions.side = table.optional("side", &words(&SIDES), |value| choose(&SIDES, value));
     }
@@ -76,7 +76,7 @@ pub(super) fn read_resize(mut table: TomlTable<'_>, sides: Option<(u32, u32)>) -
         let place = table.optional("place", &words(&PLACES), |value| choose(&PLACES, value));
         conventions.place = place.unwrap_or_default();
     }
-    // The usual one, said outright, is the usual one.
+    // Stating the usual convention is the same as stating none.
     let usual = match word {
         Some(FitWord::Pad) => Rounding::Nearest,
         Some(FitWord::Squash | FitWord::SquashCrop | FitWord::Crop) | None => Rounding::Down,
@@ -84,7 +84,7 @@ pub(super) fn read_resize(mut table: TomlTable<'_>, sides: Option<(u32, u32)>) -
     conventions.side = conventions.side.filter(|side| *side != usual);
     let (mut jpegs, mut allowed) = (&JPEGS[..], words(&JPEGS));
     if matches!(filter, Some(ResizeFilter::OpenCv(_))) {
-        // These take single pixels, and a reduced JPEG has none of its own.
+        // These filters use single pixels, but a reduced JPEG has only means of pixels.
         jpegs = jpegs.get(..1).unwrap_or_default();
         allowed = format!("{} with a filter of OpenCV", words(jpegs));
     }

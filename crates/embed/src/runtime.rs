@@ -1,4 +1,4 @@
-//! The ONNX Runtime library: found, loaded once for the process, and known by version and path.
+//! The ONNX Runtime library, which is found, loaded once for the process, and identified by version and path.
 
 use std::error::Error;
 use std::fs::File;
@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use ort::environment::Environment;
 use ort::logging::LogLevel;
 
-/// A loaded ONNX Runtime. Cheap to clone; there is one in a process.
+/// A loaded ONNX Runtime. It is cheap to clone, and a process has only one.
 #[derive(Clone, Debug)]
 pub struct Runtime(Arc<LoadedRuntime>);
 
@@ -25,16 +25,16 @@ struct LoadedRuntime {
 pub struct RuntimeCandidate {
     /// The library file.
     pub path: PathBuf,
-    /// Who named this place, for messages: an option, a variable or a default.
+    /// The origin of this path for messages: an option, a variable or a default.
     pub origin: &'static str,
-    /// Whether the library must be here: set if an operator named the place.
+    /// Whether the library must exist here, because an operator named the path.
     pub required: bool,
 }
 
-/// Why no ONNX Runtime could be loaded.
+/// The reasons why ONNX Runtime could not be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum RuntimeError {
-    /// No candidate exists.
+    /// None of the candidates exists.
     #[error(
         "the ONNX Runtime library was not found; looked at:{}\nto get it, run `make runtime` \
          (scripts/fetch-onnxruntime.sh), or `pip download --no-deps onnxruntime==1.32.0`, unzip \
@@ -45,12 +45,12 @@ pub enum RuntimeError {
         /// The places looked at, in order.
         candidates: Vec<RuntimeCandidate>,
     },
-    /// A place that an operator named holds no file.
+    /// There is no file at a path that an operator named.
     #[error("there is no ONNX Runtime library at {} ({origin})", path.display())]
     RequiredMissing {
         /// The place.
         path: PathBuf,
-        /// Who named it.
+        /// The origin of the path.
         origin: &'static str,
     },
     /// The file could not be read.
@@ -58,17 +58,17 @@ pub enum RuntimeError {
     Read {
         /// The file.
         path: PathBuf,
-        /// Who named it.
+        /// The origin of the path.
         origin: &'static str,
-        /// The system's reason.
+        /// The error of the operating system.
         cause: std::io::Error,
     },
-    /// The file is something else: a text, an archive, a pointer to the real file.
+    /// The file is not a library, but for example a text, an archive, or a pointer to the real file.
     #[error("{} ({origin}) is not a shared library", path.display())]
     NotALibrary {
         /// The file.
         path: PathBuf,
-        /// Who named it.
+        /// The origin of the path.
         origin: &'static str,
     },
     /// The system's loader or the library itself refused.
@@ -76,12 +76,12 @@ pub enum RuntimeError {
     Refused {
         /// The file.
         path: PathBuf,
-        /// Who named it.
+        /// The origin of the path.
         origin: &'static str,
         /// The reason.
         reason: String,
     },
-    /// The library lacks the interface that this program was built for.
+    /// The library is too old for the interface that this program was built for.
     #[error(
         "{} ({origin}) is ONNX Runtime {found}; version 1.{minor_min} or newer is needed",
         path.display()
@@ -89,14 +89,14 @@ pub enum RuntimeError {
     TooOld {
         /// The file.
         path: PathBuf,
-        /// Who named it.
+        /// The origin of the path.
         origin: &'static str,
         /// Its version.
         found: String,
-        /// The oldest minor version that will do.
+        /// The lowest minor version that can be used.
         minor_min: u32,
     },
-    /// A process can hold only one.
+    /// Another library is already loaded; a process can have only one.
     #[error("this process has loaded {} already and cannot load {} too", loaded.display(), path.display())]
     AlreadyLoaded {
         /// The library in use.
@@ -120,13 +120,13 @@ impl Runtime {
     /// Loads the first candidate that exists. Asking again for the same file gives the same runtime.
     ///
     /// # Errors
-    /// If no candidate exists, a required one does not, another library is loaded already, or
-    /// the file is not a loadable ONNX Runtime of a new enough version.
+    /// Returns an error if no candidate exists, if a required one does not, if another library is already
+    /// loaded, or if the file is not a loadable ONNX Runtime of a new enough version.
     pub fn load(candidates: &[RuntimeCandidate]) -> Result<Self, RuntimeError> {
         let RuntimeCandidate { path, origin, .. } = choose(candidates)?;
         let origin = *origin;
-        // Absolute, since the binding would look beside the executable first; and without links,
-        // since the library looks for its CUDA half beside its real self.
+        // The path is made absolute, because the binding would look next to the executable first, and links are
+        // resolved, because the library looks for its CUDA part next to the real file.
         let read = |cause| RuntimeError::Read {
             path: path.clone(),
             origin,
@@ -157,7 +157,7 @@ impl Runtime {
         &self.0.version
     }
 
-    /// The library's file, absolute and without links.
+    /// The library's file, as an absolute path without links.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.0.path
@@ -183,8 +183,8 @@ fn choose(candidates: &[RuntimeCandidate]) -> Result<&RuntimeCandidate, RuntimeE
     })
 }
 
-/// Whether the file begins as ELF, Mach-O or PE do. The loader's own words for a file that is
-/// something else ("invalid ELF header", "file too short") help nobody.
+/// Whether the file starts like ELF, Mach-O or PE. The loader's own messages for other files ("invalid ELF
+/// header", "file too short") do not help a user.
 fn is_library(path: &Path) -> std::io::Result<bool> {
     const BEGINNINGS: [&[u8]; 4] = [b"\x7fELF", b"\xcf\xfa\xed\xfe", b"\xca\xfe\xba\xbe", b"MZ"];
     let mut start = Vec::new();
@@ -200,7 +200,7 @@ fn initialise(path: PathBuf, origin: &'static str) -> Result<LoadedRuntime, Runt
         origin,
         reason,
     };
-    // Never by the binding's lazy loader: that one panics.
+    // The binding's lazy loader is not used, because it panics.
     let builder = ort::init_from(&path).map_err(|cause| match cause {
         ort::LoadDynamicError::BadVersion {
             version_str: found, ..
@@ -231,7 +231,7 @@ fn initialise(path: PathBuf, origin: &'static str) -> Result<LoadedRuntime, Runt
     })
 }
 
-/// An error with what lies behind it: the loader's own words are only there.
+/// An error with its causes, because only they contain the loader's own message.
 fn with_causes(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -242,8 +242,8 @@ fn with_causes(error: &dyn Error) -> String {
     text
 }
 
-/// Passes the library's own messages on. Every failure is also returned to the caller, so even its
-/// "errors" are details here.
+/// Logs the library's own messages. Every failure is also returned to the caller, so even its "errors" are only
+/// details here.
 fn log(level: LogLevel, category: &str, _id: &str, location: &str, message: &str) {
     match level {
         LogLevel::Verbose | LogLevel::Info => {
@@ -255,8 +255,8 @@ fn log(level: LogLevel, category: &str, _id: &str, location: &str, message: &str
     }
 }
 
-/// The version by which the library's build marks its symbols (`VERS_1.32.0`). The binding reports
-/// only the minor one, which is the answer if there is no such mark.
+/// The version by which the library's build marks its symbols (`VERS_1.32.0`). The binding only reports the
+/// minor version, which is used if there is no such mark.
 fn version(path: &Path) -> String {
     let minor = ort::util::probe(path).unwrap_or(ort::MINOR_VERSION);
     let short = format!("1.{minor}");
@@ -264,7 +264,7 @@ fn version(path: &Path) -> String {
 }
 
 fn marked_version(path: &Path, mark: &str) -> Option<String> {
-    /// The symbol names stand near the start of the file.
+    /// The symbol names are near the start of the file.
     const BYTES_MAX: u64 = 4 << 20;
     let mut start = Vec::new();
     File::open(path)

@@ -1,4 +1,4 @@
-//! What a worker is doing, as its supervisor sees it.
+//! The current job of a worker, as its supervisor sees it.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -8,8 +8,8 @@ use tracing::Span;
 use super::job::{JobKind, PoolJob};
 use super::queue::ClientId;
 
-/// A worker's current job. Whoever clears it, the worker at the end of the job or the supervisor that gives
-/// the worker up, releases what the job had reserved.
+/// A worker's current job. It is cleared by the worker at the end of the job, or by the supervisor that gives
+/// the worker up. Whichever does it also releases what the job had reserved.
 #[derive(Debug, Default)]
 pub(super) struct Seat(Mutex<AtWork>);
 
@@ -27,12 +27,12 @@ pub(super) struct RunningJob {
     pub(super) started: Instant,
     pub(super) kind: JobKind,
     pub(super) client: ClientId,
-    /// The span of the call, which names the caller in the log.
+    /// The span of the call, which identifies the caller in the log.
     pub(super) span: Span,
 }
 
 impl Seat {
-    /// Records a job that begins now.
+    /// Records a job that starts now.
     pub(super) fn begin(&self, job: &PoolJob) -> Instant {
         let started = Instant::now();
         *self.state() = AtWork::Busy(RunningJob {
@@ -44,7 +44,7 @@ impl Seat {
         started
     }
 
-    /// Records its end; false if the worker was given up meanwhile.
+    /// Records the end of the job; false if the worker was given up meanwhile.
     pub(super) fn end(&self) -> bool {
         let mut state = self.state();
         let is_given_up = matches!(*state, AtWork::GivenUp);

@@ -1,4 +1,4 @@
-//! One ONNX Runtime session: made from bytes in memory, checked against the manifest, run.
+//! An ONNX Runtime session, which is made from bytes in memory, checked against the manifest, and run.
 
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
@@ -16,7 +16,7 @@ use super::onnx::{self, OnnxError};
 use super::output::{EmbeddingOutput, EmbeddingPart, axes_fit, shape_text, take};
 use super::runtime::Runtime;
 
-/// What a session computes on.
+/// The execution provider of a session.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Provider {
     Cpu,
@@ -34,43 +34,43 @@ impl Provider {
     }
 }
 
-/// How much a session may take.
+/// The resources that a session may use.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Resources {
-    /// On the CPU.
+    /// Number of threads on the CPU.
     pub(super) threads: usize,
-    /// On a GPU; `None` for no limit.
+    /// Memory limit on a GPU in bytes; `None` for no limit.
     pub(super) gpu_bytes_max: Option<usize>,
     /// Whether memory on the CPU is kept between runs.
     pub(super) cpu_arena: bool,
 }
 
-/// A session and the place of the embedding in its output.
+/// A session, and the position of the embedding in its output.
 pub(super) struct Session {
     session: OrtSession,
-    /// Of one image.
+    /// The input shape for one image.
     shape: [i64; 4],
-    /// How many images the model is given at once; `None` if it leaves that open.
+    /// The number of images that the model takes at once; `None` if it leaves that open.
     batch: Option<usize>,
     element: TensorElement,
     output: String,
     take: EmbeddingPart,
     dimension: usize,
-    /// How long a run may take; `None` for no limit.
+    /// The time limit of a run; `None` for no limit.
     time_max: Option<Duration>,
 }
 
-/// How long a run may take until the model has been seen to work: a network can contain an endless loop. A
-/// hundred times what the largest models need for a picture on one thread.
+/// The time limit of a run until the model is known to work, because a network can contain an endless loop. It
+/// is a hundred times what the largest models need for a picture on one thread.
 pub(super) const FIRST_RUN_TIME_MAX: Duration = Duration::from_mins(5);
 
-/// The types of number in which a model takes an image.
+/// The number types in which a model can take an image.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum TensorElement {
     F32,
     F16,
     F64,
-    /// Grey levels, without a scale.
+    /// Grey levels, without scaling.
     U8,
 }
 
@@ -88,13 +88,14 @@ impl TensorElement {
     }
 }
 
-/// The most images that a model may insist on being given at once: each search pays for all of them.
+/// The highest number of images that a model may require at once, because each search would compute all of
+/// them.
 const FIXED_BATCH_MAX: usize = 256;
 
-/// The most numbers that they may come to: a gibibyte of f32.
+/// The highest number of values in such a batch: a gibibyte of f32.
 const FIXED_BATCH_NUMBERS_MAX: i64 = 1 << 28;
 
-/// The types of number in which a model may give an embedding.
+/// The number types in which a model can give an embedding.
 const OUTPUTS: [TensorElementType; 5] = [
     TensorElementType::Float32,
     TensorElementType::Float16,
@@ -103,7 +104,7 @@ const OUTPUTS: [TensorElementType; 5] = [
     TensorElementType::Int8,
 ];
 
-/// Why a provider cannot be used with this runtime, before any model is read.
+/// Why a provider cannot be used with this runtime, found out before any model is read; `None` if it can.
 pub(super) fn missing(provider: Provider, runtime: &Runtime) -> Option<String> {
     let (available, name) = match provider {
         Provider::Cpu => return None,
@@ -123,9 +124,8 @@ pub(super) fn missing(provider: Provider, runtime: &Runtime) -> Option<String> {
 }
 
 impl Session {
-    /// Makes a session from the bytes of an ONNX file. Bytes that are not all of the network are
-    /// refused first: the runtime would read the rest from below the working directory, under no
-    /// hash.
+    /// Makes a session from the bytes of an ONNX file. Bytes that are not the complete network are refused
+    /// first, because the runtime would read the rest from below the working directory, without any hash.
     pub(super) fn create(
         builder: ort::Result<SessionBuilder>,
         onnx: &[u8],
@@ -154,17 +154,17 @@ impl Session {
         })
     }
 
-    /// From now on runs are ended after this long, or never.
+    /// Sets the time limit of runs; `None` for no limit.
     pub(super) fn set_time_max(&mut self, time_max: Option<Duration>) {
         self.time_max = time_max;
     }
 
-    /// How many images it runs at once, at most.
+    /// The highest number of images in one run.
     pub(super) fn images_max(&self) -> usize {
         self.batch.unwrap_or(usize::MAX)
     }
 
-    /// The embedding of one input tensor, as the model gives it: not normalised, perhaps not finite.
+    /// The embedding of one input tensor, as the model gives it: not normalised, and possibly not finite.
     pub(super) fn run(&mut self, tensor: &[f32]) -> Result<Vec<f32>, String> {
         let embeddings = self.run_batch(tensor, 1)?;
         embeddings
@@ -173,8 +173,8 @@ impl Session {
             .ok_or_else(|| String::from("no embedding"))
     }
 
-    /// The embeddings of `images` input tensors, one behind the other. A model that takes a fixed
-    /// number of images gets the last one again in the places that are left.
+    /// The embeddings of `images` input tensors in one block. If the model takes a fixed number of images, the
+    /// last image is repeated in the remaining places.
     pub(super) fn run_batch(
         &mut self,
         tensors: &[f32],
@@ -198,7 +198,7 @@ impl Session {
         Ok(embeddings)
     }
 
-    /// Exactly as many images as the model takes.
+    /// Runs exactly as many images as the model takes.
     fn run_whole(&mut self, tensors: &[f32], images: usize) -> Result<Vec<Vec<f32>>, String> {
         let [_, rest @ ..] = self.shape;
         let [first, second, third] = rest;
@@ -240,7 +240,7 @@ impl Session {
     }
 }
 
-/// What `run` gives; its options end it early after this long.
+/// Calls `run` with options that end it after this time.
 fn run_within<T>(
     time_max: Duration,
     options: &RunOptions<NoSelectedOutputs>,
@@ -265,7 +265,7 @@ fn run_within<T>(
     })
 }
 
-/// A session of any model, of bytes that are all of it.
+/// A session of any model, from bytes that are the complete model.
 pub(super) fn open(
     builder: ort::Result<SessionBuilder>,
     onnx: &[u8],
@@ -276,7 +276,7 @@ pub(super) fn open(
         .map_err(|cause| CreateError::Refused(cause.to_string()))
 }
 
-/// The numbers in the type that the model takes.
+/// Converts the numbers to the type that the model takes.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
@@ -343,18 +343,18 @@ fn numbers(output: &DynValue) -> ort::Result<(Vec<i64>, Vec<f32>)> {
     Ok((shape.to_vec(), values.to_vec()))
 }
 
-/// Why no session could be made.
+/// The reasons why no session could be made.
 pub(super) enum CreateError {
-    /// The file is no ONNX, or not all of the network.
+    /// The file is not ONNX, or not the complete network.
     Onnx(OnnxError),
-    /// The runtime does not take the file.
+    /// The runtime refuses the file.
     Refused(String),
     /// The model's inputs and outputs are not those of the manifest.
     Interface { mistakes: Vec<String>, has: String },
 }
 
-/// Prepacked weights are not shared between sessions: the runtime does that only for weights handed
-/// over one by one (measured: no byte).
+/// Prepacked weights are not shared between sessions, because the runtime does that only for weights that are
+/// passed separately (measured: not a byte is shared).
 pub(super) fn builder(
     runtime: &Runtime,
     provider: Provider,
@@ -363,7 +363,7 @@ pub(super) fn builder(
     let builder =
         OrtSession::builder(runtime.environment())?.with_intra_threads(resources.threads)?;
     Ok(match provider {
-        // The CPU provider itself is always there. Naming it switches its arena off.
+        // The CPU provider itself always exists. Naming it here switches its arena off.
         Provider::Cpu if resources.cpu_arena => {
             builder.with_auto_device(AutoDevicePolicy::PreferCPU)?
         }
@@ -376,15 +376,15 @@ pub(super) fn builder(
         }
         Provider::TensorRt => builder.with_execution_providers([
             ep::TensorRT::default().build().error_on_failure(),
-            // For what TensorRT does not take.
+            // For operators that TensorRT does not support.
             cuda(resources).build().error_on_failure(),
         ])?,
     })
 }
 
 fn cuda(resources: Resources) -> ep::CUDA {
-    // TF32 would round the products to ten bits and so give other scores than the CPU does. An
-    // exhaustive search is repeated for each size of a batch, while callers wait.
+    // TF32 would round products to ten bits and so give other scores than the CPU. An exhaustive search would
+    // be repeated for each batch size, while callers wait.
     let cuda = ep::CUDA::default()
         .with_tf32(false)
         .with_conv_algorithm_search(ConvAlgorithmSearch::Heuristic);
@@ -408,7 +408,7 @@ fn tensor_shape(manifest: &Manifest) -> [i64; 4] {
 
 // === The model's interface against the manifest ===
 
-/// What a session's inputs and outputs are to the manifest.
+/// Compares the inputs and outputs of a session with the manifest.
 struct InterfaceCheck {
     mistakes: Vec<String>,
     batch: Option<usize>,

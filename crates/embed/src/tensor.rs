@@ -1,10 +1,10 @@
-//! From the pixels of an image to the numbers that a model takes.
+//! Converts the pixels of an image to the input tensor of a model.
 
 use super::input::{Channel, InputEncoding, PixelScaling, TensorLayout};
 
-/// Writes RGB bytes as the numbers that the input has for them, in its layout and channel order.
+/// Writes RGB bytes as input numbers, in the layout and channel order of the model.
 ///
-/// Divides, rather than multiply by a reciprocal, to round as the reference pipelines do.
+/// It divides instead of multiplying by a reciprocal, to round as the reference pipelines do.
 pub(super) fn fill(tensor: &mut [f32], rgb: &[u8], input: &InputEncoding) -> Result<(), String> {
     let (pixels, _) = rgb.as_chunks::<3>();
     let channels = input.colour.order();
@@ -41,7 +41,7 @@ pub(super) fn fill(tensor: &mut [f32], rgb: &[u8], input: &InputEncoding) -> Res
     Ok(())
 }
 
-/// A channel's number for each level: fewer than an image has pixels.
+/// The number of a channel for each grey level, which is a shorter table than an image has pixels.
 fn numbers(scale: &PixelScaling, image: Option<&Standard>, channel: Channel) -> Option<[f32; 256]> {
     let mut numbers = [0.0_f32; 256];
     let each = numbers.iter_mut().zip(0..=u8::MAX);
@@ -64,12 +64,12 @@ fn level(channel: Channel, [r, g, b]: [u8; 3]) -> u8 {
         Channel::Red => r,
         Channel::Green => g,
         Channel::Blue => b,
-        // Transparent pixels lie over the background.
+        // Transparent pixels lie on the background.
         Channel::Alpha => u8::MAX,
     }
 }
 
-/// An image's own mean and spread: `FaceNet`'s prewhitening and TensorFlow's
+/// The mean and standard deviation of an image itself, as in `FaceNet`'s prewhitening and TensorFlow's
 /// `per_image_standardization`.
 struct Standard {
     mean: f64,
@@ -89,7 +89,7 @@ impl Standard {
         let count = (pixels.len() * channels.len()) as f64;
         let mean = samples().sum::<f64>() / count;
         let squares: f64 = samples().map(|sample| (sample - mean).powi(2)).sum();
-        // Both libraries have this floor, for pictures of one colour.
+        // Both libraries have this lower limit, for pictures of one colour.
         let std = (squares / count).sqrt().max(1.0 / count.sqrt());
         Self { mean, std }
     }

@@ -1,11 +1,11 @@
-//! Reading one table of a manifest: each key by what is allowed in it, the rest as unknown.
+//! Reads one table of a manifest. Each key is checked by its rule, and other keys are unknown.
 
 use std::ops::RangeInclusive;
 use std::path::{Component, Path, PathBuf};
 
 use toml::{Table, Value};
 
-/// One table of the manifest, emptied key by key; what is left at the end is unknown.
+/// One table of the manifest, from which keys are removed as they are read. What is left at the end is unknown.
 pub(super) struct TomlTable<'m> {
     name: &'m str,
     table: Table,
@@ -131,7 +131,7 @@ pub(super) fn model_name(value: &Value) -> Option<String> {
     ((1..=64).contains(&name.len()) && name.bytes().all(plain)).then(|| name.to_owned())
 }
 
-/// A NUL would panic inside the runtime's binding.
+/// A NUL character would make the runtime's binding panic.
 pub(super) fn tensor_name(value: &Value) -> Option<String> {
     value
         .as_str()

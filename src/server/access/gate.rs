@@ -1,4 +1,4 @@
-//! Who calls, and whether they may make this call: before anything of it is read.
+//! Checks who calls, and whether they may make this call, before anything of the call is read.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,10 +21,10 @@ use crate::server::registry::code_name;
 use crate::server::status::status;
 use crate::telemetry;
 
-/// The content types of calls. Browsers send none of these unless a page of this server allows it, and
-/// there is none.
+/// The content types of calls. Browsers do not send them to another site unless that site allows it, and this
+/// server never does.
 const CONTENT_TYPES: [&str; 2] = ["application/grpc", "application/grpc+proto"];
-/// How keys are sent.
+/// The authentication scheme of keys.
 const SCHEME: &str = "bearer";
 
 /// Lets permitted calls through with the identity of their caller, and answers the others.
@@ -45,7 +45,7 @@ impl Gate {
     /// The identity of the caller, if they may make this call.
     fn admit<B>(&self, request: &Request<B>) -> Result<Identity, Status> {
         let Some((method, rule)) = rule(request.uri().path()) else {
-            // The message does not repeat what was asked for: that is untrusted text.
+            // The message does not repeat the requested path, because that is untrusted text.
             return Err(Status::unimplemented("there is no such method"));
         };
         let identity = match rule {
@@ -66,7 +66,7 @@ impl Gate {
     }
 
     fn identify<B>(&self, request: &Request<B>) -> Result<Identity, Status> {
-        // Nothing that comes over the network has extensions: our console put this one there.
+        // Nothing from the network can have extensions, so our console has attached this one.
         if let Some(signed_in) = request.extensions().get::<SignedIn>() {
             let identity = Some(&signed_in.identity).filter(|identity| !identity.is_revoked());
             let gone = || no_longer_known(&signed_in.identity);
@@ -92,7 +92,7 @@ impl Gate {
             })
     }
 
-    /// Logs that somebody was turned away, at most once in a while: there may be many.
+    /// Logs that a caller was refused. Lines are limited, because there may be many refusals.
     fn tell<B>(&self, request: &Request<B>, method: &str, code: &str) {
         let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(count) = refusals.again() else {
@@ -112,7 +112,7 @@ impl Gate {
     }
 }
 
-/// Whether a caller may make the call at this path, as far as that does not depend on a deployment.
+/// Whether a caller may make the call at this path, as far as this does not depend on the deployment.
 pub(in crate::server) fn may(identity: &Identity, path: &str) -> bool {
     rule(path).is_some_and(|(_, rule)| permit(identity, rule).is_ok())
 }
@@ -204,7 +204,7 @@ where
         }
         match self.gate.admit(&request) {
             Ok(identity) => {
-                // Nobody needs it any more, so it cannot appear in a log or an error.
+                // Nobody needs it any more, so it is removed and cannot appear in a log or an error.
                 request.headers_mut().remove(header::AUTHORIZATION);
                 request.extensions_mut().insert(identity);
                 Box::pin(self.inner.call(request))

@@ -1,4 +1,4 @@
-//! Who calls, what they may do, and what is kept of what they changed.
+//! Access control: who calls, what they may do, and a log of what they changed.
 
 pub(super) mod changes;
 pub(super) mod denied;

@@ -1,17 +1,17 @@
-//! Which call needs which permission. A call that is not listed is never answered.
+//! The permission that each call needs. A call that is not listed is never answered.
 
 use crate::identity::Scope;
 
-/// What a caller needs for a call.
+/// The permission that a call needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::server) enum CallRule {
-    /// Nothing: the answer shows only that the server is there.
+    /// None: the answer only shows that the server exists.
     Open,
     /// A key or a certificate, whatever its scopes.
     Known,
     /// One of these scopes. The deployment is checked when it is looked up, by `Registry::find`.
     AnyOf(&'static [Scope]),
-    /// This scope, in all deployments: the call does not belong to one.
+    /// This scope in all deployments, because the call belongs to none.
     Everywhere(Scope),
 }
 
@@ -21,9 +21,9 @@ const LABEL: CallRule = CallRule::AnyOf(&[Scope::Label]);
 const LABELS: CallRule = CallRule::AnyOf(&[Scope::Enrol, Scope::Label]);
 const CALIBRATE: CallRule = CallRule::AnyOf(&[Scope::Calibrate]);
 const ADMIN: CallRule = CallRule::AnyOf(&[Scope::Admin]);
-/// An operation belongs to those who may start one like it, see `Running::find`.
+/// An operation can be seen by those who may start one like it; see `Running::find`.
 const OPERATION: CallRule = CallRule::AnyOf(&[Scope::Calibrate, Scope::Admin]);
-/// Snapshots have no deployment until they are restored.
+/// Snapshots belong to no deployment until they are restored.
 const SNAPSHOT: CallRule = CallRule::Everywhere(Scope::Admin);
 
 /// Every call of every service, by its path.
@@ -38,7 +38,7 @@ const RULES: &[(&str, CallRule)] = &[
     ("/matchpoint.v1.GalleryService/DeleteItem", ENROL),
     ("/matchpoint.v1.GalleryService/DeleteItemStream", ENROL),
     ("/matchpoint.v1.GalleryService/BatchDeleteItems", ENROL),
-    // They return embeddings and images, which a search does not.
+    // These return embeddings and images, which a search does not.
     ("/matchpoint.v1.GalleryService/GetItem", ENROL),
     ("/matchpoint.v1.GalleryService/ListItems", ENROL),
     // Annotators choose among labels.
@@ -90,7 +90,7 @@ const RULES: &[(&str, CallRule)] = &[
         "/matchpoint.v1.ServerService/GetServerInfo",
         CallRule::Known,
     ),
-    // A load balancer has no key, and only learns yes or no.
+    // A load balancer has no key, and only learns whether the server is healthy.
     ("/grpc.health.v1.Health/Check", CallRule::Open),
     ("/grpc.health.v1.Health/List", CallRule::Open),
     ("/grpc.health.v1.Health/Watch", CallRule::Open),

@@ -1,4 +1,4 @@
-//! Why trials of a calibration may count for less than they seem, for its metadata.
+//! Lists, for a calibration's metadata, why trials may count for less than they seem.
 
 use crate::deployment::{Gathered, Repeated};
 use matchpoint_calibration::analysis::crowded::CrowdedStrangers;
@@ -11,7 +11,7 @@ use matchpoint_client::proto::{
     UnnamedStrangers as UnnamedMessage,
 };
 
-/// Entries of each list: ids and labels of 512 bytes make a message of 0.6 MB at the most.
+/// The highest number of entries in each list. With ids and labels of 512 bytes, a message has at most 0.6 MB.
 const LISTED_MAX: usize = 100;
 
 /// Lists what was found about the queries after all of them were searched for.
@@ -105,8 +105,8 @@ fn crowded_strangers(crowded: &CrowdedStrangers) -> CrowdedMessage {
     }
 }
 
-/// As many groups as a list has entries, with as many labels in all of them as that, and the pair that makes each a
-/// group: 200 labels of 512 bytes more at the most.
+/// At most as many groups as a list has entries, with at most that many labels in total in addition to the
+/// first two of each group: at most 200 more labels of 512 bytes.
 fn crowded_groups(groups: &[Vec<String>]) -> Vec<CrowdedGroup> {
     let mut left = LISTED_MAX;
     let message = |group: &Vec<String>| {
@@ -149,7 +149,7 @@ mod tests {
         let listed = crowded_groups(&[group(0, 3), group(3, 2)]);
         let labels: Vec<&[String]> = listed.iter().map(|one| &one.labels[..]).collect();
         assert_eq!(labels, [&group(0, 3)[..], &group(3, 2)[..]]);
-        // What does not fit is counted, and each group stays a group.
+        // Labels that do not fit are only counted, and each group keeps at least two labels.
         let mut many = vec![group(0, 150)];
         many.extend((0..120).map(|number| group(1_000 + 3 * number, 3)));
         let listed = crowded_groups(&many);

@@ -1,4 +1,4 @@
-//! The contract's messages, from the domain's types and to them.
+//! Converts between the messages of the protocol and the types of the domain.
 
 pub(super) mod calibration_settings;
 pub(super) mod convert;

@@ -1,4 +1,4 @@
-//! `CalibrationService`: from labelled queries to an operating point, while the deployment serves.
+//! `CalibrationService`: makes an operating point from labelled queries while the deployment serves.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -33,14 +33,14 @@ use matchpoint_client::proto::{
 
 /// Failed queries that are listed in the metadata.
 const FAILED_LISTED_MAX: usize = 100;
-/// Queries of one calibration: as many as fit in memory with everything that they found.
+/// The highest number of queries in a calibration, which fit in memory with all of their results.
 const QUERIES_MAX: usize = 1_000_000;
 /// Bytes of an id or a label, as for items.
 const NAME_BYTES_MAX: usize = 512;
 /// Metadata of a query, as of an item.
 const METADATA_ENTRIES_MAX: usize = 64;
 const METADATA_BYTES_MAX: usize = 16 << 10;
-/// Queries of one calibration in progress at once: searches have priority.
+/// The number of queries of a calibration in progress at once, which is low because searches have priority.
 const IN_FLIGHT_MAX: usize = 4;
 
 #[derive(Clone, Debug)]
@@ -53,16 +53,16 @@ pub(in crate::server) struct CalibrationHandler {
 struct CalibrationJob {
     deployment: Arc<Deployment>,
     settings: CalibrationSettings,
-    /// The etag of the operating point's choice when it began.
+    /// The etag of the active operating point when the calibration started.
     etag: String,
     handle: Handle,
     metadata: CalibrateMetadata,
-    /// Taken when nothing more is to be gathered.
+    /// Taken when no more queries are gathered.
     gathered: Option<Gathered>,
     ids: BTreeSet<String>,
 }
 
-/// Ends work on other threads when nobody waits for it any more.
+/// Stops work on other threads when nobody waits for it any more.
 struct StopOnDrop(Arc<AtomicBool>);
 
 impl Drop for StopOnDrop {
@@ -77,7 +77,7 @@ impl CalibrationService for CalibrationHandler {
         &self,
         request: Request<Streaming<CalibrateRequest>>,
     ) -> Result<Response<Operation>, Status> {
-        // Not limited by the time of a request: each query is, and the client can cancel.
+        // Not limited by the time limit of a request, because each query is, and the client can cancel.
         let _under_way = self.registry.enter();
         let call = Call::of(&request);
         let registry = self.registry.called_by(&request);
@@ -94,7 +94,7 @@ impl CalibrationService for CalibrationHandler {
         deployment
             .check_writable()
             .map_err(|error| from_error(&error))?;
-        // Before any work: the target may be impossible.
+        // Checked before any work, because the target may be impossible.
         let chosen = calibration_settings(&settings)?;
         let metadata = CalibrateMetadata {
             deployment: deployment.name().to_owned(),
@@ -276,7 +276,8 @@ impl CalibrationJob {
             let keeping = Arc::clone(&deployment);
             let keep = registry.heavy(move || keeping.keep(&calibrated));
             keep.await?.map_err(|error| from_error(&error))?;
-            // No await between the last check and the end: what is reported as cancelled activates nothing.
+            // There is no await between the last check and the end, so a calibration that is reported as
+            // cancelled activates nothing.
             if self.handle.is_cancelled() {
                 return Err(cancelled());
             }
@@ -300,7 +301,7 @@ impl CalibrationJob {
     }
 }
 
-/// A query as it came; everything is checked except what it shows.
+/// Checks a query, except its content.
 fn query_to_search(
     message: QueryMessage,
     ids: &mut BTreeSet<String>,
@@ -343,10 +344,10 @@ fn query_to_search(
     })
 }
 
-/// The end of an operation whose queries stopped coming.
+/// The end of an operation whose stream of queries broke.
 fn broken(status: Status) -> Status {
     use Code::{DeadlineExceeded, InvalidArgument, ResourceExhausted};
-    // A limit was reached that the client can do something about.
+    // The client can do something about the limit that was reached.
     let is_theirs = matches!(
         status.code(),
         DeadlineExceeded | InvalidArgument | ResourceExhausted

@@ -1,4 +1,4 @@
-//! Whether requests are answered, for load balancers and probes, by `grpc.health.v1`.
+//! Reports by `grpc.health.v1` whether requests are answered, for load balancers and probes.
 
 use std::pin::Pin;
 
@@ -12,10 +12,10 @@ use tokio_stream::wrappers::WatchStream;
 use tokio_stream::{Stream, StreamExt, once, pending};
 use tonic::{Request, Response, Status};
 
-/// The name for "the process answers", which does not depend on any model.
+/// The service name that means "the process answers", which does not depend on any model.
 pub const LIVENESS: &str = "liveness";
 
-/// The services that need deployments, and the name for the whole server.
+/// The services that need deployments, and the empty name for the whole server.
 const SERVICES: [&str; 8] = [
     "",
     "matchpoint.v1.RetrievalService",
@@ -27,7 +27,7 @@ const SERVICES: [&str; 8] = [
     "matchpoint.v1.ServerService",
 ];
 
-/// Reports whether deployments are served, at first not, and whether the process is healthy.
+/// Reports whether deployments are served, which is false at first, and whether the process is healthy.
 #[derive(Clone, Debug)]
 pub(in crate::server) struct HealthHandler {
     serving: watch::Sender<bool>,
@@ -49,7 +49,7 @@ impl HealthHandler {
         say(&self.serving, serving);
     }
 
-    /// The same for the process.
+    /// Sets whether the process is healthy.
     pub(in crate::server) fn live(&self, alive: bool) {
         say(&self.alive, alive);
     }
@@ -115,7 +115,7 @@ impl Health for HealthHandler {
                 let said = WatchStream::new(said.subscribe());
                 Box::pin(said.map(|said| Ok(answer(of(said)))))
             }
-            // The protocol says that an unknown service may exist later: the call does not end.
+            // According to the protocol, an unknown service may exist later, so the call does not end.
             None => Box::pin(once(Ok(answer(ServingStatus::ServiceUnknown))).chain(pending())),
         };
         Ok(Response::new(statuses))

@@ -190,7 +190,7 @@ impl ItemHandler {
         let deployment = self.registry.find(&request.deployment)?;
         let size = convert::page_size(request.page_size)?;
         let after = page_token::read_token(&request.page_token)?;
-        // One item more than the page shows whether there is another page.
+        // One item more than the page shows whether there is a next page.
         let mut heads = if request.label.is_empty() {
             deployment.items(after.as_deref(), size + 1)
         } else {
@@ -250,13 +250,13 @@ impl ItemHandler {
     }
 }
 
-/// Longest text to search labels by: as long as a label.
+/// The highest length of a text to search labels by, which is that of a label.
 const CONTAINS_BYTES_MAX: usize = 512;
 
-/// Items as which one is accepted that are named in its answer.
+/// The highest number of items that an answer names as accepted.
 const ACCEPTED_AS_MAX: usize = 5;
 
-/// Items of one call: more would take longer than a call may.
+/// The highest number of items in one call; more would exceed the time limit.
 const BATCH_MAX: usize = 1000;
 
 fn check_batch(found: usize) -> Result<(), Status> {

@@ -1,4 +1,4 @@
-//! The services of the contract, one file each: a call becomes one of the domain.
+//! The services of the protocol, one in each file. Each call becomes a domain call.
 
 pub(super) mod calibration;
 pub(super) mod health;

@@ -1,4 +1,4 @@
-//! `MonitoringService`: the audit of decisions, and the state of the promise.
+//! `MonitoringService`: the audit of decisions, and whether the promise is kept.
 
 use std::sync::Arc;
 
@@ -32,11 +32,11 @@ use matchpoint_client::proto::{
 };
 use matchpoint_embed::caller::Caller;
 
-/// Decisions of a page by default.
+/// The default number of decisions in a page.
 const PAGE_USUAL: u32 = 50;
-/// Decisions of a page, at most.
+/// The highest number of decisions in a page.
 const PAGE_MAX: u32 = 1000;
-/// Annotations of one call.
+/// The highest number of annotations in a call.
 const ANNOTATIONS_MAX: usize = 10_000;
 
 #[derive(Clone, Debug)]
@@ -274,7 +274,7 @@ impl MonitoringService for MonitoringHandler {
     ) -> Result<Response<ReplayCanariesResponse>, Status> {
         let service = self.called_by(&request);
         let request = request.into_inner();
-        // A round is as many searches as there are canaries, each of which may take as long as a call.
+        // A round has as many searches as there are canaries, and each may take as long as a call.
         let found = service.registry.find(&request.deployment);
         let canaries = found.as_ref();
         let canaries = canaries.map_or(Ok(0), |deployment| deployment.monitor().canary_count());
@@ -320,7 +320,7 @@ fn refused_by_monitor(error: MonitorError) -> Status {
     from_error(&error.into())
 }
 
-/// An annotation for the log: of which decision and by whom, without its content.
+/// An annotation for the log: the decision and the annotator, without the content.
 fn annotated(report: &AnnotationReport) -> String {
     format!("{} by {}", report.decision_id, report.annotator)
 }

@@ -1,4 +1,4 @@
-//! `google.longrunning.Operations`: work that outlives the call that started it.
+//! `google.longrunning.Operations`: work that continues after the call that started it.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,14 +21,14 @@ use matchpoint_client::proto::longrunning::{
     ListOperationsResponse, Operation, WaitOperationRequest,
 };
 
-/// Operations that are kept. The oldest finished one makes room for a new one.
+/// The number of operations that are kept. The oldest finished one is dropped for a new one.
 const OPERATIONS_MAX: usize = 100;
-/// Operations that run at once: each keeps its results in memory.
+/// The number of operations that run at once, because each keeps its results in memory.
 const RUNNING_MAX: usize = 4;
 const PREFIX: &str = "operations/";
 const ID_BYTES_MAX: usize = 64;
 
-/// The operations of this process, by name. They end with it. Clones share them.
+/// The operations of this process, by name. They end with the process. Clones share them.
 #[derive(Clone, Debug)]
 pub(in crate::server) struct Running {
     registry: Registry,
@@ -37,14 +37,14 @@ pub(in crate::server) struct Running {
 
 #[derive(Debug)]
 struct OperationEntry {
-    /// The number of operations started before it.
+    /// The number of operations that were started before it.
     number: u64,
     owner: OperationOwner,
     state: watch::Sender<Operation>,
     cancelled: watch::Sender<bool>,
 }
 
-/// Who may see an operation: those with this scope in this deployment.
+/// The callers who may see an operation: those with this scope in this deployment.
 #[derive(Clone, Debug)]
 pub(in crate::server) struct OperationOwner {
     pub(in crate::server) scope: Scope,
@@ -57,7 +57,7 @@ impl OperationOwner {
     }
 }
 
-/// The worker's end of an operation. If it is dropped before it is finished, the operation ends as
+/// The side of the operation that does the work. If it is dropped before it is finished, the operation ends as
 /// CANCELLED.
 #[derive(Debug)]
 pub(in crate::server) struct Handle {
@@ -176,10 +176,10 @@ impl Running {
                 .map_err(|_negative| invalid("timeout must be 0 s or more"))?,
             None => Duration::MAX,
         };
-        // Before the server aborts the call: the answer is then the state, not an error.
+        // Ends before the server aborts the call, so that the answer is the state and not an error.
         let longest = longest.min(self.registry.longest().mul_f32(0.9));
         let ended = state.wait_for(|operation| operation.done);
-        // Time is up, or the sender is gone: in both cases the state is the answer.
+        // If the time is up or the sender is gone, the answer is the state in both cases.
         drop(tokio::time::timeout(longest, ended).await);
         let operation = state.borrow().clone();
         Ok(operation)
@@ -202,7 +202,7 @@ impl Handle {
     pub(in crate::server) async fn cancelled(&self) {
         let mut cancelled = self.cancelled.clone();
         if cancelled.wait_for(|stop| *stop).await.is_err() {
-            // Removed while running: nobody can cancel any more.
+            // The operation was removed while running, so nobody can cancel it any more.
             std::future::pending::<()>().await;
         }
     }

@@ -1,4 +1,4 @@
-//! `ServerService`: what is served, and changing that.
+//! `ServerService`: shows and changes what is served.
 
 use std::sync::Arc;
 
@@ -24,9 +24,9 @@ use matchpoint_gallery::Access;
 pub(in crate::server) struct ServerInfoHandler {
     pub(in crate::server) registry: Registry,
     pub(in crate::server) switching: Switching,
-    /// Share of live queries that a shadow gets.
+    /// The share of live queries that a shadow gets.
     pub(in crate::server) shadow_share: f64,
-    /// Whether no other copy takes writes.
+    /// Whether no other copy of the deployment takes writes.
     pub(in crate::server) only_copy: bool,
     pub(in crate::server) message_bytes_max: usize,
     pub(in crate::server) image_decode_bytes_max: u64,

@@ -1,4 +1,4 @@
-//! Shadow deployments: opening, and reports.
+//! Opens shadow deployments, and reports on them.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -22,8 +22,8 @@ use matchpoint_client::proto::{
 /// Disagreements that are returned by default.
 const LATEST_USUAL: usize = 20;
 
-/// Opens the shadows of all deployments, on a thread of its own: nobody waits for them, and if one cannot
-/// be opened, everything is still served.
+/// Opens the shadows of all deployments in a separate thread. Nothing waits for them, and if one cannot be
+/// opened, everything else is still served.
 pub(in crate::server) fn open_all(loaded: &ServedState, share: f64) {
     let models = || loaded.models().map(|models| models.beside());
     let each = loaded.deployments.iter().filter_map(|(name, one)| {
@@ -91,8 +91,8 @@ pub(in crate::server) async fn reload(
     })
 }
 
-/// Ends the shadow of a deployment that is being replaced. Keeps only the models, so that the deployment
-/// can close.
+/// Ends the shadow of a deployment that is being replaced. It keeps only the models, so that the deployment can
+/// close.
 pub(in crate::server) fn end(
     previous: &Deployment,
     loaded: Arc<ServedState>,
@@ -113,7 +113,7 @@ pub(in crate::server) fn succeed(
     }
 }
 
-/// Keeps nothing of what is loaded, so that a replaced deployment can close.
+/// Takes the models only and drops the rest of the loaded state, so that a replaced deployment can close.
 fn beside(loaded: Arc<ServedState>) -> Result<Models, DeploymentError> {
     let models = loaded.models()?.beside();
     drop(loaded);
@@ -208,7 +208,7 @@ fn outcome(of: ShadowDecision, said: Option<&GroundTruth>) -> ShadowOutcome {
     }
 }
 
-/// Whether an outcome is right, given what the query showed; `None` if that is unknown, or the outcome is
+/// Whether an outcome is right, given what the query showed; `None` if that is not known or the outcome is
 /// UNDECIDED.
 fn correct(of: &ShadowDecision, said: Option<&GroundTruth>) -> Option<bool> {
     let accepted = match of.decision {

@@ -1,4 +1,4 @@
-//! `SnapshotService`: snapshots taken, kept, moved and restored while the server serves.
+//! `SnapshotService`: takes, stores, transfers and restores snapshots while the server serves.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -40,16 +40,16 @@ use matchpoint_client::proto::{
 use matchpoint_gallery::Access;
 
 const ENDING: &str = ".snapshot";
-/// Bytes of one message when a snapshot is read: far below the limit of any client.
+/// The size of a piece in bytes when a snapshot is read, far below the message limit of any client.
 const PIECE: usize = 1 << 20;
-/// Pieces in transit between the disk and the network.
+/// The number of pieces between the disk and the network.
 const PIECES: usize = 1;
 
 #[derive(Clone, Debug)]
 pub(in crate::server) struct Snapshots {
     pub(in crate::server) registry: Registry,
     pub(in crate::server) running: Running,
-    /// Where snapshots, and deployments restored from them, are stored.
+    /// The folder for snapshots and for deployments restored from them.
     pub(in crate::server) data_dir: Option<PathBuf>,
     /// How a restored deployment is monitored.
     pub(in crate::server) monitoring: MonitoringConfig,
@@ -62,7 +62,7 @@ fn snapshots(data_dir: &Path) -> PathBuf {
     data_dir.join("snapshots")
 }
 
-/// The folder of restored deployments below `data_dir`: each is served under its folder's name.
+/// The folder of restored deployments below `data_dir`. Each is served under the name of its folder.
 pub(in crate::server) fn deployments(data_dir: &Path) -> PathBuf {
     data_dir.join("deployments")
 }
@@ -199,7 +199,7 @@ impl Snapshots {
                 .models()
                 .and_then(|mut models| Deployment::open(&into, &mut models, options));
             let deployment = opened.map_err(|error| {
-                // What cannot be served must not stay, or the next start would fail.
+                // A deployment that cannot be served must not stay, or the next start would fail.
                 drop(fs::remove_dir_all(&into));
                 from_error(&error)
             })?;
@@ -229,7 +229,7 @@ impl Snapshots {
         })
     }
 
-    /// Starts an operation whose work reads and writes for long.
+    /// Starts an operation whose work reads and writes for a long time.
     fn begin(
         &self,
         operation_id: &str,
@@ -288,7 +288,7 @@ impl Snapshots {
                     Ok(answer)
                 });
                 let ends = answer.is_err();
-                // The client may have gone.
+                // The client may have disconnected.
                 if pieces.send(answer).await.is_err() || ends {
                     return;
                 }
@@ -327,7 +327,7 @@ impl Snapshots {
             let next = self.next_piece(&mut incoming, &mut pace).await?;
             piece = next.map(|next| next.data);
         }
-        // Only a stream that came to its end is a complete snapshot.
+        // Only a stream that ended regularly is a complete snapshot.
         let named = path.clone();
         self.registry.heavy(move || keep(upload, &named)).await??;
         Ok(WriteSnapshotResponse {
@@ -335,7 +335,7 @@ impl Snapshots {
         })
     }
 
-    /// The next message of an upload; no place is occupied while waiting for it.
+    /// The next message of an upload. No place is occupied while waiting for it.
     async fn next_piece(
         &self,
         incoming: &mut Streaming<WriteSnapshotRequest>,
@@ -363,8 +363,8 @@ fn read_piece(file: &File) -> std::io::Result<Vec<u8>> {
     Ok(data)
 }
 
-/// The model folder for a snapshot: only one that this server has opened for another deployment. Paths in a
-/// snapshot are not trusted.
+/// The model folder for a snapshot, which must be one that this server has opened for another deployment,
+/// because paths in a snapshot are not trusted.
 fn trusted_folder(
     model: &ModelReference,
     loaded: &ServedState,
@@ -382,7 +382,7 @@ fn trusted_folder(
         })
 }
 
-/// Verifies an upload and gives it its name.
+/// Verifies an upload and publishes it under its name.
 fn keep(upload: TemporaryFile, path: &Path) -> Result<(), Status> {
     check_snapshot(upload.path(), &mut |_, _| ControlFlow::Continue(()))
         .map_err(|error| refused_upload(&error))?;
@@ -399,7 +399,7 @@ fn unwritten(path: &Path, cause: &std::io::Error) -> Status {
     failed(path, cause)
 }
 
-/// The answer to an upload that is not a valid snapshot: nothing stored here is damaged.
+/// The answer to an upload that is not a valid snapshot. Nothing that is stored here is damaged.
 fn refused_upload(error: &DeploymentError) -> Status {
     let DeploymentError::Archive(ArchiveError::Refused { problem, .. }) = error else {
         return from_error(error);
@@ -458,7 +458,7 @@ fn about(path: &Path) -> Option<Snapshot> {
 
 fn check_name(field: &str, name: &str) -> Result<(), Status> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-    // A leading dot would hide it; a leading dash looks like a flag to shell commands.
+    // A leading dot would hide it, and a leading dash looks like a flag to shell commands.
     let fits = (1..=64).contains(&name.len()) && !name.starts_with(['.', '-']);
     if fits && name.chars().all(allowed) {
         return Ok(());
@@ -468,8 +468,8 @@ fn check_name(field: &str, name: &str) -> Result<(), Status> {
     )))
 }
 
-/// Refuses names that `switch` and `shadow` give to links beside a deployment: such a folder would be taken
-/// for another deployment's earlier one.
+/// Refuses names that `switch` and `shadow` give to links next to a deployment, because such a folder would be
+/// mistaken for another deployment's earlier one.
 fn check_ending(name: &str) -> Result<(), Status> {
     match [".previous", ".shadow", ".new"]
         .iter()
@@ -533,7 +533,7 @@ impl SnapshotService for Snapshots {
         let id = &request.get_ref().snapshot_id;
         let work = async {
             let reading = self.read(id, call)?;
-            // Nothing changes, but the whole deployment leaves the machine.
+            // Nothing changes, but the whole deployment leaves the machine, so it is logged.
             changed(&identity_of(&request), "ReadSnapshot", "", id);
             Ok(reading)
         };
@@ -545,7 +545,7 @@ impl SnapshotService for Snapshots {
         &self,
         request: Request<Streaming<WriteSnapshotRequest>>,
     ) -> Result<Response<WriteSnapshotResponse>, Status> {
-        // Not limited by the time of a request, but by the pace of its messages.
+        // Limited by the pace of its messages, and not by the time limit of a request.
         let _under_way = self.registry.enter();
         let (call, identity) = (Call::of(&request), identity_of(&request));
         let written = self.write(request.into_inner(), call).await?;

@@ -1,5 +1,5 @@
-//! The body of an answer: passed on in pieces, so that what the client does not read can still be counted
-//! and dropped.
+//! The body of an answer, which is passed on in pieces, so that data that the client does not read can still be
+//! counted and dropped.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -10,14 +10,14 @@ use tonic::Status;
 
 use super::call::{Call, Taking};
 
-/// The transport gets this much at once: it buffers this much of each answer, and no more.
+/// The number of bytes passed to the transport at once, which is all that it buffers of each answer.
 const PIECE_BYTES: usize = 64 << 10;
 
 /// An answer on its way.
 #[derive(Debug)]
 pub(super) struct AnswerBody {
     inner: tonic::body::Body,
-    /// What was produced and not passed on yet.
+    /// Data that were produced and not passed on yet.
     rest: Bytes,
     call: Option<Arc<Call>>,
     taking: Option<Arc<Taking>>,
@@ -58,7 +58,7 @@ impl Body for AnswerBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        // Polled for more, so what was passed on before has been sent.
+        // The transport polls for more, so the data passed on before were sent.
         if let Some(taking) = &self.taking {
             taking.taken();
         }

@@ -1,4 +1,4 @@
-//! What one call uses of the shared quotas, from its first header to the end of its answer.
+//! The share of the common quotas that one call uses, from its first header to the end of its answer.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -46,13 +46,13 @@ impl Call {
         request.extensions().get::<Arc<Self>>().cloned()
     }
 
-    /// A message of this many bytes begins to arrive.
+    /// Records that a message of this many bytes starts to arrive.
     pub(super) fn receive(&self, bytes: u64) -> Result<(), Status> {
         let received = locked(&self.received).grow(bytes);
         received.map_err(|exceeded| exceeded.refusal())
     }
 
-    /// What has arrived up to now, to be kept while it is processed.
+    /// Takes the share for what has arrived until now, to be kept while it is processed.
     pub(in crate::server) fn take_received(&self) -> QuotaShare {
         locked(&self.received).split_off()
     }
@@ -63,13 +63,13 @@ impl Call {
         room.map_err(|exceeded: QuotaExceeded| exceeded.refusal())
     }
 
-    /// This many bytes of answers have been sent.
+    /// Records that this many bytes of answers were sent.
     pub(super) fn sent(&self, bytes: u64) {
         locked(&self.answer).shrink(bytes);
     }
 }
 
-/// An answer that may be large, once there is quota for it.
+/// An answer that may be large, made once there is quota for it.
 pub(in crate::server) fn roomy<T: Message>(
     call: Option<&Arc<Call>>,
     message: T,
@@ -80,14 +80,14 @@ pub(in crate::server) fn roomy<T: Message>(
     Ok(Response::new(message))
 }
 
-/// Whether the client reads its answer, as seen by the task that may drop it.
+/// Whether the client reads its answer, as seen by the task that can drop it.
 #[derive(Debug)]
 pub(super) struct Taking(Mutex<TakingState>);
 
 #[derive(Debug)]
 struct TakingState {
     pace: Pace,
-    /// Since when something waits to be read.
+    /// Since when data wait to be read; `None` if none wait.
     since: Option<Instant>,
 }
 
@@ -103,14 +103,14 @@ impl Taking {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Bytes were passed on.
+    /// Records that bytes were passed on.
     pub(super) fn handed(&self, bytes: u64) {
         let mut state = self.state();
         state.pace.moved(bytes);
         state.since = Some(Instant::now());
     }
 
-    /// More is requested.
+    /// Records that the client reads.
     pub(super) fn taken(&self) {
         let mut state = self.state();
         if let Some(since) = state.since.take() {
@@ -118,7 +118,7 @@ impl Taking {
         }
     }
 
-    /// Whether it has waited for too long.
+    /// Whether data have waited for too long.
     pub(super) fn is_overdue(&self) -> bool {
         let state = self.state();
         let waited = state.since.map(|since| since.elapsed());

@@ -1,4 +1,4 @@
-//! One connection: HTTP/2, its calls within the limits, and its end.
+//! One HTTP/2 connection: its calls within the limits, and its end.
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
@@ -29,39 +29,40 @@ use crate::server::request_id::time_of;
 use crate::telemetry;
 use matchpoint_client::proto;
 
-/// Flow-control windows: what may arrive before it is read, for one call and for one connection.
+/// The flow-control window of a call and of a connection: the number of bytes that may arrive before they are
+/// read.
 const STREAM_WINDOW_BYTES: u32 = 512 << 10;
 const CONNECTION_WINDOW_BYTES: u32 = 2 << 20;
-/// Finds connections whose other end has disappeared.
+/// Interval of keepalive pings, which detect that the other end has disappeared.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(60);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
-/// Most bytes of headers: enough for tracing and authentication, not for an attack.
+/// The highest size of headers in bytes: enough for tracing and authentication, but not for an attack.
 const HEADER_BYTES_MAX: u32 = 16 << 10;
 /// How often a connection is checked for whether it has to end.
 const LOOK: Duration = Duration::from_secs(1);
 /// How long a connection may take to close when asked, if no call is running.
 const LEAVE: Duration = Duration::from_secs(5);
-/// Calls that are answered whatever the limits say: a full server is not a dead one.
+/// The calls that are answered whatever the limits say, because a full server is not a dead one.
 const HEALTH: &str = "/grpc.health.v1.Health/";
-/// Except for the one of them that may never end.
+/// The exception among them, because this call may never end.
 const WATCH: &str = "/grpc.health.v1.Health/Watch";
 
-/// What is the same for all connections.
+/// The state that all connections share.
 #[derive(Clone, Debug)]
 pub(super) struct Shared {
     pub(super) limits: LimitsConfig,
     pub(super) streams_per_connection_max: u32,
     pub(super) message_bytes_max: usize,
     pub(super) calls: Quota,
-    /// For health: each client needs one.
+    /// The quota for watching health, which each client needs once.
     pub(super) watches: Quota,
     pub(super) received: Quota,
     pub(super) answers: Quota,
-    /// Paths of calls whose clients send more than one message.
+    /// Paths of calls whose clients send several messages.
     pub(super) streamed: Arc<BTreeSet<String>>,
 }
 
-/// The paths of calls with a stream of requests, by the contract.
+/// The paths of calls with a stream of requests, according to the protocol.
 pub(super) fn streamed_paths() -> BTreeSet<String> {
     let described = [
         proto::DESCRIPTORS,
@@ -70,7 +71,7 @@ pub(super) fn streamed_paths() -> BTreeSet<String> {
     ];
     let mut paths = BTreeSet::new();
     for bytes in described {
-        // Compiled in, and read by a test.
+        // The descriptor is compiled in, and a test reads it.
         let files = prost_types::FileDescriptorSet::decode(bytes).unwrap_or_default();
         for file in files.file {
             for service in &file.service {
@@ -123,7 +124,7 @@ pub(super) async fn serve<T, S>(
                 }
                 return;
             }
-            // If the sender is gone, so is the server.
+            // If the sender is gone, the server has ended.
             _ = closing.wait_for(|close| *close), if !asked => {
                 connection.as_mut().graceful_shutdown();
                 asked = true;
@@ -172,7 +173,7 @@ struct Calls<S> {
 type Answered = Pin<Box<dyn Future<Output = Result<Response<AnswerBody>, Infallible>> + Send>>;
 
 impl<S> Calls<S> {
-    /// What a running call occupies, by its path.
+    /// The share that a running call uses, by its path.
     fn place(&self, path: &str) -> Result<Option<QuotaShare>, Status> {
         let places = match path {
             WATCH => &self.shared.watches,
@@ -240,7 +241,7 @@ impl<S: Stack> hyper::service::Service<Request<Incoming>> for Calls<S> {
     }
 }
 
-/// Adds what watches whether the answer is read, and how requests may be compressed.
+/// Adds the check whether the answer is read, and the accepted compressions of requests.
 fn answered(
     response: Response<tonic::body::Body>,
     call: Option<Arc<Call>>,

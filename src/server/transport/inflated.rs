@@ -1,4 +1,5 @@
-//! Messages compressed by gzip: inflated as they arrive, in bytes that count like those of others.
+//! Inflates messages that are compressed by gzip as they arrive. The inflated bytes count like those of other
+//! messages.
 
 use std::io::Read;
 
@@ -9,12 +10,12 @@ use tonic::{Code, Status};
 
 use crate::server::messages::convert::invalid;
 
-/// Before each message: whether it is compressed, and its length.
+/// The length of the prefix of each message: whether it is compressed, and its length.
 pub(super) const PREFIX_BYTES: usize = 5;
-/// The greatest ratio of a message to its compressed bytes. Vectors, pictures and metadata are far below;
-/// zeros reach a thousand, which costs almost nothing to send and a second to inflate.
+/// The highest allowed compression ratio of a message. Vectors, pictures and metadata are far below it. Zeros
+/// reach a thousand, which cost almost nothing to send and a second to inflate.
 const TIMES_MAX: usize = 100;
-/// Bytes that are inflated before they are charged.
+/// The number of bytes that are inflated before they are charged.
 const STEP_BYTES: u64 = 64 << 10;
 const ENCODING: &str = "grpc-encoding";
 /// How requests may be compressed.
@@ -46,7 +47,8 @@ pub(super) struct Inflated {
 }
 
 impl Inflated {
-    /// Reads on; returns the messages that are now complete. `charge` is called before bytes are kept.
+    /// Reads further bytes; returns the messages that are now complete. `charge` is called before bytes are
+    /// kept.
     pub(super) fn read(
         &mut self,
         data: &[u8],
@@ -70,7 +72,7 @@ impl Inflated {
             read += PREFIX_BYTES + length;
             match prefix {
                 [1, ..] => inflate(message, &mut whole, bytes_max, &mut charge)?,
-                // Not compressed, or an unknown flag: passed on unchanged.
+                // The message is not compressed or has an unknown flag, so it is passed on unchanged.
                 _ => {
                     whole.extend_from_slice(prefix);
                     whole.extend_from_slice(message);

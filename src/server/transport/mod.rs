@@ -1,4 +1,4 @@
-//! Connections, and their limits: how many, for how long, and how many bytes.
+//! Connections and their limits: how many, for how long, and how many bytes.
 
 mod activity;
 mod answer;
@@ -32,11 +32,11 @@ use crate::telemetry;
 use connection::{Shared, streamed_paths};
 use quota::{ClientAddress, Quota};
 
-/// How long nothing is accepted after a failure, for example without free file descriptors: others need the
-/// time more.
+/// How long nothing is accepted after a failure, for example without free file descriptors, because other work
+/// needs the time more.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// What answers calls, once for each connection.
+/// The service that answers calls, made once for each connection.
 pub(super) trait Stack:
     Service<
         Request<tonic::body::Body>,
@@ -61,7 +61,7 @@ impl<S> Stack for S where
 {
 }
 
-/// What answers the connections.
+/// The services that answer the connections.
 #[derive(Clone)]
 pub(super) struct Answering<S> {
     pub(super) stack: S,
@@ -69,7 +69,7 @@ pub(super) struct Answering<S> {
     pub(super) access: CallerAccess,
 }
 
-/// Answers on the listeners until `stop`; then ends after all calls have been answered.
+/// Answers on the listeners until `stop`, and ends after all calls have been answered.
 pub(super) async fn serve<S: Stack>(
     listeners: Listeners,
     answering: Answering<S>,
@@ -120,7 +120,7 @@ pub(super) async fn serve<S: Stack>(
         }
         telemetry::connections_open(connections.len());
     }
-    // Nobody should wait on an address that is not answered.
+    // No client should wait on an address that is not answered.
     drop(listeners);
     close.send_replace(true);
     while connections.join_next().await.is_some() {
@@ -146,7 +146,7 @@ fn shared(config: &ServerConfig) -> (Quota, Arc<Shared>) {
     (places, Arc::new(shared))
 }
 
-/// What every connection is served with.
+/// The data that every connection is served with.
 #[derive(Clone)]
 struct Serving<S> {
     answering: Answering<S>,
@@ -155,7 +155,7 @@ struct Serving<S> {
 }
 
 impl<S: Stack> Serving<S> {
-    /// Serves one connection, after it is encrypted if it has to be.
+    /// Serves one connection, with encryption if required.
     async fn serve(mut self, accepted: NewConnection) {
         let NewConnection {
             stream,
@@ -196,7 +196,7 @@ impl<S: Stack> Serving<S> {
     }
 }
 
-/// Whether the error concerns only one connection, so that the next may be accepted.
+/// Whether the error concerns only one connection, so that the next one can be accepted.
 fn is_of_one(cause: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
     matches!(

@@ -1,4 +1,4 @@
-//! One connection of a browser: HTTP/1.1, its requests within the limits that calls have.
+//! One HTTP/1.1 connection of a browser. Its requests have the same limits as calls.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -25,9 +25,9 @@ use crate::server::connections::Peer;
 use crate::server::pace::Pace;
 use crate::telemetry;
 
-/// The longest head of a request, in bytes: addresses carry names of items.
+/// The longest head of a request in bytes; addresses can contain the names of items.
 const HEAD_BYTES_MAX: usize = 32 << 10;
-/// How often an answer is checked for whether it is read.
+/// How often it is checked whether an answer is being read.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// Serves one connection until it ends, has to end, or `closing` asks it to.
@@ -43,7 +43,7 @@ pub(super) async fn serve<T>(
     let taking = Arc::new(ArcSwap::from_pointee(Taking::new(shared.limits.stall)));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        // Between two requests too: a browser connects again.
+        // This also applies between two requests; a browser connects again.
         .header_read_timeout(shared.limits.handshake)
         .max_buf_size(HEAD_BYTES_MAX)
         .serve_connection(
@@ -67,7 +67,7 @@ pub(super) async fn serve<T>(
                 }
                 return;
             }
-            // If the sender is gone, so is the server.
+            // If the sender is gone, the server has ended.
             _ = closing.wait_for(|close| *close), if !asked => {
                 connection.as_mut().graceful_shutdown();
                 asked = true;
@@ -87,7 +87,7 @@ struct PageRequests {
     peer: Peer,
     console: Console,
     shared: Arc<Shared>,
-    /// Whether the latest answer is being read.
+    /// Whether the last answer is being read.
     taking: Arc<ArcSwap<Taking>>,
 }
 
@@ -118,7 +118,7 @@ impl Service<Request<Incoming>> for PageRequests {
     }
 }
 
-/// Adds the length: the body is complete.
+/// Adds the length, because the body is complete.
 fn sized(mut response: Response<Bytes>) -> Response<Bytes> {
     let length = HeaderValue::from(response.body().len());
     let said = response.headers_mut().entry(header::CONTENT_LENGTH);
@@ -151,7 +151,7 @@ impl PageRequests {
         Ok((response, call))
     }
 
-    /// The whole body, charged as it arrives, at a minimum pace.
+    /// Reads the whole body, which is charged as it arrives and must keep a minimum pace.
     async fn whole(&self, mut body: Incoming, call: &Call) -> Result<Bytes, PageRefusal> {
         let (bytes_max, stall) = (self.shared.message_bytes_max, self.shared.limits.stall);
         let mut pace = Pace::new(stall);
@@ -196,7 +196,7 @@ impl PageRefusal {
         *response.status_mut() = status;
         let text = HeaderValue::from_static("text/plain; charset=utf-8");
         response.headers_mut().insert(header::CONTENT_TYPE, text);
-        // What is left of the request would be read as the next one.
+        // Otherwise the rest of the request would be read as the next request.
         let close = HeaderValue::from_static("close");
         response.headers_mut().insert(header::CONNECTION, close);
         response

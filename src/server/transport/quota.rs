@@ -1,4 +1,4 @@
-//! What clients share: a total, and at most a part of it for one address.
+//! Quotas that clients share: a total, and at most a part of it for one address.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -9,8 +9,8 @@ use tonic::{Code, Status};
 use crate::server::status::status_to_retry;
 use crate::telemetry;
 
-/// Whom a share counts for: an address, or a network of IPv6, since whoever has one address of it has all
-/// of them.
+/// The client that a share counts for: an address or, for IPv6, a network, because a client that has one of its
+/// addresses has all of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(in crate::server) struct ClientAddress(IpAddr);
 
@@ -26,13 +26,13 @@ impl ClientAddress {
     }
 }
 
-/// A total, and a limit for one address. Clones share it.
+/// A quota with a total and a limit for one address. Clones share it.
 #[derive(Clone, Debug)]
 pub(in crate::server) struct Quota(Arc<QuotaState>);
 
 #[derive(Debug)]
 struct QuotaState {
-    /// The setting that limits it.
+    /// The name of the setting that limits it.
     setting: &'static str,
     most: u64,
     each: u64,
@@ -50,7 +50,7 @@ struct Taken {
 pub(in crate::server) struct QuotaExceeded {
     setting: &'static str,
     most: u64,
-    /// The limit of one address, if that is reached.
+    /// The limit of one address; `None` if the total was reached.
     each: Option<u64>,
 }
 
@@ -85,7 +85,7 @@ impl QuotaExceeded {
 }
 
 impl Quota {
-    /// `most` in all, and `share` of it for one address, at least `least`.
+    /// A quota of `most` in total, and `share` of it for one address, but at least `least`.
     pub(super) fn new(setting: &'static str, most: u64, share: f64, least: u64) -> Self {
         #[expect(
             clippy::cast_precision_loss,
@@ -106,7 +106,7 @@ impl Quota {
         self.0.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// An empty share, to grow later.
+    /// An empty share, which can grow later.
     pub(super) fn nothing(&self, client: ClientAddress) -> QuotaShare {
         QuotaShare {
             quota: self.clone(),
@@ -115,7 +115,7 @@ impl Quota {
         }
     }
 
-    /// Takes this much, until the returned share is dropped.
+    /// Takes this amount until the returned share is dropped.
     pub(super) fn take(
         &self,
         client: ClientAddress,
@@ -127,7 +127,7 @@ impl Quota {
     }
 }
 
-/// A share of a [`Quota`]; given back when it is dropped.
+/// A share of a [`Quota`], which is returned when this is dropped.
 #[derive(Debug)]
 pub(in crate::server) struct QuotaShare {
     quota: Quota,
@@ -136,7 +136,7 @@ pub(in crate::server) struct QuotaShare {
 }
 
 impl QuotaShare {
-    /// Takes more.
+    /// Takes a further amount.
     pub(super) fn grow(&mut self, by: u64) -> Result<(), QuotaExceeded> {
         let QuotaState {
             setting,
@@ -167,7 +167,7 @@ impl QuotaShare {
         Ok(())
     }
 
-    /// Gives this much back, or all of it.
+    /// Returns this amount, or all if the share is smaller.
     pub(super) fn shrink(&mut self, by: u64) {
         let by = by.min(self.amount);
         self.amount -= by;
@@ -181,7 +181,7 @@ impl QuotaShare {
         }
     }
 
-    /// All of it, for another owner.
+    /// Moves the whole share to another owner.
     pub(super) fn split_off(&mut self) -> Self {
         let empty = self.quota.nothing(self.client);
         std::mem::replace(self, empty)

@@ -1,4 +1,5 @@
-//! The body of a request, as it arrives: each message within the quota of bytes, and in time.
+//! The body of a request as it arrives. Each message must be within the quota of bytes, and must arrive in
+//! time.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -18,10 +19,10 @@ use crate::telemetry;
 /// The limits for the messages of one request.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct MessageRules {
-    /// Longer ones are refused by the decoder.
+    /// Longer messages are refused by the decoder.
     pub(super) bytes_max: usize,
     pub(super) stall: Duration,
-    /// Whether more than one may come, with any time between them.
+    /// Whether several messages may come, with any time between them.
     pub(super) streamed: bool,
     /// Whether they may be compressed.
     pub(super) gzip: bool,
@@ -50,7 +51,7 @@ impl ReceivedBody {
         }
     }
 
-    /// Charges the messages that begin in these bytes, and remembers an incomplete one.
+    /// Charges the messages that start in these bytes, and keeps an incomplete one.
     fn take(&mut self, data: Bytes) -> Result<Bytes, Status> {
         self.wait.over().moved(data.len() as u64);
         let (call, bytes_max) = (&self.call, self.rules.bytes_max);
@@ -66,7 +67,7 @@ impl ReceivedBody {
         }
     }
 
-    /// Whether the client has to send more: the rest of a message, or the only one.
+    /// Whether the client has to send more: the rest of a message, or the only message.
     fn is_owed(&self) -> bool {
         self.framing.is_within() || !self.rules.streamed && self.framing.messages == 0
     }
@@ -101,7 +102,7 @@ impl Body for ReceivedBody {
         };
         self.wait.over();
         if next.is_none() && self.framing.is_within() {
-            // Inflating keeps an incomplete message back, so that nobody else would notice.
+            // Inflating keeps back an incomplete message, so it would not be noticed otherwise.
             let cut = invalid("the request ended within a message; send the whole of it");
             return Poll::Ready(Some(Err(cut)));
         }
@@ -132,9 +133,9 @@ impl Body for ReceivedBody {
 struct Framing {
     /// The part of a prefix that has arrived.
     prefix: Vec<u8>,
-    /// Bytes of a message that are still missing.
+    /// Number of bytes of the current message that are still missing.
     left: usize,
-    /// Messages that are complete.
+    /// Number of complete messages.
     messages: u64,
 }
 
@@ -143,7 +144,7 @@ impl Framing {
         0 < self.left || !self.prefix.is_empty()
     }
 
-    /// Reads on, and reports the length of each message that begins.
+    /// Reads further bytes, and calls back with the length of each message that starts.
     fn read<E>(
         &mut self,
         mut data: &[u8],
