@@ -1,4 +1,4 @@
-//! How long a head takes to fit: `cargo bench -p matchpoint-adapt --bench fit -- ROWS COMPONENTS [RECIPE]`.
+//! Measures the time to fit a head: `cargo bench -p matchpoint-adapt --bench fit -- ROWS COMPONENTS [RECIPE]`.
 //! benches/peers/adapt.py does the same with numpy.
 #![expect(
     clippy::unwrap_used,
@@ -22,7 +22,8 @@ fn main() {
     let mut draws = SeededRng::new(0, 0);
     let mut uniform = || (draws.bits() >> 40) as f32 / (1_u32 << 24) as f32 - 0.5;
     let mut vectors: Vec<f32> = (0..rows * components).map(|_| uniform()).collect();
-    // Labels of seven rows that share a third of what they are, and axes that fall off as those of pictures do.
+    // Labels with seven rows each, which share a third of their variation, on axes whose variance falls off as
+    // in real embeddings.
     for (row, values) in vectors.chunks_mut(components).enumerate() {
         for (axis, value) in values.iter_mut().enumerate() {
             let own = ((row / 7 * 31 + axis * 17) % 97) as f32 / 97.0 - 0.5;

@@ -1,4 +1,5 @@
-//! What a figure does not show: how rates go with each other, and how each label fares, before a head and behind it.
+//! Curves for a page about a head: the trade-off of FAR and FRR and the utility of each label, without and with
+//! the head.
 
 use rayon::prelude::*;
 
@@ -7,53 +8,53 @@ use super::figures::{LabelEvidence, at_far};
 use super::judgement::{drawn_again, quantile};
 use super::labelled_rows::LabelledRows;
 
-/// Draws of the labels for the band of a curve.
+/// Number of bootstrap samples of labels for the interval of a curve.
 const REPLICATES: u64 = 300;
 const TAIL: f64 = 0.025;
-/// Points of a curve, evenly over the logarithm of FAR.
+/// Number of points of a curve, equally spaced in the logarithm of FAR.
 const POINTS: u32 = 41;
 const FAR_LOWEST: f64 = 1e-3;
 const FAR_HIGHEST: f64 = 0.4;
 
-/// FRR where FAR is a rate, with its 95 % interval over labels.
+/// The FRR at some FAR, with its 95 % interval over labels.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct TradePoint {
-    /// FAR, pairwise.
+    /// The pairwise FAR.
     pub far: f64,
-    /// FRR.
+    /// The FRR at this FAR.
     pub frr: f64,
-    /// The low end of its interval.
+    /// The lower end of its interval.
     pub lower: f64,
-    /// The high end.
+    /// The upper end of its interval.
     pub upper: f64,
 }
 
-/// How one threshold serves a label, along FAR of all pairs.
+/// The utility of a label at thresholds given by the FAR of all pairs.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LabelUtility {
     /// The label.
     pub label: String,
-    /// The harmonic mean of its sensitivity and specificity where FAR is each of the band's rates.
+    /// Without the head, the harmonic mean of its sensitivity and specificity at each FAR of the band.
     pub without: Vec<f64>,
-    /// The same behind the head.
+    /// The same with the head.
     pub with: Vec<f64>,
 }
 
-/// Rates and labels before a head and behind it, on the labels that judge.
+/// The trade-off and the labels' utilities without and with the head, on the judging labels.
 #[derive(Clone, Debug, PartialEq)]
 pub struct JudgedCurves {
-    /// Without a head.
+    /// The trade-off without the head.
     pub without: Vec<TradePoint>,
-    /// With it.
+    /// The trade-off with the head.
     pub with: Vec<TradePoint>,
-    /// The rates of FAR that utilities are told at, ascending.
+    /// The FARs at which utilities are given, in ascending order.
     pub band: Vec<f64>,
-    /// Labels with pairs of both kinds.
+    /// The labels that have both mated and non-mated pairs.
     pub labels: Vec<LabelUtility>,
 }
 
 impl JudgedCurves {
-    /// Of the same rows before a head and behind it; `names` has the label of each row.
+    /// Compares the same rows without and with the head; `names` has the label of each row.
     pub(super) fn of(
         before: &LabelledRows,
         behind: &LabelledRows,

@@ -1,5 +1,5 @@
-//! Dense matrices in `f64`: what a fit computes with. Products are blocked and run on all cores; no result depends on
-//! how many there are.
+//! Dense matrices in `f64` for fitting. Products are blocked and run on all cores; no result depends on the
+//! number of cores.
 #![expect(
     clippy::indexing_slicing,
     reason = "every index comes from a loop over the side that it indexes"
@@ -10,14 +10,14 @@ use rayon::prelude::*;
 
 use super::error::AdaptError;
 
-/// Rows that one task computes.
+/// Number of rows that one task computes.
 const ROWS_BY_TASK: usize = 64;
-/// Side of the blocks of a factorisation.
+/// The side of the blocks of a factorisation.
 const BLOCK: usize = 64;
-/// Rows that are widened to `f64` at a time: 20 MB of 1,280 components.
+/// Number of rows that are converted to `f64` at a time: 20 MB with 1,280 components.
 const ROWS_WIDENED: usize = 2_048;
 
-/// A matrix by rows.
+/// A matrix, stored row by row.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Dense {
     pub(super) columns: usize,
@@ -64,7 +64,7 @@ impl Dense {
         product
     }
 
-    /// Becomes `a * b + keep * self`.
+    /// Replaces `self` by `a * b + keep * self`.
     pub(super) fn add_product(&mut self, a: MatrixView<'_>, b: MatrixView<'_>, keep: f64) {
         let each = ROWS_BY_TASK * self.columns;
         let chunks = self.values.par_chunks_mut(each).enumerate();
@@ -74,7 +74,7 @@ impl Dense {
         });
     }
 
-    /// Adds `rows' * rows`, above the diagonal only and on it; [`Self::mirror`] does the rest.
+    /// Adds `rows' * rows`, on and above the diagonal only; [`Self::mirror`] fills the rest.
     fn add_gram(&mut self, rows: MatrixView<'_>) {
         let side = self.columns;
         let each = ROWS_BY_TASK * side;
@@ -91,7 +91,7 @@ impl Dense {
         });
     }
 
-    /// Makes what is below the diagonal what is above it.
+    /// Copies the elements above the diagonal to below it.
     fn mirror(&mut self) {
         let side = self.columns;
         for row in 0..side {
@@ -101,7 +101,7 @@ impl Dense {
         }
     }
 
-    /// `rows' * rows`.
+    /// The product `rows' * rows`.
     pub(super) fn gram(rows: &Self) -> Self {
         let mut gram = Self::zeros(rows.columns, rows.columns);
         gram.add_gram(rows.view());
@@ -109,7 +109,7 @@ impl Dense {
         gram
     }
 
-    /// The sum over all rows of the products of their differences from `centre`.
+    /// The scatter matrix: the sum over all rows of the outer products of their differences from `centre`.
     pub(super) fn scatter(vectors: &[f32], centre: &[f64]) -> Self {
         let dimension = centre.len();
         let mut scatter = Self::zeros(dimension, dimension);
@@ -124,7 +124,7 @@ impl Dense {
         scatter
     }
 
-    /// The product of each row less `centre` with `matrix'`: so many rows as there are vectors.
+    /// The product of each row minus `centre` with `matrix'`; the result has one row for each vector.
     pub(super) fn mapped(vectors: &[f32], centre: &[f64], matrix: &Self) -> Self {
         let dimension = centre.len();
         let mut mapped = Self::zeros(vectors.len() / dimension, matrix.rows());
@@ -146,7 +146,7 @@ impl Dense {
             .sum()
     }
 
-    /// The lower factor of a symmetric, positive definite matrix.
+    /// The lower Cholesky factor of a symmetric, positive definite matrix.
     pub(super) fn cholesky(mut self) -> Result<Self, AdaptError> {
         let side = self.columns;
         for from in (0..side).step_by(BLOCK) {
@@ -161,7 +161,7 @@ impl Dense {
         Ok(self)
     }
 
-    /// The block on the diagonal, by the definition.
+    /// Factors the block on the diagonal by the definition.
     fn factor_block(&mut self, from: usize, to: usize) -> Result<(), AdaptError> {
         let side = self.columns;
         for row in from..to {
@@ -183,7 +183,7 @@ impl Dense {
         Ok(())
     }
 
-    /// What is below that block, row by row.
+    /// Solves for the rows below that block.
     fn solve_panel(&mut self, from: usize, to: usize) {
         let side = self.columns;
         let (above, below) = self.values.split_at_mut(to * side);
@@ -196,7 +196,7 @@ impl Dense {
         });
     }
 
-    /// What is right of it and below, on and below the diagonal.
+    /// Updates what is to the right of that block and below it, on and below the diagonal.
     fn take_panel_away(&mut self, from: usize, to: usize) {
         let (side, width) = (self.columns, to - from);
         let below = &mut self.values[to * side..];
@@ -250,7 +250,7 @@ impl Dense {
     }
 }
 
-/// Rows of `f32`, scaled to unit length in `f64`, less a centre.
+/// Rows of `f32`, scaled to unit length in `f64`, minus a centre.
 fn widened(rows: &[f32], centre: &[f64]) -> Vec<f64> {
     let mut wide = Vec::with_capacity(rows.len());
     for row in rows.chunks(centre.len()) {
@@ -260,14 +260,14 @@ fn widened(rows: &[f32], centre: &[f64]) -> Vec<f64> {
     wide
 }
 
-/// The length of a row; one for a row without any.
+/// The length of a row; 1 for a zero row.
 pub(super) fn length(row: &[f32]) -> f64 {
     let squares = row.iter().map(|x| f64::from(*x) * f64::from(*x));
     let length = squares.sum::<f64>().sqrt();
     if length.is_normal() { length } else { 1.0 }
 }
 
-/// Adds `by * values`.
+/// Adds `by * values` to `into`.
 pub(super) fn add(into: &mut [f64], values: &[f64], by: f64) {
     for (into, value) in into.iter_mut().zip(values) {
         *into += by * value;
@@ -289,7 +289,7 @@ pub(super) fn dot(a: &[f64], b: &[f64]) -> f64 {
     sums.iter().sum::<f64>() + rest
 }
 
-/// A count as a number to compute with.
+/// Converts a count to `f64`.
 #[expect(clippy::cast_precision_loss, reason = "counts stay far below 2^52")]
 pub(super) fn real(count: usize) -> f64 {
     count as f64

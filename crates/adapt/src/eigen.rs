@@ -1,6 +1,6 @@
-//! The leading eigenvectors of a symmetric matrix: Householder's tridiagonal form, its eigenvalues by the
-//! implicit QL iteration, its leading eigenvectors by inverse iteration (Wilkinson). Own code: the crates that
-//! have it (faer, nalgebra) bring 32 and 8 others for these pages.
+//! Computes the leading eigenvectors of a symmetric matrix: Householder's tridiagonal form, its eigenvalues by
+//! the implicit QL iteration, and its leading eigenvectors by inverse iteration (Wilkinson). This is our own
+//! code because the crates that have it (faer, nalgebra) bring 32 and 8 others for these pages.
 #![expect(
     clippy::indexing_slicing,
     reason = "every index comes from a loop over the side that it indexes"
@@ -12,14 +12,14 @@ use rayon::prelude::*;
 use super::dense::{Dense, add, dot, real};
 use super::error::AdaptError;
 
-/// Iterations for one eigenvalue; a handful is usual.
+/// The highest number of iterations for one eigenvalue; a handful is usual.
 const QL_ROUNDS_MAX: usize = 60;
-/// Solutions for one eigenvector; two are usual, since each gains some ten digits.
+/// Number of iterations for one eigenvector. Two are usual, because each gains about ten digits.
 const INVERSE_ROUNDS: usize = 3;
-/// Rows that one task changes.
+/// Number of rows that one task changes.
 const ROWS_BY_TASK: usize = 32;
 
-/// The eigenvectors of the `count` greatest eigenvalues, as rows of length one, the greatest first.
+/// The eigenvectors of the `count` greatest eigenvalues, as rows of unit length, that of the greatest first.
 pub(super) fn leading(matrix: Dense, count: usize) -> Result<Dense, AdaptError> {
     let side = matrix.columns;
     let count = count.min(side);
@@ -34,7 +34,7 @@ pub(super) fn leading(matrix: Dense, count: usize) -> Result<Dense, AdaptError> 
         vector.fill_with(|| real(draws.below(1 << 20)) / real(1 << 19) - 1.0);
         for _ in 0..INVERSE_ROUNDS {
             form.solve(value, vector);
-            // Twice: once leaves what rounding left.
+            // Done twice, because after one pass rounding errors remain.
             for _ in 0..2 {
                 let parts: Vec<f64> = known
                     .par_chunks(side)
@@ -55,7 +55,7 @@ pub(super) fn leading(matrix: Dense, count: usize) -> Result<Dense, AdaptError> 
 }
 
 fn scale_to_one(vector: &mut [f64]) {
-    // Solutions for an eigenvalue that is met exactly are huge.
+    // The solution is huge if the eigenvalue is met exactly.
     let largest = vector
         .iter()
         .fold(0.0_f64, |most, value| most.max(value.abs()));
@@ -71,12 +71,12 @@ fn scale_to_one(vector: &mut [f64]) {
     }
 }
 
-/// A symmetric matrix as `Q T Q'`.
+/// A symmetric matrix in the form `Q T Q'`, with `T` tridiagonal.
 struct Tridiagonal {
     diagonal: Vec<f64>,
-    /// Beside it: element i is between i and i + 1.
+    /// The elements beside the diagonal; element i is between i and i + 1.
     beside: Vec<f64>,
-    /// Row k: the vector whose reflection cleared column k, of length sqrt(2), or zero.
+    /// Row k is the vector whose reflection cleared column k; its length is sqrt(2), or zero.
     reflections: Dense,
 }
 
@@ -117,20 +117,20 @@ impl Tridiagonal {
         }
     }
 
-    /// The largest of its elements.
+    /// The largest absolute value of its elements.
     fn size(&self) -> f64 {
         let elements = self.diagonal.iter().chain(&self.beside);
         elements.fold(f64::MIN_POSITIVE, |most, value| most.max(value.abs()))
     }
 
-    /// All eigenvalues, in no order.
+    /// All eigenvalues, in no particular order.
     fn eigenvalues(&self) -> Result<Vec<f64>, AdaptError> {
         let mut d = self.diagonal.clone();
         let mut e = self.beside.clone();
         e.push(0.0);
         let side = d.len();
-        // By the size of the whole: between eigenvalues of zero, of which there are many where rows are fewer than
-        // components, rounding leaves numbers that are small beside nothing else.
+        // Compared with the size of the whole matrix. If there are fewer rows than components, many eigenvalues
+        // are zero, and between them rounding errors are small only compared with the whole.
         let tiny = f64::EPSILON * self.size();
         for low in 0..side {
             let mut rounds = 0;
@@ -150,11 +150,11 @@ impl Tridiagonal {
         Ok(d)
     }
 
-    /// `vector` becomes the solution of `(T - value) x = vector`, by elimination with the larger pivot.
+    /// Replaces `vector` by the solution of `(T - value) x = vector`, by elimination with partial pivoting.
     fn solve(&self, value: f64, vector: &mut [f64]) {
         let side = vector.len();
         let tiny = f64::EPSILON * self.size();
-        // Three upper diagonals of the factor.
+        // The three upper diagonals of the factor.
         let (mut first, mut second, mut third) =
             (vec![0.0; side], vec![0.0; side], vec![0.0; side]);
         let (mut here, mut next) = (
@@ -192,7 +192,7 @@ impl Tridiagonal {
         }
     }
 
-    /// An eigenvector of `T` becomes that of the matrix.
+    /// Converts an eigenvector of `T` to one of the matrix.
     fn back(&self, vector: &mut [f64]) {
         for step in (0..self.beside.len()).rev() {
             let reflection = &self.reflections.row(step)[step + 1..];
@@ -202,8 +202,8 @@ impl Tridiagonal {
     }
 }
 
-/// Makes of a column the vector v, of length sqrt(2), with which `I - v v'` maps it to its first axis; returns what
-/// becomes of the first element.
+/// Replaces a column by the vector v, of length sqrt(2), with which `I - v v'` maps the column to its first
+/// axis; returns the resulting first element.
 fn reflect(column: &mut [f64]) -> f64 {
     let length = dot(column, column).sqrt();
     let Some(first) = column.first_mut() else {
@@ -221,7 +221,7 @@ fn reflect(column: &mut [f64]) -> f64 {
     target
 }
 
-/// One implicit QL step with Wilkinson's shift on rows `low` to `high`.
+/// One implicit QL step with Wilkinson's shift, on rows `low` to `high`.
 fn ql_step(d: &mut [f64], e: &mut [f64], low: usize, high: usize) {
     let half = (d[low + 1] - d[low]) / (2.0 * e[low]);
     let root = half.hypot(1.0);
@@ -279,7 +279,7 @@ mod tests {
     #[test]
     fn leading_vectors_are_orthogonal_and_each_is_mapped_to_its_multiple() {
         let falling: Vec<f64> = (0..120).map(|at| 0.9_f64.powi(at)).collect();
-        // Twice each, and many zeros: a covariance of fewer rows than components.
+        // Each eigenvalue occurs twice, and many are zero, as in a covariance of fewer rows than components.
         let twice: Vec<f64> = (0..90)
             .map(|at| if at < 40 { real(50 - at / 2) } else { 0.0 })
             .collect();

@@ -1,19 +1,19 @@
 //! Why no head can be fitted.
 
-/// Why no head can be fitted.
+/// The reasons why no head can be fitted or used.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum AdaptError {
-    /// Vectors, labels and components do not go together.
+    /// The numbers of values, labels and components do not match.
     #[error("{values} values are not {rows} rows of {dimension} components")]
     Shape {
-        /// Values found.
+        /// Number of values found.
         values: usize,
-        /// Labels found.
+        /// Number of labels found.
         rows: usize,
-        /// Components of each row.
+        /// Number of components of a row.
         dimension: usize,
     },
-    /// A row is no embedding.
+    /// A row that cannot be an embedding.
     #[error("row {row} counted from 0: {problem}; remove it")]
     Row {
         /// The row.
@@ -21,85 +21,85 @@ pub enum AdaptError {
         /// What is wrong with it.
         problem: String,
     },
-    /// Too few labels with two pictures or more.
+    /// There are too few labels with at least two pictures.
     #[error(
         "a head takes {least} labels with two pictures or more, half of them to fit and the others to calibrate and to judge; of \
          the {labels} labels here {paired} have two: label {} more",
         least.saturating_sub(*paired)
     )]
     TooFewLabels {
-        /// All labels.
+        /// Number of all labels.
         labels: usize,
-        /// Those with two pictures or more.
+        /// Number of labels with at least two pictures.
         paired: usize,
-        /// What it takes.
+        /// The least number of such labels.
         least: usize,
     },
-    /// The same for parts that were given.
+    /// A given part has too few labels with at least two pictures.
     #[error(
         "the part `{part}` has {paired} labels with two pictures or more, and it takes {least}: label {} more",
         least.saturating_sub(*paired)
     )]
     TooFewInPart {
-        /// The part.
+        /// The name of the part.
         part: &'static str,
-        /// What it has.
+        /// The number of such labels in the part.
         paired: usize,
-        /// What it takes.
+        /// The least number of such labels.
         least: usize,
     },
-    /// A label is in two parts.
+    /// A label occurs in two parts.
     #[error(
         "the label {label} is in two parts, {one} and {other}: what was fitted on can judge nothing; give all its pictures one part"
     )]
     LabelInTwoParts {
         /// The label.
         label: String,
-        /// A part.
+        /// The first part.
         one: &'static str,
-        /// Another one.
+        /// The second part.
         other: &'static str,
     },
-    /// All vectors are one, or nearly.
+    /// All vectors are equal, or nearly equal.
     #[error("the vectors do not differ enough for a head: their covariance is not positive")]
     NotPositive,
-    /// The iteration did not end.
+    /// The eigenvalue iteration did not converge.
     #[error("the eigenvalues of the covariance were not found; report this with the embeddings")]
     NoEigenvalues,
-    /// Training left the numbers.
+    /// Training diverged, so that the numbers are not finite.
     #[error(
         "training by the recipe `{recipe}` came to no finite head; choose another with --recipe"
     )]
     Diverged {
-        /// The recipe.
+        /// The name of the recipe.
         recipe: &'static str,
     },
-    /// A head was applied to vectors of another length.
+    /// A head was applied to vectors of another dimension.
     #[error("the head takes vectors of {expected} components, and these have {found}")]
     Dimension {
-        /// What it takes.
+        /// The dimension that it takes.
         expected: usize,
-        /// What it was given.
+        /// The dimension of the vectors.
         found: usize,
     },
-    /// What was stored is no head.
+    /// The stored bytes are not a head.
     #[error("it is no head: {problem}")]
     Stored {
         /// What is wrong.
         problem: String,
     },
-    /// A recipe of that name is not there.
+    /// There is no recipe with this name.
     #[error("there is no recipe `{name}`; there are {known}")]
     NoRecipe {
-        /// What was asked for.
+        /// The name that was given.
         name: String,
-        /// What there is.
+        /// The existing names.
         known: String,
     },
-    /// The caller ended it.
+    /// The caller stopped the work.
     #[error("stopped")]
     Stopped,
-    /// Pairs could not be analysed.
+    /// The pairs could not be analysed.
     #[error("the judged vectors cannot be compared: {problem}")]
     Analysis {
         /// What happened.

@@ -1,4 +1,4 @@
-//! How well rows are told apart, by label, so that labels can be drawn again.
+//! Measures how well rows are told apart, from sums by label, so that the labels can be resampled (bootstrap).
 
 use matchpoint_calibration::analysis::embeddings::Embeddings;
 use matchpoint_calibration::analysis::label_counts::LabelCounts;
@@ -11,30 +11,32 @@ use serde::{Deserialize, Serialize};
 use super::error::AdaptError;
 use super::labelled_rows::LabelledRows;
 
-/// Thresholds at which pairs are counted, spread evenly over the logarithm of FAR: 3 % of it from one to the next.
+/// Number of thresholds at which pairs are counted, equally spaced in the logarithm of FAR: each differs by 3 %
+/// in FAR from the next.
 const THRESHOLDS: u32 = 256;
 const FAR_HIGHEST: f64 = 0.7;
 const FAR_LOWEST: f64 = 3e-4;
-/// The band of OPIS, by FAR of all pairs.
+/// The band of OPIS, as FARs of all pairs.
 const BAND: (f64, f64) = (1e-3, 1e-1);
 
-/// How well embeddings tell labels apart; rates are pairwise, in [0, 1].
+/// How well embeddings tell labels apart. Rates are pairwise, in [0, 1].
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct HeadFigures {
-    /// Share of rows whose nearest other row has their label, of rows whose label has another.
+    /// Among rows whose label has another row: the share whose nearest other row has their label.
     pub recall_at_1: f64,
-    /// Where FAR and FRR are equal.
+    /// The equal error rate.
     pub equal_error: f64,
-    /// FRR where FAR is a hundredth.
+    /// The FRR at a FAR of 0.01.
     pub frr_at_far_1e2: f64,
-    /// FRR where FAR is a thousandth.
+    /// The FRR at a FAR of 0.001.
     pub frr_at_far_1e3: f64,
-    /// How unequally one threshold serves the labels, over FAR from 1e-3 to 1e-1, evenly in similarity.
+    /// OPIS: how unequally one threshold serves the labels, over FARs from 1e-3 to 1e-1, weighted by
+    /// similarity.
     pub opis: f64,
 }
 
 impl HeadFigures {
-    /// Names of the figures, and whether more is better.
+    /// The names of the figures, and whether higher is better.
     pub(super) const NAMES: [(&'static str, bool); 5] = [
         ("Recall@1", true),
         ("EER", false),
@@ -54,15 +56,16 @@ impl HeadFigures {
     }
 }
 
-/// What there is to compute figures of, label by label.
+/// The sums by label from which figures are computed.
 pub(super) struct LabelEvidence {
     counts: LabelCounts,
-    /// Rows with another of their label, and those that find it.
+    /// For each label, the number of rows whose label has another row, and the number of these whose nearest
+    /// row has their label.
     asked: Vec<f64>,
     found: Vec<f64>,
-    /// Of labels with pairs of both kinds, at the thresholds of the band.
+    /// The utilities at the thresholds of the band, for labels with both kinds of pairs.
     utilities: Vec<Option<Vec<f64>>>,
-    /// The widths of the band's thresholds.
+    /// The integration weights of the band's thresholds.
     widths: Vec<f64>,
 }
 
@@ -178,7 +181,8 @@ impl LabelEvidence {
         self.utilities = (0..counts.labels).map(of_label).collect();
     }
 
-    /// How one threshold serves a label where FAR of all pairs is each of some rates; `None` if it lacks pairs of a kind.
+    /// The utility of a label at thresholds given by FARs of all pairs; `None` if the label lacks a kind of
+    /// pairs.
     pub(super) fn utility_at(&self, label: usize, rates: &[f64]) -> Option<Vec<f64>> {
         let counts = &self.counts;
         let width = counts.thresholds.len();
@@ -206,13 +210,13 @@ impl LabelEvidence {
         )
     }
 
-    /// The number of labels, from 0 to the greatest.
+    /// The number of labels: one more than the greatest index.
     pub(super) fn labels(&self) -> usize {
         self.counts.labels
     }
 
-    /// The figures with each label counted as often as its weight says. A pair of two labels counts for both of them, so
-    /// that its weight is the mean of theirs and not their product: the first-order part of a bootstrap over labels.
+    /// The figures with label i counted `weights[i]` times. A pair of two labels gets the mean of their weights
+    /// and not the product, which is the first-order part of a bootstrap over labels.
     pub(super) fn figures(&self, weights: &[f64]) -> HeadFigures {
         let (far, frr) = self.rates(weights);
         let sum = |values: &[f64]| -> f64 {
@@ -261,7 +265,7 @@ impl LabelEvidence {
     }
 }
 
-/// The weight of each point in an integral over them, by the trapezium rule; together one.
+/// The weights of the points in an integral by the trapezium rule; their sum is one.
 fn trapezia(points: &[f64]) -> Vec<f64> {
     let mut widths = vec![0.0; points.len()];
     for (at, pair) in points.windows(2).enumerate() {
@@ -279,7 +283,7 @@ fn trapezia(points: &[f64]) -> Vec<f64> {
     widths
 }
 
-/// FRR where FAR has fallen to `target`.
+/// The FRR at the threshold where the FAR has fallen to `target`.
 pub(super) fn at_far(far: &[f64], frr: &[f64], target: f64) -> f64 {
     let Some(at) = far.iter().position(|far| *far <= target) else {
         return frr.last().copied().unwrap_or(1.0);
@@ -295,10 +299,10 @@ pub(super) fn at_far(far: &[f64], frr: &[f64], target: f64) -> f64 {
     }
 }
 
-/// The rate where FAR and FRR are equal.
+/// The equal error rate.
 fn crossing(far: &[f64], frr: &[f64]) -> f64 {
     let Some(at) = far.iter().zip(frr).position(|(far, frr)| far <= frr) else {
-        // FRR stays below: the least FAR that was looked at.
+        // The FRR stays below the FAR, so this is the lowest FAR that was counted.
         return far.last().copied().unwrap_or(0.0);
     };
     let point = |at: usize| Some((*far.get(at)?, *frr.get(at)?));

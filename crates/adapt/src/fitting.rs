@@ -1,5 +1,5 @@
-//! The whole of it: parts, the choice of a recipe by cross-validation within the part that fits, the head, and the
-//! judgement on labels that none of it has seen.
+//! Runs a whole fit: parts, the choice of a recipe by cross-validation on the fitting labels, the head, and the
+//! judgement on labels that had no part in it.
 
 use serde::{Deserialize, Serialize};
 
@@ -14,67 +14,69 @@ use super::parts::{Part, Parts};
 use super::recipe::{RECIPES, Recipe};
 use super::supported::SupportedTargets;
 
-/// Folds of labels that recipes are compared by.
+/// Number of folds for comparing recipes.
 const FOLDS: usize = 3;
 
-/// What to fit, and how.
+/// The input of a fit.
 #[derive(Clone, Debug)]
 pub struct AdaptRequest<'a> {
-    /// All rows, of every part.
+    /// All rows, of all parts.
     pub rows: &'a LabelledRows,
-    /// The name of each row's label.
+    /// The label of each row.
     pub names: &'a [String],
     /// The part of each label.
     pub parts: &'a Parts,
-    /// The only recipe; those of the default search, compared, if there is none.
+    /// The only recipe to use; `None` compares the recipes of the default search.
     pub recipe: Option<&'static Recipe>,
-    /// What every draw follows from.
+    /// The seed of all random choices.
     pub seed: u64,
 }
 
-/// What a fit is at.
+/// The stage of a fit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AdaptStage {
-    /// Recipes are compared within the part that fits.
+    /// Recipes are compared on the fitting labels.
     Compare,
-    /// The chosen one is fitted.
+    /// The chosen recipe is fitted.
     Fit,
-    /// The head is held against none.
+    /// The head is compared with no head.
     Judge,
 }
 
-/// Told of each step, and ends the work by saying `false`.
+/// Called with the stage, the number of steps done and the total; the work stops if it returns `false`.
 pub type AdaptProgress<'a> = &'a dyn Fn(AdaptStage, usize, usize) -> bool;
 
-/// A way to go on, in cross-validation within the part that fits.
+/// A recipe in the cross-validation on the fitting labels.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Candidate {
-    /// The recipe; `none` for the embeddings as they are.
+    /// The name of the recipe; `none` for the embeddings without a head.
     pub recipe: String,
-    /// Means over the folds.
+    /// The means of the figures over the folds.
     pub figures: HeadFigures,
-    /// The mean of EER, FRR at FAR 1e-2 and OPIS, each as a share of what it is without a head; what is chosen by.
+    /// The mean of EER, FRR at FAR 1e-2 and OPIS, each divided by its value without a head. The recipe with the
+    /// lowest score is chosen.
     pub score: f64,
 }
 
-/// A head, and what it was judged to be.
+/// A head with its judgement.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AdaptedHead {
-    /// The head, whether it is refused or not.
+    /// The head, even if it is refused.
     pub head: Head,
-    /// How it was fitted.
+    /// The recipe that it was fitted by.
     pub recipe: &'static Recipe,
-    /// What it was chosen from; empty if the recipe was named.
+    /// The recipes that were compared; empty if a recipe was named.
     pub candidates: Vec<Candidate>,
-    /// On labels that it had not seen.
+    /// The judgement on labels that had no part in the fit.
     pub judgement: Judgement,
 }
 
 impl AdaptRequest<'_> {
-    /// Does all of it.
+    /// Runs the whole fit.
     ///
     /// # Errors
-    /// Rows that no head can be fitted to; [`AdaptError::Stopped`] if `watch` said so.
+    /// Returns an error if no head can be fitted to the rows, and [`AdaptError::Stopped`] if `watch` returned
+    /// `false`.
     pub fn run(&self, watch: AdaptProgress<'_>) -> Result<AdaptedHead, AdaptError> {
         let fit = self.rows.chosen(&self.rows_of(Part::Fit));
         let (recipe, candidates) = match self.recipe {
@@ -102,10 +104,10 @@ impl AdaptRequest<'_> {
         })
     }
 
-    /// What the figures of a judgement do not show, for a page.
+    /// The curves of a judgement, for a page.
     ///
     /// # Errors
-    /// Rows that cannot be compared with each other.
+    /// Returns an error if rows cannot be compared with each other.
     pub fn curves(&self, adapted: &AdaptedHead) -> Result<JudgedCurves, AdaptError> {
         let judging = self.compared(Part::Judge);
         let before = self.rows.chosen(&judging);
@@ -113,10 +115,11 @@ impl AdaptRequest<'_> {
         JudgedCurves::of(&before, &behind, &self.names_of(&judging), self.seed)
     }
 
-    /// What the labels that are left to calibrate with can promise before the head and behind it; `None` if there are too few.
+    /// The targets that the labels left for calibration can certify without and with the head; `None` if there
+    /// are too few.
     ///
     /// # Errors
-    /// Rows that cannot be compared with each other.
+    /// Returns an error if rows cannot be compared with each other.
     pub fn supported(&self, adapted: &AdaptedHead) -> Result<Option<SupportedTargets>, AdaptError> {
         let rows = self.compared(Part::Calibrate);
         let before = self.rows.chosen(&rows);
@@ -141,7 +144,7 @@ impl AdaptRequest<'_> {
             .collect()
     }
 
-    /// The rows of a part that are compared with each other: whole labels, of so many rows at most.
+    /// The rows of a part that are compared with each other: whole labels, up to the limit of rows.
     fn compared(&self, part: Part) -> Vec<usize> {
         let rows = self.rows_of(part);
         if rows.len() <= ROWS_MAX {

@@ -1,4 +1,4 @@
-//! The head: what is done to an embedding of unit length before it is compared.
+//! The head: a map that is applied to an embedding of unit length before it is compared.
 
 use std::borrow::Cow;
 
@@ -11,10 +11,11 @@ use super::dense::{Dense, dot};
 use super::error::AdaptError;
 use super::labelled_rows::{LabelledRows, signed_roots};
 
-/// Rows that are mapped at a time: few enough to keep their products small.
+/// Number of rows that are mapped at a time, few enough to keep their products small.
 const ROWS: usize = 2_048;
 
-/// A linear map of the components or of their signed roots, and what is added to it; the result is scaled to unit length.
+/// A linear map of the components, or of their signed square roots, plus a bias. The result is scaled to unit
+/// length.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Head {
     from: usize,
@@ -25,7 +26,7 @@ pub struct Head {
 }
 
 impl Head {
-    /// `matrix * (x - centre)`, of the signed roots of `x` if it says so.
+    /// The map `matrix * (x - centre)`, applied to the signed square roots of `x` if `roots` is true.
     #[expect(
         clippy::cast_possible_truncation,
         reason = "rounded to the precision of embeddings"
@@ -48,10 +49,10 @@ impl Head {
             .all(|value| value.is_finite())
     }
 
-    /// Takes its bytes apart again; see [`Self::to_bytes`].
+    /// Decodes the bytes of a head; see [`Self::to_bytes`].
     ///
     /// # Errors
-    /// Another number of bytes than of weights, or a number that is none.
+    /// Returns an error if the number of bytes does not match, or if a number is not finite.
     pub fn from_bytes(
         bytes: &[u8],
         from: usize,
@@ -84,47 +85,47 @@ impl Head {
         Ok(head)
     }
 
-    /// Its weights row by row, then what is added, as little-endian `f32`.
+    /// Encodes the head: the weights row by row, then the bias, as little-endian `f32`.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         let values = self.weights.iter().chain(&self.bias);
         values.flat_map(|value| value.to_le_bytes()).collect()
     }
 
-    /// Components that it takes.
+    /// Number of input components.
     #[must_use]
     pub fn from(&self) -> usize {
         self.from
     }
 
-    /// Components that it gives.
+    /// Number of output components.
     #[must_use]
     pub fn to(&self) -> usize {
         self.bias.len()
     }
 
-    /// Whether it takes the signed square root of each component first, at unit length again.
+    /// Whether the signed square roots of the components, scaled to unit length, are mapped.
     #[must_use]
     pub fn roots(&self) -> bool {
         self.roots
     }
 
-    /// Its weights, a row for each component that it gives.
+    /// The weights, one row for each output component.
     #[must_use]
     pub fn weights(&self) -> &[f32] {
         &self.weights
     }
 
-    /// What is added to each component.
+    /// The bias of each output component.
     #[must_use]
     pub fn bias(&self) -> &[f32] {
         &self.bias
     }
 
-    /// What becomes of a vector of unit length.
+    /// Maps a vector of unit length.
     ///
     /// # Errors
-    /// A vector that it maps to zero, of which no direction is left.
+    /// Returns an error if the vector is mapped to zero, which has no direction.
     pub fn apply(&self, unit: &[f32]) -> Result<Embedding, NotAnEmbedding> {
         let unit = if self.roots {
             Cow::Owned(signed_roots(unit))
@@ -150,10 +151,10 @@ impl Head {
         Embedding::normalise(mapped.collect())
     }
 
-    /// The same for many rows, on all cores.
+    /// Maps many rows, on all cores.
     ///
     /// # Errors
-    /// Rows of another dimension, and one that it maps to zero.
+    /// Returns an error if the rows have another dimension, or if a row is mapped to zero.
     pub fn apply_to(&self, rows: &LabelledRows) -> Result<LabelledRows, AdaptError> {
         let (expected, found) = (self.from, rows.dimension());
         if expected != found {
@@ -205,7 +206,8 @@ impl Head {
     }
 }
 
-/// SHA-256 over the components of a vector of unit length, in 64 hex digits: what a vector is known by.
+/// SHA-256 over the components of a vector of unit length as 64 hexadecimal digits, by which a vector is
+/// recognised.
 #[must_use]
 pub fn vector_sha256(unit: &[f32]) -> String {
     let mut hash = Sha256::new();

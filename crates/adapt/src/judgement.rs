@@ -1,4 +1,4 @@
-//! Whether a head is better than none, on labels that had no part in it: with intervals over labels, and not by points.
+//! Judges whether a head is better than none, on labels that had no part in the fit, by intervals over labels.
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -9,34 +9,35 @@ use super::error::AdaptError;
 use super::figures::{HeadFigures, LabelEvidence};
 use super::labelled_rows::LabelledRows;
 
-/// Times that the labels are drawn again.
+/// Number of bootstrap samples of labels.
 const REPLICATES: u64 = 600;
-/// The share of draws on each side of an interval.
+/// The share of samples on each side of an interval.
 const TAIL: f64 = 0.025;
-/// Rows that are compared with each other, at most: 200 million pairs. Of more, labels are taken until there are so many.
+/// At most this many rows are compared with each other, which is 200 million pairs. If there are more, whole
+/// labels are taken up to this number.
 pub(super) const ROWS_MAX: usize = 20_000;
 
-/// What one figure is without the head and with it.
+/// A figure without and with the head.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct JudgedFigure {
-    /// The figure's name.
+    /// The name of the figure.
     pub figure: String,
-    /// Without a head.
+    /// Its value without the head.
     pub without: f64,
-    /// With the head.
+    /// Its value with the head.
     pub with: f64,
-    /// The low end of the 95 % interval of the difference, with less without, over labels drawn again.
+    /// The lower end of the 95 % bootstrap interval of the difference (with minus without), over labels.
     pub lower: f64,
-    /// The high end.
+    /// The upper end of this interval.
     pub upper: f64,
-    /// Better beyond its interval.
+    /// Whether the figure is significantly better: the whole interval is on the better side.
     pub better: bool,
-    /// Worse beyond its interval.
+    /// Whether the figure is significantly worse: the whole interval is on the worse side.
     pub worse: bool,
 }
 
 impl JudgedFigure {
-    /// In a word or some.
+    /// The verdict in a few words.
     #[must_use]
     pub fn verdict(&self) -> &'static str {
         match (self.better, self.worse) {
@@ -47,27 +48,27 @@ impl JudgedFigure {
     }
 }
 
-/// A head against none, on the labels that judge.
+/// The comparison of a head with no head, on the judging labels.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Judgement {
-    /// Labels that judged.
+    /// Number of judging labels.
     pub labels: usize,
-    /// Their rows.
+    /// Number of their rows.
     pub rows: usize,
-    /// Every figure.
+    /// All figures.
     pub changes: Vec<JudgedFigure>,
-    /// Why the head is refused; `None` if it is taken.
+    /// The reason why the head is refused; `None` if it is accepted.
     pub refused: Option<String>,
 }
 
-/// Figures that a head has to make better, beyond their intervals.
+/// The figures that a head must make significantly better.
 const HAVE_TO_BE_BETTER: [&str; 2] = ["EER", "FRR at FAR 1e-2"];
 
 impl Judgement {
-    /// Compares rows before a head and behind it, which have the same labels in the same order.
+    /// Compares rows without and with the head, which must have the same labels in the same order.
     ///
     /// # Errors
-    /// Rows that cannot be compared with each other.
+    /// Returns an error if rows cannot be compared with each other.
     pub fn of(before: &LabelledRows, behind: &LabelledRows, seed: u64) -> Result<Self, AdaptError> {
         let (without, with) = (LabelEvidence::of(before)?, LabelEvidence::of(behind)?);
         let labels = without.labels();
@@ -117,7 +118,7 @@ impl Judgement {
     }
 }
 
-/// How often each label is drawn.
+/// Draws labels with replacement; returns how often each was drawn.
 pub(super) fn drawn_again(labels: usize, seed: u64, stream: u64) -> Vec<f64> {
     let mut draws = SeededRng::new(seed, stream);
     let mut weights = vec![0.0; labels];
@@ -148,7 +149,7 @@ pub(super) fn quantile(sorted: &[f64], share: f64) -> f64 {
     sorted.get(place).copied().unwrap_or(0.0)
 }
 
-/// In one sentence.
+/// The reason for a refusal in one sentence; `None` if the head is accepted.
 fn refusal(changes: &[JudgedFigure], labels: usize) -> Option<String> {
     let not_better: Vec<&JudgedFigure> = changes
         .iter()

@@ -1,4 +1,4 @@
-//! Embeddings with their labels: what heads are fitted to and judged by.
+//! Embeddings with their labels, to which heads are fitted and by which they are judged.
 
 use matchpoint_calibration::analysis::embeddings::Embeddings;
 use matchpoint_vector::Embedding;
@@ -19,7 +19,7 @@ impl LabelledRows {
     /// Scales each row to unit length.
     ///
     /// # Errors
-    /// Values that are not whole rows, one for each label, and a row that has no direction.
+    /// Returns an error if the values are not whole rows with one label each, or if a row has no direction.
     pub fn normalise(
         dimension: usize,
         mut vectors: Vec<f32>,
@@ -48,7 +48,7 @@ impl LabelledRows {
         })
     }
 
-    /// The rows that are chosen, in that order.
+    /// The selected rows, in this order.
     #[must_use]
     pub fn chosen(&self, rows: &[usize]) -> Self {
         let mut chosen = Self {
@@ -65,7 +65,7 @@ impl LabelledRows {
         chosen
     }
 
-    /// Each row with the signed square roots of its components.
+    /// The rows with the signed square roots of their components.
     pub(super) fn signed_roots(&self) -> Self {
         let rows = self.vectors.par_chunks(self.dimension);
         self.with_vectors(self.dimension, rows.flat_map_iter(signed_roots).collect())
@@ -96,7 +96,7 @@ impl LabelledRows {
         self.vectors.get(from..from + self.dimension)
     }
 
-    /// All rows, one after the other.
+    /// All rows in one block.
     #[must_use]
     pub fn vectors(&self) -> &[f32] {
         &self.vectors
@@ -108,7 +108,7 @@ impl LabelledRows {
         &self.labels
     }
 
-    /// The labels numbered from 0 without gaps, in the order of their numbers, and how many there are.
+    /// The labels numbered from 0 without gaps, in the order of their numbers, and the number of labels.
     pub(super) fn dense_labels(&self) -> (Vec<usize>, usize) {
         let mut known = self.labels.clone();
         known.sort_unstable();
@@ -117,7 +117,7 @@ impl LabelledRows {
         (self.labels.iter().map(place).collect(), known.len())
     }
 
-    /// The rows as pairs are counted of them.
+    /// The rows in the form that the analysis of pairs takes.
     pub(super) fn embeddings(&self) -> Result<Embeddings, AdaptError> {
         let dense = self.dense_labels().0.into_iter();
         let labels = dense.map(|label| u32::try_from(label).unwrap_or(u32::MAX));
@@ -128,7 +128,7 @@ impl LabelledRows {
         })
     }
 
-    /// Rows of any length: a fit scales them itself, in `f64`.
+    /// Rows of any length, because a fit scales them itself, in `f64`.
     #[cfg(test)]
     pub(super) fn as_they_are(dimension: usize, vectors: Vec<f32>, labels: Vec<u32>) -> Self {
         Self {
@@ -147,7 +147,8 @@ impl LabelledRows {
     }
 }
 
-/// The square root of each component under its sign, at unit length again: large components count less (power normalisation).
+/// The signed square root of each component, scaled to unit length, so that large components have less
+/// influence (power normalisation).
 pub(super) fn signed_roots(unit: &[f32]) -> Vec<f32> {
     let root = |value: &f32| f64::from(*value).abs().sqrt().copysign(f64::from(*value));
     let roots: Vec<f64> = unit.iter().map(root).collect();

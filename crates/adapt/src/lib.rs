@@ -1,8 +1,10 @@
-//! A head for embeddings, learned from labelled ones, that is taken only where it is better on labels it has not seen.
+//! Fits a head for embeddings to labelled data, and accepts it only if it is better on labels that had no part
+//! in the fit.
 //!
-//! Calibration can say that the data do not support a target; the embedding decides how much they support. A head is a
-//! linear map behind the model, fitted in seconds: it makes pictures of one label alike, and one threshold fit all labels.
-//! Labels are split once, by label: those that fit, those that are left for a calibration, those that judge.
+//! A calibration can only find that the data do not support a target; how much they support depends on the
+//! embedding. A head is a linear map after the model that is fitted in seconds. It makes pictures of one label
+//! more alike, and makes one threshold suit all labels. The labels are split once into three parts: fitting
+//! labels, labels left for a calibration, and judging labels.
 //!
 //! ```
 //! use matchpoint_adapt::{AdaptRequest, LabelledRows, Parts, Recipe};
@@ -35,8 +37,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! Pure: no input or output, no clock, and nothing random that does not follow from the seed. No result depends on the
-//! number of threads.
+//! The code is pure: it has no input or output and no clock, and all random choices depend only on the seed. No
+//! result depends on the number of threads.
 
 #![forbid(unsafe_code)]
 

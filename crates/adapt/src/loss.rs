@@ -1,31 +1,32 @@
-//! What training lowers: normalised softmax over the labels, and the threshold-consistent margins (TCM), with their
-//! gradients written out. They are checked against finite differences and against those of another program.
+//! The losses that training minimises, with their gradients: normalised softmax over the labels, and
+//! threshold-consistent margins (TCM). The gradients are checked against finite differences and against another
+//! program.
 
 use rayon::prelude::*;
 
 use super::dense::{Dense, add, dot, real};
 
-/// The losses, and how much each weighs.
+/// The weights and parameters of the losses.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct LossWeights {
     /// The temperature of the softmax over cosines to the proxies (Zhai and Wu 2019, `NormSoftmax`).
     pub(super) temperature: f64,
     /// The weight of TCM (Zhang and others, ICLR 2024); zero for none.
     pub(super) consistency: f64,
-    /// Pairs of one label below it are pulled: the positive margin.
+    /// The positive margin: pairs with equal labels below this similarity are pulled together.
     pub(super) margin_mated: f64,
-    /// Pairs of two labels above it are pushed: the negative margin.
+    /// The negative margin: pairs with different labels above this similarity are pushed apart.
     pub(super) margin_non_mated: f64,
 }
 
-/// A batch: rows before the map, and the label of each.
+/// A batch: rows before the map, with the label of each.
 #[derive(Debug)]
 pub(super) struct Batch<'a> {
     pub(super) rows: &'a Dense,
     pub(super) labels: &'a [usize],
 }
 
-/// A loss with its gradients.
+/// The value of a loss, with its gradients.
 #[derive(Debug)]
 pub(super) struct Slope {
     pub(super) loss: f64,
@@ -33,7 +34,7 @@ pub(super) struct Slope {
     pub(super) of_proxies: Dense,
 }
 
-/// The loss of a batch under the map and the proxies.
+/// The loss of a batch with this map and these proxies.
 pub(super) fn slope(batch: &Batch<'_>, map: &Dense, proxies: &Dense, by: LossWeights) -> Slope {
     let mapped = Dense::product(batch.rows.view(), map.view().transposed());
     let (units, lengths) = directions(&mapped);
@@ -45,7 +46,7 @@ pub(super) fn slope(batch: &Batch<'_>, map: &Dense, proxies: &Dense, by: LossWei
     if 0.0 < by.consistency {
         let mut pairs = Dense::product(units.view(), units.view().transposed());
         loss += margins(&mut pairs, batch.labels, by);
-        // Each pair stands there twice, once for each of its rows.
+        // Each pair occurs twice, once for each of its rows.
         of_units.add_product(pairs.view(), units.view(), 1.0);
     }
     let of_mapped = through_length(of_units, &units, &lengths);
@@ -56,7 +57,7 @@ pub(super) fn slope(batch: &Batch<'_>, map: &Dense, proxies: &Dense, by: LossWei
     }
 }
 
-/// Rows of length one, and the lengths that they had.
+/// The rows scaled to unit length, and their lengths before.
 pub(super) fn directions(rows: &Dense) -> (Dense, Vec<f64>) {
     let mut units = rows.clone();
     let mut lengths = Vec::with_capacity(rows.rows());
@@ -68,7 +69,7 @@ pub(super) fn directions(rows: &Dense) -> (Dense, Vec<f64>) {
     (units, lengths)
 }
 
-/// The gradient before rows were scaled to length one.
+/// Backpropagates the gradient through the scaling to unit length.
 fn through_length(mut gradient: Dense, units: &Dense, lengths: &[f64]) -> Dense {
     let rows = gradient.values.chunks_mut(units.columns);
     let units = units.values.chunks(units.columns);
@@ -80,7 +81,7 @@ fn through_length(mut gradient: Dense, units: &Dense, lengths: &[f64]) -> Dense 
     gradient
 }
 
-/// The mean cross-entropy; cosines become its gradient.
+/// The mean cross-entropy; `cosines` is replaced by its gradient.
 fn softmax(cosines: &mut Dense, labels: &[usize], temperature: f64) -> f64 {
     let count = real(labels.len().max(1));
     let width = cosines.columns;
@@ -103,7 +104,8 @@ fn softmax(cosines: &mut Dense, labels: &[usize], temperature: f64) -> f64 {
     losses.iter().sum::<f64>() / count
 }
 
-/// The mean distance from the margins of the pairs that have not reached them; cosines become its gradient.
+/// The mean distance from the margins, over the pairs that have not reached them; `pairs` is replaced by its
+/// gradient.
 fn margins(pairs: &mut Dense, labels: &[usize], by: LossWeights) -> f64 {
     let width = pairs.columns;
     let side = |row: usize, column: usize, cosine: f64| {
@@ -142,7 +144,7 @@ fn margins(pairs: &mut Dense, labels: &[usize], by: LossWeights) -> f64 {
     by.consistency * (pulled.mean() + pushed.mean())
 }
 
-/// On which side of its margin a pair is wrong.
+/// The side of its margin on which a pair is wrong.
 enum Side {
     Mated,
     NonMated,

@@ -1,4 +1,4 @@
-//! Labels are split three ways, once: those that fit, those that are left to calibrate with, and those that judge.
+//! Splits labels once into three parts: fitting labels, labels left for calibration, and judging labels.
 
 use std::collections::BTreeMap;
 
@@ -7,27 +7,28 @@ use sha2::{Digest, Sha256};
 
 use super::error::AdaptError;
 
-/// Labels with two pictures or more that a fit takes: on fewer, heads do harm as often as good.
+/// The least number of fitting labels with at least two pictures. With fewer, heads are as often harmful as
+/// useful.
 const FIT_LABELS_MIN: usize = 30;
-/// Such labels that a judgement takes: intervals over fewer mean little.
+/// The least number of judging labels with at least two pictures. With fewer, intervals have little meaning.
 const JUDGE_LABELS_MIN: usize = 15;
-/// Both, with as many left to calibrate with as judge.
+/// The least number of all such labels, if as many are left for calibration as judge.
 const PAIRED_LABELS_MIN: usize = FIT_LABELS_MIN + 2 * JUDGE_LABELS_MIN;
 
-/// What a label is for.
+/// The purpose of a label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Part {
     /// The head is fitted to it.
     Fit,
-    /// It is left alone: a threshold can be chosen on it.
+    /// It is left for calibration: a threshold can be chosen on it.
     Calibrate,
     /// The head is judged on it.
     Judge,
 }
 
 impl Part {
-    /// As lists and reports have it.
+    /// The word in lists and reports.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -37,7 +38,7 @@ impl Part {
         }
     }
 
-    /// The part of that name, whatever its case.
+    /// The part with this name, ignoring case.
     #[must_use]
     pub fn parse(word: &str) -> Option<Self> {
         [Self::Fit, Self::Calibrate, Self::Judge]
@@ -50,15 +51,15 @@ impl Part {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Parts(BTreeMap<String, Part>);
 
-/// Two to fit, one each to calibrate with and to judge.
+/// The order of assignment: two labels to fit, one to calibrate with and one to judge.
 const TURNS: [Part; 4] = [Part::Fit, Part::Judge, Part::Fit, Part::Calibrate];
 
 impl Parts {
-    /// Deals labels out, one for each row, in an order that follows from the seed and the names alone: those with two pictures
-    /// or more first, so that each part has its share of them.
+    /// Assigns the label of each row to a part, in an order that depends only on the seed and the names. Labels
+    /// with at least two pictures come first, so that each part has its share of them.
     ///
     /// # Errors
-    /// Too few labels with two pictures or more.
+    /// Returns an error if there are too few labels with at least two pictures.
     pub fn deal(labels: &[&str], seed: u64) -> Result<Self, AdaptError> {
         let mut rows: BTreeMap<&str, usize> = BTreeMap::new();
         for label in labels {
@@ -87,10 +88,11 @@ impl Parts {
         ))
     }
 
-    /// Takes parts that were given, row by row.
+    /// Takes parts that were given for each row.
     ///
     /// # Errors
-    /// A label in two parts, and too few labels with two pictures or more to fit or to judge.
+    /// Returns an error if a label occurs in two parts, or if there are too few labels with at least two
+    /// pictures to fit or to judge.
     pub fn given(labels: &[&str], parts: &[Part]) -> Result<Self, AdaptError> {
         let mut found: BTreeMap<&str, (Part, usize)> = BTreeMap::new();
         for (label, part) in labels.iter().zip(parts.iter().copied()) {
@@ -129,14 +131,14 @@ impl Parts {
         self.0.get(label).copied()
     }
 
-    /// The labels of a part, in the order of their names.
+    /// The labels of a part, in alphabetical order.
     pub fn labels(&self, part: Part) -> impl Iterator<Item = &str> {
         let labels = self.0.iter().filter(move |(_, of)| **of == part);
         labels.map(|(label, _)| label.as_str())
     }
 }
 
-/// Another order for each seed, whatever the names.
+/// Gives another order for each seed, whatever the names.
 fn hash(seed: u64, label: &str) -> [u8; 32] {
     let mut hash = Sha256::new();
     hash.update(b"part");

@@ -1,4 +1,4 @@
-//! The ways to fit a head, each with where it comes from.
+//! The recipes for fitting a head, each with its source.
 
 use std::borrow::Cow;
 
@@ -10,28 +10,28 @@ use super::loss::LossWeights;
 use super::training::{Schedule, TrainingRows};
 use super::whitening::{Shares, whiten};
 
-/// Components that a head gives, at most: the leading ones of the data hold what tells labels apart, and half as many cost
-/// half as much in memory and in every search.
+/// The highest number of output components of a head. The leading components of the data contain what separates
+/// labels, and half as many cost half as much in memory and in every search.
 const COMPONENTS_MAX: usize = 512;
 
 /// A way to fit a head.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Recipe {
-    /// What it is called.
+    /// The name of the recipe.
     pub name: &'static str,
-    /// What it does, in a line.
+    /// What it does, in one line.
     pub what: &'static str,
-    /// Where it comes from.
+    /// Its source in the literature.
     pub reference: &'static str,
-    /// Whether it is tried unless another is named: it won on labels held out, on some set.
+    /// Whether it is compared by default: it was the best on held-out labels of some data set.
     pub by_default: bool,
-    /// Whether the signed square roots of the components are mapped, and not the components.
+    /// Whether the signed square roots of the components are mapped, instead of the components.
     roots: bool,
     shares: Shares,
     training: Option<Training>,
 }
 
-/// What follows the whitening.
+/// The training after the whitening.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Training {
     losses: LossWeights,
@@ -46,14 +46,14 @@ const SCHEDULE: Schedule = Schedule {
     rows_each: 4,
 };
 
-/// What a whitening alone is best with.
+/// The best shares for a whitening without training.
 const MIXED: Shares = Shares {
     within: 0.5,
     total: 0.5,
     identity: 1.0,
 };
 
-/// Where training starts.
+/// The shares of the whitening where training starts.
 const START: Shares = Shares {
     within: 0.75,
     total: 0.25,
@@ -71,7 +71,7 @@ const SOFTMAX_TCM: Training = Training {
     schedule: SCHEDULE,
 };
 
-/// All recipes. docs/adapt.md has what each measured.
+/// All recipes. docs/adapt.md has the measurements of each.
 pub const RECIPES: &[Recipe] = &[
     Recipe {
         name: "whitening",
@@ -107,7 +107,7 @@ pub const RECIPES: &[Recipe] = &[
         by_default: true,
         roots: true,
         shares: START,
-        // Roots are more even, and bear a sharper softmax.
+        // The square roots are more evenly distributed, and allow a sharper softmax.
         training: Some(Training {
             losses: LossWeights {
                 temperature: 0.1,
@@ -147,10 +147,10 @@ pub const RECIPES: &[Recipe] = &[
 ];
 
 impl Recipe {
-    /// The recipe of a name.
+    /// The recipe with this name.
     ///
     /// # Errors
-    /// There is none.
+    /// Returns an error if there is none.
     pub fn named(name: &str) -> Result<&'static Self, AdaptError> {
         let found = RECIPES.iter().find(|recipe| recipe.name == name);
         found.ok_or_else(|| {
@@ -162,10 +162,11 @@ impl Recipe {
         })
     }
 
-    /// Fits a head. `watch` is told of each step of training, and ends the work by saying `false`.
+    /// Fits a head. `watch` is called at each step of training; if it returns `false`, the work stops.
     ///
     /// # Errors
-    /// Rows that do not differ enough, training that leaves the numbers, [`AdaptError::Stopped`].
+    /// Returns an error if the rows do not differ enough, if training diverges, and [`AdaptError::Stopped`] if
+    /// `watch` returned `false`.
     pub fn fit(
         &self,
         rows: &LabelledRows,

@@ -1,4 +1,4 @@
-//! What is kept of a fit: enough to repeat it, and to refuse what it was fitted to.
+//! The record of a fit: enough to repeat it, and to refuse the data that it was fitted to.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,7 +12,8 @@ use super::head::{Head, vector_sha256};
 use super::judgement::Judgement;
 use super::parts::Part;
 
-/// Version 1 has no roots; a head without roots is still written as that, so that older programs read it.
+/// The versions of the format. Version 1 has no square roots; a head without them is still written in version
+/// 1, so that older programs can read it.
 const FORMATS: std::ops::RangeInclusive<u32> = 1..=2;
 
 /// The model whose embeddings a head takes.
@@ -32,33 +33,33 @@ pub struct HeadRecord {
     format: u32,
     /// The recipe's name.
     pub recipe: String,
-    /// What every draw followed from.
+    /// The seed of all random choices.
     pub seed: u64,
-    /// Components that the head takes.
+    /// Number of input components of the head.
     pub from: usize,
-    /// Components that it gives.
+    /// Number of output components of the head.
     pub to: usize,
-    /// Whether it takes the signed square root of each component first.
+    /// Whether the signed square roots of the components are mapped.
     #[serde(default)]
     pub roots: bool,
     /// SHA-256 of the head's bytes.
     pub weights_sha256: String,
-    /// The model whose embeddings it takes; `None` for vectors of which no model is known.
+    /// The model whose embeddings it takes; `None` for vectors without a known model.
     pub base: Option<HeadBase>,
-    /// SHA-256 over the labels and vectors of all rows, in their order.
+    /// SHA-256 over the labels and vectors of all rows, in order.
     pub data_sha256: String,
-    /// The labels of each part, in the order of their names.
+    /// The labels of each part, in alphabetical order.
     pub labels: BTreeMap<Part, BTreeSet<String>>,
     /// SHA-256 of every picture and of every vector that the head was fitted to.
     pub fitted_on: BTreeSet<String>,
-    /// What the recipe was chosen from.
+    /// The recipes that were compared.
     pub candidates: Vec<Candidate>,
-    /// On labels that the head had not seen.
+    /// The judgement on labels that had no part in the fit.
     pub judgement: Judgement,
 }
 
 impl HeadRecord {
-    /// The record of a fit; `pictures` has the SHA-256 of the picture behind each row, where that is known.
+    /// Makes the record of a fit; `pictures` has the SHA-256 of the picture of each row, if it is known.
     #[must_use]
     pub fn of(
         request: &AdaptRequest<'_>,
@@ -93,7 +94,7 @@ impl HeadRecord {
     /// Reads what [`Self::to_bytes`] wrote.
     ///
     /// # Errors
-    /// Anything else.
+    /// Returns an error for any other bytes.
     pub fn parse(bytes: &[u8]) -> Result<Self, AdaptError> {
         let record: Self = serde_json::from_slice(bytes).map_err(|cause| AdaptError::Stored {
             problem: format!("its record cannot be read: {cause}"),
@@ -113,9 +114,9 @@ impl HeadRecord {
     /// The record as JSON; the same record gives the same bytes.
     ///
     /// # Errors
-    /// A figure that is no number.
+    /// Returns an error if a figure is not finite.
     pub fn to_bytes(&self) -> Result<Vec<u8>, AdaptError> {
-        // JSON has no such numbers: they would be written as null, and the folder could not be opened.
+        // JSON has no such numbers. They would be written as null, and the folder could not be opened.
         if let Some(figure) = self.not_a_number() {
             return Err(AdaptError::Stored {
                 problem: format!("{figure} is not a number, and could not be read again"),
@@ -142,10 +143,10 @@ impl HeadRecord {
         found.map(|(name, _)| format!("a figure of {name}"))
     }
 
-    /// The head itself, of its bytes.
+    /// Decodes the head from its bytes.
     ///
     /// # Errors
-    /// Bytes that are not those of this record.
+    /// Returns an error if the bytes do not belong to this record.
     pub fn head(&self, bytes: &[u8]) -> Result<Head, AdaptError> {
         let found = encode_string(&Sha256::digest(bytes));
         if found != self.weights_sha256 {

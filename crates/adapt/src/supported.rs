@@ -1,4 +1,4 @@
-//! What labels that are left to calibrate with can promise, before a head and behind it.
+//! The targets that the labels left for calibration can certify, without and with a head.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,26 +10,28 @@ use serde::Serialize;
 use super::error::AdaptError;
 use super::labelled_rows::LabelledRows;
 
-/// The confidence of each promise.
+/// The confidence of each target.
 const CONFIDENCE: f64 = 0.95;
 
-/// For each FAR the threshold that is certified, and what it costs in false rejects, on the same pictures before a head and
-/// behind it, by the trials that `calibrate` makes of such vectors. Of the labels that are left to calibrate with, half are enrolled by
-/// half of their pictures, and asked for by the others; the other half are strangers.
+/// For each FAR, the certified threshold and its FRR, on the same pictures without and with the head, with the
+/// trials that `calibrate` makes of such vectors. Of the labels left for calibration, half are enrolled with
+/// half of their pictures, and the other pictures are mated queries. The other half of the labels are
+/// strangers.
 ///
-/// Each line holds by itself, for who asks for its FAR beforehand: not all at once.
+/// Each line is valid separately, for a FAR that was chosen beforehand. The lines are not valid all together.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct SupportedTargets {
-    /// Labels that are enrolled.
+    /// Number of enrolled labels.
     pub enrolled_labels: usize,
-    /// Without a head.
+    /// The targets without the head.
     pub without: Menu,
-    /// With it.
+    /// The targets with the head.
     pub with: Menu,
 }
 
 impl SupportedTargets {
-    /// Of the same rows before a head and behind it; `names` has the label of each. `None` if they give no search of a kind.
+    /// Compares the same rows without and with the head; `names` has the label of each row. `None` if one kind
+    /// of searches is missing.
     pub(super) fn of(
         before: &LabelledRows,
         behind: &LabelledRows,
@@ -55,7 +57,7 @@ impl SupportedTargets {
     }
 }
 
-/// Rows that are enrolled, that ask for an enrolled label, and that are strangers.
+/// The rows that are enrolled, that are mated queries, and that are queries of strangers.
 #[derive(Default)]
 struct Roles {
     enrolled: Vec<usize>,
@@ -64,7 +66,7 @@ struct Roles {
 }
 
 impl Roles {
-    /// Labels in an order that follows from the seed and the names alone.
+    /// Assigns the roles, in an order that depends only on the seed and the names.
     fn deal(names: &[&str], seed: u64) -> Self {
         let mut of_label: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
         for (row, name) in names.iter().enumerate() {
@@ -75,7 +77,7 @@ impl Roles {
         let mut roles = Self::default();
         let mut enrolled = 0;
         for (dealt, rows) in labels.into_iter().enumerate() {
-            // Of one picture there is none left to ask with.
+            // A label with one picture has none left as a query.
             if rows.len() < 2 || dealt < 2 * enrolled {
                 roles.strangers.extend(rows);
                 continue;
@@ -88,7 +90,8 @@ impl Roles {
         roles
     }
 
-    /// The trials that `calibrate` makes of these vectors: near copies are none, and strangers who may be one count either way.
+    /// Makes the trials as `calibrate` does: near copies do not count, and strangers who may be the same are
+    /// certified in both cases.
     fn search(&self, rows: &LabelledRows, names: &[&str]) -> Result<VectorTrials, AdaptError> {
         let vector = |row: &usize| {
             Some(VectorRow {

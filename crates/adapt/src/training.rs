@@ -1,27 +1,27 @@
-//! The trained continuation of a whitening: the map that lowers the losses, by Adam from the identity on.
+//! Training after a whitening: finds the map that minimises the losses, by Adam starting from the identity.
 
 use matchpoint_calibration::analysis::rng::SeededRng;
 
 use super::dense::{Dense, real};
 use super::loss::{Batch, LossWeights, slope};
 
-/// How long and how fast.
+/// The number of steps, the learning rate and the size of batches.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Schedule {
-    /// Steps of Adam.
+    /// Number of steps of Adam.
     pub(super) steps: usize,
-    /// The learning rate at its highest; that of the proxies is four times it.
+    /// The highest learning rate; that of the proxies is four times as high.
     pub(super) rate: f64,
-    /// Labels of a batch, at most.
+    /// The highest number of labels in a batch.
     pub(super) labels: usize,
-    /// Rows of each of them, at most.
+    /// The highest number of rows of each label in a batch.
     pub(super) rows_each: usize,
 }
 
-/// Steps until the learning rate is at its highest; then it falls as a cosine does, to zero.
+/// Number of steps until the learning rate is highest; after that it falls to zero by a cosine schedule.
 const WARM_UP_STEPS: usize = 10;
 const PROXIES_FASTER: f64 = 4.0;
-/// Decay of Adam's two means, and what keeps its division finite (Kingma and others 2015).
+/// The decay rates of Adam's two moments, and the constant that keeps its division finite (Kingma and Ba 2015).
 const FIRST_DECAY: f64 = 0.9;
 const SECOND_DECAY: f64 = 0.999;
 const ADAM_EPSILON: f64 = 1e-8;
@@ -33,7 +33,7 @@ pub(super) struct TrainingRows<'a> {
     pub(super) seed: u64,
 }
 
-/// Adam's means of a gradient.
+/// Adam's moments of a gradient.
 struct AdamMeans {
     first: Vec<f64>,
     second: Vec<f64>,
@@ -64,7 +64,7 @@ impl AdamMeans {
 }
 
 impl TrainingRows<'_> {
-    /// The trained map. `watch` is told of each step, and ends the work by saying `false`: then there is none.
+    /// Trains the map. `watch` is called at each step; if it returns `false`, the work stops without a map.
     pub(super) fn train(
         &self,
         by: LossWeights,
@@ -111,7 +111,7 @@ impl TrainingRows<'_> {
         rows
     }
 
-    /// Where the proxies begin.
+    /// The start of the proxies: the mean of each label.
     fn means(&self, of_label: &[Vec<usize>]) -> Dense {
         let mut means = Dense::zeros(of_label.len(), self.rows.columns);
         for (label, rows) in of_label.iter().enumerate() {
@@ -124,7 +124,7 @@ impl TrainingRows<'_> {
     }
 }
 
-/// Rows of a batch: of some labels some rows each, without repetition.
+/// The rows of a batch: some rows of some labels, without repetition.
 fn draw(of_label: &[Vec<usize>], schedule: Schedule, draws: &mut SeededRng) -> Vec<usize> {
     let mut labels: Vec<usize> = (0..of_label.len()).collect();
     draws.shuffle(&mut labels);
@@ -198,7 +198,7 @@ mod tests {
             ..by
         };
         let proxies = Dense::zeros(24, 32);
-        // Behind proxies of no direction the softmax is the logarithm of the labels, whatever the map.
+        // With zero proxies, the softmax loss is the logarithm of the number of labels, whatever the map.
         let margins = |map: &Dense| slope(&batch, map, &proxies, without).loss - 24.0_f64.ln();
         let (before, after) = (margins(&Dense::identity(32)), margins(&map));
         assert!(after < 0.8 * before, "{before} became {after}");

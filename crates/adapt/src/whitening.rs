@@ -1,26 +1,28 @@
-//! Mixed whitening: directions in which pictures of one label differ, or all pictures do, count less.
+//! Mixed whitening: reduces the influence of directions in which pictures of one label, or all pictures, vary
+//! much.
 //!
-//! With W the scatter within labels, T that of all rows, each by its trace, and d components, S = a W + b T + c I / d.
-//! The head is `x -> L^-1 (x - mean)` with S = L L', so that a step along any direction counts by how usual it is.
-//! W alone separates labels and spoils the threshold (LDA does so); the share of T is what keeps one threshold for all.
+//! Let W be the scatter within labels and T that of all rows, each divided by its trace, and d the number of
+//! components. Then S = a W + b T + c I / d, and the head is `x -> L^-1 (x - mean)` with S = L L', so that a
+//! distance along any direction is measured in units of the usual variation. With W alone, as in LDA, labels
+//! are separated well, but one threshold no longer suits all of them; the share of T prevents this.
 
 use super::dense::{Dense, add, dot, length, real};
 use super::eigen::leading;
 use super::error::AdaptError;
 use super::labelled_rows::LabelledRows;
 
-/// The shares of a mixed whitening.
+/// The weights of the parts of a mixed whitening.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Shares {
-    /// Of the scatter within labels.
+    /// The weight of the scatter within labels.
     pub(super) within: f64,
-    /// Of the scatter of all rows.
+    /// The weight of the scatter of all rows.
     pub(super) total: f64,
-    /// Of no direction more than another: the shrinkage.
+    /// The weight of the identity, which is the shrinkage.
     pub(super) identity: f64,
 }
 
-/// A linear map of differences from a centre.
+/// A linear map of the differences from a centre.
 #[derive(Clone, Debug)]
 pub(super) struct CentredMap {
     pub(super) centre: Vec<f64>,
@@ -34,7 +36,8 @@ impl CentredMap {
     }
 }
 
-/// Fits a mixed whitening; to fewer components, on the leading eigenvectors of T. The mapped rows have a mean length of one.
+/// Fits a mixed whitening. If it has fewer output components, it uses the leading eigenvectors of T. The mapped
+/// rows have a mean length of one.
 pub(super) fn whiten(
     rows: &LabelledRows,
     shares: Shares,
@@ -61,7 +64,7 @@ pub(super) fn whiten(
     Ok(map)
 }
 
-/// S.
+/// The matrix S.
 fn mixed(within: &Dense, total: &Dense, shares: Shares) -> Dense {
     let side = total.columns;
     let mut mixed = Dense::identity(side);
@@ -76,7 +79,8 @@ fn mixed(within: &Dense, total: &Dense, shares: Shares) -> Dense {
     mixed
 }
 
-/// Rounding leaves a product of symmetric matrices a little less than symmetric.
+/// Makes a matrix exactly symmetric, because rounding leaves a product of symmetric matrices slightly
+/// asymmetric.
 fn symmetric(mut matrix: Dense) -> Dense {
     let turned: Vec<f64> = {
         let identity = Dense::identity(matrix.columns);
@@ -100,7 +104,7 @@ fn mean(rows: &LabelledRows) -> Vec<f64> {
     sums
 }
 
-/// For each label the difference of its mean from the centre, times the root of its rows.
+/// For each label, the difference of its mean from the centre, times the square root of its number of rows.
 fn label_means(rows: &LabelledRows, centre: &[f64]) -> Dense {
     let (labels, count) = rows.dense_labels();
     let mut sums = Dense::zeros(count, rows.dimension());
@@ -205,7 +209,7 @@ mod tests {
 
     #[test]
     fn fewer_components_keep_the_distances_that_the_axes_see() {
-        // On all axes, whatever their order, S is seen whole: the same products as without a reduction.
+        // With all axes in any order, S is complete, so the products are the same as without a reduction.
         let shares = Shares {
             within: 0.5,
             total: 0.5,
