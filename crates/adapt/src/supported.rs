@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use matchpoint_calibration::analysis::rng::SeededRng;
-use matchpoint_calibration::menu::Menu;
+use matchpoint_calibration::menu::{Menu, MenuRequest};
 use matchpoint_calibration::procedure::{Assured, LabelledVectors, VectorRow, VectorTrials};
 use serde::Serialize;
 
@@ -44,8 +44,13 @@ impl SupportedTargets {
         }
         let menu = |rows: &LabelledRows| -> Result<Menu, AdaptError> {
             let trials = roles.search(rows, names)?;
-            let named = trials.unnamed.is_none();
-            let menu = Menu::of(trials.recording.trials(), CONFIDENCE, seed, named);
+            let request = MenuRequest {
+                confidence: CONFIDENCE,
+                seed,
+                named: trials.unnamed.is_none(),
+                gallery_items: None,
+            };
+            let menu = Menu::of(trials.recording.trials(), request);
             menu.map_err(|error| wrong(&error))
         };
         let enrolled = roles.enrolled.iter().filter_map(|row| names.get(*row));

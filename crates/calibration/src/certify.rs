@@ -191,6 +191,7 @@ pub fn certify_scores(
     let Some(allowed) = target.accepts_allowed(independent_trials) else {
         return Err(Underpowered {
             independent_trials,
+            set_aside: 0,
             needed: target.trials_needed(),
             far: target.far,
             confidence: target.confidence.get(),

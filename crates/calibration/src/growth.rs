@@ -102,6 +102,23 @@ pub fn ahead_of_growth(target: TargetFar, growth: Growth) -> Result<TargetFar, C
     TargetFar::new(far, target.confidence().get())
 }
 
+/// Ordinary use is expected to add or exchange one item in this many before the next calibration.
+const TURNOVER_ONE_IN: u64 = 10;
+
+/// Room for ordinary changes of a gallery in service: the growth by a tenth of its items, and by at least one,
+/// and the target that is needed today so that `target` still holds after it.
+///
+/// Returns `None` for an empty gallery, and if today's target would be too low for any number of trials.
+#[must_use]
+pub fn ahead_of_turnover(target: TargetFar, items_now: u64) -> Option<(Growth, TargetFar)> {
+    let growth = Growth {
+        items_now,
+        items_later: items_now.saturating_add((items_now / TURNOVER_ONE_IN).max(1)),
+    };
+    let today = ahead_of_growth(target, growth).ok()?;
+    Some((growth, today))
+}
+
 /// 1 - (1 - rate)^times, accurate for small rates.
 fn scaled(rate: f64, times: f64) -> f64 {
     -((-rate).ln_1p() * times).exp_m1()

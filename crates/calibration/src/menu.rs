@@ -8,6 +8,7 @@ use super::binomial::real;
 use super::certify::TargetFar;
 use super::decision::Threshold;
 use super::evaluate::evaluate;
+use super::growth::ahead_of_turnover;
 use super::policy::{CalibrationTarget, Choice, Strength, choose};
 use super::rates::{Confidence, Rate, recorded};
 use super::sweep::ThresholdSweep;
@@ -69,6 +70,20 @@ pub struct PriceOfProof {
     pub labels_to_halve: Option<u64>,
 }
 
+/// What the lines of a menu depend on, besides the trials.
+#[derive(Clone, Copy, Debug)]
+pub struct MenuRequest {
+    /// The confidence of all lines.
+    pub confidence: f64,
+    /// Decides which search of each stranger counts.
+    pub seed: u64,
+    /// Every stranger has a name; otherwise nothing is certified.
+    pub named: bool,
+    /// Number of items of the deployment's gallery: a calibration of it makes room for ordinary changes, if there
+    /// are enough labels. `None` for vectors without a deployment, where there is no such room.
+    pub gallery_items: Option<u64>,
+}
+
 /// All possible targets.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Menu {
@@ -81,26 +96,20 @@ pub struct Menu {
 }
 
 impl Menu {
-    /// Lists what these trials support at a confidence. `named` says that every stranger has a name; otherwise
-    /// nothing is certified. The menu chooses nothing. If a person then chooses a FAR because of its FRR, that
-    /// choice depends on the trials, which the certificate of a single line does not account for.
+    /// Lists what these trials support. The menu chooses nothing. If a person then chooses a FAR because of its
+    /// FRR, that choice depends on the trials, which the certificate of a single line does not account for.
     ///
     /// # Errors
     /// Returns an error for a confidence outside [0.5, 1 - 1e-9].
-    pub fn of(
-        trials: &Trials,
-        confidence: f64,
-        seed: u64,
-        named: bool,
-    ) -> Result<Self, CalibrationError> {
+    pub fn of(trials: &Trials, request: MenuRequest) -> Result<Self, CalibrationError> {
         let sweep = ThresholdSweep::of(trials);
-        let stranger_labels = trials.one_probe_per_stranger(seed).searches().len() as u64;
+        let stranger_labels = trials.one_probe_per_stranger(request.seed).searches().len() as u64;
         let lines = MENU_FARS.into_iter().map(|far| {
-            let target = TargetFar::new(far, confidence)?;
-            Ok(MenuLine::of(trials, &sweep, target, seed, named))
+            let target = TargetFar::new(far, request.confidence)?;
+            Ok(MenuLine::of(trials, &sweep, target, request))
         });
         Ok(Self {
-            confidence: Confidence::new(confidence)?.get(),
+            confidence: Confidence::new(request.confidence)?.get(),
             stranger_labels,
             lines: lines.collect::<Result<_, CalibrationError>>()?,
         })
@@ -119,11 +128,18 @@ impl MenuLine {
         trials: &Trials,
         sweep: &ThresholdSweep,
         target: TargetFar,
-        seed: u64,
-        named: bool,
+        request: MenuRequest,
     ) -> Self {
-        let by = |asked: CalibrationTarget| choose(asked, trials, seed).ok();
-        let proven = by(CalibrationTarget::Far(target)).filter(|_| named);
+        // As a calibration does: with room for ordinary changes, or else without.
+        let roomy = request
+            .gallery_items
+            .and_then(|items| ahead_of_turnover(target, items))
+            .map(|(_, today)| today);
+        let by = |asked: fn(TargetFar) -> CalibrationTarget| {
+            let choose = |far| choose(asked(far), trials, request.seed).ok();
+            roomy.and_then(choose).or_else(|| choose(target))
+        };
+        let proven = by(CalibrationTarget::Far).filter(|_| request.named);
         let standing = |choice: &Choice| match choice.standing {
             Strength::Certified => MenuStanding::Certified,
             Strength::Estimated => MenuStanding::AimedAt,
@@ -147,7 +163,7 @@ impl MenuLine {
                 ..line(&choice, standing(&choice))
             };
         }
-        let estimated = by(CalibrationTarget::FarEstimated(target));
+        let estimated = by(CalibrationTarget::FarEstimated);
         if let Some(choice) = estimated {
             return line(&choice, MenuStanding::Estimated);
         }
@@ -256,10 +272,47 @@ mod tests {
         Trials::new(mated.collect(), non_mated).unwrap()
     }
 
+    fn request(confidence: f64, seed: u64) -> MenuRequest {
+        MenuRequest {
+            confidence,
+            seed,
+            named: true,
+            gallery_items: None,
+        }
+    }
+
+    /// A calibration of a deployment chooses a higher threshold, with room for ordinary changes, if the labels
+    /// support it.
+    #[test]
+    fn a_deployment_gets_the_threshold_with_room_that_a_calibration_chooses() {
+        let trials = drawn(1, 300, 200);
+        let wanted = MenuRequest {
+            gallery_items: Some(10),
+            ..request(0.95, 7)
+        };
+        let menu = Menu::of(&trials, wanted).unwrap();
+        let line = |far: f64| {
+            let at = MENU_FARS
+                .iter()
+                .position(|listed| listed.total_cmp(&far).is_eq());
+            menu.lines[at.unwrap()]
+        };
+        let choice = |far: f64| {
+            let target = CalibrationTarget::Far(TargetFar::new(far, 0.95).unwrap());
+            choose(target, &trials, 7).unwrap().threshold
+        };
+        // 1 - 0.8^(10 / 11)
+        assert_eq!(line(0.2).threshold, Some(choice(0.183_564_3)));
+        assert_ne!(line(0.2).threshold, Some(choice(0.2)));
+        // 300 labels certify 1 %, but not with room.
+        assert_eq!(line(0.01).standing, MenuStanding::Certified);
+        assert_eq!(line(0.01).threshold, Some(choice(0.01)));
+    }
+
     #[test]
     fn each_line_is_what_asking_for_it_gives() {
         let trials = drawn(1, 280, 200);
-        let menu = Menu::of(&trials, 0.95, 7, true).unwrap();
+        let menu = Menu::of(&trials, request(0.95, 7)).unwrap();
         assert_eq!(menu.stranger_labels, 280);
         let standings: Vec<MenuStanding> = menu.lines.iter().map(|line| line.standing).collect();
         assert_eq!(standings[0], MenuStanding::Unsupported);
@@ -291,21 +344,28 @@ mod tests {
             );
         }
         assert!((menu.lowest_certified().unwrap().far - 0.03).abs() < 1e-12);
-        let unnamed = Menu::of(&trials, 0.95, 7, false).unwrap();
+        let unnamed = Menu::of(
+            &trials,
+            MenuRequest {
+                named: false,
+                ..request(0.95, 7)
+            },
+        )
+        .unwrap();
         assert_eq!(unnamed.lowest_certified(), None);
-        assert!(Menu::of(&trials, 0.2, 7, true).is_err());
+        assert!(Menu::of(&trials, request(0.2, 7)).is_err());
     }
 
     #[test]
     fn without_searches_of_a_kind_nothing_is_made_up() {
         let nothing = Trials::new(Vec::new(), Vec::new()).unwrap();
-        let menu = Menu::of(&nothing, 0.95, 0, true).unwrap();
+        let menu = Menu::of(&nothing, request(0.95, 0)).unwrap();
         assert!(
             menu.lines
                 .iter()
                 .all(|line| line.threshold.is_none() && line.frr.is_none())
         );
-        let strangers = Menu::of(&drawn(3, 400, 0), 0.95, 0, true).unwrap();
+        let strangers = Menu::of(&drawn(3, 400, 0), request(0.95, 0)).unwrap();
         assert!(
             strangers
                 .lines

@@ -7,12 +7,15 @@ use super::target_rate::or_ask_for;
 #[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
 #[error(
     "FAR {} at {} confidence needs {needed} labels of strangers, there are \
-     {independent_trials}: add labels{or}",
-    percent(*.far), percent(*.confidence), or = or_ask_for("FAR", *.best_supported_far)
+     {independent_trials}{}: add labels{or}",
+    percent(*.far), percent(*.confidence), beside(*.set_aside),
+    or = or_ask_for("FAR", *.best_supported_far)
 )]
 pub struct Underpowered {
     /// Number of labels of strangers that were searched for.
     pub independent_trials: u64,
+    /// Number of other labels of strangers, which chose the remedy and so cannot be trials as well.
+    pub set_aside: u64,
     /// The least number of labels that the target needs.
     pub needed: u64,
     /// The target FAR.
@@ -21,6 +24,13 @@ pub struct Underpowered {
     pub confidence: f64,
     /// The lowest FAR that this number of trials can certify at this confidence; 1 if none.
     pub best_supported_far: f64,
+}
+
+fn beside(set_aside: u64) -> String {
+    match set_aside {
+        0 => String::new(),
+        labels => format!(" ({labels} more chose the remedy; one that is named needs none)"),
+    }
 }
 
 /// Groups of strangers with too few labels for a target that holds in each group.

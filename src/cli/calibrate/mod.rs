@@ -37,7 +37,7 @@ use matchpoint_calibration::analysis::remedy::Remedy;
 use matchpoint_calibration::analysis::{AnalysisScope, BAND_POINTS};
 use matchpoint_calibration::certify_frr::TargetFrr;
 use matchpoint_calibration::margin::MarginFactor;
-use matchpoint_calibration::menu::Menu;
+use matchpoint_calibration::menu::{Menu, MenuRequest};
 use matchpoint_calibration::policy::CalibrationTarget;
 use matchpoint_calibration::procedure::{ThresholdSettings, VectorRequest};
 use matchpoint_calibration::recording::Recording;
@@ -418,7 +418,15 @@ impl Calibrate {
         let alike = gathered.alike();
         let report = MenuReport {
             outcome: "menu",
-            menu: Menu::of(recording.trials(), confidence, seed, named)?,
+            menu: Menu::of(
+                recording.trials(),
+                MenuRequest {
+                    confidence,
+                    seed,
+                    named,
+                    gallery_items: Some(gathered.view().len() as u64),
+                },
+            )?,
             next: self.next(&folder.display().to_string()),
             failed,
             doubts: Doubts {

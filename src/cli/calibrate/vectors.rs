@@ -22,7 +22,7 @@ use crate::clock::now_rfc_3339;
 use matchpoint_arrays::{LabelTable, Role};
 use matchpoint_calibration::analysis::AnalysisScope;
 use matchpoint_calibration::certify::TargetFar;
-use matchpoint_calibration::menu::Menu;
+use matchpoint_calibration::menu::{Menu, MenuRequest};
 use matchpoint_calibration::operating_point::Content;
 use matchpoint_calibration::procedure::{
     Assured, CalibratedSizes, LabelledVectors, ThresholdSettings, VectorFindings, VectorRequest,
@@ -137,9 +137,12 @@ impl VectorFlags {
             outcome: "menu",
             menu: Menu::of(
                 trials.recording.trials(),
-                wanted.confidence,
-                wanted.seed,
-                named,
+                MenuRequest {
+                    confidence: wanted.confidence,
+                    seed: wanted.seed,
+                    named,
+                    gallery_items: None,
+                },
             )?,
             next: self.next(),
             failed: Vec::new(),

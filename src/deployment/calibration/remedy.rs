@@ -14,6 +14,7 @@ use matchpoint_calibration::margin::MarginFactor;
 use matchpoint_calibration::policy::CalibrationTarget;
 use matchpoint_calibration::procedure::{ChosenThreshold, ThresholdSettings};
 use matchpoint_calibration::recording::{RecordedSearch, Recording, TrialKind};
+use matchpoint_calibration::refusal::Underpowered;
 use matchpoint_gallery::item::ItemHead;
 
 /// The remedy for labels that one threshold treats unequally.
@@ -251,9 +252,12 @@ impl RemedyBench<'_> {
         })?;
         let set_aside: BTreeSet<String> = choosing.iter().map(|s| s.label.clone()).collect();
         let labels = set_aside.len();
+        let strangers = stranger_labels(&choosing.into_iter().cloned().collect::<Vec<_>>());
+        let said = |refused| beside_set_aside(refused, strangers);
         let (mut done, remark) = match compared.preferred() {
             Some(best) => (
-                self.by(best.measured.fitted.remedy, setting)?,
+                self.by(best.measured.fitted.remedy, setting)
+                    .map_err(said)?,
                 format!(
                     "The remedy was chosen on {labels} labels that had no part in setting the \
                      threshold: {}.",
@@ -261,7 +265,7 @@ impl RemedyBench<'_> {
                 ),
             ),
             None => (
-                self.chosen(setting, None)?,
+                self.chosen(setting, None).map_err(said)?,
                 format!(
                     "On {labels} labels kept apart for that choice, no remedy had a lower FRR by more \
                      than chance without a higher rate elsewhere: the similarity decides. {}",
@@ -273,6 +277,14 @@ impl RemedyBench<'_> {
         done.recording = done.recording.with_set_aside(set_aside);
         Ok(done)
     }
+}
+
+/// Adds the labels that chose the remedy to a refusal for too few labels.
+fn beside_set_aside(refused: DeploymentError, set_aside: u64) -> DeploymentError {
+    if let DeploymentError::Calibration(CalibrationError::Underpowered(few)) = refused {
+        return CalibrationError::Underpowered(Underpowered { set_aside, ..few }).into();
+    }
+    refused
 }
 
 /// Chooses the threshold for searches with final scores.

@@ -276,6 +276,7 @@ fn allowed(rule: Rule, trials: u64) -> Result<u64, AnalysisError> {
     certified.ok_or_else(|| {
         CalibrationError::Underpowered(Underpowered {
             independent_trials: trials,
+            set_aside: 0,
             needed: target.trials_needed(),
             far: target.far(),
             confidence: confidence.get(),

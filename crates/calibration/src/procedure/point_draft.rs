@@ -6,7 +6,7 @@ use crate::adjustment::Adjustment;
 use crate::analysis::crowded::CrowdedStrangers;
 use crate::analysis::strangers::UnnamedStrangers;
 use crate::certify::TargetFar;
-use crate::growth::{Growth, ahead_of_growth};
+use crate::growth::ahead_of_turnover;
 use crate::held_out::{Folds, HeldOut, cross_fit, cross_fit_by};
 use crate::operating_point::{
     Binding, GrowthAllowed, HeldOutRates, IndexMisses, OperatingPoint, PointPlan, TurnoverAllowed,
@@ -125,9 +125,6 @@ pub struct PointDraft {
     assured: Assured,
 }
 
-/// Ordinary use is expected to add or exchange one item in this many before the next calibration.
-const TURNOVER_ONE_IN: u64 = 10;
-
 impl PointDraft {
     /// Starts a draft for the gallery, model and index in `binding`; `created` is an RFC 3339 time.
     ///
@@ -160,18 +157,14 @@ impl PointDraft {
     /// the minimum, the threshold rises a little instead.
     #[must_use]
     pub fn with_room(&self) -> Option<Self> {
-        let (now, far) = (self.binding.gallery_items, self.target.far()?);
-        let items = now.saturating_add((now / TURNOVER_ONE_IN).max(1));
-        let growth = Growth {
-            items_now: now,
-            items_later: items,
-        };
-        let tightened = ahead_of_growth(far, growth).ok();
-        let tightened = tightened.filter(|_| self.growth.is_none())?;
+        if self.growth.is_some() {
+            return None;
+        }
+        let (growth, today) = ahead_of_turnover(self.target.far()?, self.binding.gallery_items)?;
         Some(Self {
             turnover: Some(TurnoverAllowed {
-                items,
-                far_today: tightened.far(),
+                items: growth.items_later,
+                far_today: today.far(),
             }),
             ..self.clone()
         })

@@ -9,7 +9,7 @@ use crate::estimate::RateInterval;
 use matchpoint_calibration::analysis::consistency::Resampled;
 use matchpoint_calibration::analysis::pairs_view::PairsView;
 use matchpoint_calibration::evaluate::histogram;
-use matchpoint_calibration::menu::{Menu, MenuStanding};
+use matchpoint_calibration::menu::{Menu, MenuRequest, MenuStanding};
 use matchpoint_calibration::operating_point::{Content, ThresholdEvidence};
 use matchpoint_calibration::rates::{Interval, Rate};
 use matchpoint_calibration::recording::Recording;
@@ -188,8 +188,13 @@ pub(super) fn menu_of(findings: &Findings<'_>) -> Option<MenuTable> {
     let content = findings.content;
     let confidence = content.confidence().unwrap_or(0.95);
     let trials = findings.recording.trials();
-    let certifies = content.policy.certifies() || content.target_far().is_none();
-    let menu = Menu::of(trials, confidence, content.seed, certifies).ok()?;
+    let request = MenuRequest {
+        confidence,
+        seed: content.seed,
+        named: content.policy.certifies() || content.target_far().is_none(),
+        gallery_items: content.turnover.map(|_| content.binding.gallery_items),
+    };
+    let menu = Menu::of(trials, request).ok()?;
     Some(menu_table(&menu))
 }
 
