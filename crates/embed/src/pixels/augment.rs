@@ -1,18 +1,18 @@
-//! Pictures as cameras and apps change them: the same thing, in other bytes.
+//! Changes pictures as cameras and apps do: the same thing in other bytes.
 
 use image::RgbImage;
 use image::imageops::{self, FilterType};
 
 use super::{Pixels, PixelsError};
 
-/// A change that leaves what a picture shows, and nothing of its file.
+/// A change that keeps what a picture shows, but none of its file's bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Augmentation {
-    /// Saved as a JPEG of quality 50, its colours at half the resolution.
+    /// Saved as a JPEG of quality 50, with colours at half the resolution.
     Recompressed,
-    /// A twentieth cut off at each edge, and scaled to three quarters; a JPEG of quality 85.
+    /// Cropped by a twentieth at each edge and scaled to three quarters; a JPEG of quality 85.
     Cropped,
-    /// Every sample a quarter higher, 255 at most; a JPEG of quality 85.
+    /// Every sample increased by a quarter, at most to 255; a JPEG of quality 85.
     Brightened,
 }
 
@@ -30,10 +30,10 @@ impl Augmentation {
         }
     }
 
-    /// The changed picture as a JPEG file, the same each time.
+    /// The changed picture as a JPEG file, which is the same each time.
     ///
     /// # Errors
-    /// The encoder gave up; never because of what the picture shows.
+    /// Returns an error if the encoder fails; what the picture shows never causes this.
     pub fn applied_to(self, pixels: &Pixels) -> Result<Vec<u8>, PixelsError> {
         let (width, height) = (pixels.width(), pixels.height());
         let image = RgbImage::from_raw(width, height, pixels.as_rgb().to_vec());
@@ -96,7 +96,7 @@ mod tests {
         Pixels::decode(&file, &limits, [0; 3]).unwrap()
     }
 
-    /// Grey from left to right, with a frame of white.
+    /// A grey ramp from left to right, with a white frame.
     fn picture(width: u32, height: u32) -> Pixels {
         let edge = |at, side: u32| at == 0 || at + 1 == side;
         let sample = |x, y| {
@@ -117,7 +117,7 @@ mod tests {
         for (change, size) in Augmentation::ALL.into_iter().zip(sizes) {
             let after = changed(change, &before);
             assert_eq!((after.width(), after.height()), size, "{change:?}");
-            // The middle, which is 90 before.
+            // The pixel in the middle, which was 90 before.
             let middle = 3 * (size.0 * (size.1 / 2) + size.0 / 2) as usize;
             let expected = if change == Augmentation::Brightened {
                 112

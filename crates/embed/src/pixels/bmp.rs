@@ -1,4 +1,4 @@
-//! Windows bitmaps, with `image`'s decoder.
+//! Decodes Windows bitmaps with the decoder of `image`.
 
 use std::io::Cursor;
 
@@ -52,14 +52,14 @@ pub(super) fn decode(bytes: &[u8], limits: &ImageLimits) -> Result<DynamicImage,
     })
 }
 
-/// The most memory that decoding takes, in bytes, and the size; `None` for what it refuses.
+/// The highest memory that decoding needs, in bytes, and the size; `None` if the file is refused.
 pub(super) fn cost(bytes: &[u8]) -> Option<((u32, u32), u64)> {
     let size = BmpDecoder::new(Cursor::new(bytes)).ok()?.dimensions();
     Some((size, COST.bytes(size, Orientation::NoTransforms)))
 }
 
-/// Whether Pillow takes the palette for none because its entries are greys in order, and then reads
-/// the pixels with another number of bits than they have; `None` for a file without a palette.
+/// Whether Pillow ignores the palette because its entries are greys in order, and then reads the pixels with a
+/// wrong number of bits; `None` for a file without a palette.
 fn is_misread(bytes: &[u8]) -> Option<bool> {
     let header = number(bytes, 14)?;
     let (bits, stated, entry) = match header {
@@ -77,7 +77,7 @@ fn is_misread(bytes: &[u8]) -> Option<bool> {
     Some(is_grey && !matches!((bits, count), (1, 2) | (8, 3..)))
 }
 
-/// The number in the four bytes at a place.
+/// The number in the four bytes at a position.
 fn number(bytes: &[u8], at: usize) -> Option<u32> {
     bytes
         .get(at..)?
@@ -91,8 +91,8 @@ fn begins_in_header(bytes: &[u8]) -> Option<bool> {
     Some(number(bytes, 10)? < number(bytes, 14)?.saturating_add(14))
 }
 
-/// Whether runs end a row or the picture early, or jump: some readers leave what is between them black,
-/// some take the first colour, and Pillow moves the rows below. `None` for a bitmap without runs.
+/// Whether runs end a row or the picture early, or jump. For the pixels in between, some readers use black,
+/// some use the first colour, and Pillow moves the rows below. `None` for a bitmap without runs.
 fn leaves_pixels_open(bytes: &[u8]) -> Option<bool> {
     let is_narrow = match (bytes.get(28)?, number(bytes, 30)?) {
         (8, 1) => false,
@@ -104,7 +104,7 @@ fn leaves_pixels_open(bytes: &[u8]) -> Option<bool> {
         number(bytes, 18)?,
         number(bytes, 22)?.cast_signed().unsigned_abs(),
     );
-    // If it is odd, Pillow pads runs of single pixels otherwise.
+    // If it is odd, Pillow pads runs of single pixels differently.
     if 12 == number(bytes, 14)? || start % 2 == 1 {
         return Some(true);
     }
@@ -129,11 +129,11 @@ fn leaves_pixels_open(bytes: &[u8]) -> Option<bool> {
             (run, _) => across = across.saturating_add(run.into()),
         }
     }
-    // Cut short: the decoder says so.
+    // The file is cut short, which the decoder reports.
     Some(false)
 }
 
-/// The highest level of green in a bitmap with 16 bits for a pixel; `None` for another bitmap.
+/// The highest level of green in a bitmap with 16 bits per pixel; `None` for other bitmaps.
 fn greens_of_sixteen_bits(bytes: &[u8]) -> Option<u8> {
     let &[bits, 0, compression, 0, 0, 0] = bytes.get(28..34)?.first_chunk()? else {
         return None;
@@ -147,7 +147,7 @@ fn greens_of_sixteen_bits(bytes: &[u8]) -> Option<u8> {
     }
 }
 
-/// Few levels on the scale of 255, rounded down as Pillow does; the decoder rounds to the nearest.
+/// Converts a few levels to the scale of 255, rounded down as Pillow does; the decoder rounds to the nearest.
 #[expect(
     clippy::cast_possible_truncation,
     reason = "a level is at most the highest, and 255 of them"

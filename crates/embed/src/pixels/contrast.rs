@@ -1,12 +1,12 @@
-//! How much there is to see in a picture.
+//! Measures how much there is to see in a picture.
 
 use super::Pixels;
 
 impl Pixels {
-    /// The largest difference of a colour channel, in grey levels from 0 to 255, between neighbouring
-    /// pixels, and between pixels a sixteenth of a side apart, along rows and columns.
+    /// The largest difference of a colour channel, in grey levels from 0 to 255, along rows and columns:
+    /// between neighbouring pixels, or between pixels that are a sixteenth of a side apart.
     ///
-    /// Over a short distance, because light that falls off over a wall has a wide range as well.
+    /// The distances are short, because light that falls off over an empty wall has a wide range too.
     #[must_use]
     pub fn contrast(&self) -> u8 {
         let (width, height) = (to_usize(self.width), to_usize(self.height));
@@ -21,7 +21,7 @@ impl Pixels {
     }
 }
 
-/// The largest difference between two values this many apart.
+/// The largest difference between two values at this distance.
 fn largest_difference(values: &[u8], apart: usize) -> u8 {
     let pairs = values.iter().zip(values.iter().skip(apart));
     pairs.fold(0, |largest, (a, b)| a.abs_diff(*b).max(largest))
@@ -79,7 +79,7 @@ mod tests {
         assert_eq!(of(64, 32, |_, y| if y == 7 { 10 } else { 60 }), 50);
         // The period of the pattern is a sixteenth of the side.
         assert_eq!(of(64, 32, |x, _| 40 * (x % 4 / 2)), 40);
-        // 252 levels over the side.
+        // 252 levels over the whole side.
         assert_eq!(of(64, 32, |x, _| 4 * x), 16);
         assert_eq!(of(1, 1, |_, _| 5), 0);
         assert_eq!(of(3, 1, |x, _| 90 * (x / 2)), 90);

@@ -1,4 +1,4 @@
-//! Files of each format to upright pixels.
+//! Decodes files of each format to upright pixels.
 
 use std::panic;
 
@@ -11,7 +11,7 @@ impl Pixels {
     /// Decodes an image file of a supported [`Format`]; `background` shows through transparency.
     ///
     /// # Errors
-    /// Every refusal names its cause and the way out. A panic inside a decoder is one of them.
+    /// Returns an error that names the cause and how to fix it. A panic inside a decoder becomes an error too.
     pub fn decode(
         bytes: &[u8],
         limits: &ImageLimits,
@@ -21,7 +21,7 @@ impl Pixels {
     }
 }
 
-/// Decodes an image file; a large JPEG at the scale that is enough for `geometry`.
+/// Decodes an image file. A large JPEG is decoded at a scale that is sufficient for `geometry`.
 pub(super) fn read(
     bytes: &[u8],
     limits: &ImageLimits,
@@ -29,7 +29,7 @@ pub(super) fn read(
     geometry: Option<&Geometry>,
 ) -> Result<Decoded, PixelsError> {
     let format = file_type::admitted(bytes, limits)?;
-    // Decoders have panicked on files that other software opens; that may cost one image.
+    // Decoders have panicked on files that other software can open. A panic may only affect the one image.
     let read = panic::catch_unwind(|| match format {
         Format::Jpeg => jpeg::decode(bytes, limits, geometry),
         Format::Png => Ok(Decoded::whole(png::decode(bytes, limits)?, background)),
@@ -46,18 +46,18 @@ pub(super) fn read(
     })
 }
 
-/// What decoding an ordinary photograph takes at most, in bytes: one of 12 megapixels takes 36 MB, or 108 if it is
-/// progressive.
+/// The highest memory that decoding an ordinary photograph needs, in bytes. One of 12 megapixels needs 36 MB,
+/// or 108 MB if it is progressive.
 const ORDINARY_BYTES_MAX: u64 = 110_000_000;
 
-/// Whether decoding takes many times as long as that of an ordinary photograph, by what the headers say.
+/// Whether decoding takes many times as long as for an ordinary photograph, judged by the headers.
 #[must_use]
 pub fn is_large(bytes: &[u8], limits: &ImageLimits, geometry: &Geometry) -> bool {
     ORDINARY_BYTES_MAX < decoding_bytes(bytes, limits, geometry)
 }
 
-/// The most memory that decoding takes, in bytes, by what the headers say; 0 for what will be refused.
-/// A JPEG counts at the scale that is enough for `geometry`.
+/// The highest memory that decoding needs, in bytes, judged by the headers; 0 if the file will be refused. For
+/// a JPEG, the scale that is sufficient for `geometry` is used.
 #[must_use]
 pub fn decoding_bytes(bytes: &[u8], limits: &ImageLimits, geometry: &Geometry) -> u64 {
     if limits.bytes_max < bytes.len() {
@@ -68,13 +68,13 @@ pub fn decoding_bytes(bytes: &[u8], limits: &ImageLimits, geometry: &Geometry) -
         .map_or(0, |(_, bytes)| bytes)
 }
 
-/// Width and height by what the headers say; `None` for what will be refused.
+/// Width and height according to the headers; `None` if the file will be refused.
 #[must_use]
 pub fn stated_size(bytes: &[u8]) -> Option<(u32, u32)> {
     cost(bytes, None).map(|(size, _)| size)
 }
 
-/// Width and height, and the most memory that decoding takes.
+/// Width and height, and the highest memory that decoding needs.
 fn cost(bytes: &[u8], geometry: Option<&Geometry>) -> Option<((u32, u32), u64)> {
     let cost = || match file_type::format(bytes).ok()? {
         Format::Jpeg => jpeg::cost(bytes, geometry),
@@ -83,6 +83,6 @@ fn cost(bytes: &[u8], geometry: Option<&Geometry>) -> Option<((u32, u32), u64)> 
         Format::Gif => gif::size(bytes).map(|size| (size, gif::decoding_bytes(size))),
         Format::Bmp => bmp::cost(bytes),
     };
-    // A decoder that panics here will panic again when it decodes, and the error is given there.
+    // A decoder that panics here will panic again when it decodes, and the error is returned there.
     panic::catch_unwind(cost).unwrap_or(None)
 }

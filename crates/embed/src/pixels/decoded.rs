@@ -1,4 +1,4 @@
-//! What decoding gives for every format, and what it may cost.
+//! The result of decoding, for every format, and its memory cost.
 
 use std::io::ErrorKind;
 
@@ -7,10 +7,10 @@ use image::{DynamicImage, GrayAlphaImage, ImageDecoder, ImageError, RgbImage, Rg
 
 use crate::pixels::{Format, ImageLimits, Pixels, PixelsError, SIDE_MAX};
 
-/// What a file held, and at what scale.
+/// The decoded image, and its scale.
 pub(super) struct Decoded {
     pub(super) pixels: Pixels,
-    /// Width and height of the upright image at its own scale.
+    /// Width and height of the upright image at full scale.
     pub(super) size: (u32, u32),
     pub(super) reduction: Reduction,
 }
@@ -18,15 +18,15 @@ pub(super) struct Decoded {
 /// How an upright image was reduced while it was decoded.
 #[derive(Clone, Copy)]
 pub(super) struct Reduction {
-    /// Each pixel is the mean of a square with sides of this many pixels, in the file's own orientation; the last
-    /// of each row and column, of what is left. 1 if nothing was reduced.
+    /// Each pixel is the mean of a square with sides of this many pixels, in the file's own orientation. The
+    /// last pixel of each row and column may be the mean of fewer. 1 if nothing was reduced.
     pub(super) denominator: u32,
-    /// Whether the file's last column, and row, are the upright image's first.
+    /// Whether the upright image starts with the file's last column, and with its last row.
     pub(super) mirrored: (bool, bool),
 }
 
 impl Decoded {
-    /// An image that was decoded at its own scale.
+    /// An image that was decoded at full scale.
     pub(super) fn whole(image: DynamicImage, background: [u8; 3]) -> Self {
         let (width, height) = (image.width(), image.height());
         let image = eight_bits(image);
@@ -58,8 +58,8 @@ pub(super) fn upright(
     Ok(image)
 }
 
-/// Samples of 16 bits without their lower half, as Pillow takes them. Grey alone, which it clips, is left
-/// to be scaled.
+/// Converts samples of 16 bits to their upper half, as Pillow does. 16-bit grey, which Pillow clips, is left to
+/// be scaled.
 fn eight_bits(image: DynamicImage) -> DynamicImage {
     let halved = |samples: &[u16]| samples.iter().map(|sample| (sample >> 8) as u8).collect();
     let (width, height) = (image.width(), image.height());
@@ -75,16 +75,16 @@ fn eight_bits(image: DynamicImage) -> DynamicImage {
     halved.unwrap_or(image)
 }
 
-/// What a pixel takes while it is decoded.
+/// The memory for a pixel while it is decoded.
 pub(super) struct Cost {
-    /// As the decoder hands it over, in bytes: 1 to 8.
+    /// Bytes of a pixel as the decoder returns it: 1 to 8.
     pub(super) pixel_bytes: u64,
     pub(super) has_alpha: bool,
 }
 
 impl Cost {
-    /// The most memory that an image takes, in bytes: as it is decoded, twice while it is turned, and
-    /// beside it what it is converted to.
+    /// The highest memory that an image needs, in bytes: the decoded image, twice if it has to be turned, plus
+    /// the image that it is converted to.
     pub(super) fn bytes(&self, (width, height): (u32, u32), orientation: Orientation) -> u64 {
         let turned = orientation != Orientation::NoTransforms;
         let own = self.pixel_bytes << u8::from(turned);
@@ -95,14 +95,14 @@ impl Cost {
             self.pixel_bytes + target
         };
         let laid_over = if self.has_alpha { 7 } else { 0 };
-        // A header can state any size: a product that saturates is above the limit too.
+        // A header can state any size, but a product that saturates is above the limit too.
         let pixels = u64::from(width) * u64::from(height);
         pixels.saturating_mul(own.max(converted).max(laid_over))
     }
 }
 
 impl ImageLimits {
-    /// Refuses an image of this size, the decoding of which takes this many bytes.
+    /// Refuses an image of this size if decoding needs too many bytes.
     pub(super) fn check(&self, (width, height): (u32, u32), bytes: u64) -> Result<(), PixelsError> {
         if SIDE_MAX < width.max(height) {
             let max = SIDE_MAX;
@@ -139,7 +139,7 @@ fn lay_over(rgba: &[u8], background: [u8; 3]) -> Vec<u8> {
         let alpha = u16::from(alpha);
         for (over, under) in [red, green, blue].into_iter().zip(background) {
             let sum = u16::from(over) * alpha + u16::from(under) * (255 - alpha);
-            // Divides by 255, rounded, exact for every sum of this form.
+            // Divides by 255 with rounding, exact for every sum of this form.
             let sum = sum + 128;
             rgb.push(((sum + (sum >> 8)) >> 8) as u8);
         }

@@ -1,17 +1,17 @@
-//! What a file is, by its first bytes.
+//! Recognises the type of a file by its first bytes.
 
 use crate::pixels::{Format, ImageLimits, PixelsError};
 
-/// How far into a file a name for an unsupported type is looked for, in bytes.
+/// Number of bytes in which a name for an unsupported type is looked for.
 const TEXT_BYTES: usize = 1024;
 
-/// How a JPEG begins.
+/// The first bytes of a JPEG.
 const JPEG: &[u8] = b"\xff\xd8\xff";
 
-/// How a PNG begins.
+/// The first bytes of a PNG.
 const PNG: &[u8] = b"\x89PNG\r\n\x1a\n";
 
-/// What the first bytes of files that people send by mistake are: offset, bytes, name.
+/// Types of files that people send by mistake: offset, first bytes, name.
 const OTHERS: [(usize, &[u8], &str); 58] = [
     (0, b"II*\0", "TIFF, or a camera's raw file"),
     (0, b"MM\0*", "TIFF, or a camera's raw file"),
@@ -85,7 +85,7 @@ const AVIF: &str = "AVIF (convert it to JPEG)";
 const HEIC: &str = "HEIC or HEIF (convert it to JPEG; an iPhone takes JPEGs under Settings, Camera, Formats, Most Compatible)";
 const PNM: &str = "PNM";
 
-/// The type of a file that is not empty and not longer than the limit.
+/// The type of a file, which must not be empty or longer than the limit.
 pub(super) fn admitted(bytes: &[u8], limits: &ImageLimits) -> Result<Format, PixelsError> {
     if bytes.is_empty() {
         return Err(PixelsError::Empty);
@@ -97,7 +97,7 @@ pub(super) fn admitted(bytes: &[u8], limits: &ImageLimits) -> Result<Format, Pix
     format(bytes)
 }
 
-/// The type, by the first bytes and nothing else.
+/// The type, by the first bytes alone.
 pub(super) fn format(bytes: &[u8]) -> Result<Format, PixelsError> {
     if bytes.starts_with(JPEG) {
         Ok(Format::Jpeg)
@@ -137,7 +137,7 @@ fn detected(bytes: &[u8]) -> &'static str {
     }
     let text = match std::str::from_utf8(head) {
         Ok(text) => text,
-        // The cut may have gone through a character.
+        // The cut may be inside a character.
         Err(error) if error.error_len().is_none() => {
             std::str::from_utf8(head.get(..error.valid_up_to()).unwrap_or_default())
                 .unwrap_or_default()
@@ -159,7 +159,7 @@ fn detected(bytes: &[u8]) -> &'static str {
     }
 }
 
-/// Whether a header without a signature is a TGA's: its numbers fit each other.
+/// Whether a header without a signature is that of a TGA: its numbers are consistent.
 fn is_tga(bytes: &[u8]) -> bool {
     let Some(
         &[

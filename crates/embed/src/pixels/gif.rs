@@ -1,7 +1,7 @@
-//! The first frame of a GIF, on its screen, as Pillow 13 has it.
+//! Decodes the first frame of a GIF, on its screen, as Pillow 13 does.
 //!
-//! Read here and not by `image`: that cuts a frame to its screen, and makes one black pixel of a file
-//! whose header states a screen of 0 x 0, which encoders write and viewers show.
+//! It does not use `image`, which cuts a frame to its screen, and returns one black pixel if the header states
+//! a screen of 0 x 0. Encoders write such files, and viewers show them.
 
 use image::{DynamicImage, RgbImage};
 use weezl::{BitOrder, decode::Configuration};
@@ -10,25 +10,26 @@ use super::{Format, ImageLimits, PixelsError};
 
 const FORMAT: Format = Format::Gif;
 
-/// The first frame, and what it lies on.
+/// The first frame, and its screen.
 struct GifFrame<'a> {
-    /// Width and height of the screen, widened until the frame is on it.
+    /// Width and height of the screen, enlarged until it contains the frame.
     screen: (u32, u32),
-    /// Where the frame begins on the screen, from the left and from the top.
+    /// The position of the frame on the screen, from the left and from the top.
     at: (u32, u32),
     /// Width and height of the frame.
     size: (u32, u32),
     interlaced: bool,
-    /// Red, green, blue of each index, black beyond; without them each index is that grey.
+    /// Red, green and blue of each index, black beyond the end. Without a palette, each index is that grey
+    /// level.
     palette: Option<&'a [[u8; 3]]>,
     transparent: Option<u8>,
-    /// Bits of the smallest code.
+    /// Number of bits of the smallest code.
     code_bits: u8,
-    /// The blocks of codes, and what follows them.
+    /// The blocks of codes, and everything after them.
     data: &'a [u8],
 }
 
-/// Width and height of the picture: what the screen has to be for the first frame to be on it.
+/// Width and height of the picture, which is the screen enlarged to contain the first frame.
 pub(super) fn size(bytes: &[u8]) -> Option<(u32, u32)> {
     GifFrame::first(bytes).ok().map(|frame| frame.screen)
 }
@@ -57,13 +58,13 @@ pub(super) fn decode(
     Ok(DynamicImage::from(image))
 }
 
-/// The memory that decoding takes, in bytes: an index and a colour for each pixel.
+/// The memory that decoding needs, in bytes: an index and a colour for each pixel.
 pub(super) fn decoding_bytes(screen: (u32, u32)) -> u64 {
     u64::from(screen.0) * u64::from(screen.1) * 4
 }
 
 impl<'a> GifFrame<'a> {
-    /// Walks the blocks before the first frame.
+    /// Reads the blocks before the first frame.
     fn first(bytes: &'a [u8]) -> Result<Self, PixelsError> {
         let cut = || PixelsError::Truncated { format: FORMAT };
         let (head, mut rest) = bytes.split_at_checked(13).ok_or_else(cut)?;
@@ -106,13 +107,13 @@ impl<'a> GifFrame<'a> {
                     });
                 }
                 b';' => return Err(damaged("it has no frame")),
-                // Passed over, as Pillow does.
+                // Skipped, as Pillow does.
                 _ => {}
             }
         }
     }
 
-    /// Fills the frame with its indices.
+    /// Fills the frame with palette indices.
     fn unpack(&self, indices: &mut [u8]) -> Result<(), PixelsError> {
         if !(1..=8).contains(&self.code_bits) {
             return Err(damaged("its codes have an impossible size"));
@@ -130,7 +131,7 @@ impl<'a> GifFrame<'a> {
             if 0 < done.consumed_in + done.consumed_out {
                 continue;
             }
-            // All that it had taken in has come out.
+            // The decoder has returned everything that it had read.
             let lacks_pixels = || damaged("its first frame lacks pixels");
             if !block.is_empty() {
                 return Err(lacks_pixels());
@@ -154,7 +155,7 @@ impl<'a> GifFrame<'a> {
     }
 }
 
-/// The palette that flags announce, cut off from what follows.
+/// The palette that the flags announce, split off from the following bytes.
 fn palette<'a>(flags: u8, rest: &mut &'a [u8]) -> Result<Option<&'a [[u8; 3]]>, PixelsError> {
     if flags & 0x80 == 0 {
         return Ok(None);
@@ -166,8 +167,7 @@ fn palette<'a>(flags: u8, rest: &mut &'a [u8]) -> Result<Option<&'a [[u8; 3]]>, 
     Ok(Some(palette.as_chunks().0))
 }
 
-/// The palette that a frame is shown in: its own, or that of all frames. Greys in order stand for no
-/// palette.
+/// The palette of a frame: its own, or the common one. Greys in order count as no palette.
 fn one_of<'a>(
     local: Option<&'a [[u8; 3]]>,
     global: Option<&'a [[u8; 3]]>,
@@ -184,7 +184,7 @@ fn one_of<'a>(
         None => Ok(global),
         Some(local) if !is_grey(&local) => Ok(Some(local)),
         Some(_) if global.is_none() => Ok(None),
-        // Viewers show its greys, and Pillow the other colours.
+        // Viewers show the greys of this palette, and Pillow shows the other colours.
         Some(_) => Err(PixelsError::UnsupportedFeature {
             format: FORMAT,
             feature: "a first frame with a palette of greys beside one of colours",
@@ -192,10 +192,10 @@ fn one_of<'a>(
     }
 }
 
-/// Passes over an extension, and returns the index that it makes transparent.
+/// Skips an extension, and returns the index that it makes transparent.
 ///
-/// What follows an extension whose first block is empty is taken for its blocks, but for a comment:
-/// that is how Pillow reads them.
+/// If the first block of an extension is empty, the following data are still read as its blocks, except for a
+/// comment, because Pillow reads them in this way.
 fn extension(label: u8, rest: &mut &[u8]) -> Result<Option<u8>, PixelsError> {
     const CONTROL: u8 = 0xf9;
     const COMMENT: u8 = 0xfe;
@@ -215,7 +215,7 @@ fn extension(label: u8, rest: &mut &[u8]) -> Result<Option<u8>, PixelsError> {
     Ok(transparent)
 }
 
-/// The next block of at most 255 bytes, empty for the last; `None` if it is cut short.
+/// The next block of at most 255 bytes, which is empty at the end; `None` if it is cut short.
 fn sub_block<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
     let (&length, after) = rest.split_first()?;
     let (block, after) = after.split_at_checked(length.into())?;

@@ -1,5 +1,5 @@
-//! JPEGs, with `libjpeg-turbo`, because that is what the reference has: no other decoder gives its
-//! pixels. What it only warns of, missing data above all, is refused.
+//! Decodes JPEGs with `libjpeg-turbo`, because the reference uses it and no other decoder gives the same
+//! pixels. Files for which it only warns, in most cases of missing data, are refused.
 
 use std::cell::Cell;
 
@@ -13,18 +13,18 @@ use super::{Format, Geometry, ImageLimits, PixelsError, strays};
 
 const FORMAT: Format = Format::Jpeg;
 
-/// Pixels that all scans of a progressive JPEG process together: some 2 s of a worker. 25 megapixels
-/// in 24 scans fit; encoders write 6 to 20.
+/// The highest number of pixels that all scans of a progressive JPEG process together, which takes a worker
+/// about 2 s. 25 megapixels in 24 scans fit; encoders write 6 to 20 scans.
 const SCANNED_PIXELS_MAX: u64 = 600_000_000;
 
-/// Pixels and bytes that are processed to find a file's superfluous bytes: some 8 s of a worker for the
-/// worst file, which only an attacker sends.
+/// The highest number of pixels and bytes that are processed to find superfluous bytes in a file. The worst
+/// file, which only an attacker sends, takes a worker about 8 s.
 const MENDING_MAX: u64 = 4 * SCANNED_PIXELS_MAX;
 
-/// How a JPEG is going to be decoded.
+/// How a JPEG will be decoded.
 struct JpegPlan {
     segments: Segments,
-    /// Width and height of the file's own picture.
+    /// Width and height of the picture in the file.
     size: (u32, u32),
     orientation: Orientation,
     denominator: u32,
@@ -46,14 +46,14 @@ impl JpegPlan {
         })
     }
 
-    /// Pixels that are processed, all scans together.
+    /// Number of pixels that all scans process together.
     fn scanned_pixels(&self) -> u64 {
         let (width, height) = self.size;
         let pixels = u64::from(width) * u64::from(height);
         pixels.saturating_mul(self.segments.passes() as u64)
     }
 
-    /// Refuses a file whose scans would take seconds: each of them processes all pixels.
+    /// Refuses a file whose scans would take seconds, because each scan processes all pixels.
     fn check_scans(&self) -> Result<(), PixelsError> {
         if self.scanned_pixels() <= SCANNED_PIXELS_MAX {
             return Ok(());
@@ -66,8 +66,8 @@ impl JpegPlan {
         })
     }
 
-    /// The most memory that decoding takes, in bytes: the coefficients if they have to be kept, the
-    /// picture at its scale, and once more if it is turned or comes from CMYK; a copy of the file.
+    /// The highest memory that decoding needs, in bytes: the coefficients if they have to be kept, the picture
+    /// at its scale, the same again if it is turned or converted from CMYK, and a copy of the file.
     fn bytes(&self, file: usize) -> u64 {
         let scaled = |side: u32| u64::from(side.div_ceil(self.denominator));
         let pixels = scaled(self.size.0) * scaled(self.size.1);
@@ -80,7 +80,7 @@ impl JpegPlan {
     }
 }
 
-/// Decodes a JPEG, at the scale that is enough for `geometry`.
+/// Decodes a JPEG at a scale that is sufficient for `geometry`.
 pub(super) fn decode(
     bytes: &[u8],
     limits: &ImageLimits,
@@ -111,19 +111,19 @@ pub(super) fn decode(
             denominator: plan.denominator,
             mirrored: turns.mirrored,
         },
-        // Opaque: there is nothing that a background could show through.
+        // The image is opaque, so no background is needed.
         ..Decoded::whole(image, [0; 3])
     })
 }
 
-/// The most memory that [`decode`] takes for it, in bytes, and the size; `None` for what it refuses.
+/// The highest memory that [`decode`] needs, in bytes, and the size; `None` if the file is refused.
 pub(super) fn cost(bytes: &[u8], geometry: Option<&Geometry>) -> Option<((u32, u32), u64)> {
     let plan = JpegPlan::of(bytes, geometry).ok()?;
     let cost = plan.bytes(bytes.len());
     Some((plan.size, cost))
 }
 
-/// Decodes a file as the decoder is to see it; an error also if it only warns.
+/// Decodes a file that was prepared for the decoder. A warning is an error too.
 fn decompress(file: &[u8], plan: &JpegPlan) -> Result<RgbImage, PixelsError> {
     let refused = |error: turbojpeg::Error| damaged(&error.to_string());
     let mut decoder = Decompressor::new().map_err(refused)?;
@@ -157,7 +157,7 @@ fn decompress(file: &[u8], plan: &JpegPlan) -> Result<RgbImage, PixelsError> {
     image.ok_or_else(|| damaged("its rows do not fit its size"))
 }
 
-/// Pillow's conversion of samples that are stored inverted, as Adobe does and it always assumes.
+/// Pillow's conversion of samples that are stored inverted, as Adobe stores them and Pillow always assumes.
 fn rgb_of_cmyk(samples: &[u8]) -> Vec<u8> {
     let mut rgb = Vec::with_capacity(samples.len() / 4 * 3);
     for &[cyan, magenta, yellow, key] in samples.as_chunks::<4>().0 {
@@ -171,11 +171,11 @@ fn rgb_of_cmyk(samples: &[u8]) -> Vec<u8> {
     rgb
 }
 
-/// What an orientation does to rows and columns.
+/// The effect of an orientation on rows and columns.
 struct Turns {
-    /// Whether it exchanges them.
+    /// Whether rows and columns are exchanged.
     are_exchanged: bool,
-    /// Whether columns and rows of the upright image then run against those of the file.
+    /// Whether columns and rows of the upright image are then in reverse order to those of the file.
     mirrored: (bool, bool),
 }
 

@@ -1,14 +1,14 @@
-//! What a picture is like, apart from what it shows.
+//! Measures a picture independently of what it shows.
 
 use super::{Format, ImageMeasures, Pixels};
 
-/// Pixels this far apart differ by the picture's contrast, whatever its focus.
+/// Pixels at this distance differ by the picture's contrast, whatever its focus.
 const APART: usize = 4;
 
 impl Pixels {
-    /// Mean level of all channels, 0 to 255, and sharpness: the squared contrast of neighbouring pixels of
-    /// a row divided by that of pixels four apart. In a blurred or enlarged picture neighbours differ
-    /// little; 0 if there is no contrast. Computed on every second row, which is enough.
+    /// The mean level of all channels, 0 to 255, and the sharpness: the squared contrast of neighbouring pixels
+    /// in a row divided by that of pixels four apart. In a blurred or enlarged picture, neighbours differ
+    /// little. The sharpness is 0 if there is no contrast. Every second row is used, which is enough.
     #[must_use]
     pub fn brightness_and_sharpness(&self) -> [f64; 2] {
         let (mut levels, mut sum, mut near, mut far) = (0, 0, 0, 0);
@@ -26,7 +26,7 @@ impl Pixels {
         [real(sum) / real(levels), sharpness]
     }
 
-    /// These measures, with what is known of the file.
+    /// These measures, with what is known about the file.
     pub(super) fn measures(&self, format: Format, longest_side: u32) -> ImageMeasures {
         let [brightness, sharpness] = self.brightness_and_sharpness();
         ImageMeasures {
@@ -38,12 +38,12 @@ impl Pixels {
     }
 }
 
-/// The squared differences of values this many apart, summed. Without the square, an edge would give the
-/// same sum however wide it is.
+/// The sum of the squared differences of values at this distance. Without the square, an edge would give the
+/// same sum whatever its width.
 fn differences(values: &[u8], apart: usize) -> u64 {
     let pairs = values.iter().zip(values.iter().skip(apart));
     let squares = pairs.map(|(a, b)| u32::from(a.abs_diff(*b)).pow(2));
-    // A row has at most 3 x 16,384 values: no sum of 32 bits overflows.
+    // A row has at most 3 x 16,384 values, so a sum of 32 bits cannot overflow.
     u64::from(squares.sum::<u32>())
 }
 
@@ -66,7 +66,7 @@ mod tests {
     #[test]
     fn blur_lowers_sharpness_and_light_does_not() {
         let edges = |width: u32, strength: u32| {
-            // Stripes of 8 pixels with a ramp of this width between them.
+            // Stripes of 8 pixels with ramps of this width between them.
             move |x: u32, _| {
                 let place = (x % 16).min(16 - x % 16);
                 40 + strength * place.saturating_sub(4 - width / 2).min(width) / width

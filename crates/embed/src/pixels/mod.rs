@@ -1,8 +1,8 @@
-//! Untrusted bytes to bounded, upright, resized RGB pixels.
+//! Turns untrusted bytes into bounded, upright and resized RGB pixels.
 //!
-//! The type is read from the bytes, and width and height from the header, before anything is
-//! decoded. A file that is cut short, or that holds more than one could mean, is refused with a
-//! reason; no bytes make this room panic, and none make it use more memory than [`ImageLimits`] imply.
+//! The type is read from the bytes, and width and height from the header, before anything is decoded. A file
+//! that is cut short or ambiguous is refused with a reason. No bytes can make this module panic, or make it use
+//! more memory than [`ImageLimits`] allow.
 //!
 //! The pixels of a file are those of Pillow 13, upright, over a background, as RGB, with one exception
 //! (16-bit grey is scaled to 8 bits, which Pillow clips). docs/models.md has the rule, and lists what is
@@ -43,26 +43,27 @@ pub const BYTES_MAX: usize = 64 << 20;
 
 /// Default of [`ImageLimits::decode_bytes_max`]: 400 million.
 ///
-/// A JPEG takes 3 bytes a pixel at the scale that it is decoded at, 6 if it has to be turned, and up
-/// to 6 more at full scale if it is progressive: 200 megapixels at an eighth take 19 MB. Other
-/// formats take 3 to 16, the most for 16-bit RGBA that has to be turned: 25 megapixels of any kind fit.
+/// A JPEG needs 3 bytes for each pixel at the scale at which it is decoded, 6 if it has to be turned, and up to
+/// 6 more at full scale if it is progressive. So 200 megapixels at an eighth need 19 MB. Other formats need 3
+/// to 16 bytes, the most for 16-bit RGBA that has to be turned. So 25 megapixels of any kind fit.
 pub const DECODE_BYTES_MAX: u64 = 400_000_000;
 
 /// The longest side, in pixels, of an image that is read or made.
 ///
-/// The resize works in two passes, and what stands between them is as high as the source: without
-/// this limit an image of 1 x 25,000,000 would take gigabytes there.
+/// The resize works in two passes, and the image between them is as high as the source. Without this limit, an
+/// image of 1 x 25,000,000 would need gigabytes there.
 pub const SIDE_MAX: u32 = 16_384;
 
-/// What a PNG may inflate to in its colour profile, in bytes. Profiles of printers reach 4 MB.
+/// The highest size in bytes to which the colour profile of a PNG may inflate. Profiles of printers have up to
+/// 4 MB.
 const METADATA_BYTES_MAX: u64 = 8 << 20;
 
-/// What an image may cost.
+/// The limits for decoding an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ImageLimits {
-    /// The longest file that is looked at, in bytes.
+    /// The highest length of a file, in bytes.
     pub bytes_max: usize,
-    /// The most memory that decoding one image may take, in bytes, by what its headers say.
+    /// The highest memory for decoding one image, in bytes, judged by its headers.
     pub decode_bytes_max: u64,
 }
 
@@ -71,7 +72,7 @@ pub struct ImageLimits {
 pub enum Format {
     /// Baseline and progressive: grey, colour, CMYK.
     Jpeg,
-    /// Every colour type and depth; of an animated PNG its default image.
+    /// Every colour type and depth; for an animated PNG, its default image.
     Png,
     /// Lossy, lossless, and the first frame of an animation.
     WebP,
@@ -101,78 +102,78 @@ impl fmt::Display for Format {
     }
 }
 
-/// Why there are no pixels.
+/// The reasons why a file gives no pixels.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PixelsError {
-    /// No bytes at all.
+    /// The file is empty.
     #[error("the image is empty (0 bytes); send the bytes of an image file")]
     Empty,
-    /// Refused by length, unread.
+    /// The file is too long, and was not read.
     #[error("the image has {bytes} bytes, more than the {max} allowed; send a smaller file")]
     TooManyBytes {
-        /// The length sent.
+        /// The length of the file.
         bytes: usize,
         /// [`ImageLimits::bytes_max`].
         max: usize,
     },
-    /// Not a type that is decoded here.
+    /// The file has a type that is not supported.
     #[error("this looks like {detected}; send the bytes of a JPEG, PNG, WebP, GIF or BMP file")]
     UnsupportedFormat {
-        /// What the first bytes look like.
+        /// The type that the first bytes suggest.
         detected: &'static str,
     },
-    /// A supported type, in a variant whose pixels could only be guessed.
+    /// The file has a supported type, but a variant whose pixels could only be guessed.
     #[error(
         "this {format} file has {feature}, which is not supported; save it as a plain RGB image"
     )]
     UnsupportedFeature {
         /// The type of the file.
         format: Format,
-        /// What the file uses.
+        /// The feature that the file uses.
         feature: &'static str,
     },
-    /// Refused by its header, undecoded.
+    /// Decoding would need too much memory according to the header, so the file was not decoded.
     #[error(
         "decoding {width} x {height} pixels would take {bytes} bytes of memory, more than the {max} allowed; scale the image down"
     )]
     TooMuchMemory {
-        /// Pixels across, as the header has it.
+        /// Width in pixels, according to the header.
         width: u32,
-        /// Pixels down, as the header has it.
+        /// Height in pixels, according to the header.
         height: u32,
-        /// What decoding would take, in bytes.
+        /// The memory that decoding would need, in bytes.
         bytes: u64,
         /// [`ImageLimits::decode_bytes_max`].
         max: u64,
     },
-    /// Refused by its header, undecoded.
+    /// A side is too long according to the header, so the file was not decoded.
     #[error("the image is {width} x {height} pixels, and no side may pass {max}; scale it down")]
     SideTooLong {
-        /// Pixels across, as the header has it.
+        /// Width in pixels, according to the header.
         width: u32,
-        /// Pixels down, as the header has it.
+        /// Height in pixels, according to the header.
         height: u32,
         /// [`SIDE_MAX`].
         max: u32,
     },
-    /// Refused by its headers, undecoded.
+    /// Decoding all scans would take too long according to the headers, so the file was not decoded.
     #[error(
         "decoding {scans} scans of {width} x {height} pixels would take too long; save the image as a baseline JPEG, or scale it down"
     )]
     TooManyScans {
-        /// Pixels across, as the header has it.
+        /// Width in pixels, according to the header.
         width: u32,
-        /// Pixels down, as the header has it.
+        /// Height in pixels, according to the header.
         height: u32,
-        /// How often all pixels are processed.
+        /// The number of scans, each of which processes all pixels.
         scans: usize,
     },
-    /// Not the image's fault: the system has no memory for it now.
+    /// The system has no memory for the image at present, which is not the image's fault.
     #[error(
         "the server has no memory left to decode this image, which takes {bytes} bytes; come back, or have it given more"
     )]
     NoMemory {
-        /// What decoding would take, in bytes.
+        /// The memory that decoding would need, in bytes.
         bytes: u64,
     },
     /// The file ends too early.
@@ -181,23 +182,23 @@ pub enum PixelsError {
         /// The type of the file.
         format: Format,
     },
-    /// The decoder gave up.
+    /// The decoder failed.
     #[error("the {format} file is damaged or malformed ({cause}); save it again")]
     Undecodable {
         /// The type of the file.
         format: Format,
-        /// The decoder's own words.
+        /// The message of the decoder.
         cause: String,
     },
-    /// Not the image's fault: no such resize is possible.
+    /// The resize is impossible, which is not the image's fault.
     #[error("the geometry is impossible: {reason}")]
     Geometry {
-        /// What is wrong, and what would be right.
+        /// What is wrong, and which values are valid.
         reason: String,
     },
 }
 
-/// An upright image: rows from the top, three bytes a pixel (red, green, blue), never empty.
+/// An upright image, row by row from the top, with three bytes for each pixel (red, green, blue); never empty.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Pixels {
     width: u32,
@@ -234,35 +235,35 @@ impl Pixels {
 /// How an image is brought to the model's size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Geometry {
-    /// Pixels across of the result, 1 to [`SIDE_MAX`].
+    /// Width of the result in pixels, 1 to [`SIDE_MAX`].
     pub width: u32,
-    /// Pixels down of the result, 1 to [`SIDE_MAX`].
+    /// Height of the result in pixels, 1 to [`SIDE_MAX`].
     pub height: u32,
-    /// What happens to the aspect ratio.
+    /// How the aspect ratio is treated.
     pub fit: AspectFit,
-    /// How pixels are weighted.
+    /// The filter that weights pixels.
     pub filter: ResizeFilter,
-    /// At what scale a large JPEG is decoded.
+    /// The scale at which a large JPEG is decoded.
     pub jpeg: JpegScale,
-    /// What libraries do differently.
+    /// Conventions that differ between libraries.
     pub conventions: Conventions,
     /// Whether colours become grey before the resize, by the weights of Pillow's mode L.
     pub grey: bool,
 }
 
-/// What libraries do differently when they bring an image to the same size in the same way.
+/// Conventions in which libraries differ when they bring an image to the same size in the same way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Conventions {
-    /// How a side is rounded that follows from the other; `None` for the usual: down for
-    /// [`AspectFit::Crop`], to the nearest for [`AspectFit::Pad`].
+    /// The rounding of a side that is computed from the other one; `None` for the usual: down for
+    /// [`AspectFit::Crop`], and to the nearest for [`AspectFit::Pad`].
     pub side: Option<Rounding>,
-    /// How half a pixel at the cut is rounded; [`AspectFit::Crop`] and [`AspectFit::SquashCrop`] have a cut.
+    /// The rounding of half a pixel at a cut, which [`AspectFit::Crop`] and [`AspectFit::SquashCrop`] have.
     pub margin: Margin,
-    /// Where [`AspectFit::Pad`] puts the image.
+    /// The position of the image with [`AspectFit::Pad`].
     pub place: CanvasPosition,
 }
 
-/// How the length of a side becomes a whole number of pixels.
+/// How the length of a side is rounded to whole pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rounding {
     /// Down, as torchvision, timm and transformers do.
@@ -273,7 +274,7 @@ pub enum Rounding {
     Up,
 }
 
-/// How half a pixel left of the cut, or above it, is rounded.
+/// How half a pixel to the left of the cut, or above it, is rounded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Margin {
     /// To the even number, as torchvision and timm do.
@@ -283,44 +284,45 @@ pub enum Margin {
     Down,
 }
 
-/// Where an image stands on a canvas that is larger.
+/// The position of an image on a larger canvas.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum CanvasPosition {
-    /// In the middle; an odd pixel is right or below.
+    /// In the middle; an odd pixel is at the right or at the bottom.
     #[default]
     Centre,
     /// At the top left.
     TopLeft,
 }
 
-/// At what scale a JPEG is decoded that is much larger than the result.
+/// The scale at which a JPEG is decoded that is much larger than the result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum JpegScale {
-    /// Its own: the result is Pillow's, to the last bit.
+    /// Full scale. The result is Pillow's, to the last bit.
     Full,
-    /// A half, a quarter or an eighth, as long as three pixels or more are left for each of the result
-    /// along both sides: some grey levels away, in half of the time.
+    /// A half, a quarter or an eighth, as long as at least three pixels are left for each pixel of the result
+    /// along both sides. The result differs by some grey levels, and takes half of the time.
     Reduced,
 }
 
-/// What happens to an aspect ratio that is not the result's.
+/// How an aspect ratio is treated that differs from that of the result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AspectFit {
-    /// Distorted: the whole image fills the result.
+    /// The image is distorted, and all of it fills the result.
     Squash,
-    /// Distorted to this size, then the middle is cut out.
+    /// The image is distorted to this size, and then the middle is cut out.
     SquashCrop {
-        /// Pixels across before the cut; at least the result's.
+        /// Width in pixels before the cut; at least that of the result.
         width: u32,
-        /// Pixels down before the cut; at least the result's.
+        /// Height in pixels before the cut; at least that of the result.
         height: u32,
     },
-    /// Kept: scaled until the shorter side has this length, then the middle is cut out.
+    /// The ratio is kept: the image is scaled until its shorter side has this length, and then the middle is
+    /// cut out.
     Crop {
         /// In pixels; at least the result's width and height.
         short_side: u32,
     },
-    /// Kept: scaled to fit inside, centred.
+    /// The ratio is kept: the image is scaled to fit inside, with a border.
     Pad {
         /// Red, green, blue of the border.
         fill: [u8; 3],
@@ -344,46 +346,46 @@ pub enum ResizeFilter {
     OpenCv(OpenCv),
 }
 
-/// `OpenCV`'s interpolations. All but the area skip pixels if an image shrinks: they are not
-/// antialiased.
+/// `OpenCV`'s interpolations. All except the area skip pixels if an image shrinks, so they are not antialiased.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OpenCv {
     /// `INTER_LINEAR`: two pixels along each side.
     Linear,
-    /// `INTER_CUBIC`: four, with a = -0.75. Within one grey level: the library's own builds differ
-    /// by as much.
+    /// `INTER_CUBIC`: four pixels, with a = -0.75. It agrees within one grey level; the library's own builds
+    /// differ by as much.
     Cubic,
-    /// `INTER_LANCZOS4`: eight.
+    /// `INTER_LANCZOS4`: eight pixels.
     Lanczos4,
     /// `INTER_AREA`: the mean over a rectangle if an image shrinks along both sides.
     Area,
 }
 
-/// A picture at a model's size.
+/// A picture at the size that a model takes.
 #[derive(Debug)]
 pub struct Resized {
     /// Its pixels.
     pub pixels: Pixels,
-    /// Their [`Pixels::contrast`], without a border that the fit added.
+    /// The [`Pixels::contrast`] of the picture, without a border that was added.
     pub contrast: u8,
-    /// What it is like, likewise.
+    /// Its measures, without such a border.
     pub measures: ImageMeasures,
 }
 
-/// What a picture is like, apart from what it shows.
+/// Measures of a picture that do not depend on what it shows.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ImageMeasures {
     /// The type of its file.
     pub format: Format,
-    /// Pixels of its longer side, as it was sent.
+    /// The length of the longer side in pixels, as the picture was sent.
     pub longest_side: u32,
-    /// Mean level of its channels at the model's size, 0 to 255.
+    /// The mean level of its channels at the model's size, 0 to 255.
     pub brightness: f64,
-    /// Squared contrast of neighbouring pixels by that of pixels four apart, at the model's size; at least 0.
+    /// The squared contrast of neighbouring pixels divided by that of pixels four apart, at the model's size;
+    /// at least 0.
     pub sharpness: f64,
 }
 
-/// A resizer that keeps its scratch memory from one image to the next: one per worker.
+/// A resizer that reuses its working memory for the next image; each worker has one.
 #[derive(Default)]
 pub struct Resizer {
     /// The image between the two passes.

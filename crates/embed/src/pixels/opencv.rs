@@ -1,20 +1,20 @@
 //! `cv2.resize` for images of 8 bits, in its order of operations and with its rounding.
 //!
-//! The linear, the Lanczos and the area interpolation give `OpenCV`'s bytes. The cubic one gives
-//! them but for one grey level here and there: the library sums in whole numbers, in floating point or
-//! by another library, as the CPU has it, and these differ.
+//! The linear, the Lanczos and the area interpolation give exactly `OpenCV`'s bytes. The cubic one differs by
+//! one grey level in some pixels. `OpenCV` itself uses integers, floating point or another library, depending
+//! on the CPU, and these differ too.
 
 use super::window::ResizeAxis;
 use super::{OpenCv, Pixels};
 
 /// Red, green, blue.
 const CHANNELS: usize = 3;
-/// Fractional bits of a weight.
+/// Number of fractional bits of a weight.
 const WEIGHT_BITS: u32 = 11;
-/// What a weight of one is.
+/// A weight of one.
 const ONE: f32 = 2048.0;
 
-/// The kept part of the image at the size that the axes have it.
+/// The selected part of the image, at the size that the axes state.
 pub(super) fn resize(
     pixels: &Pixels,
     across: &ResizeAxis,
@@ -25,7 +25,7 @@ pub(super) fn resize(
     let shrinks = 1.0 <= columns.scale && 1.0 <= rows.scale;
     let whole = columns.whole().zip(rows.whole());
     let rgb = match way {
-        // OpenCV takes the mean of four for the linear interpolation at a half.
+        // For the linear interpolation at a half, OpenCV takes the mean of four pixels.
         OpenCv::Linear if shrinks && whole == Some((2, 2)) => {
             means(pixels, &columns, &rows, (2, 2))
         }
@@ -45,18 +45,18 @@ pub(super) fn resize(
     }
 }
 
-/// One side of the image: how its source becomes its outputs.
+/// One side of the image: how its outputs are computed from the source.
 struct OpencvAxis {
     source: usize,
     first: usize,
     outputs: usize,
-    /// Outputs for one pixel of the source.
+    /// Number of outputs for one pixel of the source.
     inverse: f64,
-    /// Pixels of the source for one output.
+    /// Number of pixels of the source for one output.
     scale: f64,
 }
 
-/// The sources of one output, and the weight of each.
+/// The source pixels of one output, and the weight of each.
 struct Taps<W> {
     sources: Vec<usize>,
     weights: Vec<W>,
@@ -81,7 +81,7 @@ impl OpencvAxis {
         }
     }
 
-    /// Pixels of the source for one output, if that is a whole number.
+    /// The number of source pixels for one output, if it is an integer.
     fn whole(&self) -> Option<usize> {
         let nearest = self.scale.round_ties_even();
         ((self.scale - nearest).abs() < f64::EPSILON).then_some(nearest as usize)
@@ -91,14 +91,15 @@ impl OpencvAxis {
         self.first..self.first + self.outputs
     }
 
-    /// The pixel left of an output's centre, and how far right of it the centre is.
+    /// The pixel left of an output's centre, and how far to the right of it the centre is.
     fn centre(&self, output: usize) -> (i64, f32) {
         let place = ((output as f64 + 0.5) * self.scale - 0.5) as f32;
         let left = place.floor();
         (left as i64, place - left)
     }
 
-    /// Weights of pixels side by side, the first of them `before` the one left of the centre.
+    /// Weights of adjacent pixels, of which the first is `before` pixels left of the one at the left of the
+    /// centre.
     fn taps(&self, left: i64, before: i64, weights: &[f32]) -> Taps<i32> {
         let last = self.source as i64 - 1;
         let source = |place: i64| (left - before + place).clamp(0, last) as usize;
@@ -108,8 +109,7 @@ impl OpencvAxis {
         }
     }
 
-    /// Along rows the weights at an edge are one and zero; along columns they stay, both for the same
-    /// pixel.
+    /// Along rows the weights at an edge are one and zero. Along columns both weights stay, for the same pixel.
     fn linear(&self, edges: bool) -> Vec<Taps<i32>> {
         let one = |output| {
             let (mut left, mut right) = self.centre(output);
@@ -124,7 +124,7 @@ impl OpencvAxis {
         self.places().map(one).collect()
     }
 
-    /// How `INTER_AREA` enlarges: edges of pixels stay edges.
+    /// How `INTER_AREA` enlarges an image: edges between pixels stay sharp.
     fn stretch(&self) -> Vec<Taps<i32>> {
         let one = |output: usize| {
             let mut left = (output as f64 * self.scale).floor() as i64;
@@ -165,9 +165,9 @@ impl OpencvAxis {
         self.places().map(one).collect()
     }
 
-    /// The pixels that each output covers, with its share of each.
+    /// The pixels that each output covers, with the share of each.
     fn cover(&self) -> Vec<Taps<f32>> {
-        // What is narrower than this is left out.
+        // A part that is narrower than this is ignored.
         const SLIVER: f64 = 1e-3;
         let one = |output: usize| {
             let start = output as f64 * self.scale;
@@ -198,7 +198,7 @@ impl OpencvAxis {
     }
 }
 
-/// The eight weights, from three pixels left of the one at the left on.
+/// The eight weights, starting with the pixel three to the left of the one at the left.
 #[expect(
     clippy::cast_possible_truncation,
     reason = "rounded to f32 where OpenCV does"
@@ -223,7 +223,7 @@ fn lanczos4(x: f32) -> [f32; 8] {
         place += 1.0;
         let angle = -f64::from(distance) * FRAC_PI_4;
         let weight = if distance.abs() < 1e-6 {
-            // So large that the others are nothing beside it.
+            // So large that the other weights are negligible.
             1e30
         } else {
             ((by_sine * sine + by_cosine * cosine) / (angle * angle)) as f32
@@ -244,7 +244,7 @@ fn fixed_point(weight: f32) -> i32 {
     (weight * ONE).round_ties_even() as i32
 }
 
-/// Weighs pixels in whole numbers: rows first, each as it is needed, then columns.
+/// Weighs pixels in integers: first the rows, each when it is needed, and then the columns.
 fn taken(
     pixels: &Pixels,
     columns: &[Taps<i32>],
@@ -253,7 +253,7 @@ fn taken(
 ) -> Vec<u8> {
     let width = CHANNELS * columns.len();
     let reach = rows.iter().map(|row| row.sources.len()).max().unwrap_or(1);
-    // The rows of one output stand side by side in the source, so that none pushes another out.
+    // The rows of one output are adjacent in the source, so none replaces another that is still needed.
     let mut kept: Vec<(Option<usize>, Vec<i32>)> = vec![(None, vec![0; width]); reach];
     let mut rgb = Vec::with_capacity(width * rows.len());
     let mut weighed = vec![(0, 0); reach];
@@ -303,7 +303,7 @@ fn weigh_row(source: &[[u8; CHANNELS]], columns: &[Taps<i32>], sums: &mut [i32])
     }
 }
 
-/// The linear interpolation's own rounding, which drops bits on the way.
+/// The rounding of the linear interpolation, which drops bits in intermediate steps.
 fn linear(weighed: &[(i32, i32)]) -> u8 {
     let sum: i32 = weighed
         .iter()
@@ -364,7 +364,7 @@ fn means(
         }
         for sum in sums.iter().flatten() {
             rgb.push(if (across, down) == (2, 2) {
-                // Halves go up here, and to the even number everywhere else.
+                // Halves are rounded up here, and to the even number everywhere else.
                 to_byte(i32::try_from((sum + 2) >> 2).unwrap_or(255))
             } else {
                 level(*sum as f32 * share)
@@ -374,7 +374,7 @@ fn means(
     rgb
 }
 
-/// The mean of rectangles that cut pixels.
+/// The mean of rectangles that contain parts of pixels.
 fn area(pixels: &Pixels, columns: &[Taps<f32>], rows: &[Taps<f32>]) -> Vec<u8> {
     let mut rgb = Vec::with_capacity(CHANNELS * columns.len() * rows.len());
     let mut sums = vec![[0.0_f32; CHANNELS]; columns.len()];

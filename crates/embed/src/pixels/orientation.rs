@@ -1,4 +1,4 @@
-//! Which way up a file's pixels are: what Pillow 13's `exif_transpose` reads, and nothing else.
+//! Reads the orientation of a file's pixels exactly as Pillow 13's `exif_transpose` does.
 
 use std::collections::BTreeSet;
 
@@ -7,12 +7,12 @@ use image::metadata::Orientation;
 /// The tag of the orientation.
 const TAG: u16 = 0x0112;
 
-/// What a file says about its picture, outside its pixels.
+/// The metadata of a file about its picture.
 #[derive(Default)]
 pub(super) struct Notes {
     /// The EXIF data, with or without the prefix that they have in a JPEG.
     pub(super) exif: Option<Vec<u8>>,
-    /// The XMP data: they count if EXIF says nothing about the orientation.
+    /// The XMP data, which count if EXIF has no orientation.
     pub(super) xmp: Option<Vec<u8>>,
 }
 
@@ -27,25 +27,25 @@ impl Notes {
         let value = match ExifByteOrder::of(exif) {
             Some(order) => exif_value(exif, order).or_else(xmp),
             None if exif.is_empty() => xmp(),
-            // Broken at its beginning: Pillow looks no further.
+            // The data are broken at their start, and Pillow looks no further.
             None => None,
         };
-        // Exact: a value between two orientations is none.
+        // Only exact values count; one between two orientations is none.
         let is = |number: &u8| value == Some(f64::from(*number));
         let number = (2..=8).find(is).unwrap_or(1);
         Orientation::from_exif(number).unwrap_or(Orientation::NoTransforms)
     }
 }
 
-/// EXIF data without the prefix that they have in a JPEG, which some writers write twice, and some in
-/// other formats.
+/// EXIF data without the prefix that they have in a JPEG. Some programs write it twice, and some in other
+/// formats.
 fn without_prefixes(exif: &[u8]) -> &[u8] {
     const PREFIX: &[u8] = b"Exif\0\0";
     let once = exif.strip_prefix(PREFIX).unwrap_or(exif);
     once.strip_prefix(PREFIX).unwrap_or(once)
 }
 
-/// The orientation in EXIF data; not a number if it is there, and of a type that is none.
+/// The orientation in EXIF data; NaN if it exists but has a type that is not a number.
 fn exif_value(tiff: &[u8], order: ExifByteOrder) -> Option<f64> {
     let mut said: usize = 0;
     let mut at = usize::try_from(order.u32(tiff.get(4..)?)?).ok()?;
@@ -64,7 +64,7 @@ fn exif_value(tiff: &[u8], order: ExifByteOrder) -> Option<f64> {
         let data = if size <= 4 {
             entry.get(8..8 + size)?
         } else {
-            // Once entries state more than there can be, no longer one is believed.
+            // Once entries claim more data than there can be, no further entry is trusted.
             said = said.saturating_add(size);
             if tiff.len() < said {
                 continue;
@@ -83,7 +83,7 @@ fn exif_value(tiff: &[u8], order: ExifByteOrder) -> Option<f64> {
     None
 }
 
-/// How many bytes one value of a type takes; `None` for a type that is not known.
+/// The number of bytes of one value of a type; `None` for an unknown type.
 fn bytes_of(kind: u16) -> Option<usize> {
     match kind {
         1 | 2 | 6 | 7 => Some(1),
@@ -94,7 +94,7 @@ fn bytes_of(kind: u16) -> Option<usize> {
     }
 }
 
-/// The order of the bytes in EXIF data.
+/// The byte order of EXIF data.
 #[derive(Clone, Copy)]
 enum ExifByteOrder {
     Big,
@@ -102,10 +102,10 @@ enum ExifByteOrder {
 }
 
 impl ExifByteOrder {
-    /// By the header; `None` if that is broken.
+    /// The order that the header states; `None` if the header is broken.
     fn of(tiff: &[u8]) -> Option<Self> {
         match tiff.first_chunk::<8>()? {
-            // Of each pair the second has a number in the order of the other.
+            // In each pair, the second has the number in the other byte order.
             [b'M', b'M', 0, b'*' | b'+', ..] | [b'M', b'M', b'*', 0, ..] => Some(Self::Big),
             [b'I', b'I', b'*', 0, ..] | [b'I', b'I', 0, b'*', ..] => Some(Self::Little),
             _ => None,
@@ -132,7 +132,7 @@ impl ExifByteOrder {
         self.bytes(data).map(i32::from_le_bytes)
     }
 
-    /// The first value, if its type is one of numbers. For Pillow a BYTE is none.
+    /// The first value, if it has a numeric type. Pillow does not count BYTE as one.
     fn number(self, kind: u16, data: &[u8]) -> Option<f64> {
         let after = data.get(4..).unwrap_or_default();
         match kind {
@@ -154,7 +154,7 @@ impl ExifByteOrder {
     }
 }
 
-/// The orientation in XMP data, written as an attribute or as an element.
+/// The orientation in XMP data, which is written as an attribute or as an element.
 fn xmp_value(xmp: &[u8]) -> Option<u8> {
     const NAME: &[u8] = b"tiff:Orientation";
     let ends = memchr::memmem::find_iter(xmp, NAME).map(|at| at + NAME.len());

@@ -1,4 +1,4 @@
-//! PNGs: with `image`'s decoder, and their notes as Pillow 13 finds them.
+//! Decodes PNGs with the decoder of `image`, and reads their metadata as Pillow 13 does.
 
 use std::borrow::Cow;
 use std::io::{Cursor, Read};
@@ -14,10 +14,10 @@ use super::{Format, ImageLimits, METADATA_BYTES_MAX, PixelsError};
 
 const FORMAT: Format = Format::Png;
 
-/// What a text may inflate to, in bytes. Pillow refuses a file with a longer one.
+/// The highest size in bytes to which a text may inflate. Pillow refuses a file with a longer one.
 const TEXT_BYTES_MAX: u64 = 1 << 20;
 
-/// What the chunks of a PNG say.
+/// The content of a PNG's chunks.
 #[derive(Default)]
 struct PngChunks {
     header: Option<PngHeader>,
@@ -26,32 +26,32 @@ struct PngChunks {
     exif_text: Option<Vec<u8>>,
     frames: Option<u32>,
     has_transparency: bool,
-    /// Entries of the palette.
+    /// Number of entries in the palette.
     colours: Option<usize>,
-    /// Whether the one transparent level of a grey picture is black.
+    /// Whether the transparent level of a grey picture is black.
     is_black_transparent: bool,
     has_pixels: bool,
 }
 
-/// What the first chunk says.
+/// The content of the first chunk.
 #[derive(Clone, Copy)]
 struct PngHeader {
     size: (u32, u32),
-    /// Bits of a sample.
+    /// Number of bits of a sample.
     bits: u8,
     colour: u8,
 }
 
-/// Width and height that a PNG's first chunk claims; `None` if it has no such chunk.
+/// Width and height that a PNG's first chunk states; `None` if it has no such chunk.
 pub(super) fn size(bytes: &[u8]) -> Option<(u32, u32)> {
     PngHeader::of(bytes.get(12..)?.strip_prefix(b"IHDR")?).map(|header| header.size)
 }
 
-/// Decodes a PNG; of an animated one its default image.
+/// Decodes a PNG; for an animated one, its default image.
 pub(super) fn decode(bytes: &[u8], limits: &ImageLimits) -> Result<DynamicImage, PixelsError> {
     let chunks = PngChunks::of(bytes)?;
     let orientation = chunks.notes.orientation();
-    // The decoder would take memory for a row of it first.
+    // Checked first, because the decoder would allocate memory for a row.
     if let Some(header) = chunks.header {
         let cost = chunks.cost(header).bytes(header.size, orientation);
         limits.check(header.size, cost)?;
@@ -67,7 +67,7 @@ pub(super) fn decode(bytes: &[u8], limits: &ImageLimits) -> Result<DynamicImage,
     upright(decoder, FORMAT, orientation)
 }
 
-/// The most memory that decoding takes, in bytes, and the size; `None` for what it refuses.
+/// The highest memory that decoding needs, in bytes, and the size; `None` if the file is refused.
 pub(super) fn cost(bytes: &[u8]) -> Option<((u32, u32), u64)> {
     let chunks = PngChunks::of(bytes).ok()?;
     let header = chunks.header?;
@@ -91,7 +91,7 @@ impl PngHeader {
 }
 
 impl PngChunks {
-    /// Walks the chunks as far as they can be read; the decoder refuses what is damaged.
+    /// Reads the chunks as far as possible; the decoder refuses what is damaged.
     fn of(bytes: &[u8]) -> Result<Self, PixelsError> {
         let mut found = Self::default();
         let mut rest = bytes.get(8..).unwrap_or_default();
@@ -102,7 +102,7 @@ impl PngChunks {
             let Some((data, after)) = after.split_at_checked(length) else {
                 break;
             };
-            // The next frame of an animation: Pillow looks no further.
+            // The next frame of an animation, where Pillow stops reading.
             let is_next = name == b"fcTL" && found.has_pixels && found.is_animated();
             if name == b"IEND" || is_next {
                 break;
@@ -151,7 +151,7 @@ impl PngChunks {
         Ok(())
     }
 
-    /// The pixels of an animation's first frame are those of the picture: they have to fill it.
+    /// The pixels of an animation's first frame are those of the picture, so the frame has to fill it.
     fn check_first_frame(&self, data: &[u8]) -> Result<(), PixelsError> {
         let place = data.get(4..20).unwrap_or_default();
         let size = self.header.map(|header| header.size);
@@ -164,8 +164,8 @@ impl PngChunks {
         unsupported("a first frame that does not fill its picture")
     }
 
-    /// Refuses a transparency that occurs twice, in the wrong place, with a wrong length, or of a level
-    /// that no sample has: each reader treats it differently.
+    /// Refuses a transparency that occurs twice, is in the wrong place, has a wrong length, or is a level that
+    /// no sample can have, because each reader treats it differently.
     fn check_place_of_transparency(&self, data: &[u8]) -> Result<(), PixelsError> {
         let Some(PngHeader { bits, colour, .. }) = self.header else {
             return Ok(());
@@ -189,8 +189,8 @@ impl PngChunks {
         unsupported("a transparency (tRNS) that is not where, or not as, the standard has it")
     }
 
-    /// A transparent colour is one of the samples as they are in the file. Pillow looks for it among
-    /// those that it has scaled, finds another or none, and viewers do not.
+    /// Refuses a transparent colour that Pillow and viewers find in different samples. The colour refers to the
+    /// samples in the file, but Pillow compares it with samples that it has already scaled.
     fn check_transparency(&self) -> Result<(), PixelsError> {
         let Some(PngHeader { bits, colour, .. }) = self.header else {
             return Ok(());
@@ -218,7 +218,7 @@ impl PngChunks {
         }
     }
 
-    /// What a pixel costs.
+    /// The memory for a pixel.
     fn cost(&self, header: PngHeader) -> Cost {
         let is_deep = header.bits == 16;
         let has_alpha = matches!(header.colour, 4 | 6) || self.has_transparency;
@@ -230,7 +230,7 @@ impl PngChunks {
     }
 }
 
-/// Whether a chunk affects the pixels although the decoder would skip a damaged one.
+/// Whether a chunk affects the pixels, although the decoder would skip it if it is damaged.
 fn counts(name: [u8; 4]) -> bool {
     matches!(&name, b"tRNS" | b"eXIf" | b"tEXt" | b"zTXt" | b"iTXt")
 }
@@ -242,8 +242,8 @@ fn checksum(name: [u8; 4], data: &[u8]) -> [u8; 4] {
     checksum.sum().to_be_bytes()
 }
 
-/// The key and the value of a text that may say how a picture lies; `None` for other texts and for
-/// what cannot be read.
+/// The key and the value of a text that may contain the orientation; `None` for other texts and for unreadable
+/// ones.
 fn text(name: [u8; 4], data: &[u8]) -> Option<(&[u8], Cow<'_, [u8]>)> {
     let (key, value) = split(data)?;
     if !matches!(
@@ -269,7 +269,7 @@ fn text(name: [u8; 4], data: &[u8]) -> Option<(&[u8], Cow<'_, [u8]>)> {
     Some((key, value))
 }
 
-/// What stands before the first zero, and after it.
+/// The parts before and after the first zero byte.
 fn split(data: &[u8]) -> Option<(&[u8], &[u8])> {
     let at = memchr::memchr(0, data)?;
     Some((data.get(..at)?, data.get(at + 1..)?))
@@ -282,7 +282,7 @@ fn inflated(data: &[u8]) -> Option<Vec<u8>> {
     Some(text)
 }
 
-/// The bytes of a text of three lines and then hexadecimal digits.
+/// Decodes a text with three lines followed by hexadecimal digits.
 fn from_hexadecimal(text: &[u8]) -> Option<Vec<u8>> {
     let lines = text.split(|byte| *byte == b'\n').skip(3);
     let digits: Vec<u8> = lines
@@ -310,7 +310,7 @@ mod tests {
         [&length, &name[..], data, &checksum(name, data)].concat()
     }
 
-    /// As libpng's own `pngtest.png` has it, and as the standard allows.
+    /// As in libpng's own `pngtest.png`, and allowed by the standard.
     #[test]
     fn an_orientation_behind_the_pixels_counts() {
         let header = [0, 0, 0, 1, 0, 0, 0, 2, 8, 2, 0, 0, 0];

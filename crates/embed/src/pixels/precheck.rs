@@ -1,20 +1,20 @@
-//! What a file's header shows, before the file takes a place in a queue.
+//! Checks a file's header before the file takes a place in a queue.
 
 use super::{Format, ImageLimits, PixelsError, file_type, png};
 
-/// Refuses what [`super::Pixels::decode`] would refuse for its length, its first bytes or its header, in a
-/// time that does not grow with the file. What passes may still be refused there.
+/// Refuses files that [`super::Pixels::decode`] would refuse for their length, first bytes or header. The time
+/// does not grow with the length of the file. A file that passes may still be refused there.
 ///
 /// # Errors
-/// Those of decoding, except that a file that is both too large and cut short is refused as too large,
-/// and that the memory named is the least that decoding could take.
+/// Returns the errors of decoding, with two exceptions: a file that is both too large and cut short is refused
+/// as too large, and the stated memory is the least that decoding could need.
 pub fn precheck(bytes: &[u8], limits: &ImageLimits) -> Result<(), PixelsError> {
     let (size, least) = match file_type::admitted(bytes, limits)? {
-        // A pixel of 64 may be enough, in three bytes.
+        // A pixel in 64 may be enough, with three bytes.
         Format::Jpeg => (jpeg_size(bytes), (3, 64)),
         Format::Png => (png::size(bytes), (4, 1)),
         Format::Gif => (gif_size(bytes), (4, 1)),
-        // Neither has its size in one place.
+        // These formats do not state their size in a single place.
         Format::WebP | Format::Bmp => (None, (0, 1)),
     };
     size.map_or(Ok(()), |(width, height)| {
@@ -23,9 +23,9 @@ pub fn precheck(bytes: &[u8], limits: &ImageLimits) -> Result<(), PixelsError> {
     })
 }
 
-/// Width and height in the first header of a frame, which stands before all coded data.
+/// Width and height in the first frame header, which precedes all coded data.
 fn jpeg_size(bytes: &[u8]) -> Option<(u32, u32)> {
-    /// More segments than cameras and editors write before it.
+    /// The highest number of segments before it, more than cameras and editors write.
     const SEGMENTS_MAX: usize = 256;
     let mut rest = bytes.get(2..)?;
     for _ in 0..SEGMENTS_MAX {
@@ -34,7 +34,7 @@ fn jpeg_size(bytes: &[u8]) -> Option<(u32, u32)> {
         };
         let length = usize::from(u16::from_be_bytes([high, low]));
         match (marker, rest.get(5..9)) {
-            // Baseline, extended and progressive. The others are refused for what they are.
+            // Baseline, extended and progressive. Other kinds are refused for their kind.
             (0xc0..=0xc2, Some(&[high, low, wide, narrow])) => {
                 let height = u16::from_be_bytes([high, low]).into();
                 return Some((u16::from_be_bytes([wide, narrow]).into(), height));
@@ -48,7 +48,7 @@ fn jpeg_size(bytes: &[u8]) -> Option<(u32, u32)> {
     None
 }
 
-/// Width and height of the screen, which its first frame may widen.
+/// Width and height of the screen, which the first frame may enlarge.
 fn gif_size(bytes: &[u8]) -> Option<(u32, u32)> {
     let side = |at: usize| {
         let bytes = bytes.get(at..at + 2)?.first_chunk()?;
@@ -67,7 +67,7 @@ mod tests {
         decode_bytes_max: 5_000,
     };
 
-    /// A file's beginning, long enough to be looked at.
+    /// The start of a file, long enough to be checked.
     fn begins(with: &[&[u8]]) -> Vec<u8> {
         let mut bytes = with.concat();
         bytes.resize(100, 0);
@@ -87,7 +87,7 @@ mod tests {
         parts.concat()
     }
 
-    /// What a refusal says, but for how much memory it would take, of which the least is known from the header.
+    /// The refusal without its memory, of which only the minimum is known from the header.
     fn kind(error: &PixelsError) -> PixelsError {
         let mut error = error.clone();
         if let PixelsError::TooMuchMemory { bytes, .. } = &mut error {

@@ -1,4 +1,4 @@
-//! The resize itself: with which weights, in which order, onto which canvas.
+//! The resize itself: weights, order of operations, and canvas.
 
 use std::f64::consts::PI;
 
@@ -13,16 +13,16 @@ use matchpoint_vector::kernels::resample::{self, Weights};
 const CHANNELS: usize = 3;
 
 impl Resizer {
-    /// A resizer without memory yet.
+    /// A resizer without allocated memory.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// The image at the geometry's size: Pillow's `resize`, to the last bit, or `OpenCV`'s.
+    /// Resizes the image to the geometry's size, like Pillow's `resize` to the last bit, or like `OpenCV`.
     ///
     /// # Errors
-    /// [`PixelsError::Geometry`] if the geometry is impossible; never because of the image.
+    /// Returns [`PixelsError::Geometry`] if the geometry is impossible; the image itself never causes an error.
     pub fn resize(&mut self, pixels: &Pixels, geometry: &Geometry) -> Result<Pixels, PixelsError> {
         let window = ResizeWindow::of((pixels.width, pixels.height), geometry)?;
         let shown = if geometry.grey {
@@ -35,11 +35,11 @@ impl Resizer {
 
     /// Decodes an image file and brings it to the geometry's size.
     ///
-    /// [`Pixels::decode`] and [`Resizer::resize`], but for large JPEGs if the geometry says
-    /// [`JpegScale::Reduced`](super::JpegScale::Reduced).
+    /// This is the same as [`Pixels::decode`] and [`Resizer::resize`], except for large JPEGs if the geometry
+    /// says [`JpegScale::Reduced`](super::JpegScale::Reduced).
     ///
     /// # Errors
-    /// As [`Pixels::decode`] and [`Resizer::resize`].
+    /// Returns the errors of [`Pixels::decode`] and [`Resizer::resize`].
     pub fn decode(
         &mut self,
         bytes: &[u8],
@@ -105,7 +105,7 @@ impl Resizer {
 }
 
 impl ResizeAxis {
-    /// The first source of each output, and the share of each source from there on: Pillow's
+    /// The first source pixel of each output, and the weight of each from there on: Pillow's
     /// `precompute_coeffs`, in its order of operations.
     #[expect(
         clippy::cast_possible_truncation,
@@ -113,7 +113,7 @@ impl ResizeAxis {
         reason = "cut off as Pillow does, and not negative after the clamp"
     )]
     fn shares(&self, filter: ResizeFilter) -> Vec<(usize, Vec<f64>)> {
-        // If an image grows, the filter is as wide as the source's pixels.
+        // If an image grows, the filter is as wide as the pixels of the source.
         let widening = if self.scale < 1.0 { 1.0 } else { self.scale };
         let support = filter.support() * widening;
         let source = f64::from(self.source);
@@ -134,7 +134,7 @@ impl ResizeAxis {
     }
 }
 
-/// With the border that the fit adds.
+/// Adds the border of the fit.
 fn bordered(shown: Pixels, geometry: &Geometry) -> Pixels {
     match geometry.fit {
         AspectFit::Squash | AspectFit::SquashCrop { .. } | AspectFit::Crop { .. } => shown,
@@ -160,7 +160,7 @@ fn padded(scaled: &Pixels, geometry: &Geometry, fill: [u8; 3]) -> Pixels {
     Pixels { width, height, rgb }
 }
 
-/// Each pixel's lightness in place of its colours: Pillow's `convert("L")`, to the last bit.
+/// Replaces the colours of each pixel by its lightness: Pillow's `convert("L")`, to the last bit.
 fn grey(mut pixels: Pixels) -> Pixels {
     let (triples, _) = pixels.rgb.as_chunks_mut::<3>();
     for pixel in triples {
@@ -176,24 +176,24 @@ fn grey(mut pixels: Pixels) -> Pixels {
 }
 
 impl ResizeFilter {
-    /// How far from its centre the filter reaches, in pixels.
+    /// The distance from its centre that the filter covers, in pixels.
     fn support(self) -> f64 {
         match self {
             Self::Box => 0.5,
             Self::Bilinear | Self::Hamming => 1.0,
             Self::Bicubic => 2.0,
             Self::Lanczos => 3.0,
-            // Computed apart.
+            // These filters are computed elsewhere.
             Self::OpenCv(_) => 0.0,
         }
     }
 
-    /// The filter so far from its centre.
+    /// The weight of the filter at distance `x` from its centre.
     fn weight(self, x: f64) -> f64 {
         let distance = x.abs();
         let reaches = distance < self.support();
         match self {
-            // The border between two pixels is the left one's.
+            // The border between two pixels belongs to the left one.
             Self::Box => f64::from(u8::from(-0.5 < x && x <= 0.5)),
             Self::Bilinear if reaches => 1.0 - distance,
             // Pillow writes these two as `float`.
@@ -351,7 +351,7 @@ mod tests {
         assert_eq!(rows(&geometry(down, CanvasPosition::Centre)), [9, 1, 1, 9]);
     }
 
-    /// Of an image whose columns are numbered, the first that is left at its own size.
+    /// For an image with numbered columns, the first column that is left at its own size.
     fn first_column(side: u32, geometry: &Geometry) -> u8 {
         let columns = (0..side).flat_map(|column| [u8::try_from(column).unwrap(); 3]);
         let pixels = Pixels {

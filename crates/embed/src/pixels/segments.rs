@@ -1,4 +1,4 @@
-//! The segments of a JPEG, and the same picture without what would only disturb its decoder.
+//! Reads the segments of a JPEG, and removes what would only make its decoder warn.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -8,49 +8,50 @@ use super::{Format, PixelsError};
 
 const FORMAT: Format = Format::Jpeg;
 
-/// A progressive JPEG is decoded once for each of its scans. Encoders write 6 to 20; a legal file
-/// may have tens of thousands, and takes minutes.
+/// The highest number of scans. A progressive JPEG is decoded once for each scan. Encoders write 6 to 20; a
+/// legal file may have tens of thousands, and would take minutes.
 const SCANS_MAX: usize = 64;
 
-/// What stands before the XMP data in their segment.
+/// The text before the XMP data in their segment.
 const XMP: &[u8] = b"http://ns.adobe.com/xap/1.0/\0";
 
-/// What the segments of a JPEG say, up to its end marker: what follows that, such as the further pictures
-/// of a phone's file, is not read.
+/// The content of a JPEG's segments, up to its end marker. Data after it, such as the further pictures in a
+/// phone's file, are not read.
 #[derive(Default)]
 pub(super) struct Segments {
     pub(super) frame: Option<JpegFrame>,
     pub(super) notes: Notes,
     scans: usize,
-    /// For each channel, how many low bits of each of its 64 coefficients no scan has contained yet.
+    /// For each channel and each of its 64 coefficients, the number of low bits that no scan has contained yet.
     lacking: Vec<[u8; 64]>,
-    /// Whether the first scan has other channels than all.
+    /// Whether the first scan does not have all channels.
     is_split: bool,
-    /// What the decoder should see, in order.
+    /// The parts that the decoder should see, in order.
     kept: Vec<Range<usize>>,
-    /// Bytes that it should see with another value.
+    /// Bytes that the decoder should see with another value.
     changed: Vec<(usize, u8)>,
-    /// Where the last transform in an Adobe segment stands.
+    /// The position of the last transform in an Adobe segment.
     transform: Option<usize>,
 }
 
-/// The header of a picture.
+/// The frame header of a picture.
 #[derive(Clone, Copy)]
 pub(super) struct JpegFrame {
     /// Width and height.
     pub(super) size: (u32, u32),
     pub(super) channels: u8,
-    /// What scans call each channel.
+    /// The names that scans use for the channels.
     names: [u8; 4],
     is_progressive: bool,
-    /// Bytes that all coefficients take.
+    /// The memory for all coefficients, in bytes.
     coefficient_bytes: u64,
 }
 
 impl Segments {
-    /// Walks the segments to the end marker.
+    /// Reads the segments up to the end marker.
     ///
-    /// The decoder silently fills what a cut file lacks with grey, so completeness has to be checked here.
+    /// The decoder silently fills the missing part of a cut file with grey, so completeness has to be checked
+    /// here.
     pub(super) fn of(bytes: &[u8]) -> Result<Self, PixelsError> {
         let cut = || PixelsError::Truncated { format: FORMAT };
         let mut found = Self::default();
@@ -80,7 +81,7 @@ impl Segments {
         }
     }
 
-    /// The most memory that decoding takes beside the picture, in bytes.
+    /// The highest memory that decoding needs in addition to the picture, in bytes.
     pub(super) fn coefficient_bytes(&self) -> u64 {
         self.frame.map_or(0, |frame| {
             let whole = frame.is_progressive || self.is_split;
@@ -88,15 +89,15 @@ impl Segments {
         })
     }
 
-    /// How often all pixels are processed.
+    /// The number of times that all pixels are processed.
     pub(super) fn passes(&self) -> usize {
         let is_progressive = self.frame.is_some_and(|frame| frame.is_progressive);
         if is_progressive { self.scans } else { 1 }
     }
 
     /// The file as the decoder should see it: without bytes between segments, without segments that do not
-    /// affect the pixels, and without values that it would only warn of. Any warning that is left means a
-    /// loss. Coded data are left as they are.
+    /// affect the pixels, and without values for which it would only warn. Any remaining warning then means a
+    /// loss. Coded data are not changed.
     pub(super) fn for_decoder<'a>(&self, bytes: &'a [u8]) -> Cow<'a, [u8]> {
         if let ([only], []) = (self.kept.as_slice(), self.changed.as_slice())
             && only.start == 2
@@ -129,7 +130,7 @@ impl Segments {
         }
     }
 
-    /// Takes in a segment: its marker, where its data begin, and these.
+    /// Adds a segment: its marker, the position of its data, and the data.
     fn take(&mut self, marker: u8, at: usize, data: &[u8]) -> Result<(), PixelsError> {
         match marker {
             0xc0..=0xc2 => {
@@ -156,7 +157,7 @@ impl Segments {
         Ok(())
     }
 
-    /// EXIF data that are spread over several segments belong together; of XMP data the last count.
+    /// EXIF data in several segments are joined; of XMP data, the last ones count.
     fn take_notes(&mut self, data: &[u8]) {
         if let Some(exif) = data.strip_prefix(b"Exif\0\0") {
             let notes = self.notes.exif.get_or_insert_default();
@@ -181,7 +182,7 @@ impl Segments {
         if frame.is_progressive {
             spectrum = *said.unwrap_or(&spectrum);
         } else if let Some(said) = said {
-            // The whole spectrum, whatever a scan says: there is no other in such a file.
+            // Such a file only has the whole spectrum, whatever a scan states.
             let both = said.iter().zip(spectrum).enumerate();
             let other = both.filter(|(_, (said, number))| *said != number);
             let other = other.map(|(place, (_, number))| (at + numbers + place, number));
@@ -192,7 +193,7 @@ impl Segments {
         Ok(())
     }
 
-    /// Records what a scan contains: for these channels, a range of coefficients without their lowest bits.
+    /// Records the content of a scan: for these channels, a range of coefficients without their lowest bits.
     fn bring(&mut self, frame: JpegFrame, channels: &[[u8; 2]], [first, last, bits]: [u8; 3]) {
         let (first, last) = (usize::from(first), usize::from(last.min(63)));
         for (name, lacking) in frame.names.iter().zip(&mut self.lacking) {
@@ -203,8 +204,8 @@ impl Segments {
         }
     }
 
-    /// Refuses a file that ends before all coefficients have come: the decoder silently makes a coarser
-    /// picture of that, or one without colour. It finds a scan that is cut short by itself.
+    /// Refuses a file that ends before all coefficients have come. The decoder silently makes a coarser or
+    /// colourless picture of it. A scan that is cut short is found by the decoder itself.
     fn check_scans(&self) -> Result<(), PixelsError> {
         let lacks = self.lacking.iter().flatten().any(|bits| 0 < *bits);
         if 0 < self.scans && lacks {
@@ -215,7 +216,7 @@ impl Segments {
         Ok(())
     }
 
-    /// A transform that is not known is taken as the usual one, which is what the decoder does too.
+    /// An unknown transform is treated as the usual one, as the decoder does.
     fn with_transform(mut self, bytes: &[u8]) -> Self {
         if let (Some(at), Some(frame)) = (self.transform, self.frame)
             && let Some(said) = bytes.get(at)
@@ -233,7 +234,7 @@ impl Segments {
     }
 }
 
-/// Where the coded data of each scan end, of a file as the decoder is to see it.
+/// The ends of the coded data of all scans, for a file that was prepared for the decoder.
 pub(super) fn ends_of_scans(file: &[u8]) -> Vec<usize> {
     let (mut ends, mut at, mut is_coded) = (Vec::new(), 2, false);
     while let Ok(Some(next)) = next_marker(file, at, is_coded) {
@@ -250,7 +251,7 @@ pub(super) fn ends_of_scans(file: &[u8]) -> Vec<usize> {
     ends
 }
 
-/// Whether a segment affects the pixels. Others, such as colour profiles, do not, and a decoder warns if
+/// Whether a segment affects the pixels. Others, such as colour profiles, do not, and the decoder would warn if
 /// their numbering is wrong.
 fn is_for_decoder(marker: u8, data: &[u8]) -> bool {
     match marker {
@@ -301,7 +302,7 @@ impl JpegFrame {
             channels,
             names,
             is_progressive: marker == 0xc2,
-            // A block has 64 coefficients of 2 bytes.
+            // A block has 64 coefficients with 2 bytes each.
             coefficient_bytes: across * down * blocks * 128,
         })
     }
@@ -314,15 +315,14 @@ fn unsupported<T>(feature: &'static str) -> Result<T, PixelsError> {
     })
 }
 
-/// A marker, and where it begins.
+/// A marker, and its position.
 struct NextMarker {
     marker: u8,
     at: usize,
 }
 
-/// The next marker that begins a segment or ends the file. Coded data, their restart markers and
-/// stray bytes between segments are passed over; a JPEG within them is not, since it would be taken
-/// for the picture.
+/// The next marker that starts a segment or ends the file. Coded data, their restart markers and stray bytes
+/// between segments are skipped. A JPEG inside them is refused, because it could be mistaken for the picture.
 fn next_marker(
     bytes: &[u8],
     mut from: usize,
@@ -335,7 +335,7 @@ fn next_marker(
         };
         match bytes.get(at + 1) {
             None => return Ok(None),
-            // A fill byte: it may itself begin the marker.
+            // A fill byte, which may itself start the marker.
             Some(0xff) => from = at + 1,
             Some(0xd8) if !is_coded => {
                 let cause = String::from("another JPEG begins before its pixels do");

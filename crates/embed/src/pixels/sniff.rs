@@ -1,27 +1,27 @@
-//! What a file is by its first bytes, for files whose names do not say it.
+//! Recognises a file by its first bytes, for files whose names do not tell.
 
 use super::{Format, PixelsError, file_type};
 
-/// As many first bytes as [`sniff`] needs.
+/// The number of first bytes that [`sniff`] needs.
 pub const SNIFF_BYTES: usize = 1024;
 
-/// The type of an image that is decoded here, or what else the file looks like, in words.
+/// The type of a supported image, or words for what the file is instead.
 ///
-/// `head` is the file's beginning, [`SNIFF_BYTES`] or all of it.
+/// `head` is the start of the file: [`SNIFF_BYTES`] bytes, or the whole file.
 ///
 /// # Errors
-/// Words such as `plain text`, `HEIC or HEIF` or `a video`.
+/// Returns words such as `plain text`, `HEIC or HEIF` or `a video`.
 pub fn sniff(head: &[u8]) -> Result<Format, &'static str> {
-    /// Lengths of the second header of a bitmap.
+    /// The possible lengths of a bitmap's second header.
     const HEADERS: [u8; 7] = [12, 40, 52, 56, 64, 108, 124];
     match file_type::format(head) {
-        // Two letters begin many a text.
+        // Many texts start with these two letters.
         Ok(Format::Bmp) => match head.get(14..18) {
             Some([length, 0, 0, 0]) if HEADERS.contains(length) => Ok(Format::Bmp),
             _ => Err("unknown data"),
         },
         Ok(format) => Ok(format),
-        // What is more, and what to do, follows in brackets.
+        // Further explanations and advice follow in brackets.
         Err(PixelsError::UnsupportedFormat { detected }) => {
             Err(detected.split_once(" (").map_or(detected, |(name, _)| name))
         }

@@ -1,10 +1,9 @@
-//! JPEGs with superfluous bytes after coded data: the same picture without them, if nothing else is wrong
-//! with the file.
+//! Decodes JPEGs with superfluous bytes after coded data, if nothing else is wrong with the file.
 //!
-//! Damage in the middle leaves such bytes, too, because the decoder has lost its place. The two differ in
-//! how the picture's own data end: an encoder fills its last byte with ones, so that zeros after that are
-//! padding; if they stood in place of lost data, the end of the picture would be missing without them.
-//! Other bytes are taken for strays only if they are few.
+//! Damage in the middle of a file also leaves such bytes, because the decoder has lost its position. The two
+//! cases differ in how the picture's own data end. An encoder fills its last byte with ones, so zeros after
+//! that are padding. If they replaced lost data, the end of the picture would be missing without them. Other
+//! bytes count as superfluous only if they are few.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
@@ -13,22 +12,21 @@ use image::RgbImage;
 use super::PixelsError;
 use super::segments::ends_of_scans;
 
-/// What a decoder makes of a file; a mere warning is an error too.
+/// Decodes a file; a warning is an error too.
 type Decode<'a> = dyn Fn(&[u8]) -> Result<RgbImage, PixelsError> + 'a;
 
 /// The end marker.
 const END: [u8; 2] = [0xff, LAST_MARKER];
 const LAST_MARKER: u8 = 0xd9;
 
-/// How many strays that are not zeros are ignored. One of seven damaged files has more of them, one of a
-/// hundred so few.
+/// The highest number of stray bytes, other than zeros, that are ignored. One in seven damaged files has more,
+/// and one in a hundred has so few.
 const STRAY_BYTES_MAX: usize = 4;
 
-/// Decodes a file that the decoder refuses with `error`, if all that is wrong with it is superfluous bytes
-/// after scans.
+/// Decodes a file that the decoder refuses with `error`, if superfluous bytes after scans are its only problem.
 ///
-/// The decoder reports only its first warning, which could hide a loss. So the scans are repaired in turn,
-/// each as the last one of a file that ends with it, until there is no warning.
+/// The decoder reports only its first warning, which could hide a loss. So the scans are repaired one after the
+/// other, each as the last one of a file that ends with it, until there is no warning.
 pub(super) fn decode_without(
     mut file: Vec<u8>,
     mut error: PixelsError,
@@ -54,14 +52,14 @@ pub(super) fn decode_without(
     }
 }
 
-/// Bytes that the decoder found to be superfluous before a marker.
+/// Bytes before a marker that the decoder found to be superfluous.
 struct Strays {
     count: usize,
     marker: u8,
 }
 
 impl Strays {
-    /// Those after a scan, if they are what the decoder warned of.
+    /// The bytes after a scan, if the decoder warned of them.
     fn of(error: &PixelsError) -> Option<Self> {
         let PixelsError::Undecodable { cause, .. } = error else {
             return None;
@@ -69,19 +67,19 @@ impl Strays {
         let (before, marker) = cause.split_once(" extraneous bytes before marker 0x")?;
         let marker = u8::from_str_radix(marker, 16).ok()?;
         let count = before.rsplit(' ').next()?.parse().ok()?;
-        // A restart marker stands within a scan, whose data go on behind the strays.
+        // A restart marker is inside a scan, whose data continue after the stray bytes.
         let is_behind = 0 < count && !(0xd0..=0xd7).contains(&marker);
         is_behind.then_some(Self { count, marker })
     }
 }
 
-/// The beginning of a file up to the end of a scan's data, as a file of its own.
+/// The start of a file up to the end of a scan's data, as a complete file.
 fn up_to(file: &[u8], end: usize) -> Vec<u8> {
     let own = file.get(..end).unwrap_or(file);
     [own.strip_suffix(&END).unwrap_or(own), &END].concat()
 }
 
-/// A file's bytes without its end marker, and without the strays before that.
+/// A file's bytes without its end marker, and without the stray bytes before that.
 fn own_bytes(file: &[u8], stray: usize, decode: &Decode<'_>) -> Result<Vec<u8>, PixelsError> {
     let is_stray = |cause: &str| PixelsError::Undecodable {
         format: super::Format::Jpeg,
@@ -90,7 +88,7 @@ fn own_bytes(file: &[u8], stray: usize, decode: &Decode<'_>) -> Result<Vec<u8>, 
     let coded = file.strip_suffix(&END).unwrap_or(file);
     let zeros = coded.iter().rev().take_while(|byte| **byte == 0).count();
     let mut own = coded.get(..coded.len() - zeros).unwrap_or_default();
-    // The zero behind such a byte belongs to it.
+    // The zero after such a byte belongs to it.
     if own.ends_with(&[0xff]) {
         own = coded.get(..=own.len()).unwrap_or(coded);
     }
@@ -119,10 +117,10 @@ fn own_bytes(file: &[u8], stray: usize, decode: &Decode<'_>) -> Result<Vec<u8>, 
     Ok(own)
 }
 
-/// Coded data with an end marker behind them.
+/// Coded data with an end marker.
 fn ended(coded: &[u8]) -> Vec<u8> {
     let mut file = coded.to_vec();
-    // The first of two bytes that are one of the data.
+    // The first of two bytes that together are one byte of data.
     while file.ends_with(&[0xff]) {
         file.pop();
     }
@@ -130,8 +128,8 @@ fn ended(coded: &[u8]) -> Vec<u8> {
     file
 }
 
-/// Whether the last byte of coded data is filled with ones, as the standard has it: whether its last
-/// zero is read by the decoder.
+/// Whether the last byte of coded data is filled with ones, as the standard requires; in other words, whether
+/// the decoder reads its last zero bit.
 fn ends_in_ones(file: &mut [u8], decode: &Decode<'_>) -> bool {
     let digest = |file: &[u8]| {
         let mut hasher = DefaultHasher::new();
@@ -149,7 +147,7 @@ fn ends_in_ones(file: &mut [u8], decode: &Decode<'_>) -> bool {
     };
     let own = *byte;
     *byte |= 1_u8.checked_shl(own.trailing_ones()).unwrap_or(0);
-    // Not to begin a marker.
+    // This must not start a marker.
     let is_changed = *byte != 0xff && digest(file) != before;
     if let Some(byte) = file.get_mut(last) {
         *byte = own;

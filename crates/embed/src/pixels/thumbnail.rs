@@ -9,10 +9,10 @@ use super::{
     Resizer,
 };
 
-/// A PNG of an image file, its longer side at most `side` pixels, on white.
+/// A PNG of an image file, on white, with a longer side of at most `side` pixels.
 ///
 /// # Errors
-/// As [`Pixels::decode`].
+/// Returns the errors of [`Pixels::decode`].
 pub fn thumbnail(bytes: &[u8], limits: &ImageLimits, side: u32) -> Result<Vec<u8>, PixelsError> {
     let pixels = Pixels::decode(bytes, limits, [255; 3])?;
     let longer = pixels.width().max(pixels.height());

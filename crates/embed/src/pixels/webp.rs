@@ -1,4 +1,4 @@
-//! `WebP` files, with `libwebp`, as Pillow 13 has it.
+//! Decodes `WebP` files with `libwebp`, as Pillow 13 does.
 
 use std::borrow::Cow;
 
@@ -10,18 +10,18 @@ use super::{Format, ImageLimits, PixelsError};
 
 const FORMAT: Format = Format::WebP;
 
-/// What the chunks of a WebP say.
+/// The content of a WebP's chunks.
 #[derive(Default)]
 struct WebpChunks {
-    /// Width and height of each bitstream, of those in animation frames too.
+    /// Width and height of each bitstream, including those in animation frames.
     bitstreams: Vec<(u32, u32)>,
     /// Width and height of the canvas, if a chunk states them.
     canvas: Option<(u32, u32)>,
-    /// Which other chunks there are.
+    /// The flags of other chunks.
     flags: u8,
-    /// Whether the opacity stands in a chunk of its own.
+    /// Whether the opacity is in a separate chunk.
     has_opacity: bool,
-    /// Where the first chunk with pixels ends.
+    /// The end of the first chunk with pixels.
     end: Option<usize>,
     notes: Notes,
 }
@@ -31,7 +31,7 @@ const ANIMATION: u8 = 0x02;
 const XMP: u8 = 0x04;
 const EXIF: u8 = 0x08;
 
-/// Decodes a WebP; of an animation the first frame, on its canvas.
+/// Decodes a WebP; for an animation, the first frame on its canvas.
 pub(super) fn decode(bytes: &[u8], limits: &ImageLimits) -> Result<DynamicImage, PixelsError> {
     let chunks = WebpChunks::of(bytes)?;
     chunks.check(limits)?;
@@ -41,7 +41,7 @@ pub(super) fn decode(bytes: &[u8], limits: &ImageLimits) -> Result<DynamicImage,
         return Err(damaged(&"it has two sizes"));
     }
     limits.check(size, chunks.cost(size))?;
-    // It looks at every chunk, as far as Pillow does: a broken one may be that which says how the picture lies.
+    // This checks every chunk, as far as Pillow does, because a broken one may contain the orientation.
     let frames = frames(bytes)?;
     let mut image = if chunks.is_animated() {
         first_frame(frames, &info)?
@@ -73,7 +73,7 @@ fn frames(bytes: &[u8]) -> Result<AnimationDecoder, PixelsError> {
     frames.map_err(|error| damaged(&error))
 }
 
-/// The first frame of an animation, on a canvas that is transparent, or black if nothing can be.
+/// The first frame of an animation, on a transparent canvas, or on a black one if there is no transparency.
 fn first_frame(
     mut frames: AnimationDecoder,
     info: &ImageInfo,
@@ -93,7 +93,7 @@ fn first_frame(
     Ok(DynamicImage::from(rgb))
 }
 
-/// The most memory that decoding takes, in bytes, and the size; `None` for what it refuses.
+/// The highest memory that decoding needs, in bytes, and the size; `None` if the file is refused.
 pub(super) fn cost(bytes: &[u8]) -> Option<((u32, u32), u64)> {
     let chunks = WebpChunks::of(bytes).ok()?;
     let area = |size: &(u32, u32)| u64::from(size.0) * u64::from(size.1);
@@ -123,8 +123,8 @@ impl WebpChunks {
                 found.end = found.end.or(Some(end));
             }
             found.take(*name, body, size as usize);
-            // The chunks of an animation frame follow its header of 16 bytes: walked as if they stood
-            // outside, which is all that is needed to see each size.
+            // The chunks of an animation frame follow its header of 16 bytes. They are read as if they were
+            // outside of it, which is enough to find each size.
             let skip = if name == b"ANMF" {
                 16
             } else {
@@ -154,7 +154,7 @@ impl WebpChunks {
                     .map(canvas_size);
             }
             b"ALPH" => self.has_opacity = true,
-            // Counts if the header announces it, and the first does.
+            // It counts if the header announces it, and then the first one.
             b"EXIF" if self.flags & EXIF != 0 && self.notes.exif.is_none() => {
                 self.notes.exif = data();
             }
@@ -165,8 +165,8 @@ impl WebpChunks {
         }
     }
 
-    /// A still picture without what follows its pixels: the decoder would read on there for pixels that
-    /// their own chunk lacks.
+    /// A still picture without the data after its pixels, because the decoder would read on there for pixels
+    /// that are missing in their own chunk.
     fn still<'a>(&self, bytes: &'a [u8]) -> Cow<'a, [u8]> {
         let pixels = self.end.and_then(|end| bytes.get(12..end));
         let length = pixels.and_then(|pixels| u32::try_from(pixels.len() + 4).ok());
@@ -180,13 +180,13 @@ impl WebpChunks {
         self.flags & ANIMATION != 0
     }
 
-    /// Whether an opacity has to be passed over because the header does not announce it.
+    /// Whether opacity has to be ignored because the header does not announce it.
     fn is_opaque(&self) -> bool {
         self.canvas.is_some() && self.has_opacity && self.flags & ALPHA == 0
     }
 
-    /// Every size that the file states: a bitstream may be larger than its canvas, and is decoded
-    /// before they are compared.
+    /// Every size that the file states. A bitstream may be larger than its canvas, and is decoded before they
+    /// are compared.
     fn sizes(&self) -> impl Iterator<Item = (u32, u32)> {
         self.bitstreams.iter().copied().chain(self.canvas)
     }
@@ -196,7 +196,7 @@ impl WebpChunks {
             .try_for_each(|size| limits.check(size, self.cost(size)))
     }
 
-    /// A picture, and the decoder's own copy of it; of an animation two canvases, and a frame.
+    /// The memory for a picture and the decoder's own copy; for an animation, for two canvases and a frame.
     fn cost(&self, (width, height): (u32, u32)) -> u64 {
         let each = if self.is_animated() { 16 } else { 8 };
         u64::from(width) * u64::from(height) * each

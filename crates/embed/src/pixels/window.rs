@@ -1,4 +1,4 @@
-//! Which part of the source a geometry shows, and at what scale.
+//! Computes which part of the source a geometry shows, and at what scale.
 
 use crate::pixels::{
     AspectFit, Geometry, JpegScale, Margin, PixelsError, ResizeFilter, Rounding, SIDE_MAX,
@@ -8,13 +8,13 @@ use crate::pixels::{
 pub(super) struct ResizeWindow {
     pub(super) across: ResizeAxis,
     pub(super) down: ResizeAxis,
-    /// The order of the two passes. The image between them is rounded and clipped to bytes, and
-    /// with filters that overshoot the other order differs by up to 19 grey levels.
+    /// The order of the two passes. The image between them is rounded and clipped to bytes, so with filters
+    /// that overshoot, the other order differs by up to 19 grey levels.
     pub(super) vertical_first: bool,
 }
 
 impl ResizeWindow {
-    /// What a geometry shows of a source of this size.
+    /// The part of a source of this size that a geometry shows.
     pub(super) fn of(size: (u32, u32), geometry: &Geometry) -> Result<Self, PixelsError> {
         let (width, height) = (geometry.width, geometry.height);
         let allowed = 1..=SIDE_MAX;
@@ -57,25 +57,25 @@ impl ResizeWindow {
     }
 }
 
-/// How sources make up outputs along one side of an image.
+/// How the outputs along one side of an image are computed from the source.
 pub(super) struct ResizeAxis {
-    /// Pixels of the source.
+    /// Number of pixels of the source.
     pub(super) source: u32,
-    /// Outputs that the whole source makes.
+    /// Number of outputs for the whole source.
     pub(super) scaled: f64,
-    /// Pixels of the source for one of the output.
+    /// Number of source pixels for one output pixel.
     pub(super) scale: f64,
-    /// The first output that is kept, of all that the source makes.
+    /// The first output that is kept, among those for the whole source.
     pub(super) first: f64,
-    /// Where the source begins before its first pixel: a part of one, if it was reduced.
+    /// The start of the source before its first pixel, as a fraction of one, if the source was reduced.
     pub(super) offset: f64,
-    /// Outputs that are kept.
+    /// Number of outputs that are kept.
     pub(super) outputs: u32,
 }
 
 impl ResizeAxis {
-    /// The same outputs from a source of which each pixel is the mean of `denominator`, the last of
-    /// fewer. Turned to the other side, it is the first that stands for fewer.
+    /// The same outputs from a reduced source, in which each pixel is the mean of `denominator` pixels, and the
+    /// last one of fewer. If `mirrored`, the first pixel is the mean of fewer.
     pub(super) fn reduce(&mut self, denominator: u32, mirrored: bool) {
         let (whole, parts) = (f64::from(self.source), f64::from(denominator));
         self.source = self.source.div_ceil(denominator);
@@ -87,16 +87,16 @@ impl ResizeAxis {
 }
 
 impl Geometry {
-    /// By how much a JPEG of this size, upright, may be reduced while it is decoded: 1, 2, 4 or 8.
+    /// The factor by which an upright JPEG of this size may be reduced while it is decoded: 1, 2, 4 or 8.
     ///
-    /// What a reduced pixel holds is the mean of a square. With three of them or more to an output the
-    /// result stays within the tolerance for embeddings on every photograph that was measured
-    /// (docs/benchmarks.md); with two it does not.
+    /// A reduced pixel is the mean of a square. With at least three of them for each output, the result stayed
+    /// within the tolerance for embeddings on every measured photograph (docs/benchmarks.md); with two it did
+    /// not.
     pub(super) fn reduction(&self, size: (u32, u32)) -> u32 {
         let JpegScale::Reduced = self.jpeg else {
             return 1;
         };
-        // If single pixels are taken, means of them are another picture.
+        // These filters take single pixels, and means of pixels would give another picture.
         if matches!(self.filter, ResizeFilter::OpenCv(_)) {
             return 1;
         }
@@ -114,28 +114,28 @@ impl Geometry {
     }
 }
 
-/// Pixels of a reduced JPEG for one of the output, along each side.
+/// The lowest number of pixels of a reduced JPEG for one output pixel, along each side.
 const REDUCED_PIXELS_MIN: f64 = 3.0;
 
-/// The order that Pillow 13 takes, found by comparing its results with both orders.
+/// The order of Pillow 13, which was found by comparing its results with both orders.
 fn vertical_first(source: (f64, f64), scaled: (f64, f64)) -> bool {
     scaled.1 < source.1 && 2.0 * (source.0 - scaled.0) < source.1 - scaled.1
 }
 
-/// The size that [`AspectFit::Crop`] scales to before it cuts.
+/// The size to which [`AspectFit::Crop`] scales before the cut.
 fn with_short_side(size: (u32, u32), short_side: u32, geometry: &Geometry) -> (f64, f64) {
     let (short_side, short) = (f64::from(short_side), f64::from(size.0.min(size.1)));
     let side = |source: u32| match geometry.conventions.side {
         None | Some(Rounding::Down) => (short_side * f64::from(source) / short).floor(),
-        // In the order of operations that PaddlePaddle has.
+        // In PaddlePaddle's order of operations.
         Some(Rounding::Nearest) => (f64::from(source) * (short_side / short)).round_ties_even(),
         Some(Rounding::Up) => (short_side * (f64::from(source) / short)).ceil(),
     };
     (side(size.0), side(size.1))
 }
 
-/// The middle of the source at another size. Cutting the source gives the pixels that cutting the
-/// result would give, and an image that is very long does not become very large in between.
+/// The middle of the source at another size. Cutting the source gives the same pixels as cutting the result,
+/// and a very long image does not become very large in between.
 fn middle(
     size: (u32, u32),
     scaled: (f64, f64),
@@ -168,7 +168,7 @@ fn middle(
     })
 }
 
-/// The largest size of the source's shape that fits the geometry.
+/// The largest size with the source's shape that fits in the geometry.
 fn inside(size: (u32, u32), geometry: &Geometry) -> (u32, u32) {
     let across = f64::from(geometry.width) / f64::from(size.0);
     let down = f64::from(geometry.height) / f64::from(size.1);
@@ -188,7 +188,7 @@ fn inside(size: (u32, u32), geometry: &Geometry) -> (u32, u32) {
         let length = match geometry.conventions.side {
             None | Some(Rounding::Nearest) => length.round_ties_even(),
             Some(Rounding::Down) => length.floor(),
-            // In the order of operations that PaddleOCR has: a whole number stays what it is.
+            // In PaddleOCR's order of operations, so that an integer stays what it is.
             Some(Rounding::Up) => {
                 (f64::from(limit) * (f64::from(source) / f64::from(limited))).ceil()
             }
