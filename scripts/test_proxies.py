@@ -183,6 +183,7 @@ def envoy(served: Served, name: str = "matchpoint.yaml") -> Iterator[int]:
     }
     if name == "json.yaml":
         words["address: 127.0.0.1, port_value: 8080"] = f"address: 127.0.0.1, port_value: {port}"
+        words["idle_timeout: 60s"] = "idle_timeout: 2s"
     else:
         words["address: 0.0.0.0, port_value: 443"] = f"address: 127.0.0.1, port_value: {port}"
         words["/etc/matchpoint/server"] = str(folder / "server")
@@ -513,6 +514,17 @@ def check_commands_of_json(served: Served, port: int) -> None:
     check(found == "404", f"JSON: no other name leads to this machine: {found}")
 
 
+def check_stalled_json(served: Served, port: int) -> None:
+    """A request that stops half-way is ended, and what came of it not kept; at once without a key."""
+    for key, codes in ((f"authorization: Bearer {served.secret}\r\n", ("408", "504")), ("", ("401",))):
+        head = f"POST /matchpoint.v1.RetrievalService/Search HTTP/1.1\r\nhost: localhost\r\n{key}"
+        head += "content-type: application/json\r\ncontent-length: 1000000\r\n\r\n"
+        with socket.create_connection(("127.0.0.1", port), timeout=WAIT_SECONDS) as stalled:
+            stalled.sendall(f'{head}{{"image": "AAAA'.encode())
+            said = stalled.recv(100).decode().partition("\r\n")[0]
+        check(said.split()[1:2] in [[code] for code in codes], f"JSON: it stops half-way: {said}")
+
+
 def check_limits_of_nginx(calls: Calls) -> None:
     code, _, _ = refusal(lambda: calls.search(bytes(BODY_BYTES)))
     check(code == "OUT_OF_RANGE", f"a message that is too large: {code}")
@@ -570,6 +582,7 @@ def main() -> int:
                         check_pages(served, port)
             with envoy(served, "json.yaml") as port:
                 check_commands_of_json(served, port)
+                check_stalled_json(served, port)
         finally:
             served.stop()
         print("== three replicas", flush=True)
