@@ -1,4 +1,4 @@
-//! What a head is worth, and whether the promises that rest on it hold, by seeded simulation.
+//! Measures by seeded simulation how useful a head is, and whether promises based on it hold.
 #![expect(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
 
 use matchpoint_adapt::{
@@ -12,13 +12,14 @@ use matchpoint_vector::{Embedding, Similarity};
 
 const DIMENSION: usize = 16;
 
-/// About normal: twelve uniform numbers, less six.
+/// An approximately normal number: twelve uniform numbers minus six.
 fn normal(draws: &mut SeededRng) -> f32 {
     let bits = |draws: &mut SeededRng| f32::from(u16::try_from(draws.bits() >> 48).unwrap());
     (0..12).map(|_| bits(draws) / 65_536.0).sum::<f32>() - 6.0
 }
 
-/// What labels differ in and, for its size, what pictures of one label do: `odd` times as much along four axes.
+/// The variation between labels and, relative to it, that between pictures of one label, which is `odd` times
+/// as large along four axes.
 struct World {
     within: f32,
     odd: f32,
@@ -41,7 +42,7 @@ impl World {
         label.iter().enumerate().map(axis).collect()
     }
 
-    /// So many labels with four pictures each.
+    /// Rows for this many labels with four pictures each.
     fn rows(&self, labels: u32, draws: &mut SeededRng) -> LabelledRows {
         let (mut vectors, mut numbers) = (Vec::new(), Vec::new());
         for label in 0..labels {
@@ -88,8 +89,8 @@ fn a_head_of_roots_is_kept_as_one_and_older_records_have_none() {
     let text = String::from_utf8(record.to_bytes().unwrap()).unwrap();
     let read = HeadRecord::parse(text.as_bytes()).unwrap();
     assert_eq!(&read.head(&bytes).unwrap(), head);
-    // Signs are kept, large components count less, and one row is mapped as many are.
-    // Zeros of both signs, and what is nearly zero, too.
+    // Signs are kept, large components have less influence, and one row is mapped like many. This includes
+    // zeros of both signs and values that are nearly zero.
     let mut vectors = rows.vectors().to_vec();
     vectors[5 * DIMENSION..][..4].copy_from_slice(&[0.0, -0.0, 1e-30, -1e-12]);
     let rows = LabelledRows::normalise(DIMENSION, vectors, rows.labels().to_vec()).unwrap();
@@ -109,7 +110,7 @@ fn a_head_of_roots_is_kept_as_one_and_older_records_have_none() {
         let cosine = Similarity::between(found, expected.as_slice()).unwrap();
         assert!(0.999_999 < cosine.get(), "{cosine:?}");
     }
-    // The first version knew no roots; what a later one knows is not guessed at.
+    // The first version had no square roots. A file of a later version is not guessed at.
     let older = text.replace("\"format\": 2", "\"format\": 1");
     let older = older.replace("  \"roots\": true,\n", "");
     assert!(older.len() < text.len());
@@ -119,7 +120,7 @@ fn a_head_of_roots_is_kept_as_one_and_older_records_have_none() {
     let newer = text.replace("\"format\": 2", "\"format\": 3");
     let error = HeadRecord::parse(newer.as_bytes()).unwrap_err();
     assert!(error.to_string().contains("1 to 2 are read"), "{error}");
-    // A head without roots is one of the first version still, and says so.
+    // A head without square roots is still written in the first version.
     let plain = adapt(&rows, Some("whitening"), 3).1.to_bytes().unwrap();
     assert!(String::from_utf8(plain).unwrap().contains("\"format\": 1"));
 }
@@ -140,7 +141,7 @@ fn a_record_with_a_figure_that_is_no_number_is_not_written() {
     }
 }
 
-/// What a quarter of labels with four pictures each promises.
+/// The targets that a quarter of the labels, with four pictures each, can certify.
 fn supported(rows: &LabelledRows) -> SupportedTargets {
     let names: Vec<String> = (0..rows.len())
         .map(|row| format!("label {}", row / 4))
@@ -183,7 +184,7 @@ fn what_is_left_to_calibrate_with_promises_the_same_searches_before_and_behind()
         odd: 5.0,
     };
     let supported = supported(&world.rows(400, &mut SeededRng::new(3, 0)));
-    // A hundred labels are left, half of them enrolled: 50 strangers certify 10 % at 95 %, and not 5 %.
+    // A hundred labels are left, and half of them are enrolled. 50 strangers certify 10 % at 95 %, but not 5 %.
     assert_eq!(supported.enrolled_labels, 50);
     assert_eq!(supported.with.stranger_labels, 50);
     let lines = supported.without.lines.iter().zip(&supported.with.lines);
@@ -223,10 +224,10 @@ fn a_head_is_taken_where_pictures_of_one_label_differ_more_along_some_axes() {
         "{rates:?}"
     );
     assert_eq!(adapted.candidates.len(), 5);
-    // One that was asked for is not chosen from any.
+    // A recipe that was named is not compared with others.
     assert!(adapt(&rows, Some("softmax"), 3).0.candidates.is_empty());
 
-    // The same again, on any number of threads, to the last bit.
+    // The same result to the last bit, with any number of threads.
     for threads in [1, 3] {
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
@@ -237,7 +238,7 @@ fn a_head_is_taken_where_pictures_of_one_label_differ_more_along_some_axes() {
     }
     assert_ne!(adapt(&rows, None, 4).0.head, adapted.head);
 
-    // What is kept is the head, and what it was fitted to.
+    // The head and the data that it was fitted to are recorded.
     let bytes = adapted.head.to_bytes();
     let read = HeadRecord::parse(&record.to_bytes().unwrap()).unwrap();
     assert_eq!(
@@ -257,7 +258,7 @@ fn a_head_is_taken_where_pictures_of_one_label_differ_more_along_some_axes() {
             .contains(&matchpoint_adapt::vector_sha256(vector))
     );
 
-    // One vector and many are mapped alike.
+    // One vector is mapped exactly like many.
     let mapped = adapted.head.apply_to(&rows).unwrap();
     let one = adapted.head.apply(rows.row(7).unwrap()).unwrap();
     let differences = one.as_slice().iter().zip(mapped.row(7).unwrap());
@@ -274,7 +275,7 @@ fn a_head_that_is_no_better_is_refused_in_all_but_a_few_of_many_draws() {
     for run in 0..runs {
         let mut draws = SeededRng::new(run, 1);
         let rows = world.rows(30, &mut draws);
-        // Two views that are equally good: neither is better but by chance.
+        // Two views that are equally good, so neither is better except by chance.
         let view = |draws: &mut SeededRng| {
             let noisy = rows
                 .vectors()
@@ -290,7 +291,7 @@ fn a_head_that_is_no_better_is_refused_in_all_but_a_few_of_many_draws() {
                 .is_none(),
         );
     }
-    // 2.5 % for each of two figures that have to be better together, and three standard deviations.
+    // 2.5 % for each of two figures that must be better together, plus three standard deviations.
     assert!(taken <= 11, "{taken} of {runs}");
 }
 
@@ -323,7 +324,7 @@ fn what_is_certified_behind_a_head_holds_as_often_as_promised() {
     let rows = world.rows(120, &mut draws);
     let (adapted, record) = adapt(&rows, Some("whitening"), 0);
     assert_eq!(adapted.judgement.refused, None);
-    // The gallery holds what the head was fitted to, as in service; strangers are new to both.
+    // The gallery contains labels that the head was fitted to, as in service; the strangers are new to both.
     let enrolled: Vec<usize> = (0..rows.len()).filter(|row| row % 4 == 0).collect();
     let gallery = adapted.head.apply_to(&rows.chosen(&enrolled)).unwrap();
     assert!(
@@ -352,6 +353,6 @@ fn what_is_certified_behind_a_head_holds_as_often_as_promised() {
         let accepted = pool.iter().filter(|score| threshold <= score.get()).count();
         broken += u32::from(1_000 < accepted);
     }
-    // A tenth of 300, and three standard deviations.
+    // A tenth of 300, plus three standard deviations.
     assert!(broken <= 45, "{broken} of {runs}");
 }

@@ -46,7 +46,7 @@ impl Client {
     /// that. If this is dropped before its end, nothing changes.
     ///
     /// # Errors
-    /// Whatever the server refuses or fails at.
+    /// Returns an error if the server refuses or fails.
     pub async fn calibrate(
         &self,
         settings: CalibrationSettings,
@@ -66,7 +66,7 @@ impl Client {
     /// The labels that are enrolled.
     ///
     /// # Errors
-    /// Whatever the server refuses or fails at.
+    /// Returns an error if the server refuses or fails.
     pub async fn labels(&self, deployment: &str) -> Result<BTreeSet<String>, ClientError> {
         let (mut labels, mut page_token) = (BTreeSet::new(), String::new());
         loop {

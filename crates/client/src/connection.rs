@@ -213,7 +213,7 @@ impl Client {
     /// What the server is, and what it serves.
     ///
     /// # Errors
-    /// Whatever the server refuses or fails at.
+    /// Returns an error if the server refuses or fails.
     pub async fn server_info(&self) -> Result<GetServerInfoResponse, ClientError> {
         let mut server = ServerServiceClient::new(self.channel.clone());
         let answer = server.get_server_info(GetServerInfoRequest {}).await;
@@ -224,7 +224,7 @@ impl Client {
     /// after.
     ///
     /// # Errors
-    /// Whatever the server refuses or fails at; nothing has changed then.
+    /// Returns an error if the server refuses or fails; nothing has changed then.
     pub async fn reload(
         &self,
         deployment: &str,
@@ -241,7 +241,7 @@ impl Client {
     /// Makes the server do one step of that; returns the deployment before and after, or the prepared one.
     ///
     /// # Errors
-    /// Whatever the server refuses or fails at; nothing has changed then.
+    /// Returns an error if the server refuses or fails; nothing has changed then.
     pub async fn reload_step(
         &self,
         request: ReloadDeploymentRequest,
@@ -256,7 +256,7 @@ impl Client {
     /// `None` if nothing is compared.
     ///
     /// # Errors
-    /// Whatever the server refuses or fails at; nothing has changed then.
+    /// Returns an error if the server refuses or fails; nothing has changed then.
     pub async fn reload_shadow(&self, deployment: &str) -> Result<Option<ShadowInfo>, ClientError> {
         let request = ReloadShadowRequest {
             deployment: deployment.to_owned(),
@@ -272,7 +272,7 @@ impl Client {
     /// Searches. With a `timeout`, the server gets it as the deadline.
     ///
     /// # Errors
-    /// Whatever the server refuses or fails at.
+    /// Returns an error if the server refuses or fails.
     pub async fn search(
         &self,
         request: SearchRequest,

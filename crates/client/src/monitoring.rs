@@ -24,7 +24,7 @@ impl Client {
     /// there is one. Pages are fetched as needed.
     ///
     /// # Errors
-    /// Whatever the server refuses or fails at.
+    /// Returns an error if the server refuses or fails.
     pub async fn audit_queue(
         &self,
         deployment: &str,
@@ -57,7 +57,7 @@ impl Client {
     /// One decision with its annotations, and its image if that is kept and wanted.
     ///
     /// # Errors
-    /// Whatever the server refuses or fails at.
+    /// Returns an error if the server refuses or fails.
     pub async fn decision(
         &self,
         deployment: &str,
@@ -96,7 +96,7 @@ impl Client {
     /// Searches for every canary now; `None` if there are none, or nothing to judge them by.
     ///
     /// # Errors
-    /// Whatever the server refuses or fails at.
+    /// Returns an error if the server refuses or fails.
     pub async fn replay_canaries(
         &self,
         deployment: &str,
@@ -115,7 +115,7 @@ impl Client {
     /// empty.
     ///
     /// # Errors
-    /// Whatever the server refuses or fails at.
+    /// Returns an error if the server refuses or fails.
     pub async fn drift(
         &self,
         deployment: &str,
@@ -132,7 +132,7 @@ impl Client {
     /// Resets evidence, alarms and rates of the active operating point.
     ///
     /// # Errors
-    /// Whatever the server refuses or fails at.
+    /// Returns an error if the server refuses or fails.
     pub async fn reset_drift(
         &self,
         deployment: &str,
@@ -153,7 +153,7 @@ impl Client {
     /// the active one; the earliest first.
     ///
     /// # Errors
-    /// Whatever the server refuses or fails at.
+    /// Returns an error if the server refuses or fails.
     pub async fn drift_history(
         &self,
         deployment: &str,
@@ -174,7 +174,7 @@ impl Client {
     /// there is none.
     ///
     /// # Errors
-    /// Whatever the server refuses or fails at.
+    /// Returns an error if the server refuses or fails.
     pub async fn shadow(
         &self,
         deployment: &str,

@@ -17,7 +17,7 @@ impl Client {
     /// All operating points of a deployment, oldest first, and which is active.
     ///
     /// # Errors
-    /// Whatever the server refuses or fails at.
+    /// Returns an error if the server refuses or fails.
     pub async fn operating_points(
         &self,
         deployment: &str,
@@ -32,7 +32,7 @@ impl Client {
     /// One operating point of a deployment.
     ///
     /// # Errors
-    /// Whatever the server refuses or fails at.
+    /// Returns an error if the server refuses or fails.
     pub async fn operating_point(
         &self,
         deployment: &str,
@@ -50,7 +50,7 @@ impl Client {
     /// Activates an operating point; it is used from the next request on.
     ///
     /// # Errors
-    /// Whatever the server refuses or fails at; nothing has changed then.
+    /// Returns an error if the server refuses or fails; nothing has changed then.
     pub async fn activate(
         &self,
         deployment: &str,
@@ -69,7 +69,7 @@ impl Client {
     /// Activates the operating point that was active before the present one.
     ///
     /// # Errors
-    /// Whatever the server refuses or fails at; nothing has changed then.
+    /// Returns an error if the server refuses or fails; nothing has changed then.
     pub async fn roll_back(
         &self,
         deployment: &str,
@@ -86,7 +86,7 @@ impl Client {
     /// The recorded searches that two operating points decide differently.
     ///
     /// # Errors
-    /// Whatever the server refuses or fails at.
+    /// Returns an error if the server refuses or fails.
     pub async fn compare(
         &self,
         request: CompareOperatingPointsRequest,

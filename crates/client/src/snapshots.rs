@@ -37,7 +37,7 @@ impl Client {
     /// breaks, the server is told to stop.
     ///
     /// # Errors
-    /// Whatever the server refuses or fails at; also that it was stopped.
+    /// Returns an error if the server refuses or fails, and if the work was stopped.
     pub async fn create_snapshot(
         &self,
         deployment: &str,
@@ -58,7 +58,7 @@ impl Client {
     /// Reads a snapshot that the server keeps.
     ///
     /// # Errors
-    /// Whatever the server refuses or fails at.
+    /// Returns an error if the server refuses or fails.
     pub async fn read_snapshot(&self, id: &str) -> Result<SnapshotPieces, ClientError> {
         let request = ReadSnapshotRequest {
             snapshot_id: id.to_owned(),
@@ -72,7 +72,7 @@ impl Client {
     /// Sends a snapshot to the server, which verifies it, and stores it whole or not at all.
     ///
     /// # Errors
-    /// Whatever the server refuses or fails at.
+    /// Returns an error if the server refuses or fails.
     pub async fn write_snapshot(
         &self,
         id: &str,
@@ -91,7 +91,7 @@ impl Client {
     /// Removes a snapshot from the server.
     ///
     /// # Errors
-    /// Whatever the server refuses or fails at.
+    /// Returns an error if the server refuses or fails.
     pub async fn delete_snapshot(&self, id: &str) -> Result<(), ClientError> {
         let request = DeleteSnapshotRequest {
             snapshot_id: id.to_owned(),
@@ -104,7 +104,7 @@ impl Client {
     /// [`Client::create_snapshot`].
     ///
     /// # Errors
-    /// Whatever the server refuses or fails at; also that it was stopped.
+    /// Returns an error if the server refuses or fails, and if the work was stopped.
     pub async fn restore_snapshot(
         &self,
         id: &str,

@@ -1,8 +1,8 @@
-//! Where a file is: on this machine, or in which store.
+//! The location of a file: on this machine, or in an object store.
 
 use std::path::{Path, PathBuf};
 
-/// Longest address: S3 takes keys of 1,024 bytes, in a bucket of 63.
+/// The highest length of an address in bytes: S3 allows keys of 1,024 bytes in a bucket with a name of 63.
 const ADDRESS_BYTES_MAX: usize = 1200;
 
 /// The protocol of a store.
@@ -20,7 +20,7 @@ pub(crate) enum StoreKind {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("an address that begins with {scheme}:// {problem}")]
 pub struct AddressError {
-    /// What it begins with; the rest is not shown.
+    /// The start of the text; the rest is not shown.
     pub scheme: String,
     /// What is wrong with it.
     pub problem: &'static str,
@@ -31,11 +31,11 @@ pub struct AddressError {
 pub struct ObjectAddress {
     text: String,
     kind: StoreKind,
-    /// Where the key begins.
+    /// The position of the key.
     key_at: usize,
 }
 
-/// Where a file is.
+/// The location of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FilePlace {
     /// On this machine.
@@ -48,8 +48,8 @@ impl FilePlace {
     /// Reads a path, or an address, which contains `://`.
     ///
     /// # Errors
-    /// Another scheme than `file`, `s3`, `gs` and `az`, no bucket or no key, or credentials, which belong
-    /// into the environment.
+    /// Returns an error for another scheme than `file`, `s3`, `gs` and `az`, without a bucket or a key, and for
+    /// credentials, which belong in the environment.
     pub fn parse(text: &Path) -> Result<Self, AddressError> {
         let Some((scheme, rest)) = text.to_str().and_then(|text| text.split_once("://")) else {
             return Ok(Self::File(text.to_owned()));
@@ -66,7 +66,7 @@ impl FilePlace {
             "az" => StoreKind::Azure,
             _ => return Err(refuse("is none of file://, s3://, gs:// and az://")),
         };
-        // Not shown: there may be a password in it.
+        // The text is not shown, because it may contain a password.
         if rest.contains(['@', '?', '#']) {
             return Err(refuse(
                 "has a user, a query or a fragment in it; credentials come from the environment alone",

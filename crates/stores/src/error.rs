@@ -1,30 +1,30 @@
-//! Why a store refuses, and what to do about it.
+//! The errors of object stores, with advice.
 
 use std::io;
 
 use crate::{AddressError, ObjectAddress};
 
-/// Every way in which an object can fail to come or to go.
+/// The reasons why a transfer of an object failed.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// The text is not an address.
     #[error(transparent)]
     Address(#[from] AddressError),
-    /// The program was built without stores.
+    /// The program was built without object stores.
     #[error(
         "{0} is in an object store, and this build of matchpoint reaches none: build it with \
          `--features object-stores`, as the images and wheels are, or copy the file by the store's own tool"
     )]
     NotBuilt(ObjectAddress),
-    /// It does not exist.
+    /// The object does not exist.
     #[error(
         "there is no object {0}, or no such bucket; look for another name with the store's own tool"
     )]
     NotFound(ObjectAddress),
-    /// It exists, and objects are never replaced.
+    /// The object exists, and objects are never replaced.
     #[error("there is an object {0} already, and none is replaced: choose another name")]
     Exists(ObjectAddress),
-    /// Its name is claimed, but the file is missing.
+    /// The name of the object is claimed, but the file is missing.
     #[error(
         "{address} is not whole: it was begun at {since} and has not ended. Wait for it; if nobody writes it any more, \
          remove it and take the snapshot once more"
@@ -32,10 +32,10 @@ pub enum StoreError {
     Unfinished {
         /// The object.
         address: ObjectAddress,
-        /// When, by the store's clock.
+        /// The time of the claim, by the store's clock.
         since: String,
     },
-    /// The credentials do not allow it.
+    /// The credentials do not allow the request.
     #[error(
         "the store does not let us {doing} {address} ({why}): set the credentials in the environment, as the store's own \
          tools take them (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, GOOGLE_APPLICATION_CREDENTIALS, AZURE_STORAGE_ACCOUNT_NAME \
@@ -46,33 +46,33 @@ pub enum StoreError {
         address: ObjectAddress,
         /// What was tried.
         doing: &'static str,
-        /// The store's words, without its answer's body.
+        /// The message of the store, without the body of its answer.
         why: String,
     },
-    /// It was replaced meanwhile.
+    /// The object was replaced meanwhile.
     #[error("{0} was replaced while it was read; try again")]
     Changed(ObjectAddress),
-    /// The store, or the network, failed for longer than the retries.
+    /// The store or the network failed for longer than the retries.
     #[error("cannot {doing} {address}: {why}")]
     Failed {
         /// The object.
         address: ObjectAddress,
         /// What was tried.
         doing: &'static str,
-        /// The store's words, without its answer's body.
+        /// The message of the store, without the body of its answer.
         why: String,
     },
-    /// The disk.
+    /// The local disk failed.
     #[error("cannot {doing} the copy of {address} on this machine: {source}")]
     File {
         /// The object.
         address: ObjectAddress,
         /// What was tried.
         doing: &'static str,
-        /// The system's words.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// The caller stopped it.
+    /// The caller stopped the transfer.
     #[error("stopped; nothing is left of it")]
     Stopped,
 }

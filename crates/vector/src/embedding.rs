@@ -4,28 +4,28 @@ use std::fmt;
 
 use crate::kernels;
 
-/// A unit-length vector of finite `f32` values. Cannot hold NaN, infinity, zero or be empty.
+/// A unit-length vector of finite `f32` values. It cannot be empty, zero, or contain NaN or infinity.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Embedding(Box<[f32]>);
 
-/// How far the squared length of a stored or submitted unit vector may be from one.
+/// The highest allowed difference between one and the squared length of a stored or submitted unit vector.
 ///
-/// Rounding of 4,096 `f32` components stays two orders of magnitude below it.
+/// The rounding of 4,096 `f32` components is two orders of magnitude smaller.
 const UNIT_TOLERANCE: f32 = 1e-4;
 
 impl Embedding {
     /// Scales `raw` to unit length.
     ///
     /// # Errors
-    /// Refuses an empty vector, NaN or infinity anywhere, and a length of zero.
+    /// Returns an error for an empty vector, for NaN or infinity in any component, and for a length of zero.
     pub fn normalise(raw: Vec<f32>) -> Result<Self, NotAnEmbedding> {
         Self::with_length(raw).map(|(embedding, _)| embedding)
     }
 
-    /// As [`Embedding::normalise`], with the Euclidean length that the vector had.
+    /// Like [`Embedding::normalise`], and also returns the Euclidean length that the vector had.
     ///
     /// # Errors
-    /// As there.
+    /// Returns the errors of [`Embedding::normalise`].
     pub fn with_length(mut raw: Vec<f32>) -> Result<(Self, f64), NotAnEmbedding> {
         let norm = length(&raw)?;
         for value in &mut raw {
@@ -36,10 +36,10 @@ impl Embedding {
         Ok((Self(raw.into()), norm))
     }
 
-    /// Takes a vector that is of unit length already, bit for bit.
+    /// Takes a vector that already has unit length, without changing a bit.
     ///
     /// # Errors
-    /// As [`Embedding::normalise`], and refuses a length that is not one.
+    /// Returns the errors of [`Embedding::normalise`], and an error if the length is not one.
     pub fn from_unit(unit: Vec<f32>) -> Result<Self, NotAnEmbedding> {
         let norm = length(&unit)?;
         if (norm - 1.0).abs() > f64::from(UNIT_TOLERANCE) {
@@ -80,25 +80,25 @@ fn length(values: &[f32]) -> Result<f64, NotAnEmbedding> {
     Ok(norm)
 }
 
-/// Why a vector cannot be an [`Embedding`].
+/// The reasons why a vector cannot be an [`Embedding`].
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum NotAnEmbedding {
-    /// No components.
+    /// It has no components.
     #[error("the vector is empty")]
     Empty,
-    /// NaN or infinity.
+    /// A component is NaN or infinite.
     #[error("component {index} of the vector is not a finite number")]
     NotFinite {
-        /// Position of the first such component.
+        /// The position of the first such component.
         index: usize,
     },
-    /// No direction.
+    /// Its length is zero, so it has no direction.
     #[error("the vector has length zero, so it has no direction")]
     Zero,
-    /// Not normalised.
+    /// Its length is not one.
     #[error("the vector has length {length}, not 1")]
     NotUnit {
-        /// The Euclidean length found.
+        /// Its Euclidean length.
         length: f64,
     },
 }
@@ -108,10 +108,10 @@ pub enum NotAnEmbedding {
 pub struct Similarity(f32);
 
 impl Similarity {
-    /// The highest there is: of an embedding and itself.
+    /// The highest similarity: that of an embedding and itself.
     pub const IDENTICAL: Self = Self(1.0);
 
-    /// Takes a number as a similarity; `None` for NaN. Rounding beyond the range is clamped.
+    /// Takes a number as a similarity; `None` for NaN. A value outside the range, as from rounding, is clamped.
     #[must_use]
     pub fn new(value: f32) -> Option<Self> {
         (!value.is_nan()).then(|| Self(value.clamp(-1.0, 1.0)))

@@ -1,4 +1,4 @@
-//! What a gallery holds after its process was killed, its disk failed or filled up, or its folder
+//! Tests the content of a gallery after its process was killed, its disk failed or was full, or its folder
 //! could not be written.
 //!
 //! A child process takes a few steps with a gallery while `strace` kills it, or makes a call fail,
@@ -32,13 +32,13 @@ use matchpoint_vector::{Embedding, Similarity};
 use tempfile::TempDir;
 
 const DIMENSION: usize = 16;
-/// Items in the gallery that every child begins with.
+/// Number of items in the gallery with which every child starts.
 const ENROLLED: u64 = 120;
-/// Most points at which a child is killed, and most at which a call fails.
+/// The highest number of points at which a child is killed, and at which a call fails.
 const KILLS_MAX: usize = 40;
 const ERRORS_MAX: usize = 24;
 
-/// Everything that a writer opens: `.` is the folder, opened to make a change of names durable.
+/// All files that a writer opens; `.` is the folder, which is opened to make a change of names durable.
 const FILES: [&str; 7] = [
     "items.db",
     "items.db-wal",
@@ -48,7 +48,7 @@ const FILES: [&str; 7] = [
     "items.graph.tmp",
     ".",
 ];
-/// Calls before which a kill can leave something behind. `?`: not every processor has them all.
+/// Calls before which a kill can leave something behind. `?` means that not every processor has the call.
 const CHANGING: &str = "?openat,?write,?pwrite64,?pwritev,?fsync,?fdatasync,?rename,?renameat,\
                         ?renameat2,?unlink,?unlinkat,?ftruncate";
 /// Calls that a failing disk refuses.
@@ -59,12 +59,12 @@ const TASK: &str = "MATCHPOINT_TESTS_CHILD_TASK";
 const GALLERY: &str = "MATCHPOINT_TESTS_CHILD_GALLERY";
 /// The last step that was acknowledged before.
 const AFTER: &str = "MATCHPOINT_TESTS_CHILD_AFTER";
-/// Seconds for which a process is killed again and again; a few rounds without.
+/// The number of seconds for which a process is killed again and again; without it, only a few rounds.
 const CRASH_SECONDS: &str = "MATCHPOINT_TESTS_SECONDS";
 const REQUIRE_STRACE: &str = "MATCHPOINT_TESTS_REQUIRE_STRACE";
 
-/// One test at a time: between its fork and its exec, a child of one test holds the open files of
-/// another, and with them the lock of a gallery that is closed already.
+/// Runs one test at a time. Between its fork and its exec, a child of one test has the open files of another
+/// test, and with them the lock of a gallery that is already closed.
 fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
@@ -82,7 +82,7 @@ fn open(path: &Path, access: Access) -> Result<Gallery, GalleryError> {
     Gallery::open(path, access, params())
 }
 
-/// A gallery as the children find it: closed, and with the file of its index.
+/// Makes a gallery as the children find it: closed, and with the file of its index.
 fn prepare(path: &Path) {
     let gallery = Gallery::create(path, DIMENSION, "model", "durability").unwrap();
     gallery.upsert(items(0, ENROLLED)).unwrap();
@@ -91,7 +91,7 @@ fn prepare(path: &Path) {
     assert!(path.with_extension("graph").exists());
 }
 
-/// A folder with a gallery, and room beside it.
+/// A folder with a gallery, with space for other files next to it.
 struct Place {
     folder: TempDir,
     path: PathBuf,
@@ -100,7 +100,7 @@ struct Place {
 impl Place {
     fn new() -> Self {
         let folder = TempDir::new().unwrap();
-        // `strace` compares paths with those of open files, which have no links in them.
+        // `strace` compares paths with those of open files, which contain no links.
         let data = folder.path().canonicalize().unwrap().join("data");
         fs::create_dir(&data).unwrap();
         let path = data.join("items.db");
@@ -127,7 +127,7 @@ impl Place {
     }
 }
 
-/// The files in a gallery's folder that only a writer at work may have.
+/// The files in a gallery's folder that only a working writer may have.
 fn unfinished(path: &Path) -> BTreeSet<String> {
     let entries = fs::read_dir(path.parent().unwrap()).unwrap();
     let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
@@ -155,7 +155,7 @@ fn embedding(seed: u64) -> Embedding {
     Embedding::normalise((0..DIMENSION).map(|_| random.next()).collect()).unwrap()
 }
 
-/// Items `first..last`, three to a label, always the same.
+/// Items `first..last`, with three of each label, always the same.
 fn items(first: u64, last: u64) -> Vec<Item> {
     let make = |number: u64| Item {
         id: format!("item {number:03}"),
@@ -168,8 +168,8 @@ fn items(first: u64, last: u64) -> Vec<Item> {
     (first..last).map(make).collect()
 }
 
-/// What a child enrols: four items, and one in the place of another. Few enough that the file of
-/// the index stays in use.
+/// The items that a child enrols: four new ones, and one that replaces another. They are few enough that the
+/// file of the index stays in use.
 fn batch() -> Vec<Item> {
     let mut batch = items(ENROLLED, ENROLLED + 4);
     let mut moved = items(7, 8);
@@ -180,21 +180,21 @@ fn batch() -> Vec<Item> {
     batch
 }
 
-/// What a child deletes after that.
+/// The items that a child deletes after that.
 fn gone() -> Vec<String> {
     vec!["item 011".to_owned()]
 }
 
 type Content = BTreeMap<String, Item>;
 
-/// What a gallery holds at one moment.
+/// The content of a gallery at some moment.
 struct State {
     digest: String,
     content: Content,
 }
 
 impl State {
-    /// The digest is that of another gallery which never held anything else.
+    /// The expected digest is that of another gallery which never had any other content.
     fn of(content: Content) -> Self {
         let place = Place::new();
         let gallery = Gallery::create(&place.path, DIMENSION, "model", "other").unwrap();
@@ -208,7 +208,7 @@ fn put(content: &mut Content, items: Vec<Item>) {
     content.extend(items.into_iter().map(|item| (item.id.clone(), item)));
 }
 
-/// Before the steps of a child, after its upsert, and after its delete.
+/// The states before the steps of a child, after its upsert, and after its delete.
 fn states() -> [State; 3] {
     let mut content = Content::new();
     put(&mut content, items(0, ENROLLED));
@@ -219,7 +219,7 @@ fn states() -> [State; 3] {
     [before, upserted, State::of(content)]
 }
 
-/// Near to what changes, and anywhere.
+/// Queries near the changed items, and at random.
 fn queries() -> Vec<Embedding> {
     [7, 11, 121, 900, 5_000, 5_001, 5_002]
         .map(embedding)
@@ -233,7 +233,7 @@ fn bits(matches: &[GalleryMatch]) -> Vec<(u32, String)> {
         .collect()
 }
 
-/// The definition of an exact search, over what should be there.
+/// The definition of an exact search, over the expected content.
 fn brute_force(content: &Content, query: &Embedding, k: usize) -> Vec<(u32, String)> {
     let mut all: Vec<_> = content
         .values()
@@ -249,7 +249,7 @@ fn brute_force(content: &Content, query: &Embedding, k: usize) -> Vec<(u32, Stri
         .collect()
 }
 
-/// Asks a gallery that should hold exactly this.
+/// Searches a gallery that should have exactly this content.
 fn check_answers(gallery: &Gallery, content: &Content) {
     let view = gallery.view();
     assert_eq!(view.len(), content.len());
@@ -267,7 +267,7 @@ fn check_answers(gallery: &Gallery, content: &Content) {
     }
 }
 
-/// Does nothing, except where another test runs it in a process of its own.
+/// Does nothing, unless another test runs it in a separate process.
 #[test]
 fn the_other_process() {
     let (Some(task), Some(path)) = (env::var_os(TASK), env::var_os(GALLERY)) else {
@@ -282,7 +282,7 @@ fn the_other_process() {
     }
 }
 
-/// Each step is reported once it is done, and tried once more where it is refused.
+/// Reports each step once it is done. A step that is refused is tried once more.
 fn write_in_steps(path: &Path) {
     let gallery = attempt("open", || open(path, Access::ReadWrite));
     let go_on = |_refused: &GalleryError| still_answers(&gallery);
@@ -303,7 +303,7 @@ fn attempt<T>(step: &str, mut action: impl FnMut() -> Result<T, GalleryError>) -
     done
 }
 
-/// One change of many, always the same: doing it twice is doing it once.
+/// One of many changes, always the same, so that doing it twice has the same effect as once.
 enum Change {
     Upsert(Vec<Item>),
     Delete(Vec<String>),
@@ -348,7 +348,7 @@ impl Change {
     }
 }
 
-/// Changes a gallery and searches in it, until it is killed.
+/// Changes a gallery and searches in it until it is killed.
 fn churn(path: &Path) {
     let after: u64 = env::var_os(AFTER)
         .and_then(|text| text.to_str()?.parse().ok())
@@ -368,7 +368,7 @@ fn churn(path: &Path) {
     });
 }
 
-/// On a line of its own: the test harness leaves one unfinished.
+/// Written on a separate line, because the test harness leaves one unfinished.
 fn report(line: &str) {
     println!("\n{line}");
 }
@@ -380,7 +380,7 @@ fn still_answers(gallery: &Gallery) {
     }
 }
 
-/// Has the gallery open until the standard input ends.
+/// Keeps the gallery open until the standard input ends.
 fn hold(path: &Path) {
     let gallery = attempt("open", || open(path, Access::ReadWrite));
     io::stdin().lock().read_to_end(&mut Vec::new()).unwrap();
@@ -399,7 +399,7 @@ fn refused_writer(path: &Path) -> (GalleryError, Duration) {
     (refusal, started.elapsed())
 }
 
-/// This program, as [`the_other_process`], beneath `strace` where that has options.
+/// This program, running [`the_other_process`], under `strace` if there are options for it.
 fn child(task: &str, path: &Path, strace: &[OsString]) -> Command {
     let program = env::current_exe().unwrap();
     let mut command = if strace.is_empty() {
@@ -417,13 +417,13 @@ fn child(task: &str, path: &Path, strace: &[OsString]) -> Command {
     command
 }
 
-/// Says something also where the test passes: what `eprintln!` writes is kept back then.
+/// Prints a line even if the test passes, because the output of `eprintln!` is suppressed then.
 fn tell(line: &str) {
     let line = format!("\ndurability: {line}\n");
     io::stderr().write_all(line.as_bytes()).unwrap();
 }
 
-/// Whether `strace` is there and may trace; says so where it is not.
+/// Whether `strace` exists and may trace; prints a line if not.
 fn strace_is_there() -> bool {
     let tried = Command::new("strace")
         .args(["-f", "-qq", "-o", "/dev/null", "--", "true"])
@@ -455,7 +455,7 @@ impl fmt::Display for Point {
     }
 }
 
-/// How a child ended, what it said, and the calls that were traced.
+/// How a child ended, what it reported, and the calls that were traced.
 struct Ended {
     status: ExitStatus,
     said: String,
@@ -474,14 +474,14 @@ impl Ended {
             .any(|line| line.strip_prefix("acknowledged ") == Some(step))
     }
 
-    /// How many of the steps that change what is held were acknowledged.
+    /// The number of acknowledged steps that change the content.
     fn writes(&self) -> usize {
         let steps = ["upsert", "delete"].into_iter();
         steps.filter(|step| self.acknowledged(step)).count()
     }
 }
 
-/// Runs the child's steps with a gallery, while `strace` follows these calls at one file.
+/// Runs the child's steps while `strace` follows these calls at one file.
 fn run_traced(place: &Place, file: &str, calls: &str, inject: Option<String>) -> Ended {
     let log = place.folder.path().join("trace");
     let watched = match file {
@@ -509,22 +509,22 @@ fn run_traced(place: &Place, file: &str, calls: &str, inject: Option<String>) ->
     }
 }
 
-/// Runs the child's steps, with one thing injected at one point.
+/// Runs the child's steps with one fault injected at one point.
 fn run_with(place: &Place, point: &Point, injected: &str) -> Ended {
     let Point { file, call, number } = point;
     let inject = format!("{call}:{injected}:when={number}");
     run_traced(place, file, call, Some(inject))
 }
 
-/// How many times an undisturbed child makes each of these calls at a file. Each thread is counted
-/// for itself, as `strace` does it when it injects, and the busiest one given.
+/// How many times an undisturbed child makes each of these calls at a file. Threads are counted separately, as
+/// `strace` does when it injects, and the highest count is returned.
 fn counts(prepared: &Place, file: &str, calls: &str) -> BTreeMap<String, usize> {
     let ended = run_traced(&prepared.copy(), file, calls, None);
     assert!(ended.status.success(), "{}", ended.said);
     assert!(ended.acknowledged("close"), "{}", ended.said);
     let mut by_thread: BTreeMap<(&str, &str), usize> = BTreeMap::new();
     for line in ended.trace.lines() {
-        // `4711 write(3, "…", 8) = 8`; what goes on after an interruption has no name in front.
+        // `4711 write(3, "…", 8) = 8`; the continuation of an interrupted call does not start with a name.
         let Some((thread, rest)) = line.split_once(' ') else {
             continue;
         };
@@ -543,7 +543,7 @@ fn counts(prepared: &Place, file: &str, calls: &str) -> BTreeMap<String, usize> 
     counts
 }
 
-/// At most `most` points: the first of each call at each file, and some of the others, evenly.
+/// At most `most` points: the first of each call at each file, and some of the others at equal steps.
 fn points(prepared: &Place, calls: &str, most: usize) -> Vec<Point> {
     let (mut first, mut later) = (Vec::new(), Vec::new());
     for file in FILES {
@@ -598,20 +598,20 @@ fn a_kill_at_any_syscall_leaves_the_state_before_or_after() {
     assert!(points.len() <= 2 * killed, "few points were reached");
 }
 
-/// Opens what a killed writer left after so many acknowledged writes, and goes on with it.
+/// Opens what a killed writer left after this many acknowledged writes, and continues with it.
 fn check_survivor(path: &Path, states: &[State], writes: usize) {
     let gallery = open(path, Access::ReadWrite).unwrap();
     let digest = gallery.digest();
     let found = states.iter().position(|state| state.digest == digest);
     let found = found.unwrap();
-    // The write during which it was killed may be there, and none that was acknowledged is not.
+    // The write during which it was killed may exist, and every acknowledged write must.
     assert!(
         (writes..=writes + 1).contains(&found),
         "state {found}, {writes} writes acknowledged"
     );
     let State { content, .. } = states.get(found).unwrap();
     check_answers(&gallery, content);
-    // An unfinished file of the index is in nobody's way, and the next one takes its place.
+    // An incomplete file of the index does no harm, and the next one replaces it.
     gallery.reindex().unwrap();
     check_answers(&gallery, content);
     drop(gallery);
@@ -649,8 +649,8 @@ fn an_error_at_any_syscall_is_reported_and_loses_nothing() {
     assert!(0 < refused);
 }
 
-/// The child ended well, did every step at the first or the second attempt, and named the file
-/// where it was refused. Returns how often it was.
+/// Checks that the child ended well, did every step at the first or second attempt, and named the file of a
+/// refusal. Returns the number of refusals.
 fn check_refusals(place: &Place, ended: &Ended) -> usize {
     assert!(ended.status.success(), "{}: {}", ended.status, ended.said);
     assert!(!ended.said.contains("panicked"), "{}", ended.said);
@@ -668,7 +668,7 @@ fn check_refusals(place: &Place, ended: &Ended) -> usize {
     refusals.len()
 }
 
-/// All that was acknowledged is there, and writing goes on.
+/// Everything that was acknowledged exists, and writing is possible.
 fn check_unharmed(path: &Path, state: &State) {
     let gallery = open(path, Access::ReadWrite).unwrap();
     assert_eq!(gallery.digest(), state.digest);
@@ -688,13 +688,13 @@ fn check_unharmed(path: &Path, state: &State) {
     check_answers(&gallery, &content);
 }
 
-/// A small file system in memory, gone at the end. Whatever is open in it must be dropped before.
+/// A small file system in memory, which is removed at the end. Everything open in it must be dropped before.
 struct Disk {
     folder: TempDir,
 }
 
 impl Disk {
-    /// `None` where this user may not mount one, which is said.
+    /// `None` if this user may not mount one, which is printed.
     fn mount(size: &str) -> Option<Self> {
         let folder = TempDir::new().unwrap();
         let options = format!("size={size},mode=0700");
@@ -722,7 +722,7 @@ impl Disk {
 impl Drop for Disk {
     fn drop(&mut self) {
         let at = self.folder.path();
-        // Where a failed test has files open still, it goes once they are closed.
+        // If a failed test still has open files, it is removed once they are closed.
         let gone = run("umount", &[], at).or_else(|_busy| run("umount", &["-l"], at));
         if let Err(problem) = gone {
             tell(&format!("{} is still mounted: {problem}", at.display()));
@@ -806,7 +806,7 @@ fn a_full_disk_is_reported_and_loses_nothing() {
     let path = disk.path().join("items.db");
     prepare(&path);
     let [State { mut content, .. }, ..] = states();
-    // What somebody else keeps there: more than half, so that the log fits twice without it.
+    // Space used by other files: more than half, so that the log would fit twice without it.
     let ballast = disk.path().join("ballast");
     fs::write(&ballast, vec![1; 2_400_000]).unwrap();
 
@@ -823,13 +823,13 @@ fn a_full_disk_is_reported_and_loses_nothing() {
         let gallery = open(&path, access).unwrap();
         assert_eq!(gallery.digest(), digest);
         check_answers(&gallery, &content);
-        // With or without its file, there is an index.
+        // There is an index, with or without its file.
         gallery.reindex().unwrap();
         check_answers(&gallery, &content);
     }
     assert_eq!(unfinished(&path), BTreeSet::new());
 
-    // A deletion is written too, so on a full disk room has to be made elsewhere first.
+    // A deletion is written too, so on a full disk space has to be made elsewhere first.
     fs::remove_file(&ballast).unwrap();
     let gallery = open(&path, Access::ReadWrite).unwrap();
     let large: Vec<String> = content
@@ -884,7 +884,7 @@ fn a_second_process_is_refused_at_once_with_the_first_ones_number() {
     check_answers(&reader, &before.content);
     drop(reader);
 
-    // The lock ends with its holder, however that ends.
+    // The lock ends with the process that has it, however that ends.
     other.kill().unwrap();
     other.wait().unwrap();
     check_survivor(&place.path, &[before], 0);
@@ -919,7 +919,7 @@ fn a_process_that_is_killed_again_and_again_loses_nothing() {
         assert_eq!(running.wait().unwrap().signal(), Some(9), "round {round}");
         let mut rest = String::new();
         said.read_to_string(&mut rest).unwrap();
-        // A line that was cut off by the kill says nothing.
+        // A line that the kill cut off has no meaning.
         for line in rest.lines().take(rest.matches('\n').count()) {
             let Some(step) = line.strip_prefix("acknowledged ") else {
                 continue;
@@ -928,7 +928,7 @@ fn a_process_that_is_killed_again_and_again_loses_nothing() {
             assert_eq!(step.parse(), Ok(acknowledged), "round {round}");
             Change::of(acknowledged).note(&mut content);
         }
-        // What was under way is there whole, or not at all.
+        // The change in progress exists completely or not at all.
         let mut next = content.clone();
         Change::of(acknowledged + 1).note(&mut next);
         let gallery = open(&place.path, Access::ReadWrite).unwrap();

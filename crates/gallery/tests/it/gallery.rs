@@ -1,4 +1,4 @@
-//! What a gallery promises: acknowledged is durable, damage is found, and every score is exact.
+//! Tests the promises of a gallery: acknowledged writes are durable, damage is found, and every score is exact.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -96,7 +96,7 @@ fn item(id: &str, label: &str, embedding: Embedding) -> Item {
     }
 }
 
-/// Items `first..last`, three to a label, always the same.
+/// Items `first..last`, with three of each label, always the same.
 fn items(first: u64, last: u64) -> Vec<Item> {
     let make = |number: u64| {
         let embedding = Embedding::normalise(Random(number).vector(DIMENSION)).unwrap();
@@ -115,7 +115,7 @@ fn axis(number: usize) -> Embedding {
     Embedding::from_unit(values).unwrap()
 }
 
-/// Everything that a gallery holds.
+/// The whole content of a gallery.
 fn content(gallery: &Gallery) -> BTreeMap<String, Item> {
     let view = gallery.view();
     let whole = |(head, vector): (&Arc<ItemHead>, &[f32])| {
@@ -243,7 +243,7 @@ fn what_is_in_common_with_an_earlier_state_is_counted_through_every_write() {
         .delete(&["item 003".to_owned(), "item 050".to_owned()])
         .unwrap();
     assert_eq!(gallery.view().in_common_with(&before), Some(39));
-    // Another label, the same label again, and an item that was gone.
+    // Another label, the same label again, and an item that was removed.
     gallery
         .upsert(vec![item("item 002", "other", axis(0))])
         .unwrap();
@@ -472,7 +472,7 @@ fn pages_hold_every_item_once_whatever_is_written_between_them() {
             break;
         }
         listed.extend(page);
-        // One more in front, and one replaced.
+        // One more at the start, and one replaced.
         gallery
             .upsert(vec![item(&format!("a {written}"), "new", axis(0))])
             .unwrap();
@@ -616,10 +616,10 @@ fn a_second_writer_is_refused_by_process_and_a_reader_is_not() {
     assert!(matches!(refused, GalleryError::Exists { .. }), "{refused}");
 }
 
-/// What a gallery holds, its file, and its log.
+/// The content of a gallery, its file, and its log.
 type Killed = (BTreeMap<String, Item>, Vec<u8>, Vec<u8>);
 
-/// The files of a writer at work, as a killed process leaves them, after each of its writes.
+/// The files of a working writer, as a killed process leaves them, after each of its writes.
 fn killed_after_each_write() -> Vec<Killed> {
     let place = Place::new();
     let gallery = place.create();
@@ -680,7 +680,7 @@ fn a_torn_or_damaged_log_gives_an_earlier_state_and_never_a_mixture() {
     }
 }
 
-/// A closed gallery's one file, and what it holds.
+/// The only file of a closed gallery, and its content.
 fn closed() -> (Vec<u8>, BTreeMap<String, Item>) {
     let place = Place::new();
     let gallery = place.create();
@@ -698,7 +698,7 @@ fn a_flipped_byte_is_an_error_or_changes_nothing() {
     let place = Place::new();
     let (mut refused, mut harmless) = (0, 0);
     for at in 0..file.len() {
-        // All bytes in use and those around them, and some of the empty middle of the pages.
+        // All bytes in use and those around them, and some of the empty middle of pages.
         let around = &file[at.saturating_sub(8)..file.len().min(at + 8)];
         if around.iter().all(|&byte| byte == 0) && at % 509 != 0 {
             continue;
@@ -859,7 +859,7 @@ fn a_large_gallery_is_read_by_several_threads_as_by_one_also_beside_a_writer() {
     });
     drop(again);
 
-    // The first damaged row is named, whichever thread comes to one first.
+    // The first damaged row is named, whichever thread finds one first.
     let mut bytes = fs::read(&place.path).unwrap();
     let sum = |number: u64| {
         let wanted = format!("item {number:03}");
@@ -875,7 +875,7 @@ fn a_large_gallery_is_read_by_several_threads_as_by_one_also_beside_a_writer() {
     let refused = Gallery::open(&place.path, Access::ReadOnly, scanned).unwrap_err();
     let named = refused.to_string();
     assert!(matches!(refused, GalleryError::Damaged { .. }), "{named}");
-    // Written first, as the first of its batch's second row.
+    // It was written first, as the first of its batch's second row.
     assert!(named.contains("row 1002 of its items"), "{named}");
 }
 
@@ -902,7 +902,7 @@ fn clustered(count: usize, random: &mut Random) -> Vec<Item> {
     made
 }
 
-/// The share of the true ten nearest that the graph finds, with every score checked.
+/// The share of the true ten nearest that the graph finds; every score is checked.
 fn recall(view: &GalleryView, queries: &[Embedding]) -> f64 {
     let (mut found, mut all) = (0_u32, 0_u32);
     for query in queries {
@@ -942,7 +942,7 @@ fn the_graph_finds_the_nearest_and_scores_them_exactly() {
     let before = gallery.view();
     assert!(0.95 <= recall(&before, &queries));
 
-    // Enrolled later: found in the new view, and not in the old one.
+    // Items that were enrolled later are found in the new view, and not in the old one.
     gallery.upsert(all[2000..].to_vec()).unwrap();
     let after = gallery.view();
     assert!(0.95 <= recall(&after, &queries));
@@ -954,7 +954,7 @@ fn the_graph_finds_the_nearest_and_scores_them_exactly() {
         let old = nearest(&before, &item.embedding, 10);
         assert!(old.iter().all(|found| found.item.id.as_str() < "02000"));
     }
-    // A masked label and a wish for exactness are served by the exact scan.
+    // Searches without a label, and exact ones, use the exact scan.
     let query = &all[7].embedding;
     let probe = Probe {
         k: 2180,
@@ -1020,7 +1020,7 @@ fn the_index_is_taken_from_its_file_with_what_changed_since_and_built_anew_where
     check(&open(Access::ReadWrite));
     assert_eq!(fs::read(&file).unwrap(), saved, "it was taken as it was");
 
-    // Damage anywhere, or none of it: the index is built of the items.
+    // Whatever is damaged, or if the file is missing, the index is built from the items.
     for at in (0..saved.len()).step_by(saved.len() / 40) {
         let mut damaged = saved.clone();
         damaged[at] ^= 0x20;
@@ -1066,7 +1066,7 @@ fn what_is_deleted_or_replaced_leaves_the_graph_too() {
     };
     check(&gallery);
     assert_eq!(gallery.len(), 750);
-    // Fewer items than a graph is for.
+    // Fewer items than a graph needs.
     gallery.reindex().unwrap();
     assert_eq!(gallery.index_description(), "exact");
     assert!(!gallery.reindex_is_due());
@@ -1144,7 +1144,7 @@ fn enrolled_beside_an_index(params: IndexParams, expected: Range<usize>) {
     check(&gallery);
     while 0 < gallery.link(400) {}
     check(&gallery);
-    // Many of those nearest to a query are gone: what is a little farther is found instead.
+    // Many of the items nearest to a query are gone, so the next nearest are found instead.
     let gone: Vec<String> = new
         .chunks(20)
         .flat_map(|near| near.iter().take(15))
@@ -1176,7 +1176,7 @@ fn vectors_of_settled_items_are_read_from_the_file_and_a_changed_one_is_found() 
     gallery.upsert(all[..1500].to_vec()).unwrap();
     assert_eq!(gallery.view().vector_bytes(), 1500 * GRAPH_DIMENSION * 4);
     drop(gallery);
-    // Once built, once taken from the file.
+    // First built, and then read from the file.
     for _ in 0..2 {
         let gallery = Gallery::open(&place.path, Access::ReadWrite, GRAPH).unwrap();
         assert_eq!(gallery.view().vector_bytes(), 0);
@@ -1199,7 +1199,7 @@ fn vectors_of_settled_items_are_read_from_the_file_and_a_changed_one_is_found() 
         assert_eq!(bits(&nearest(view, query, 20)), expected);
     }
 
-    // What nothing of ours does: the file is written where it is.
+    // Nothing in this program writes the file in place, as is done here.
     let at = 64 + 700 * GRAPH_DIMENSION * 4 + 2;
     let mut bytes = fs::read(&file).unwrap();
     bytes[at] ^= 0x10;
@@ -1224,7 +1224,7 @@ fn vectors_of_settled_items_are_read_from_the_file_and_a_changed_one_is_found() 
         Some("01699")
     );
     drop((before, after, head, vector, other, whole, gallery));
-    // Opening compares it with the item, and builds it anew.
+    // Opening compares it with the item, and builds it again.
     let gallery = Gallery::open(&place.path, Access::ReadWrite, GRAPH).unwrap();
     gallery.check_items(None, 10_000).unwrap();
     assert_eq!(brute_force(&gallery.view(), query, 20), expected);
@@ -1290,7 +1290,7 @@ fn a_filtered_search_through_the_index_finds_what_the_filter_takes_and_nothing_e
         }
     };
     check(&gallery);
-    // The rows of a filter are remembered; what is gone or new is not forgotten for that.
+    // The rows of a filter are cached; removed and new items are still treated correctly.
     gallery.upsert(all[2500..].to_vec()).unwrap();
     gallery
         .delete(&[all[501].id.clone(), all[101].id.clone()])
@@ -1303,7 +1303,7 @@ fn a_filtered_search_through_the_index_finds_what_the_filter_takes_and_nothing_e
     check(&gallery);
 }
 
-/// Whether a file holds these bytes somewhere.
+/// Whether a file contains these bytes.
 fn holds(file: &Path, bytes: &[u8]) -> bool {
     let file = fs::read(file).unwrap();
     file.windows(bytes.len()).any(|window| window == bytes)
@@ -1387,7 +1387,7 @@ fn images_are_kept_with_their_items_and_go_with_them() {
     }
     assert_eq!(check_images(&place.path).unwrap(), 2);
 
-    // Another image, none any more, and no item any more.
+    // Another image, no image any more, and no item any more.
     let gallery = Gallery::open(&place.path, Access::ReadWrite, IndexParams::default()).unwrap();
     gallery.upsert(vec![pictured(0, &other)]).unwrap();
     assert!(gallery.has_image("item 000").unwrap());
@@ -1456,8 +1456,8 @@ fn compaction_leaves_no_trace_of_what_was_removed() {
     assert!(0.95 <= recall(&gallery.view(), &near));
 }
 
-/// Copies of a file with a block of zeros, with two blocks in each other's place, and with its last
-/// block missing, for some of its blocks of 4 KiB.
+/// Copies of a file with damage in some of its blocks of 4 KiB: a block of zeros, two exchanged blocks, or the
+/// last block missing.
 fn with_damaged_blocks(file: &[u8]) -> Vec<(String, Vec<u8>)> {
     const BLOCK: usize = 4096;
     let blocks = file.len() / BLOCK;
@@ -1519,7 +1519,7 @@ fn damaged_blocks_are_refused_or_built_anew() {
     for (what, bytes) in with_damaged_blocks(&items) {
         fs::write(&place.path, bytes).unwrap();
         match open() {
-            // Blocks of pages that hold nothing.
+            // Blocks of unused pages.
             Ok(gallery) => assert_eq!(gallery.digest(), digest, "{what}"),
             Err(error) => {
                 assert!(error.to_string().contains("gallery"), "{what}: {error}");

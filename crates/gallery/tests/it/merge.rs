@@ -1,4 +1,4 @@
-//! Items of several galleries in one: the same rows, or none of them.
+//! Tests merging several galleries into one: the same rows, or none of them.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -43,7 +43,7 @@ fn open(path: &Path) -> Gallery {
     Gallery::open(path, Access::ReadOnly, IndexParams::default()).unwrap()
 }
 
-/// Two galleries and where one of both goes.
+/// Two galleries, and a path for one with the items of both.
 fn place() -> (tempfile::TempDir, [PathBuf; 3]) {
     let root = tempfile::tempdir().unwrap();
     let paths = ["a.db", "b.db", "all.db"].map(|name| root.path().join(name));
@@ -53,7 +53,7 @@ fn place() -> (tempfile::TempDir, [PathBuf; 3]) {
 #[test]
 fn a_gallery_of_others_has_their_rows_and_the_sum_of_their_digests() {
     let (root, [a, b, all]) = place();
-    // Out of order, so that rows and ids differ in it.
+    // Out of order, so that rows and ids have different orders in it.
     let these = vec![item(5, "x"), item(1, "x"), item(3, "y")];
     let those = vec![item(2, "y"), item(9, "z")];
     let one = root.path().join("one.db");
@@ -71,7 +71,7 @@ fn a_gallery_of_others_has_their_rows_and_the_sum_of_their_digests() {
     let opened = open(&all);
     assert_eq!(opened.id(), "merged");
     assert_eq!(opened.image("item 009").unwrap(), Some(vec![9; 10]));
-    // The same, in the same order, is the same file.
+    // Merging the same galleries in the same order gives the same file.
     let again = root.path().join("again.db");
     let mut merge = GalleryMerge::create_like(&a, &again, "merged").unwrap();
     merge.keep_images().unwrap();
@@ -87,7 +87,7 @@ fn a_gallery_that_is_added_to_has_all_of_it_or_nothing() {
     let (_root, [a, b, _]) = place();
     let before = gallery(&a, vec![item(1, "x"), item(2, "x"), item(3, "x")]);
     gallery(&b, vec![item(2, "x"), item(3, "other"), item(4, "x")]);
-    // Given up half-way.
+    // Abandoned half-way.
     let mut merge = GalleryMerge::into_existing(&a).unwrap();
     merge.take(&b, &mut { ALL }).unwrap();
     assert!(matches!(

@@ -5,10 +5,10 @@
 
 use crate::kernels::{int8, int16};
 
-/// Bytes fetched at once by the memory system.
+/// The number of bytes that the memory system fetches at once.
 const LINE: usize = 64;
 
-/// How many bits a code has. The least code of a width never occurs: codes are symmetric.
+/// The number of bits of a code. The lowest code of a width never occurs, because codes are symmetric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CodeWidth {
     /// `i8` in -127..=127.
@@ -18,7 +18,7 @@ pub enum CodeWidth {
 }
 
 impl CodeWidth {
-    /// Bytes of a code.
+    /// The number of bytes of a code.
     #[must_use]
     pub fn bytes(self) -> usize {
         match self {
@@ -27,7 +27,7 @@ impl CodeWidth {
         }
     }
 
-    /// The greatest code. The least is its negative.
+    /// The greatest code; the lowest one is its negative.
     #[must_use]
     pub fn greatest(self) -> f32 {
         match self {
@@ -42,20 +42,19 @@ type OneProduct = unsafe fn(&[u8], &[u8]) -> i32;
 /// The inner products of a query with four rows of its length.
 type FourProducts = unsafe fn(&[u8], [&[u8]; 4]) -> [i32; 4];
 
-/// Which instructions compute inner products of codes of one width, chosen once for the CPU that
-/// runs this.
+/// The instructions that compute inner products of codes of one width, chosen once for the CPU in use.
 #[derive(Clone, Copy, Debug)]
 pub struct CodeKernel {
-    // Private, and set where the CPU was asked: both may be called on this CPU.
+    // These are private and set only after the CPU's features were checked, so both may be called on this CPU.
     one: OneProduct,
     four: FourProducts,
 }
 
 impl CodeKernel {
-    /// The fastest kernel that this CPU has.
+    /// The fastest kernel that this CPU supports.
     #[must_use]
     pub fn detect(width: CodeWidth) -> Self {
-        // The portable one is always there.
+        // The portable kernel always exists.
         let fastest = Self::all(width).last().copied();
         fastest.unwrap_or_else(|| Self::portable(width))
     }
@@ -73,7 +72,7 @@ impl CodeKernel {
         }
     }
 
-    /// Every kernel that this CPU has, the slowest first.
+    /// Every kernel that this CPU supports, the slowest first.
     pub(super) fn all(width: CodeWidth) -> Vec<Self> {
         let mut all = vec![Self::portable(width)];
         #[cfg(target_arch = "x86_64")]
@@ -120,13 +119,13 @@ impl CodeKernel {
         all
     }
 
-    /// The inner products of `query` with the rows of `codes` whose numbers `rows` gives, in that
-    /// order, appended to `products`.
+    /// Appends to `products` the inner products of `query` with the rows of `codes` that `rows` numbers, in
+    /// that order.
     ///
-    /// A row of `codes` is as long as `query`. A row that `codes` does not hold has the product
-    /// `i32::MIN`. What is beyond the last whole [`CODE_BLOCK`](crate::kernels::CODE_BLOCK) of a row is ignored. Exact for up to
-    /// 131,072 codes of eight bits, and for rows of sixteen bits the product of whose lengths is
-    /// below 2^31, as it is for unit vectors times the greatest code.
+    /// A row of `codes` is as long as `query`. For a row that does not exist, the product is `i32::MIN`. Codes
+    /// after the last whole [`CODE_BLOCK`](crate::kernels::CODE_BLOCK) of a row are ignored. The result is
+    /// exact for up to 131,072 codes of eight bits. With sixteen bits, it is exact if the product of the
+    /// lengths of both rows is below 2^31, as for unit vectors times the greatest code.
     pub fn products(self, query: &[u8], codes: &[u8], rows: &[u32], products: &mut Vec<i32>) {
         let mut quads = rows.chunks_exact(4);
         let mut next = rows.chunks_exact(4).skip(1);
@@ -173,7 +172,7 @@ impl CodeKernel {
     }
 }
 
-/// Lines of each of the next four rows that are asked for while four rows are computed.
+/// Number of cache lines of each of the next four rows that are prefetched while four rows are computed.
 const PREFETCH_LINES_AHEAD: usize = 20;
 
 /// Row `row` of `codes`, rows being `stride` bytes long.
@@ -183,7 +182,7 @@ fn code_row(codes: &[u8], stride: usize, row: u32) -> Option<&[u8]> {
     codes.get(start..start + stride)
 }
 
-/// Asks for the first `lines` cache lines of row `row`, rows being `stride` bytes long.
+/// Prefetches the first `lines` cache lines of row `row`; rows are `stride` bytes long.
 #[inline]
 pub fn prefetch_row(bytes: &[u8], stride: usize, row: u32, lines: usize) {
     let Some(row) = code_row(bytes, stride, row) else {
@@ -194,7 +193,7 @@ pub fn prefetch_row(bytes: &[u8], stride: usize, row: u32, lines: usize) {
     }
 }
 
-/// Asks for the cache line in which `bytes` begins, without waiting for it.
+/// Prefetches the cache line in which `bytes` starts, without waiting for it.
 #[inline]
 pub fn prefetch<T>(bytes: &[T]) {
     #[cfg(target_arch = "x86_64")]
@@ -249,7 +248,7 @@ mod tests {
         }
     }
 
-    /// A row of sixteen bits has one extreme code, or many that together are as long.
+    /// A row of sixteen bits may have one extreme code, or many that together are as long.
     #[test]
     fn extreme_codes_of_sixteen_bits_do_not_saturate() {
         for blocks in [1, 2, 5, 20, 64, 1024] {

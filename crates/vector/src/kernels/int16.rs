@@ -1,7 +1,7 @@
-//! Inner products of 16-bit codes, -32,767..=32,767, held as their bytes, little-endian.
+//! Inner products of 16-bit codes, -32,767..=32,767, which are stored as little-endian bytes.
 //!
-//! -32,768 never occurs, so that the sum of two products fits an `i32`. Longer sums wrap alike in
-//! every kernel; they do not where the product of the rows' lengths is below 2^31.
+//! The code -32,768 never occurs, so the sum of two products fits in an `i32`. Longer sums wrap in the same way
+//! in every kernel. They do not wrap if the product of the rows' lengths is below 2^31.
 
 use crate::kernels::CODE_BLOCK;
 

@@ -1,6 +1,7 @@
-//! Inner products of 8-bit codes, -127..=127, held as their bytes.
+//! Inner products of 8-bit codes, -127..=127, which are stored as bytes.
 //!
-//! -128 never occurs: the AVX2 kernel takes absolute values and moves signs, which has no room for it.
+//! The code -128 never occurs, because the AVX2 kernel uses absolute values and moves signs, and 128 would not
+//! fit.
 
 use crate::kernels::CODE_BLOCK;
 
@@ -80,8 +81,8 @@ pub(super) mod x86 {
 
     /// Products of 32 codes, summed in eight lanes.
     ///
-    /// `maddubs` takes the first factor as unsigned and saturates sums of two products at 32,767.
-    /// With |a| and b times the sign of a, both at most 127, such a sum is at most 32,258.
+    /// `maddubs` treats the first factor as unsigned, and saturates sums of two products at 32,767. The factors
+    /// are |a| and b times the sign of a. Both are at most 127, so such a sum is at most 32,258.
     #[inline]
     #[target_feature(enable = "avx2")]
     fn add_products(sum: __m256i, query: __m256i, magnitude: __m256i, row: __m256i) -> __m256i {

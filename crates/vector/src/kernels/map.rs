@@ -1,8 +1,8 @@
-//! A memory-mapped file: its pages are read from the disk on use, and may be dropped again.
+//! A memory-mapped file, whose pages are read from the disk when they are used, and may be dropped again.
 //!
-//! What is mapped must not be written in place: files here are only ever replaced by renaming, which
-//! leaves a map of the old one as it was. If something else cuts a mapped file short, reading
-//! beyond its new end ends the process.
+//! A mapped file must not be written in place. Files here are only ever replaced by renaming, which does not
+//! affect a map of the old file. If another program truncates a mapped file, reading beyond its new end ends
+//! the process.
 
 use std::io;
 
@@ -19,10 +19,10 @@ const _: () = assert!(
 pub struct Map(Mmap);
 
 impl Map {
-    /// Maps an open file, as long as it is now.
+    /// Maps an open file with its present length.
     ///
     /// # Errors
-    /// The system refuses.
+    /// Returns an error if the system refuses.
     pub fn of(file: impl MmapAsRawDesc) -> io::Result<Self> {
         #[expect(
             unsafe_code,
@@ -32,7 +32,7 @@ impl Map {
         Ok(Self(map))
     }
 
-    /// Tells the system that reads will be in any order, so that it need not read ahead.
+    /// Advises the system that reads will be in random order, so that it does not read ahead.
     pub fn expect_any_order(&self) {
         // A hint: without it, reading is only slower.
         drop(self.0.advise(Advice::Random));
@@ -44,8 +44,7 @@ impl Map {
         &self.0
     }
 
-    /// `count` numbers that begin at byte `from`, a multiple of 4; `None` if the file ends before
-    /// theirs.
+    /// `count` numbers that start at byte `from`, a multiple of 4; `None` if the file is too short.
     #[inline]
     #[must_use]
     pub fn floats(&self, from: usize, count: usize) -> Option<&[f32]> {

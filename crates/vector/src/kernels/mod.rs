@@ -1,8 +1,8 @@
-//! Dot products by CPU feature, all of them the same to the last bit, and products of whole
-//! blocks, which are faster and are not.
+//! Dot products by CPU feature, which are all the same to the last bit, and products of whole blocks, which are
+//! faster but not the same to the last bit.
 //!
-//! One body, compiled once per instruction set: sixteen partial sums and a fixed tree at the end,
-//! never fused multiply-add. So a score does not depend on the machine that computed it.
+//! One function body is compiled for each instruction set. It uses sixteen partial sums and adds them in a
+//! fixed tree, and never uses fused multiply-add. So a score does not depend on the machine that computed it.
 
 pub mod codes;
 pub mod map;
