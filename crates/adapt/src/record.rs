@@ -27,7 +27,7 @@ pub struct HeadBase {
     pub fingerprint: String,
 }
 
-/// Where a head comes from, as it is stored beside it.
+/// The origin of a head, which is stored together with it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct HeadRecord {
     format: u32,

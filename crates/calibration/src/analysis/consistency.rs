@@ -467,7 +467,7 @@ mod tests {
         consistency: Case,
     }
 
-    /// The expected values were computed with numpy: see `make_uncertainty.py` beside the file.
+    /// The expected values were computed with numpy: see `make_uncertainty.py` next to the file.
     #[test]
     fn every_figure_agrees_with_numpy() {
         let text = include_str!("../../tests/fixtures/oracle/uncertainty.json");
