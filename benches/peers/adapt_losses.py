@@ -44,6 +44,8 @@ class Variant(NamedTuple):
     noise: float = 0.0
     decorrelate: float = 0.0
     to_start: float = 0.0
+    rank: int = 0
+    equiangular: bool = False
 
 
 def variants() -> list[Variant]:
@@ -77,6 +79,8 @@ def variants() -> list[Variant]:
         Variant("noise .25", noise=0.25),
         Variant("decorrelation (VICReg) .1", decorrelate=0.1),
         Variant("pulled to the start (L2-SP) .02", to_start=0.02),
+        Variant("low-rank residual (64)", rank=64),
+        Variant("equiangular prototypes", equiangular=True),
         Variant("mean of 5 seeds", seeds=5),
         Variant("no cosine, mean of the last 75 steps (SWA)", cosine=False, averaged=True),
         Variant("twice the rate", rate=1e-3),
@@ -162,9 +166,25 @@ def other_loss(by: Variant, batch: dict[str, jax.Array]) -> jax.Array:
     return pair_loss(by.other, batch["cosines"], batch["same"], batch["mated"])
 
 
+def matrix_of(parameters: dict) -> jax.Array:
+    """The map that is trained: a whole one, or the identity and a product of two narrow ones."""
+    if "map" in parameters:
+        return parameters["map"]
+    return jnp.eye(len(parameters["up"])) + parameters["up"] @ parameters["down"]
+
+
+def equiangular(means: np.ndarray) -> np.ndarray:
+    """Directions that are all equally far apart (a simplex), turned to where the labels' means are."""
+    count, side = means.shape
+    simplex = np.zeros((count, side))
+    simplex[:, : min(count, side)] = (np.eye(count) - 1 / count)[:, : min(count, side)]
+    left, _, right = np.linalg.svd(simplex.T @ unit(means))
+    return unit(simplex @ left @ right)
+
+
 def loss_of(by: Variant, parameters: dict, rows: jax.Array, labels: jax.Array) -> jax.Array:
     """The loss of a batch."""
-    mapped = rows @ parameters["map"].T
+    mapped = rows @ matrix_of(parameters).T
     units = mapped / jnp.maximum(jnp.linalg.norm(mapped, axis=1, keepdims=True), 1e-12)
     lengths = jnp.maximum(jnp.linalg.norm(parameters["proxies"], axis=1, keepdims=True), 1e-12)
     proxies = parameters["proxies"] / lengths
@@ -187,7 +207,8 @@ def loss_of(by: Variant, parameters: dict, rows: jax.Array, labels: jax.Array) -
         away = (shared**2).sum() - (jnp.diag(shared) ** 2).sum()
         loss += by.decorrelate * away / units.shape[1]
     if by.to_start:
-        loss += by.to_start * ((parameters["map"] - jnp.eye(len(parameters["map"]))) ** 2).sum()
+        matrix = matrix_of(parameters)
+        loss += by.to_start * ((matrix - jnp.eye(len(matrix))) ** 2).sum()
     return loss
 
 
@@ -195,12 +216,15 @@ def train(rows: np.ndarray, labels: np.ndarray, by: Variant, seed: int) -> np.nd
     """The trained continuation of a map, from the identity on."""
     numbers = np.unique(labels, return_inverse=True)[1]
     of_label = [np.flatnonzero(numbers == label) for label in range(numbers.max() + 1)]
-    parameters = {
-        "map": jnp.eye(rows.shape[1]),
-        "proxies": jnp.asarray(np.stack([rows[some].mean(0) for some in of_label])),
-    }
+    means, side = np.stack([rows[some].mean(0) for some in of_label]), rows.shape[1]
+    parameters = {"proxies": jnp.asarray(equiangular(means) if by.equiangular else means, jnp.float32)}
+    if by.rank:
+        narrow = np.random.default_rng(seed).standard_normal((by.rank, side)) / np.sqrt(side)
+        parameters |= {"up": jnp.zeros((side, by.rank)), "down": jnp.asarray(narrow, jnp.float32)}
+    else:
+        parameters["map"] = jnp.eye(side)
     zeros = jax.tree.map(jnp.zeros_like, parameters)
-    speed = {"map": 1.0, "proxies": PROXIES_FASTER}
+    speed = dict.fromkeys(parameters, 1.0) | {"proxies": 0.0 if by.equiangular else PROXIES_FASTER}
 
     @jax.jit
     def step(state: tuple, batch: jax.Array, of: jax.Array, number: float, rate: float) -> tuple:
@@ -232,8 +256,8 @@ def train(rows: np.ndarray, labels: np.ndarray, by: Variant, seed: int) -> np.nd
         now = jnp.asarray(batch, jnp.float32), jnp.asarray(numbers[index])
         state = step(state, *now, number + 1.0, rate)
         if by.averaged and by.steps // 2 <= number:
-            later.append(np.asarray(state[0]["map"], np.float64))
-    return np.mean(later, 0) if later else np.asarray(state[0]["map"], np.float64)
+            later.append(np.asarray(matrix_of(state[0]), np.float64))
+    return np.mean(later, 0) if later else np.asarray(matrix_of(state[0]), np.float64)
 
 
 def powers(rows: np.ndarray, power: float) -> np.ndarray:
