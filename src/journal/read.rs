@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::journal::audit;
-use crate::journal::entry::{Annotation, AnnotationRefusal, DecisionId, DecisionRow, JournalId};
+use crate::journal::entry::{
+    Annotation, AnnotationRefusal, DecisionId, DecisionRow, JournalId, SourceKind,
+};
 use crate::journal::error::{JournalError, failed};
 use crate::journal::file::connect_to_read;
 use crate::journal::format::{
@@ -177,6 +179,30 @@ impl JournalReader {
         })
     }
 
+    /// How many sampled decisions of an operating point were removed, of live searches without a filter.
+    ///
+    /// # Errors
+    /// The file is damaged, or the disk.
+    pub fn sampled_removed(&self, operating_point: &str) -> Result<u64, JournalError> {
+        self.read(|connection| {
+            let (points, counts) = read_counts(connection)?;
+            let Some(point) = number(&points, Some(operating_point)) else {
+                return Ok(0);
+            };
+            let of_audit = counts.iter().filter(|(key, _)| {
+                key.point == point && key.source == SourceKind::Live && !key.filtered
+            });
+            let ever: u64 = of_audit.map(|(_, count)| count.sampled).sum();
+            let mut statement = connection.prepare_cached(
+                "SELECT count(*) FROM decisions INDEXED BY audited \
+                 WHERE (sampled = 1 OR labelled <> 0) AND point = ? \
+                 AND sampled = 1 AND source = 0 AND filtered = 0",
+            )?;
+            let kept = statement.query_row([point], |row| format::whole(row, 0))?;
+            Ok(ever.saturating_sub(kept))
+        })
+    }
+
     /// How many of the selected decisions each stratum has, of live searches without a filter.
     ///
     /// # Errors
@@ -206,8 +232,8 @@ impl JournalReader {
         })
     }
 
-    /// How many of the selected decisions of live searches without a filter are rejects whose score is at
-    /// `low` or above.
+    /// Passes to `take`, for each of the selected decisions of live searches without a filter, in the order in which
+    /// they were made, whether it is a reject whose score is at `low` or above.
     ///
     /// # Errors
     /// The file is damaged, or the disk.
@@ -215,26 +241,27 @@ impl JournalReader {
         &self,
         selection: &DecisionSelection,
         low: f32,
-    ) -> Result<u64, JournalError> {
+        mut take: impl FnMut(bool),
+    ) -> Result<(), JournalError> {
         self.read(|connection| {
             let (points, _) = read_counts(connection)?;
             let Some(point) = number(&points, selection.operating_point.as_deref()) else {
-                return Ok(0);
+                return Ok(());
             };
             let [first, end] = bounds(&selection.unix_ms);
             let mut statement = connection.prepare_cached(
-                "SELECT count(*) FROM decisions WHERE ? <= id AND id < ? AND point = ? \
-                 AND source = 0 AND filtered = 0 AND decision = ? AND ? <= held",
+                "SELECT decision = ? AND ? <= held FROM decisions WHERE ? <= id AND id < ? \
+                 AND point = ? AND source = 0 AND filtered = 0 ORDER BY id",
             )?;
             let reject = format::decision_number(Decision::Reject);
-            let values = params![
-                first.as_bytes(),
-                end.as_bytes(),
-                point,
-                reject,
-                f64::from(low)
-            ];
-            statement.query_row(values, |row| format::whole(row, 0))
+            let (first, end) = (first.as_bytes(), end.as_bytes());
+            let mut rows = statement.query(params![reject, f64::from(low), first, end, point])?;
+            while let Some(row) = rows.next()? {
+                // Nothing was found, and so nothing compared.
+                let found: Option<bool> = row.get(0)?;
+                take(found.unwrap_or(false));
+            }
+            Ok(())
         })
     }
 

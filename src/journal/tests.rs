@@ -611,6 +611,12 @@ fn age_removes_rows_and_images_and_leaves_totals_and_audited_rows() {
     assert_eq!(decisions(&totals), before);
     let removed: u64 = totals.iter().map(|total| total.count.removed).sum();
     assert_eq!(before - removed, 6503);
+    // Of the sampled ones those of live searches without a filter are in the audit.
+    let in_the_audit =
+        |number: &u64| !number.is_multiple_of(2) && !number.is_multiple_of(7) && number % 26 != 13;
+    let gone = (0..2_000).filter(in_the_audit).count() as u64;
+    assert_eq!(reader.sampled_removed("op-0").unwrap(), gone);
+    assert_eq!(reader.sampled_removed("op-9").unwrap(), 0);
     assert!(reader.decision(id(4000)).unwrap().is_some());
     let labelled = reader.decision(with_image).unwrap().unwrap();
     assert!(labelled.annotation.is_some());

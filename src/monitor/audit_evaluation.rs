@@ -9,10 +9,11 @@ use super::counted_strata::{CountRequest, CountedStrata};
 use super::error::MonitorError;
 use super::label_history::LabelHistory;
 use super::resets::Resets;
+use super::review_evidence::{ReviewEvidence, ReviewRequest};
 use super::sampling_design::sampling_hash;
 use crate::clock::now_ms;
 use crate::journal::FILE_NAME;
-use crate::journal::entry::{AnnotatedTruth, Annotation, AnnotationKind, DecisionRow, Sampling};
+use crate::journal::entry::{AnnotatedTruth, Annotation, DecisionRow, Sampling};
 use crate::journal::read::{DecisionSelection, JournalReader};
 use matchpoint_calibration::decision::Decision;
 use matchpoint_calibration::monitoring::audit::{AcceptFeedback, AuditRow, SearchTruth};
@@ -106,6 +107,8 @@ pub(super) struct AuditContext<'a> {
     /// The alarms of the operating point, which last even if the decisions behind them are no longer stored.
     pub(super) alarms: &'a Alarms,
     pub(super) label_history: &'a LabelHistory,
+    /// How many searches go to a person.
+    pub(super) reviews: &'a ReviewEvidence,
 }
 
 /// The assessment of an operating point in service, and the data that it was computed from.
@@ -121,10 +124,22 @@ pub(super) fn drift(
         operating_point: point.id(),
         since_ms: span.since_ms,
         strata: span.strata.count(),
-        review_from: point.content().review.map(|band| band.unseen.threshold),
         now_ms: now_ms(),
     };
-    let (counted, reviews) = counted.count(reader, &request, &observations.made_ms)?;
+    let counted = counted.count(reader, &request, &observations.made_ms)?;
+    let reviews = match &point.content().review {
+        None => None,
+        Some(band) => {
+            let asked = ReviewRequest {
+                operating_point: point.id(),
+                band,
+                since_ms: span.since_ms,
+                delta: span.delta,
+                now_ms: request.now_ms,
+            };
+            known.reviews.update(reader, &asked)?
+        }
+    };
     let seen = AuditWindow {
         strata: span.strata,
         rows: &observations.rows,
@@ -147,19 +162,6 @@ pub(super) fn drift(
         drift.advise(groups(&observations.cases), recalibration);
     }
     Ok((drift, observations))
-}
-
-/// Whether a sampled decision that the operating point made from `since_ms` on has an annotation.
-pub(super) fn any_labelled(
-    reader: &JournalReader,
-    point: &str,
-    since_ms: u64,
-) -> Result<bool, MonitorError> {
-    let mut any = false;
-    reader.audited(point, since_ms, |row| {
-        any |= row.annotation_kind() == Some(AnnotationKind::Audit);
-    })?;
-    Ok(any)
 }
 
 /// The sampled and annotated decisions of an operating point.

@@ -2,9 +2,7 @@
 
 use super::error::MonitorError;
 use crate::journal::read::{DecisionSelection, JournalReader};
-use matchpoint_calibration::decision::Threshold;
 use matchpoint_calibration::monitoring::audit::CountedDecisions;
-use matchpoint_calibration::monitoring::reviews::ReviewCounts;
 
 /// Decisions younger than this are counted again each time, because the journal writes five times a second and
 /// the id of a decision has its time.
@@ -18,8 +16,6 @@ pub(super) struct CountedStrata {
     since_ms: u64,
     to_ms: u64,
     settled: Vec<u64>,
-    /// Number of settled decisions that went to a person.
-    reviewed: u64,
 }
 
 /// The decisions to count.
@@ -28,8 +24,6 @@ pub(super) struct CountRequest<'a> {
     /// Decisions count from this time on at the earliest.
     pub(super) since_ms: u64,
     pub(super) strata: usize,
-    /// The lower end of the review band; `None` without one.
-    pub(super) review_from: Option<Threshold>,
     pub(super) now_ms: u64,
 }
 
@@ -41,12 +35,11 @@ impl CountedStrata {
         reader: &JournalReader,
         request: &CountRequest<'_>,
         made_ms: &[u64],
-    ) -> Result<(CountedDecisions, Option<ReviewCounts>), MonitorError> {
+    ) -> Result<CountedDecisions, MonitorError> {
         let CountRequest {
             operating_point,
             since_ms,
             strata,
-            review_from,
             now_ms,
         } = *request;
         let known = self.operating_point == operating_point
@@ -59,11 +52,10 @@ impl CountedStrata {
                 since_ms,
                 to_ms: since_ms,
                 settled: vec![0; strata],
-                reviewed: 0,
             };
         }
         let settled_to = now_ms.saturating_sub(UNSETTLED_MS).max(self.to_ms);
-        let count = |from: u64, to: u64, into: &mut [u64], reviewed: &mut u64| {
+        let count = |from: u64, to: u64, into: &mut [u64]| {
             let selection = DecisionSelection {
                 operating_point: Some(operating_point.to_owned()),
                 unix_ms: from..to,
@@ -76,29 +68,15 @@ impl CountedStrata {
                     *slot += found.decisions;
                 }
             }
-            if let Some(from) = review_from {
-                *reviewed += reader.rejected_from(&selection, from.get())?;
-            }
             Ok::<(), MonitorError>(())
         };
-        count(
-            self.to_ms,
-            settled_to,
-            &mut self.settled,
-            &mut self.reviewed,
-        )?;
+        count(self.to_ms, settled_to, &mut self.settled)?;
         self.to_ms = settled_to;
-        let (mut decisions, mut reviewed) = (self.settled.clone(), self.reviewed);
-        count(settled_to, u64::MAX, &mut decisions, &mut reviewed)?;
-        let reviews = review_from.map(|_| ReviewCounts {
-            searches: decisions.iter().sum(),
-            reviewed,
-            since_unix_ms: self.since_ms,
-        });
-        let counted = CountedDecisions {
+        let mut decisions = self.settled.clone();
+        count(settled_to, u64::MAX, &mut decisions)?;
+        Ok(CountedDecisions {
             from_row: made_ms.partition_point(|made| *made < self.since_ms),
             decisions,
-        };
-        Ok((counted, reviews))
+        })
     }
 }

@@ -3,17 +3,18 @@
 use std::sync::Arc;
 
 use super::alarms::Alarms;
-use super::audit_evaluation::{AuditContext, AuditSpan, any_labelled, drift};
+use super::audit_evaluation::{AuditContext, AuditSpan, drift};
 use super::counted_strata::CountedStrata;
 use super::error::MonitorError;
 use super::left_out_round::LeftOutRound;
 use super::lookalikes::Lookalike;
 use super::resets::{DriftReset, RESETS_MAX, Resets, keep};
+use super::review_evidence::ReviewEvidence;
 use super::traffic_comparison::TrafficInService;
 use super::watch::Monitor;
 use crate::clock::now_ms;
 use crate::journal::entry::TEXT_BYTES_MAX;
-use crate::journal::read::JournalReader;
+use crate::journal::read::{DecisionSelection, JournalReader};
 use matchpoint_calibration::monitoring::drift::{
     DriftAssessment, DriftVerdict, Finding, FindingSubject,
 };
@@ -83,7 +84,14 @@ impl Monitor {
         // Today's gallery is not the one that an earlier operating point had to hold for.
         let today = self.observed().promise_today().filter(|_| decides);
         let problem = self.observed().coverage_problem();
+        let earlier = ReviewEvidence::passing();
+        let reviews = if decides {
+            &*recorder.reviews
+        } else {
+            &earlier
+        };
         let known = AuditContext {
+            reviews,
             gallery: today.map(|promise| GalleryToday {
                 promise,
                 problem: problem.as_deref(),
@@ -94,6 +102,7 @@ impl Monitor {
         };
         let counted = &mut CountedStrata::default();
         let (mut drift, observations) = drift(reader, point, &span, &known, counted)?;
+        drift.add(removed(reader.sampled_removed(point.id())?));
         let round = self.latest_canaries();
         if let Some(round) = round.filter(|round| round.operating_point == point.id()) {
             drift.add(round.rates.findings(round.changed.len()));
@@ -130,8 +139,8 @@ impl Monitor {
     /// Resets evidence, alarms and CUSUM of the active operating point, after their cause was removed. Recorded
     /// decisions are kept, but no longer count in any rate. Blocks.
     ///
-    /// If no decision since the last reset has an annotation, that reset is moved to the present time and uses
-    /// no further part of delta, so that the call can be repeated.
+    /// If nothing was decided since the last reset, that reset is moved to the present time and uses no further
+    /// part of delta, because no test has begun.
     ///
     /// # Errors
     /// Returns an error if no operating point is active, if the reason or the name is empty or too long, if
@@ -150,7 +159,7 @@ impl Monitor {
         let folder = &recorder.records;
         let known = Resets::of(folder, &point, recorder.since_ms).into_all();
         let instead = match known.last() {
-            Some(latest) => !any_labelled(&recorder.reader()?, &point, latest.unix_ms)?,
+            Some(latest) => !any_decided(&recorder.reader()?, &point, latest.unix_ms)?,
             None => false,
         };
         if !instead && RESETS_MAX <= known.len() {
@@ -166,6 +175,31 @@ impl Monitor {
         recorder.evaluate_soon();
         Ok(reset)
     }
+}
+
+/// Whether an operating point may have made decisions after `unix_ms`.
+fn any_decided(reader: &JournalReader, point: &str, unix_ms: u64) -> Result<bool, MonitorError> {
+    let after = DecisionSelection {
+        operating_point: Some(point.to_owned()),
+        unix_ms: unix_ms.saturating_add(1)..u64::MAX,
+    };
+    // It is unknown what the journal removed since then.
+    Ok(unix_ms < reader.complete_since_ms()? || !reader.strata(&after)?.is_empty())
+}
+
+/// The finding about sampled decisions of the operating point that the journal no longer stores.
+fn removed(decisions: u64) -> Vec<Finding> {
+    if decisions == 0 {
+        return Vec::new();
+    }
+    vec![Finding {
+        subject: FindingSubject::Audit,
+        verdict: DriftVerdict::Note,
+        says: format!(
+            "{decisions} sampled decisions of this operating point were removed from the journal because of their age or to save space. Rates count those that are left, and evidence begins with the first of them. So `alarm_delta` bounds false alarms in the time that is kept, and not over all time."
+        ),
+        next: "`journal_sampled_days` and `journal_bytes_max` say how much is kept.".to_owned(),
+    }]
 }
 
 /// The finding about items that would have been accepted as items of other labels when they were enrolled.

@@ -23,6 +23,7 @@ mod lookalikes;
 mod observed;
 mod recorder;
 mod resets;
+mod review_evidence;
 mod sampling_budget;
 mod sampling_design;
 mod shadow_report;

@@ -13,6 +13,7 @@ use super::error::MonitorError;
 use super::gauges::{ShownPoint, publish};
 use super::label_history::LabelHistory;
 use super::observed::{DecisionRecord, Observed};
+use super::review_evidence::ReviewEvidence;
 use super::sampling_design::{begin_design, sampling_hash};
 use super::traffic_comparison::TrafficComparison;
 use super::watcher::Watcher;
@@ -41,6 +42,7 @@ pub(super) struct Recorder {
     pub(super) since_ms: u64,
     images: bool,
     pub(super) traffic: Arc<TrafficComparison>,
+    pub(super) reviews: Arc<ReviewEvidence>,
     pub(super) delta: f64,
     /// Set if something was committed or annotated since the last evaluation.
     changed: Arc<AtomicBool>,
@@ -72,6 +74,7 @@ impl Recorder {
             settings.alarm_delta,
             since_ms,
         ));
+        let reviews = Arc::new(ReviewEvidence::kept_in(folder));
         let watcher = Watcher {
             observed: Arc::clone(observed),
             records: folder.to_owned(),
@@ -92,6 +95,7 @@ impl Recorder {
             sampling: Arc::clone(&sampling),
             traffic: Arc::clone(&traffic),
             counted: CountedStrata::default(),
+            reviews: Arc::clone(&reviews),
         };
         let thread = thread::Builder::new()
             .name("monitor".to_owned())
@@ -107,6 +111,7 @@ impl Recorder {
             since_ms,
             images: settings.images,
             traffic,
+            reviews,
             delta: settings.alarm_delta,
             changed,
             shown,

@@ -15,6 +15,7 @@ use super::gauges::{ShownPoint, publish_lost, show, show_traffic};
 use super::label_history::LabelHistory;
 use super::observed::Observed;
 use super::resets::Resets;
+use super::review_evidence::ReviewEvidence;
 use super::sampling_budget::fitted;
 use super::traffic_comparison::TrafficComparison;
 use crate::clock::now_ms;
@@ -55,6 +56,7 @@ pub(super) struct Watcher {
     pub(super) lost: Option<LostDecisions>,
     pub(super) traffic: Arc<TrafficComparison>,
     pub(super) counted: CountedStrata,
+    pub(super) reviews: Arc<ReviewEvidence>,
 }
 
 impl Watcher {
@@ -121,6 +123,7 @@ impl Watcher {
             advise: None,
             alarms: &alarms,
             label_history: &self.label_history,
+            reviews: &self.reviews,
         };
         let found = drift(&self.reader, point, &span, &known, &mut self.counted);
         let found = found.map(|(drift, observations)| (drift, observations.labelling()));

@@ -410,7 +410,7 @@ async fn strangers(running: &Running, vector: &Vector, count: usize) {
 }
 
 #[tokio::test]
-async fn evidence_is_begun_anew_at_a_price_and_repeating_that_costs_nothing() {
+async fn evidence_is_begun_anew_at_a_price_unless_nothing_was_decided_since() {
     let (_folder, deployment) = copy_of_sample();
     let running = Running::start(&deployment, &[ALL]).await;
     let known = embedded(&running, KNOWN).await;
@@ -459,6 +459,14 @@ async fn evidence_is_begun_anew_at_a_price_and_repeating_that_costs_nothing() {
     let third = drift(&running).await;
     assert_eq!(third.resets.len(), 2);
     assert!((alarm(&third).1 - 80.0).abs() < 1e-9);
+    // A search without a label is one that traffic and reviews are tested on.
+    search(&running, &known, "").await;
+    let paid = reset(&running, "cleaned it once more").await.unwrap();
+    let moved = reset(&running, "cleaned it once more").await.unwrap();
+    let fourth = drift(&running).await;
+    assert_eq!((fourth.resets.len(), &fourth.resets[2]), (3, &moved));
+    assert!(paid.unix_milliseconds <= moved.unix_milliseconds);
+    assert!((alarm(&fourth).1 - 160.0).abs() < 1e-9);
     running.stop().await;
 
     // Nothing is promised where nothing decides.

@@ -6327,7 +6327,8 @@ pub struct ReviewShare {
     #[prost(double, optional, tag = "5")]
     pub upper: ::core::option::Option<f64>,
     /// From when on this operating point's searches are counted, in milliseconds since 1970-01-01 UTC: since the design of the
-    /// audit, since evidence was reset, or as far back as the journal holds all decisions, whichever is latest.
+    /// audit or since evidence was reset; if the server began to count later than that, or for an operating point that is not
+    /// active, as far back as the journal held all decisions. What was counted stays counted when the journal removes it.
     #[prost(int64, tag = "6")]
     pub since_unix_milliseconds: i64,
     /// Share of the mated searches of the calibration, in \[0, 1\].
@@ -6342,11 +6343,13 @@ pub struct ReviewShare {
     /// Upper end.
     #[prost(double, tag = "10")]
     pub predicted_upper: f64,
-    /// Whether the evidence says that the share is below it. False with a probability of at most about `alarm_delta`, of both
-    /// sides together.
+    /// Whether the evidence now says that the share is below what is foreseen. The evidence is held against wider intervals than
+    /// the two above, at `1 - alarm_delta / 4`. Where searches are independent and like those of the calibration, this or
+    /// `above_prediction` is ever true with a probability of at most about `alarm_delta`, of which each reset leaves half to the
+    /// span after it; about, since the ends of intervals are approximate. It says nothing of FAR or FRR.
     #[prost(bool, tag = "11")]
     pub below_prediction: bool,
-    /// Whether the evidence says that it is above it.
+    /// Whether the evidence now says that the share is above what is foreseen, as for `below_prediction`.
     #[prost(bool, tag = "12")]
     pub above_prediction: bool,
 }
@@ -7187,8 +7190,8 @@ pub mod monitoring_service_client {
         }
         /// Resets evidence, alarms and rates of the active operating point, after a cause of errors outside of it was repaired.
         /// Recorded decisions stay. Each reset is another chance of a false alarm, so it halves the probability that the next
-        /// alarm may have. If no decision since the latest reset has an annotation, that reset is moved to now, so that the call
-        /// may be repeated. FAILED_PRECONDITION with NO_OPERATING_POINT if none is active, and with TOO_MANY_RESETS after 20.
+        /// alarm may have. If nothing was decided since the latest reset, that reset is moved to now, and halves nothing.
+        /// FAILED_PRECONDITION with NO_OPERATING_POINT if none is active, and with TOO_MANY_RESETS after 20.
         pub async fn reset_drift(
             &mut self,
             request: impl tonic::IntoRequest<super::ResetDriftRequest>,
@@ -7300,8 +7303,8 @@ pub mod monitoring_service_server {
         >;
         /// Resets evidence, alarms and rates of the active operating point, after a cause of errors outside of it was repaired.
         /// Recorded decisions stay. Each reset is another chance of a false alarm, so it halves the probability that the next
-        /// alarm may have. If no decision since the latest reset has an annotation, that reset is moved to now, so that the call
-        /// may be repeated. FAILED_PRECONDITION with NO_OPERATING_POINT if none is active, and with TOO_MANY_RESETS after 20.
+        /// alarm may have. If nothing was decided since the latest reset, that reset is moved to now, and halves nothing.
+        /// FAILED_PRECONDITION with NO_OPERATING_POINT if none is active, and with TOO_MANY_RESETS after 20.
         async fn reset_drift(
             &self,
             request: tonic::Request<super::ResetDriftRequest>,

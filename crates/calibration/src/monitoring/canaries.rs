@@ -140,7 +140,6 @@ mod tests {
         PromisedLimits {
             far: limit,
             frr: limit,
-            reviews: None,
         }
     }
 

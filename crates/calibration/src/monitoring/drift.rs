@@ -5,7 +5,7 @@ use super::audit::{AcceptFeedback, AuditSample, AuditedRate, AuditedRates, Tight
 use super::cusum::Onset;
 use super::observed::{AuditWindow, GalleryToday};
 use super::plain_sample::Recalibration;
-use super::reviews::{PredictedReviews, ReviewsInService};
+use super::reviews::ReviewsInService;
 use super::sequential::{Bet, EProcess, ErrorSide, LIMIT_MAX, Null};
 use super::shared_causes::SharedCause;
 use crate::binomial::real;
@@ -32,8 +32,6 @@ pub struct PromisedLimits {
     pub far: Option<Limit>,
     /// The limit for the FRR.
     pub frr: Option<Limit>,
-    /// The predicted share of searches that go to a person; `None` without a review band.
-    pub reviews: Option<PredictedReviews>,
 }
 
 impl PromisedLimits {
@@ -64,10 +62,6 @@ impl PromisedLimits {
                 .map(target)
                 .or_else(|| content.measured.frr.as_ref().map(measured))
                 .and_then(null),
-            reviews: content
-                .review
-                .as_ref()
-                .and_then(|band| PredictedReviews::of(band, delta)),
         }
     }
 }
@@ -311,8 +305,7 @@ impl DriftAssessment {
         findings.extend(seen.gallery.into_iter().flat_map(gallery));
         findings.extend(waiting(&rates));
         findings.extend(feedback(seen.feedback, confidence));
-        let reviews = reviews(limits, seen);
-        findings.extend(reviews.as_ref().and_then(for_people));
+        findings.extend(seen.reviews.as_ref().and_then(for_people));
         findings.sort_by_key(|finding| std::cmp::Reverse(finding.verdict));
         Ok(Self {
             limits,
@@ -324,7 +317,7 @@ impl DriftAssessment {
             frr_onset,
             sampled_unix_ms: ends(seen.unix_ms),
             feedback: seen.feedback,
-            reviews,
+            reviews: seen.reviews,
             groups: Vec::new(),
             recalibration: None,
             findings,
@@ -339,12 +332,6 @@ fn since(reset: bool) -> &'static str {
     } else {
         "since the operating point decides"
     }
-}
-
-/// Compares the share of searches that go to a person with the prediction.
-fn reviews(limits: PromisedLimits, seen: &AuditWindow<'_>) -> Option<ReviewsInService> {
-    let (predicted, counts) = limits.reviews.zip(seen.reviews)?;
-    Some(predicted.beside(counts))
 }
 
 /// The finding about the share of searches that go to a person.
@@ -733,7 +720,6 @@ mod tests {
         PromisedLimits {
             far: limit(0.01, true),
             frr: limit(0.1, false),
-            reviews: None,
         }
     }
 

@@ -19,6 +19,7 @@ pub mod predicted_far;
 pub mod reviews;
 pub mod sequential;
 pub mod shadow;
+mod share_bet;
 pub mod shared_causes;
 #[cfg(test)]
 mod simulation;

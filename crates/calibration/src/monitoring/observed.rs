@@ -1,7 +1,7 @@
 //! What is known about the decisions of one operating point, as input for the estimates.
 
 use super::audit::{AcceptFeedback, AuditRow, CountedDecisions};
-use super::reviews::ReviewCounts;
+use super::reviews::ReviewsInService;
 use super::shared_causes::Case;
 use super::strata::Strata;
 use crate::standing::PromiseToday;
@@ -15,8 +15,8 @@ pub struct AuditWindow<'a> {
     pub rows: &'a [AuditRow],
     /// The number of all decisions since one of them; `None` if it is not known.
     pub counted: Option<&'a CountedDecisions>,
-    /// The number of searches that went to a person; `None` if it is not known.
-    pub reviews: Option<ReviewCounts>,
+    /// The share of searches that go to a person, compared with the prediction; `None` without a review band.
+    pub reviews: Option<ReviewsInService>,
     /// When each sampled decision was made, in milliseconds since 1970-01-01 UTC.
     pub unix_ms: &'a [u64],
     /// The sampling hash of each sampled decision.

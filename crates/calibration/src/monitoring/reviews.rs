@@ -5,7 +5,10 @@
 //! it does not, then searches or gallery have changed, or more work goes to people than was predicted. This
 //! needs no labels.
 
-use super::sequential::{Null, ln_e_of_counts};
+use serde::{Deserialize, Serialize};
+
+use super::sequential::LIMIT_MAX;
+use super::share_bet::{ShareBet, Wealth, begins, e_value};
 use crate::binomial::real;
 use crate::rates::{Confidence, Interval, Rate, percent};
 use crate::review::ReviewBand;
@@ -32,7 +35,8 @@ pub struct ReviewCounts {
     /// Number of such searches that went to a person.
     pub reviewed: u64,
     /// The searches are counted from this time on, in milliseconds since 1970-01-01 UTC: since the design of
-    /// the audit changed, since a reset, or as far back as the journal has all decisions.
+    /// the audit changed or since a reset. If counting began later than that, then as far back as the journal
+    /// had all decisions at that time.
     pub since_unix_ms: u64,
 }
 
@@ -43,9 +47,12 @@ pub struct ReviewsInService {
     pub counts: ReviewCounts,
     /// The share with its 95 % interval; `None` without a search.
     pub share: Option<(f64, Interval)>,
+    /// The number of latest searches, some hundreds, and of those of them that went to a person. A change is
+    /// visible here first.
+    pub lately: [u64; 2],
     /// The prediction.
     pub predicted: PredictedReviews,
-    /// Whether evidence shows that the share is below or above the prediction; `None` if it does not.
+    /// Whether evidence now shows that the share is below or above the prediction; `None` if it does not.
     pub strays: Option<PredictionSide>,
 }
 
@@ -77,34 +84,120 @@ impl PredictedReviews {
             delta,
         })
     }
+}
 
-    /// Compares these counts with the prediction.
+/// How much an e-process may have beyond an alarm, for each of its alternatives: once a cause is gone, the warning
+/// goes when that is lost again.
+const BEYOND_ALARM: f64 = 100.0;
+
+/// What is stored of the evidence from one run of a server to the next.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReviewState {
+    searches: u64,
+    reviewed: u64,
+    /// Of the bets on more than was predicted, and on less.
+    wealth: [Wealth; 2],
+    /// Searches and reviews of the latest blocks of [`BLOCK`]: the one before, and the one that fills.
+    blocks: [[u64; 2]; 2],
+}
+
+/// The latest searches are one of these blocks to two.
+const BLOCK: u64 = 250;
+
+/// Counts which searches go to a person, one by one, beside what was predicted.
+#[derive(Clone, Copy, Debug)]
+pub struct ReviewWatch {
+    predicted: PredictedReviews,
+    /// On more, and on less. An end at 0 or 1 cannot be left.
+    bets: [Option<ShareBet>; 2],
+    /// What it takes for a warning, on either side.
+    e_alarm: f64,
+    state: ReviewState,
+}
+
+impl ReviewWatch {
+    /// Begins to count.
     #[must_use]
-    pub fn beside(self, counts: ReviewCounts) -> ReviewsInService {
-        let trials = real(counts.searches);
-        let share = (0 < counts.searches).then(|| {
-            let share = real(counts.reviewed) / trials;
-            let interval = Interval::wilson(share, trials, Confidence::DISPLAY);
+    pub fn new(predicted: PredictedReviews) -> Self {
+        let [lower, upper] = predicted.against;
+        // Half of delta, for two sides.
+        let e_alarm = 4.0 / predicted.delta;
+        let against = |limit: f64| {
+            let possible = (0.0..=LIMIT_MAX).contains(&limit) && 0.0 < limit;
+            possible.then(|| ShareBet::above(limit, BEYOND_ALARM * e_alarm))
+        };
+        Self {
+            predicted,
+            bets: [against(upper), against(1.0 - lower)],
+            e_alarm,
+            state: ReviewState::default(),
+        }
+    }
+
+    /// Continues from what was stored.
+    #[must_use]
+    pub fn resumed(mut self, state: ReviewState) -> Self {
+        self.state = state;
+        self
+    }
+
+    /// What has to be stored.
+    #[must_use]
+    pub fn state(&self) -> ReviewState {
+        self.state
+    }
+
+    /// Takes the next search, in the order in which they are made.
+    pub fn observe(&mut self, reviewed: bool) {
+        let begins = begins(self.state.searches);
+        self.state.searches += 1;
+        self.state.reviewed += u64::from(reviewed);
+        let [before, fills] = &mut self.state.blocks;
+        if fills[0] == BLOCK {
+            *before = std::mem::take(fills);
+        }
+        fills[0] += 1;
+        fills[1] += u64::from(reviewed);
+        let sides = self.bets.iter().zip(&mut self.state.wealth);
+        for ((bet, wealth), within) in sides.zip([reviewed, !reviewed]) {
+            if let Some(bet) = bet {
+                bet.observe(wealth, within, begins);
+            }
+        }
+    }
+
+    /// How it stands, for searches from `since_unix_ms` on.
+    #[must_use]
+    pub fn assessment(&self, since_unix_ms: u64) -> ReviewsInService {
+        let ReviewState {
+            searches,
+            reviewed,
+            wealth: [above, below],
+            blocks: [before, fills],
+        } = self.state;
+        let share = (0 < searches).then(|| {
+            let share = real(reviewed) / real(searches);
+            let interval = Interval::wilson(share, real(searches), Confidence::DISPLAY);
             (share, interval)
         });
-        let others = counts.searches.saturating_sub(counts.reviewed);
-        let [lower, upper] = self.against;
-        // A limit of 0 or 1 cannot be exceeded, so it gives no evidence.
-        let leaves = |limit: f64, events: u64, others: u64| {
-            Null::new(limit, self.delta / 4.0)
-                .is_ok_and(|null| -null.delta().ln() <= ln_e_of_counts(null, events, others))
-        };
-        let strays = if leaves(upper, counts.reviewed, others) {
+        let says = |wealth| self.e_alarm <= e_value(wealth, searches);
+        let strays = if says(&above) {
             Some(PredictionSide::Above)
-        } else if leaves(1.0 - lower, others, counts.reviewed) {
+        } else if says(&below) {
             Some(PredictionSide::Below)
         } else {
             None
         };
         ReviewsInService {
-            counts,
+            counts: ReviewCounts {
+                searches,
+                reviewed,
+                since_unix_ms,
+            },
             share,
-            predicted: self,
+            lately: [before[0] + fills[0], before[1] + fills[1]],
+            predicted: self.predicted,
             strays,
         }
     }
@@ -122,10 +215,16 @@ impl ReviewsInService {
         let (share, interval) = self.share?;
         let [mated, strangers] = self.predicted.shares.map(|(share, _)| percent(share));
         let [lower, upper] = self.predicted.ends.map(percent);
+        let [latest, reviewed] = self.lately;
+        let lately = percent(real(reviewed) / real(latest));
         let how = match self.strays {
-            None => "",
-            Some(PredictionSide::Above) => ": more than was predicted",
-            Some(PredictionSide::Below) => ": less than was predicted",
+            None => String::new(),
+            Some(PredictionSide::Above) => {
+                format!(", {lately} of the latest {latest}: more than was predicted")
+            }
+            Some(PredictionSide::Below) => {
+                format!(", {lately} of the latest {latest}: less than was predicted")
+            }
         };
         Some(format!(
             "{} of {} searches went to a person, {} ({} to {}){how}. The calibration predicts {lower} to {upper}, whatever part is mated: {mated} of mated searches, {strangers} of strangers.",
@@ -185,86 +284,134 @@ mod tests {
         }
     }
 
-    fn counts(searches: u64, reviewed: u64) -> ReviewCounts {
-        ReviewCounts {
-            searches,
-            reviewed,
-            since_unix_ms: 0,
+    /// So many searches of which these went to a person, as evenly as can be.
+    fn counted(watch: &mut ReviewWatch, searches: u64, reviewed: u64) -> ReviewsInService {
+        for number in 0..searches {
+            watch.observe((number + 1) * reviewed / searches != number * reviewed / searches);
         }
+        watch.assessment(0)
+    }
+
+    fn after(band: &ReviewBand, searches: u64, reviewed: u64) -> ReviewsInService {
+        let mut watch = ReviewWatch::new(PredictedReviews::of(band, 0.05).unwrap());
+        counted(&mut watch, searches, reviewed)
     }
 
     #[test]
     fn a_share_between_those_of_mates_and_strangers_is_what_was_predicted() {
-        let predicted = PredictedReviews::of(&band(200, 60, 20), 0.05).unwrap();
-        let found = predicted.beside(counts(10_000, 2_000));
+        let band = band(200, 60, 20);
+        let found = after(&band, 10_000, 2_000);
         assert_eq!(found.strays, None);
         let says = found.says().unwrap();
         assert!(
             says.starts_with("2000 of 10000 searches went to a person, 20 % (19.2 % to 20.8 %). The calibration predicts 6.57 % to 36.7 %"),
             "{says}"
         );
-        assert_eq!(predicted.beside(counts(0, 0)).says(), None);
+        assert_eq!(after(&band, 0, 0).says(), None);
     }
 
     #[test]
     fn a_share_that_left_the_prediction_is_a_warning_that_says_on_which_side() {
-        let predicted = PredictedReviews::of(&band(200, 60, 20), 0.05).unwrap();
-        let above = predicted.beside(counts(1_000, 600));
+        let band = band(200, 60, 20);
+        let above = after(&band, 1_000, 600);
         assert_eq!(above.strays, Some(PredictionSide::Above));
-        let says = above.says().unwrap();
-        assert!(says.contains("more than was predicted"), "{says}");
-        let below = predicted.beside(counts(1_000, 10));
+        let below = after(&band, 1_000, 10);
         assert_eq!(below.strays, Some(PredictionSide::Below));
-        // A few searches are no evidence.
-        assert_eq!(predicted.beside(counts(3, 3)).strays, None);
-        assert_eq!(predicted.beside(counts(20, 0)).strays, None);
+        // A few searches say nothing.
+        assert_eq!(after(&band, 3, 3).strays, None);
+        assert_eq!(after(&band, 20, 0).strays, None);
+        // The share of all can be as predicted while that of the latest is not.
+        let mut watch = ReviewWatch::new(PredictedReviews::of(&band, 0.05).unwrap());
+        counted(&mut watch, 4_000, 800);
+        let late = counted(&mut watch, 400, 300);
+        assert_eq!(late.strays, Some(PredictionSide::Above));
+        let says = late.says().unwrap();
+        assert!(
+            says.starts_with("1100 of 4400 searches went to a person, 25 % (23.7 % to 26.3 %), 75 % of the latest 400: more than was predicted."),
+            "{says}"
+        );
     }
 
     #[test]
     fn what_the_calibration_never_saw_in_the_band_can_come_and_cannot_go() {
-        let predicted = PredictedReviews::of(&band(100, 0, 0), 0.05).unwrap();
-        assert!(predicted.ends[0] <= 0.0 && 0.0 < predicted.ends[1]);
-        assert_eq!(predicted.beside(counts(100_000, 0)).strays, None);
+        let band = band(100, 0, 0);
+        let ends = PredictedReviews::of(&band, 0.05).unwrap().ends;
+        assert!(ends[0] <= 0.0 && 0.0 < ends[1]);
+        assert_eq!(after(&band, 100_000, 0).strays, None);
+        let come = after(&band, 1_000, 200);
+        assert_eq!(come.strays, Some(PredictionSide::Above));
+    }
+
+    #[test]
+    fn evidence_goes_on_where_it_was_stored() {
+        let predicted = PredictedReviews::of(&band(200, 60, 20), 0.05).unwrap();
+        let mut through = ReviewWatch::new(predicted);
+        counted(&mut through, 700, 200);
+        let stored = serde_json::to_string(&through.state()).unwrap();
+        let state = serde_json::from_str(&stored).unwrap();
+        let mut resumed = ReviewWatch::new(predicted).resumed(state);
         assert_eq!(
-            predicted.beside(counts(1_000, 200)).strays,
-            Some(PredictionSide::Above)
+            counted(&mut resumed, 300, 240),
+            counted(&mut through, 300, 240)
         );
     }
 
-    /// All searches are counted together, so a change has to outweigh the whole quiet period before it.
+    /// Searches at `share` until the watch strays, or does not any more.
+    fn until(watch: &mut ReviewWatch, draws: &mut SimulatedDraws, share: f64, strays: bool) -> u64 {
+        let from = watch.state().searches;
+        while watch.assessment(0).strays.is_some() != strays {
+            watch.observe(draws.uniform() < share);
+        }
+        watch.state().searches - from
+    }
+
+    fn median(mut all: Vec<u64>) -> u64 {
+        all.sort_unstable();
+        all[all.len() / 2]
+    }
+
+    /// Twice the share of mates goes to a person, after so many searches that were like the calibration's mates.
     #[test]
     #[expect(clippy::print_stderr, reason = "figures of docs/evidence.md")]
-    fn after_a_long_quiet_time_a_change_takes_in_proportion_longer_to_see() {
+    fn a_change_is_seen_nearly_as_soon_however_long_was_quiet_before_it() {
         let predicted = PredictedReviews::of(&band(100, 30, 10), 0.05).unwrap();
-        let until_seen = |quiet: u64| {
-            // Before the change, 3 of 10 searches go to a person; after it, 6 of 10.
-            let mut more = (10..200_000_u64).step_by(10);
-            more.find(|more| {
-                let reviewed = (3 * quiet + 6 * more) / 10;
-                let found = predicted.beside(counts(quiet + more, reviewed));
-                found.strays == Some(PredictionSide::Above)
-            })
-        };
-        let [at_once, later, much_later] =
-            [0, 1_000, 10_000].map(|quiet| until_seen(quiet).unwrap());
-        // The shortest run of searches in the band that is detected at the start.
-        let run = (1..100).find(|run| predicted.beside(counts(*run, *run)).strays.is_some());
-        let run = run.unwrap();
-        eprintln!(
-            "twice the share of mates is seen after {at_once} searches; after 1,000 quiet ones {later}, after 10,000 {much_later}; {run} in a row stray"
-        );
-        assert!(at_once < 300 && 2_000 < later && 20_000 < much_later);
-        assert!((5..20).contains(&run), "{run}");
+        let mut draws = SimulatedDraws(7);
+        let mut delays = Vec::new();
+        for quiet in [0, 1_000, 10_000, 100_000] {
+            let (mut seen, mut gone) = (Vec::new(), Vec::new());
+            for _ in 0..21 {
+                let mut watch = ReviewWatch::new(predicted);
+                for _ in 0..quiet {
+                    watch.observe(draws.uniform() < 0.3);
+                }
+                seen.push(until(&mut watch, &mut draws, 0.6, true));
+                for _ in 0..1_000 {
+                    watch.observe(draws.uniform() < 0.6);
+                }
+                gone.push(until(&mut watch, &mut draws, 0.3, false));
+            }
+            let (most, seen, gone) = (seen.iter().copied().max(), median(seen), median(gone));
+            eprintln!(
+                "after {quiet} quiet searches: seen after {seen}, at most {most:?}; gone after {gone}"
+            );
+            delays.push(seen);
+        }
+        assert!(delays[0] < 150 && delays[3] < 500, "{delays:?}");
+        // The shortest run of searches in the band that strays at the start.
+        let band = band(100, 30, 10);
+        let run = (1..100).find(|run| after(&band, *run, *run).strays.is_some());
+        eprintln!("{run:?} in a row stray");
+        assert!(run.is_some_and(|run| 5 < run), "{run:?}");
     }
 
-    /// Each month has its own calibration and 2,000 searches that agree with it. They are all mated or all
-    /// for strangers, where the share is closest to a limit. The evidence is checked after every hundredth
-    /// search.
+    /// Each month a calibration of its own, and 2,000 searches like it, all of mates or all of strangers, which is
+    /// where the share is nearest to an end; looked at after each. And months at exactly the end of the wider
+    /// interval, where the bets alone have half of delta, a quarter for this side.
     #[test]
     #[expect(clippy::print_stderr, reason = "figures of docs/evidence.md")]
     fn unchanged_traffic_strays_in_no_more_months_than_delta_says() {
         let mut draws = SimulatedDraws(5);
-        let (mut wrong, mut caught) = (0_u32, 0_u32);
+        let [mut wrong, mut caught, mut at_the_end] = [0_u32; 3];
         for month in 0..1_000_u32 {
             let [mated, strangers] = [0.3, 0.1];
             let mut seen = |share: f64| (0..100).filter(|_| draws.uniform() < share).count();
@@ -272,24 +419,23 @@ mod tests {
                 [mated, strangers].map(|share| u32::try_from(seen(share)).unwrap());
             let predicted = PredictedReviews::of(&band(100, of_mated, of_strangers), 0.05).unwrap();
             let mut strays = |share: f64| {
-                let mut reviewed = 0;
-                (1..=2_000_u64).any(|searches| {
-                    reviewed += u64::from(draws.uniform() < share);
-                    searches.is_multiple_of(100)
-                        && predicted
-                            .beside(counts(searches, reviewed))
-                            .strays
-                            .is_some()
+                let mut watch = ReviewWatch::new(predicted);
+                (0..2_000).any(|_| {
+                    watch.observe(draws.uniform() < share);
+                    watch.assessment(0).strays.is_some()
                 })
             };
             let share = if month % 2 == 0 { mated } else { strangers };
             wrong += u32::from(strays(share));
             caught += u32::from(strays(0.6));
+            at_the_end += u32::from(strays(predicted.against[1]));
         }
         eprintln!(
-            "strays in 1,000 unchanged months: {wrong}; at twice the share of mates: {caught}"
+            "strays in 1,000 unchanged months: {wrong}; at exactly the end: {at_the_end}; at twice the share of mates: {caught}"
         );
         assert!(wrong <= 50, "{wrong}");
+        // A quarter of .05 is 12.5 of 1,000, and chance.
+        assert!(at_the_end <= 20, "{at_the_end}");
         assert!(850 <= caught, "{caught}");
     }
 }

@@ -80,17 +80,6 @@ pub fn of_outcomes(null: Null, outcomes: impl IntoIterator<Item = bool>) -> EPro
     ratios(null, &alternatives(null), outcomes)
 }
 
-/// The natural logarithm of the e-value of [`of_outcomes`] after these numbers of errors and other outcomes;
-/// their order does not matter.
-#[must_use]
-pub(super) fn ln_e_of_counts(null: Null, errors: u64, others: u64) -> f64 {
-    let ratios = alternatives(null).map(|rate| {
-        let [error, other] = ln_ratios(null, rate);
-        real(errors) * error + real(others) * other
-    });
-    ln_mean_exp(&ratios)
-}
-
 /// The alternative rates, which have to stay below 1.
 fn alternatives(null: Null) -> [f64; 4] {
     MULTIPLES.map(|multiple| (multiple * null.limit).min(f64::midpoint(null.limit, 1.0)))
@@ -335,6 +324,7 @@ mod tests {
 
     use super::*;
     use crate::monitoring::strata::Inclusion;
+    use crate::splitmix64::SimulatedDraws;
 
     fn null() -> Null {
         Null::new(0.01, 0.05).unwrap()
@@ -463,20 +453,45 @@ mod tests {
         assert!(Null::new(1.0, 0.05).is_err() && Null::new(0.01, 0.6).is_err());
     }
 
+    /// The rate is half of its limit for so many labelled decisions, and then four times the limit.
     #[test]
-    fn a_change_after_a_long_quiet_time_still_raises_an_alarm() {
+    #[expect(clippy::print_stderr, reason = "figures of docs/evidence.md")]
+    fn a_change_raises_an_alarm_nearly_as_soon_however_long_was_quiet_before_it() {
         let strata = Strata::new(vec![0.0], vec![Inclusion::ALWAYS; 2]).unwrap();
-        let bet = Bet::new(null(), ErrorSide::FalseAccept, &strata);
-        let row = |accepted| AuditRow {
-            stratum: usize::from(accepted),
-            accepted,
-            inclusion: Inclusion::ALWAYS,
-            truth: Some(SearchTruth::NonMated),
-        };
-        let quiet = std::iter::repeat_n(row(false), 5_000);
-        let changed = (0..100).map(|number| row(number % 5 == 0));
-        let found = bet.settle(quiet.chain(changed)).unwrap();
-        assert!(found.alarm_at.is_some_and(|at| at < 5_060), "{found:?}");
+        let mut draws = SimulatedDraws(11);
+        let sides = [
+            (ErrorSide::FalseAccept, SearchTruth::NonMated, true),
+            (ErrorSide::FalseReject, SearchTruth::MatedRight, false),
+        ];
+        for (side, truth, error_accepted) in sides {
+            let bet = Bet::new(null(), side, &strata);
+            let mut delays = Vec::new();
+            for quiet in [0, 1_000, 10_000, 100_000_u64] {
+                let mut seen: Vec<u64> = (0..11)
+                    .map(|_| {
+                        let rows = (0..quiet + 2_000).map(|number| {
+                            let rate = if number < quiet { 0.005 } else { 0.04 };
+                            let accepted = (draws.uniform() < rate) == error_accepted;
+                            AuditRow {
+                                stratum: usize::from(accepted),
+                                accepted,
+                                inclusion: Inclusion::ALWAYS,
+                                truth: Some(truth),
+                            }
+                        });
+                        let alarm = bet.settle(rows).unwrap().alarm_at.unwrap();
+                        alarm.checked_sub(quiet).expect("no false alarm")
+                    })
+                    .collect();
+                seen.sort_unstable();
+                eprintln!(
+                    "{side:?} after {quiet} quiet decisions: seen after {}, at most {}",
+                    seen[5], seen[10]
+                );
+                delays.push(seen[5]);
+            }
+            assert!(delays[0] < 200 && delays[3] < 1_200, "{delays:?}");
+        }
     }
 
     fn any_truth() -> impl Strategy<Value = SearchTruth> {

@@ -190,6 +190,52 @@ fn unchanged_traffic_raises_no_more_alarms_than_stated_whatever_part_of_it_is_ma
     assert!(50 <= careless, "{careless} of 100");
 }
 
+/// Half of the pictures become PNG, which a tenth was.
+#[test]
+#[expect(clippy::print_stderr, reason = "the figures of docs/evidence.md")]
+fn a_change_is_seen_nearly_as_soon_however_long_was_quiet_before_it() {
+    let mut draws = SimulatedDraws(13);
+    let reference = usual().calibration(100, &mut draws);
+    let changed = SimulatedTraffic {
+        formats: vec![("JPEG", 0.5), ("PNG", 0.5)],
+        ..usual()
+    };
+    // Drawn from with replacement, so that long times are quick.
+    let mut pool = |traffic: &SimulatedTraffic| -> Vec<_> {
+        let query = |_| signs(&reference, &traffic.search(0.5, false, &mut draws));
+        (0..2_000).map(query).collect()
+    };
+    let (quiet, changed) = (pool(&usual()), pool(&changed));
+    let mut delays = Vec::new();
+    for searches in [0, 1_000, 10_000, 100_000] {
+        let mut seen: Vec<u64> = (0..5)
+            .map(|_| {
+                let mut watch = TrafficWatch::new(&reference, DELTA, 0);
+                let mut observe = |of: &[super::SearchSigns], draws: &mut SimulatedDraws| {
+                    let at = usize::try_from(draws.bits() % of.len() as u64).unwrap();
+                    watch.observe(of[at], false);
+                    watch.state().alarm_at
+                };
+                for _ in 0..searches {
+                    assert_eq!(observe(&quiet, &mut draws), None, "a false alarm");
+                }
+                loop {
+                    if let Some(alarm_at) = observe(&changed, &mut draws) {
+                        break alarm_at - searches;
+                    }
+                }
+            })
+            .collect();
+        seen.sort_unstable();
+        eprintln!(
+            "after {searches} quiet searches: seen after {}, at most {}",
+            seen[2], seen[4]
+        );
+        delays.push(seen[2]);
+    }
+    assert!(delays[0] < 300 && delays[3] < 700, "{delays:?}");
+}
+
 /// The number of the search at which traffic raises an alarm after a calibration on `labels` labels, and the
 /// property that the alarm names.
 fn alarm_of(traffic: &SimulatedTraffic, labels: usize, run: Run) -> (Option<u64>, String) {

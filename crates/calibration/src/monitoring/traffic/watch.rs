@@ -8,11 +8,9 @@ use super::reference::CalibratedShare;
 use super::{SearchSigns, TrafficFeature, TrafficReference};
 use crate::binomial::{real, upper_bound};
 use crate::monitoring::drift::{DriftVerdict, Finding, FindingSubject};
-use crate::monitoring::sequential::unbegun;
+use crate::monitoring::share_bet::{ShareBet, Wealth, begins, e_value};
 use crate::rates::percent;
 
-/// The alternative shares: limit + part x (1 - limit), for each of these parts.
-const ALTERNATIVES: [f64; 4] = [0.05, 0.15, 0.4, 0.8];
 /// A share with this limit or a higher one is not watched, because it can hardly exceed the limit.
 const LIMIT_MAX: f64 = 0.95;
 /// The wealth of a bet is capped here, far beyond any alarm, so that numbers stay finite.
@@ -31,9 +29,8 @@ struct WatchedShare {
     limit: f64,
     /// Its weight in the mean of all evidence.
     weight: f64,
-    /// For each alternative, the factors by which a search outside and inside the share multiplies the
-    /// wealth. `None` if the share is not watched.
-    factors: Option<[[f64; 2]; ALTERNATIVES.len()]>,
+    /// The bet that the share is above its limit. `None` if the share is not watched.
+    bet: Option<ShareBet>,
     /// Number of recent searches in the share.
     recent: u64,
 }
@@ -47,14 +44,14 @@ pub struct TrafficState {
     /// Number of compared searches that were accepted.
     accepted: u64,
     /// The number, from 1, of the search that raised the alarm; `None` without an alarm.
-    alarm_at: Option<u64>,
+    pub(super) alarm_at: Option<u64>,
     shares: Vec<ShareState>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ShareState {
-    wealth: [f64; ALTERNATIVES.len()],
+    wealth: Wealth,
     within: u64,
     accepted: u64,
 }
@@ -125,9 +122,7 @@ impl TrafficWatch {
         let before = self.state.compared;
         self.state.compared += 1;
         self.state.accepted += u64::from(accepted);
-        // A part of the weight that has not started yet starts with this search, so that a change after a
-        // long quiet period is detected too.
-        let begins = unbegun(before) - unbegun(before + 1);
+        let begins = begins(before);
         for (number, (share, state)) in self
             .shares
             .iter_mut()
@@ -138,11 +133,8 @@ impl TrafficWatch {
             state.within += u64::from(within);
             state.accepted += u64::from(within && accepted);
             share.recent += u64::from(within);
-            if let Some(factors) = &share.factors {
-                for (wealth, [outside, inside]) in state.wealth.iter_mut().zip(factors) {
-                    let factor = if within { inside } else { outside };
-                    *wealth = ((*wealth + begins) * factor).min(WEALTH_MAX);
-                }
+            if let Some(bet) = &share.bet {
+                bet.observe(&mut state.wealth, within, begins);
             }
         }
         if self.recent.len() == RECENT
@@ -169,11 +161,10 @@ impl TrafficWatch {
     }
 
     fn of_share(&self, share: &WatchedShare, state: &ShareState) -> f64 {
-        if share.factors.is_none() {
+        if share.bet.is_none() {
             return 1.0;
         }
-        let wealth: f64 = state.wealth.iter().sum();
-        wealth / real(ALTERNATIVES.len() as u64) + unbegun(self.state.compared)
+        e_value(&state.wealth, self.state.compared)
     }
 
     /// The alarm as text; `None` without one.
@@ -189,7 +180,7 @@ impl TrafficWatch {
         let recent = self.recent.len() as u64;
         let (compared, accepted) = (self.state.compared, self.state.accepted);
         let pairs = self.shares.iter().zip(&self.state.shares);
-        let watched = pairs.filter(|(share, _)| share.factors.is_some());
+        let watched = pairs.filter(|(share, _)| share.bet.is_some());
         let shown = watched.map(|(share, state)| ShareInService {
             feature: share.feature,
             name: share.name.clone(),
@@ -232,17 +223,13 @@ impl WatchedShare {
             0 => 1.0,
             _ => upper_bound(within, labels, alpha),
         });
-        let against = |part: f64| {
-            let rate = limit + part * (1.0 - limit);
-            [(1.0 - rate) / (1.0 - limit), rate / limit]
-        };
         Self {
             feature: share.rule.feature(),
             name: share.rule.name(),
             calibrated: larger(&|(within, labels)| ratio(within, labels).unwrap_or(0.0)),
             limit,
             weight,
-            factors: (limit < LIMIT_MAX).then(|| ALTERNATIVES.map(against)),
+            bet: (limit < LIMIT_MAX).then(|| ShareBet::above(limit, WEALTH_MAX)),
             recent: 0,
         }
     }
