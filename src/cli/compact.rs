@@ -17,8 +17,8 @@ use matchpoint_gallery::{Access, Gallery};
 ///
 /// Removed items are never found, and the database overwrites them, but their vectors stay in the file of
 /// the index until it is rebuilt, which a server does once a third of them are gone. This does it
-/// now, and gives the room of removed items back. Needs room for a second copy of both files, and that
-/// no server serves the deployment.
+/// now, and gives the room of removed items back. Needs room in the deployment's folder for two more copies of the items, or one
+/// of the index if that is larger, and that no server serves the deployment.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   matchpoint compact shop

@@ -479,6 +479,41 @@ async fn while_the_disk_is_full_writes_are_refused_by_name_and_searches_answered
     check(&served.channel(), &mut writers, &golden).await;
 }
 
+#[test]
+fn a_deployment_is_compacted_beside_itself_and_not_where_temporary_files_are() {
+    let Some(small) = Disk::mount("1m") else {
+        return;
+    };
+    let root = TempDir::new().unwrap();
+    let at = |name: &str| root.path().join(name);
+    // More than the database keeps in memory before it writes a temporary file.
+    let (mut bytes, mut list) = (Vec::new(), String::from("id,label\n"));
+    let mut random = Random(5);
+    for row in 0..4_000 {
+        let vector = random.vector(512);
+        bytes.extend(512_u32.to_le_bytes());
+        bytes.extend(vector.into_iter().flat_map(f32::to_le_bytes));
+        list.push_str(&format!("{row},{row}\n"));
+    }
+    fs::write(at("vectors.fvecs"), bytes).unwrap();
+    fs::write(at("labels.csv"), list).unwrap();
+    let said = |arguments: &[&str], folder: &Path| {
+        let mut command = matchpoint(arguments);
+        let ended = command.env("TMPDIR", folder).output().unwrap();
+        let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+        (ended.status.success(), said)
+    };
+    let [vectors, labels, shop] = ["vectors.fvecs", "labels.csv", "shop"].map(at);
+    let [vectors, labels, shop] = [&vectors, &labels, &shop].map(|path| path.to_str().unwrap());
+    let build = ["build", shop, "--embeddings", vectors, "--labels", labels];
+    let build = [&build[..], &["--vectors-of", "x"]].concat();
+    for command in [&build[..], &["compact", shop]] {
+        let (succeeded, said) = said(command, small.0.path());
+        assert!(succeeded, "{}: {said}", command[0]);
+    }
+    assert_eq!(fs::read_dir(small.0.path()).unwrap().count(), 0);
+}
+
 /// Makes system calls of a running server at its items fail, until this is dropped.
 struct Failing(Child);
 

@@ -162,14 +162,25 @@ impl ItemStore {
         Ok(0 < count)
     }
 
-    /// Rewrites the file without the space of removed rows.
+    /// Rewrites the file without the space of removed rows. The database's own copy is made beside it.
     pub(super) fn compact(&mut self) -> Result<(), GalleryError> {
-        let compacted = self.connection.execute_batch("VACUUM").and_then(|()| {
+        // By default it is below TMPDIR, which is often small. A name that is not in UTF-8 cannot be set.
+        let folder = self.path.parent().and_then(Path::to_str);
+        let temporary = |folder: &str| {
+            self.connection
+                .pragma_update(None, "temp_store_directory", folder)
+        };
+        let compacted = folder.map_or(Ok(()), temporary).and_then(|()| {
+            self.connection.execute_batch("VACUUM")?;
             let mode = Some("TRUNCATE");
             self.connection
                 .pragma(None, "wal_checkpoint", mode, |_| Ok(()))
         });
-        compacted.map_err(|error| GalleryError::from_sqlite(&self.path, "compact", error))
+        // The setting is the whole process's.
+        let as_before = temporary("");
+        compacted
+            .and(as_before)
+            .map_err(|error| GalleryError::from_sqlite(&self.path, "compact", error))
     }
 
     /// The state that was read last.
