@@ -330,6 +330,7 @@ impl Exit {
             DeploymentError::Model(ModelError::Cuda { .. } | ModelError::TensorRt { .. }) => {
                 Self::NoDevice
             }
+            DeploymentError::Model(ModelError::Thread { .. }) => Self::Io,
             DeploymentError::Model(_) => Self::BadData,
             DeploymentError::Runtime(_) => Self::Configuration,
             DeploymentError::ModelFailed { .. } | DeploymentError::Broken { .. } => Self::Internal,
@@ -351,10 +352,8 @@ impl Exit {
             MonitorError::File(FileError::Damaged { .. })
             | MonitorError::Image(_)
             | MonitorError::Monitoring(_) => Self::BadData,
-            MonitorError::File(FileError::Io { .. }) => Self::Io,
-            MonitorError::File(FileError::Content { .. }) | MonitorError::Thread { .. } => {
-                Self::Internal
-            }
+            MonitorError::File(FileError::Io { .. }) | MonitorError::Thread { .. } => Self::Io,
+            MonitorError::File(FileError::Content { .. }) => Self::Internal,
             MonitorError::Gallery(error) => Self::of_gallery(error),
             MonitorError::Journal(error) => Self::of_journal(error),
         }

@@ -28,6 +28,7 @@ mod signal;
 mod standard_streams;
 mod status;
 mod switch;
+mod threads;
 mod verify;
 
 use std::process::ExitCode;
@@ -151,7 +152,43 @@ pub fn main() -> ExitCode {
     }
 }
 
+impl CliCommand {
+    /// The threads that it takes for each core, beside those that compute; none if it computes nothing here.
+    fn threads_of_core(&self) -> Option<usize> {
+        match self {
+            Self::Serve(_) | Self::Demo(_) => Some(1),
+            Self::Build(_)
+            | Self::Merge(_)
+            | Self::Calibrate(_)
+            | Self::Points(_)
+            | Self::Adapt(_)
+            | Self::Evaluate(_)
+            | Self::Inspect(_)
+            | Self::Model(_)
+            | Self::Embed(_)
+            | Self::Verify(_)
+            | Self::Compact(_)
+            | Self::Bench(_)
+            | Self::Snapshot(_)
+            | Self::Restore(_) => Some(0),
+            Self::Keys(_)
+            | Self::Search(_)
+            | Self::Status(_)
+            | Self::Health(_)
+            | Self::Audit(_)
+            | Self::Canaries(_)
+            | Self::Drift(_)
+            | Self::Switch(_)
+            | Self::Shadow(_)
+            | Self::Config(_)
+            | Self::Completions(_)
+            | Self::Man(_) => None,
+        }
+    }
+}
+
 fn run(command: CliCommand) -> anyhow::Result<Exit> {
+    command.threads_of_core().map_or(Ok(()), threads::start)?;
     match command {
         CliCommand::Demo(command) => command.run(),
         CliCommand::Build(command) => command.run(),

@@ -55,7 +55,7 @@ pub enum MonitorError {
         found: String,
     },
     /// The system cannot start more threads.
-    #[error("{reason}")]
+    #[error("cannot start a thread: {reason}")]
     Thread {
         /// What happened.
         reason: String,

@@ -245,7 +245,7 @@ const OWNED: &[(&str, &[&str])] = &[
     ("anstyle::", &["cli"]),
     ("clap_complete::", &["cli"]),
     ("clap_mangen::", &["cli"]),
-    ("rayon::", &["adapt", "analysis", "index", "gallery"]),
+    ("rayon::", &["adapt", "analysis", "index", "gallery", "cli"]),
     ("matrixmultiply::", &["kernels"]),
     ("memmap2::", &["kernels"]),
     ("rustix::", &["deployment", "server"]),

@@ -663,6 +663,73 @@ fn with_too_few_descriptors_the_start_says_so_and_with_enough_it_serves() {
     assert_eq!(began, BTreeSet::from([48, 64]));
 }
 
+/// The program as another user, who may have so many threads. Nobody else's count, and root's have no limit.
+fn with_threads(limit: usize) -> Command {
+    let mut limited = Command::new("setpriv");
+    limited.args(["--reuid=65532", "--regid=65532", "--clear-groups"]);
+    limited.args(["prlimit", &format!("--nproc={limit}")]);
+    limited.arg(matchpoint(&[]).get_program());
+    limited
+}
+
+#[test]
+fn with_too_few_threads_a_command_says_so_and_with_fewer_than_cores_it_works() {
+    let version = with_threads(1).arg("--version").output();
+    if !version.is_ok_and(|ended| ended.status.success()) {
+        eprintln!("skipped: needs root, and a program that other users may run");
+        return;
+    }
+    let root = TempDir::new().unwrap();
+    let at = |name: &str| root.path().join(name).to_str().unwrap().to_owned();
+    copy_folder(shop(), &root.path().join("shop"));
+    let list = "id,label\n0,a\n1,b\n";
+    fs::write(at("labels.csv"), list).unwrap();
+    let vectors = [vector(0, 0), vector(1, 0)].map(|vector| {
+        let components = u32::try_from(COMPONENTS).unwrap().to_le_bytes();
+        let values = vector.into_iter().flat_map(f32::to_le_bytes);
+        components.into_iter().chain(values).collect::<Vec<u8>>()
+    });
+    fs::write(at("vectors.fvecs"), vectors.concat()).unwrap();
+    let cores = std::thread::available_parallelism().unwrap().get();
+    let (mut worked, mut asked_for_more) = (BTreeSet::new(), BTreeSet::new());
+    // Itself, 16 of its own, and one for each core to compute with.
+    for limit in [1, 2, 8, 17, 18, 17 + cores, 24 + cores] {
+        let out = format!("out-{limit}");
+        fs::create_dir(at(&out)).unwrap();
+        let mut own = Command::new("chown");
+        let owned = own.args(["-R", "65532", root.path().to_str().unwrap()]);
+        assert!(owned.status().unwrap().success());
+        let build = format!(
+            "build {out}/new --embeddings vectors.fvecs --labels labels.csv --vectors-of x"
+        );
+        for command in [
+            build,
+            "compact shop --graph-from-items 100".to_owned(),
+            "inspect shop".to_owned(),
+            "calibrate shop --gallery-as-queries --target-far 0.2".to_owned(),
+            format!("snapshot shop {out}/archive --with-index"),
+            format!("restore {out}/archive {out}/restored"),
+        ] {
+            let mut limited = with_threads(limit);
+            limited.args(command.split(' ')).current_dir(root.path());
+            let ended = limited.env("TMPDIR", root.path()).output().unwrap();
+            let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+            if ended.status.success() {
+                worked.insert(limit);
+                continue;
+            }
+            assert_eq!(ended.status.code(), Some(74), "{limit}, {command}: {said}");
+            assert!(
+                said.contains("ulimit -u") && !said.contains("panicked"),
+                "{command}: {said}"
+            );
+            asked_for_more.insert(limit);
+        }
+    }
+    assert_eq!(asked_for_more, BTreeSet::from([1, 2, 8, 17]));
+    assert_eq!(worked, BTreeSet::from([18, 17 + cores, 24 + cores]));
+}
+
 /// Memory that is resident, in MiB, and how many files are open.
 fn size_of(served: &Served) -> (u64, usize) {
     let process = PathBuf::from(format!("/proc/{}", served.child.id()));
