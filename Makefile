@@ -10,7 +10,7 @@ TESTED := --bins --tests
 # CMake and NASM, where the machine has none.
 export PATH := $(CURDIR)/.cache/build-tools/bin:$(PATH)
 
-.PHONY: help docs protocol demo test test-rest test-tools test-documents test-doc test-python test-wheel test-image test-calibration-python test-typescript test-long test-rust test-prometheus test-proxies test-object-stores test-console test-slurm lint tools runtime bench build wheel sbom clean compare-pillow
+.PHONY: help docs protocol demo test test-rest test-tools test-documents test-doc test-python test-wheel test-image test-calibration-python test-typescript test-long test-rust test-prometheus test-proxies test-object-stores test-console test-slurm test-network test-go lint tools runtime bench build wheel sbom clean compare-pillow
 
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -83,6 +83,12 @@ test-proxies: runtime ## nginx and Envoy before a real server (needs `nginx`)
 	@"$$(scripts/venv.sh proxies scripts/proxies-requirements.txt)"/bin/python scripts/test_proxies.py \
 		--program target/debug/matchpoint
 
+test-network: runtime ## Three replicas on hosts of their own, one of which is cut off (needs `iproute2`, root)
+	@echo "== replicas on a network"
+	@cargo build --locked --quiet $(TESTED)
+	@"$$(scripts/venv.sh network scripts/network-requirements.txt)"/bin/python scripts/test_network.py \
+		--program target/debug/matchpoint
+
 test-slurm: runtime ## A build on a real Slurm cluster, while tasks and a node are killed (needs `slurm-wlm`, `munge`, root)
 	@echo "== Slurm"
 	@cargo build --locked --quiet $(TESTED)
@@ -103,6 +109,11 @@ test-typescript: runtime ## The client for TypeScript, generated, compiled and r
 	@echo "== TypeScript client"
 	@cargo build --locked --quiet $(TESTED)
 	@python3 scripts/test_typescript.py --program target/debug/matchpoint
+
+test-go: runtime ## The first program in Go, generated, compiled and run against a server (needs Debian's Go and gRPC)
+	@echo "== Go client"
+	@cargo build --locked --quiet $(TESTED)
+	@python3 scripts/test_go.py --program target/debug/matchpoint
 
 test-console: runtime ## The console in a real Chromium: each page, keyboard, axe-core, a phone (needs `chromium`, `npm`)
 	@echo "== console"

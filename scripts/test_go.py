@@ -1,0 +1,147 @@
+#!/usr/bin/env python3
+"""Tests clients/go: generates its messages, compiles its first program, and runs that against a real server.
+
+    test_go.py --program target/debug/matchpoint
+
+The server is encrypted and asks for a key, as one that others reach. Takes Go and its libraries from
+Debian, so that no module proxy is needed, and is skipped without them: apt-get install golang-go
+protobuf-compiler protoc-gen-go protoc-gen-go-grpc golang-google-grpc-dev golang-google-protobuf-dev
+openssl. Ends with exit code 1 and says what was not so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PHOTOS = ROOT / "examples/photos"
+MODEL = ROOT / "models/efficientnet-lite0"
+ENROLLED = PHOTOS / "images/gc_fishes_fish14/g0_ref.jpg"
+LIBRARIES = Path("/usr/share/gocode")
+NEEDED = ("go", "protoc", "protoc-gen-go", "protoc-gen-go-grpc", "openssl")
+# Debian's gRPC is older than what its generator writes, and would encode messages by the library before.
+CODEC = """package main
+
+import (
+	"google.golang.org/grpc/encoding"
+	"google.golang.org/protobuf/proto"
+)
+
+type codec struct{}
+
+func (codec) Marshal(message interface{}) ([]byte, error) { return proto.Marshal(message.(proto.Message)) }
+func (codec) Unmarshal(bytes []byte, message interface{}) error {
+	return proto.Unmarshal(bytes, message.(proto.Message))
+}
+func (codec) Name() string { return "proto" }
+
+func init() { encoding.RegisterCodec(codec{}) }
+"""
+
+wrong: list[str] = []
+
+
+def check(held: bool, what: str) -> None:
+    print(f"   {'ok  ' if held else 'NOT '} {what}", flush=True)
+    if not held:
+        wrong.append(what)
+
+
+def run(*command: object, **options: object) -> str:
+    words = [str(word) for word in command]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, **options)  # type: ignore[call-overload]
+    if done.returncode != 0:
+        sys.exit(f"{' '.join(words[:4])} failed:\n{done.stdout}{done.stderr}")
+    return str(done.stdout)
+
+
+def compile_search(folder: Path) -> Path:
+    sources, made = folder / "src", folder / "search"
+    shutil.copytree(ROOT / "clients/go/search", sources / "search")
+    (sources / "search/codec.go").write_text(CODEC, encoding="utf-8")
+    # Where Debian has what other machines have at cloud.google.com/go/longrunning.
+    operations = "google/longrunning/operations.proto=google.golang.org/genproto/googleapis/longrunning"
+    mapped = [f"--go_opt=M{operations}", f"--go-grpc_opt=M{operations}"]
+    protos = sorted((ROOT / "proto/matchpoint/v1").glob("*.proto"))
+    to = [f"--go_out={sources}", f"--go-grpc_out={sources}"]
+    run("protoc", f"-I{ROOT / 'proto'}", *to, *mapped, *protos)
+    old = {"GO111MODULE": "off", "GOPATH": f"{folder}:{LIBRARIES}", "GOCACHE": str(folder / "cache")}
+    environment = {**os.environ, **old}
+    run("go", "vet", "search", env=environment)
+    run("go", "build", "-o", made, "search", env=environment)
+    return made
+
+
+def check_searches(search: Path, environment: dict[str, str], key: str, folder: Path) -> None:
+    def ask(path: Path, **more: str) -> tuple[int, str]:
+        done = subprocess.run([search, path], env={**environment, **more}, capture_output=True, text=True)
+        return done.returncode, done.stdout + done.stderr
+
+    mine = {"MATCHPOINT_API_KEY": key}
+    code, said = ask(ENROLLED, **mine)
+    accepted = "ACCEPT gc_fishes_fish14" in said and "1.0000 gc_fishes_fish14" in said
+    check(code == 0 and accepted, f"an enrolled picture is accepted under its label: {said.strip()[-120:]}")
+    none = folder / "none.jpg"
+    none.write_bytes(b"no picture")
+    code, said = ask(none, **mine)
+    check(code == 1 and "IMAGE_" in said, f"what is no picture is refused, and why: {said.strip()[-120:]}")
+    code, said = ask(ENROLLED, MATCHPOINT_API_KEY="mp_nobody")
+    check(code == 1 and "Unauthenticated" in said, f"another key is refused: {said.strip()[-120:]}")
+    code, said = ask(ENROLLED, **mine, MATCHPOINT_SERVER="http://192.0.2.1:1")
+    check(code == 1 and "unencrypted" in said, f"a key is not sent unencrypted: {said.strip()[-120:]}")
+
+
+def main() -> int:
+    keep_lines = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=keep_lines)
+    parser.add_argument("--program", type=Path, required=True)
+    program = parser.parse_args().program.resolve()
+    missing = [name for name in NEEDED if not shutil.which(name)]
+    if not (LIBRARIES / "src/google.golang.org/grpc").is_dir():
+        missing.append("golang-google-grpc-dev")
+    if missing:
+        print(f"skipped: {', '.join(missing)} missing; `test_go.py --help` has the packages of Debian")
+        return 0
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        search = compile_search(folder)
+        shop, keys = folder / "shop", folder / "keys.json"
+        run(program, "build", shop, "--images", PHOTOS / "gallery.csv", "--model", MODEL)
+        target = ["--target-far", 0.1, "--confidence", 0.9]
+        run(program, "calibrate", shop, "--queries", PHOTOS / "calibrate.csv", *target)
+        pem, private = folder / "server.pem", folder / "server.key"
+        kind = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", 2]
+        named = ["-subj", "/CN=matchpoint", "-addext", "subjectAltName=DNS:localhost"]
+        run("openssl", "req", "-x509", *kind, *named, "-keyout", private, "-out", pem)
+        made = run(program, "keys", "new", "go", "--scopes", "search", "--keys-file", keys)
+        flags = ["--tls-certificate", pem, "--tls-key", private, "--keys-file", keys, "--log-format", "json"]
+        addresses = ["--listen", "127.0.0.1:0", "--metrics-listen", "off"]
+        command = [str(word) for word in (program, "serve", "--deployments", shop, *addresses, *flags)]
+        server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        try:
+            assert server.stderr is not None
+            address = ""
+            for line in server.stderr:
+                said = json.loads(line)
+                address = said.get("address", address) if said.get("message") == "listening" else address
+                if said.get("message") == "ready":
+                    break
+            there = {"MATCHPOINT_SERVER": f"https://localhost:{address.rpartition(':')[2]}"}
+            asked = {**os.environ, **there, "MATCHPOINT_SERVER_CA": str(pem)}
+            check_searches(search, asked, made.splitlines()[0], folder)
+        finally:
+            server.terminate()
+            server.wait()
+    print("\n".join(wrong) or "Go: generated, compiled, and the first program was answered")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
