@@ -1,7 +1,7 @@
 //! The log of decisions: bounded, on the disk, with what people say about them.
 //!
 //! A search puts its decision into a queue, and into a file that outlives the process, and continues. One
-//! thread writes what is queued in one transaction, five times a second or a thousand at once, together
+//! thread writes what is queued in one transaction, twice a second or a thousand at once, together
 //! with the totals: so totals and rows always agree, also after a crash. What cannot be recorded is counted
 //! as lost, and no search fails because of it.
 

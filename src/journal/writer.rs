@@ -20,7 +20,7 @@ use crate::journal::waiting::WaitingFiles;
 pub(super) const QUEUE_LEN_MAX: usize = 8192;
 /// Decisions of one transaction, and how long the first of them waits for others.
 const BATCH_LEN: usize = 1000;
-const BATCH_WAIT: Duration = Duration::from_millis(200);
+const BATCH_WAIT: Duration = Duration::from_millis(500);
 /// How long to wait after a failure before writing is tried again.
 const RETRY_WAIT: Duration = Duration::from_secs(1);
 /// How often the age of rows is checked.

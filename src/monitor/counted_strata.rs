@@ -4,7 +4,7 @@ use super::error::MonitorError;
 use crate::journal::read::{DecisionSelection, JournalReader};
 use matchpoint_calibration::monitoring::audit::CountedDecisions;
 
-/// Decisions younger than this are counted again each time, because the journal writes five times a second and
+/// Decisions younger than this are counted again each time, because the journal writes twice a second and
 /// the id of a decision has its time.
 const UNSETTLED_MS: u64 = 60_000;
 

@@ -16,7 +16,7 @@ use matchpoint_calibration::review::ReviewBand;
 
 /// Within the deployment's folder.
 const FILE: &str = "reviews.json";
-/// Decisions younger than this are counted again each time: the journal writes five times a second, and a
+/// Decisions younger than this are counted again each time: the journal writes twice a second, and a
 /// decision is as old as its id.
 const UNSETTLED_MS: u64 = 60_000;
 /// How often the evidence is written. What a crash takes is counted again.

@@ -31,7 +31,7 @@ const TICK: Duration = Duration::from_millis(250);
 /// After a failure, the traffic is counted again after this time.
 const FIT_AGAIN: Duration = Duration::from_secs(60);
 /// Evaluations use at most one part in this many of one core's time.
-const EVALUATION_SHARE: u32 = 50;
+const EVALUATION_SHARE: u32 = 200;
 
 /// The state of the thread.
 pub(super) struct Watcher {
