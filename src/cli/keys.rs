@@ -234,15 +234,24 @@ fn row(key: &KeyRecord) -> String {
         deployments.unwrap_or_else(|| "all deployments".to_owned()),
         key.created.clone(),
     ];
-    let verb = if key.is_expired() {
-        "EXPIRED"
-    } else {
-        "expires"
-    };
-    parts.extend(key.expires.as_ref().map(|end| format!("{verb} {end}")));
+    parts.extend(key.expires.as_ref().map(|end| match key.expires_in() {
+        Some(left) => format!("expires {end}, in {}", in_days(left)),
+        None => format!("EXPIRED {end}"),
+    }));
     let calls = key.calls_per_second;
     parts.extend(calls.map(|calls| format!("{calls} calls a second")));
     let certificate = key.certificate.as_ref();
     parts.extend(certificate.map(|name| format!("certificate {name}")));
     parts.join("  ")
+}
+
+/// A time that is left, in whole days, or in hours on the last one.
+fn in_days(left: Duration) -> String {
+    let hours = left.as_secs() / 3600;
+    match (hours / 24, hours) {
+        (0, 1) => "1 hour".to_owned(),
+        (0, hours) => format!("{hours} hours"),
+        (1, _) => "1 day".to_owned(),
+        (days, _) => format!("{days} days"),
+    }
 }

@@ -1,5 +1,6 @@
 //! The callers that are known at present, and what each may do.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
@@ -137,6 +138,15 @@ impl fmt::Display for Identity {
     }
 }
 
+/// When nobody of a name is known any more, unless another key is made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CallerEnd {
+    /// The name, of one key or of several.
+    pub name: String,
+    /// When the last of them expires, in milliseconds since 1970-01-01 UTC.
+    pub expires_ms: u64,
+}
+
 /// The callers of a file.
 #[derive(Debug)]
 pub(super) struct Callers(Vec<Arc<KnownCaller>>);
@@ -164,6 +174,22 @@ impl Callers {
         Ok(Self(known.collect()))
     }
 
+    /// The names whose keys all expire, in order.
+    pub(super) fn ends(&self) -> Vec<CallerEnd> {
+        let mut ends: BTreeMap<&str, Option<u64>> = BTreeMap::new();
+        for known in &self.0 {
+            let end = known.record.expires_ms();
+            let last = ends.entry(&known.record.name).or_insert(end);
+            // One that never expires stands for the rest.
+            *last = last.zip(end).map(|(one, other)| one.max(other));
+        }
+        let ends = ends.into_iter().filter_map(|(name, end)| {
+            let name = name.to_owned();
+            end.map(|expires_ms| CallerEnd { name, expires_ms })
+        });
+        ends.collect()
+    }
+
     /// The caller with this key. All keys are compared, so that the time reveals nothing.
     pub(super) fn with_key(&self, key: &[u8]) -> Option<Arc<KnownCaller>> {
         let digest = KeyDigest::of(key);
@@ -188,7 +214,7 @@ impl Callers {
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, SystemTime};
+    use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
     use super::super::keys_file::tests::a_caller;
     use super::super::keys_file::{KeysFile, NewCaller, Presents};
@@ -227,6 +253,35 @@ mod tests {
         assert!(till.is_revoked() && !robot.is_revoked());
         let nobody = Identity::default();
         assert!(!nobody.may(Scope::Search) && !nobody.may_use("shop") && !nobody.may_use_all());
+    }
+
+    #[test]
+    fn a_name_ends_with_the_last_of_its_keys_and_never_with_one_that_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("keys.json");
+        let mut file = KeysFile::change(&path).unwrap();
+        let day = Duration::from_secs(24 * 3600);
+        let begun = SystemTime::now();
+        for (name, days) in [
+            ("rolled", Some(3)),
+            ("rolled", Some(90)),
+            ("rolled", Some(1)),
+            ("stays", None),
+            ("stays", Some(1)),
+        ] {
+            let expires = days.map(|days| begun + day * days);
+            let caller = NewCaller {
+                expires,
+                ..a_caller(name)
+            };
+            file.add(caller).unwrap();
+        }
+        let ends = Callers::read(&path, None).unwrap().ends();
+        let names: Vec<&str> = ends.iter().map(|end| end.name.as_str()).collect();
+        assert_eq!(names, ["rolled"]);
+        let end = UNIX_EPOCH + Duration::from_millis(ends[0].expires_ms);
+        let days = end.duration_since(begun).unwrap().as_secs_f64() / day.as_secs_f64();
+        assert!((89.9..=90.0).contains(&days), "{days}");
     }
 
     #[test]

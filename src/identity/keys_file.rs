@@ -5,7 +5,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, chown};
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
@@ -66,6 +66,13 @@ impl KeyRecord {
     #[must_use]
     pub fn is_expired(&self) -> bool {
         self.expires_ms().is_some_and(|end| end <= now_ms())
+    }
+
+    /// How long it is taken yet; `None` if it is past its time, or has none.
+    #[must_use]
+    pub fn expires_in(&self) -> Option<Duration> {
+        let left_ms = self.expires_ms()?.checked_sub(now_ms())?;
+        Some(Duration::from_millis(left_ms))
     }
 }
 

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use call_rate::TooManyCalls;
-pub use callers::{Identity, KnownCaller};
+pub use callers::{CallerEnd, Identity, KnownCaller};
 pub use error::IdentityError;
 pub use key::{KEY_PREFIX, is_key};
 pub use keys_file::{KeyRecord, KeysFile, NewCaller, Presents};
@@ -92,6 +92,15 @@ impl CallerAccess {
             .spawn(look)
             .map_err(IdentityError::Thread)?;
         Ok(Self(files))
+    }
+
+    /// The names of the file of keys whose keys all expire, each with when its last one does.
+    #[must_use]
+    pub fn ends(&self) -> Vec<CallerEnd> {
+        let callers = self.0.callers.as_ref();
+        callers
+            .map(|callers| callers.now().ends())
+            .unwrap_or_default()
     }
 
     /// Accepts TLS on a new connection, with the present certificates; `None` if there are none.

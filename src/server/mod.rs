@@ -42,6 +42,7 @@ use crate::deployment::{Deployment, DeploymentError, JudgedScore, Models, OpenOp
 use crate::identity::CallerAccess;
 use crate::telemetry;
 use access::gate::{Gate, may};
+use access::key_ends::KeyEnds;
 use connections::of_console;
 use deployment_paths::{ToServe, all_deployments, real};
 use matchpoint_client::proto;
@@ -265,6 +266,7 @@ pub async fn serve(
     let routes = routes(&registry, config)?.add_service(HealthServer::new(health.clone()));
     let gated = Gate::new(access.clone()).layer(routes.prepare());
     let stack = RequestIds(registry.clone()).layer(gated);
+    let key_ends = KeyEnds::new(access.clone());
     let answering = Answering {
         pages: pages(&listeners, &stack, &access, &config.engine),
         stack,
@@ -299,7 +301,7 @@ pub async fn serve(
             registry.ready(Arc::clone(&loaded));
             services::shadow::open_all(&loaded, config.monitoring.shadow_share);
             drop(loaded);
-            tokio::spawn(publish_gauges(registry.watch(), health.clone()));
+            tokio::spawn(publish_gauges(registry.watch(), health.clone(), key_ends));
             tokio::spawn(replay_canaries(registry.watch(), config.canaries_every));
             health.serve(true);
             open.send(()).unwrap_or_default();
@@ -346,7 +348,11 @@ fn pages<S: Stack + Sync>(
 }
 
 /// Updates gauges that change without calls, as long as the deployments are served.
-async fn publish_gauges(loaded: impl Fn() -> Option<Arc<ServedState>>, health: HealthHandler) {
+async fn publish_gauges(
+    loaded: impl Fn() -> Option<Arc<ServedState>>,
+    health: HealthHandler,
+    mut key_ends: KeyEnds,
+) {
     let (mut was_whole, mut was_worn_out) = (true, false);
     let mut tick = tokio::time::interval(GAUGE_INTERVAL);
     loop {
@@ -357,6 +363,7 @@ async fn publish_gauges(loaded: impl Fn() -> Option<Arc<ServedState>>, health: H
         for deployment in loaded.deployments.values() {
             deployment.publish_gauges();
         }
+        key_ends.publish();
         // A damaged deployment makes the server unhealthy until another one replaces it.
         let mut deployments = loaded.deployments.values();
         let is_worn_out = deployments.any(|one| one.is_worn_out());

@@ -55,6 +55,8 @@ table! {
         "Calls that were refused or given up because a limit on what clients share was reached, by the setting that raises it.";
     gauge DEPLOYMENT_UNOPENED = "matchpoint_deployment_unopened":
         "1 for a deployment that could not be opened at the start, and is not served. No series for others.";
+    gauge(Seconds) KEY_EXPIRES = "matchpoint_key_expires_timestamp_seconds":
+        "When the last key of a name expires, in seconds since 1970. No series for names with a key that never does; NaN once a name has no key that does.";
     gauge QUEUE_LENGTH = "matchpoint_queue_length":
         "Requests that wait for a worker of the model, by its precision; sampled twice a second.";
     counter QUEUE_REJECTED = "matchpoint_queue_rejected_total":

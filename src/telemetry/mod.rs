@@ -6,6 +6,7 @@
 mod audit;
 mod endpoint;
 mod escape;
+mod keys;
 mod logs;
 mod metric;
 mod openmetrics;
@@ -27,6 +28,7 @@ pub use audit::{
     traffic_share,
 };
 pub use escape::{escaped, escaped_json, escaped_lines};
+pub use keys::key_expires;
 pub use logs::{CHANGES, install_logs};
 use metrics::{counter, gauge, histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};

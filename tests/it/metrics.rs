@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::common::{Served, copy_folder, copy_of_sample, photos, run, text};
 use matchpoint::journal::read::JournalReader;
@@ -218,6 +218,45 @@ async fn a_search_that_its_caller_leaves_out_of_the_records_is_counted_as_one() 
         counts.iter().all(|count| (count - 1.0).abs() < 1e-9),
         "{counts:?}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn when_the_last_key_of_a_name_ends_is_shown_until_there_is_another() {
+    let (folder, deployment) = copy_of_sample();
+    let keys = folder.path().join("keys.json").display().to_string();
+    let make = |name: &str, more: &[&str]| {
+        let new = [
+            "keys",
+            "new",
+            name,
+            "--scopes",
+            "search",
+            "--keys-file",
+            &keys,
+        ];
+        let made = run(&[&new[..], more].concat());
+        assert!(made.status.success(), "{}", text(&made.stderr));
+    };
+    make("stays", &[]);
+    make("till", &["--expires", "36h"]);
+    let listed = run(&["keys", "list", "--keys-file", &keys]);
+    let listed = text(&listed.stdout);
+    assert!(listed.contains("in 1 day"), "{listed}");
+    let served = Watched::start(&deployment, &[("MATCHPOINT_KEYS_FILE", &keys)]).await;
+    let ends = |found: &BTreeMap<String, f64>, name: &str| {
+        sum(
+            found,
+            "matchpoint_key_expires_timestamp_seconds",
+            &[("key", name)],
+        )
+    };
+    let found = served.scraped(|found| ends(found, "till").is_some());
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let hours = (ends(&found, "till").unwrap() - now.as_secs_f64()) / 3600.0;
+    assert!((35.9..=36.0).contains(&hours), "{hours}");
+    assert_eq!(ends(&found, "stays"), None);
+    make("till", &[]);
+    served.scraped(|found| ends(found, "till").is_some_and(f64::is_nan));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,4 +3,5 @@
 pub(super) mod changes;
 pub(super) mod denied;
 pub(super) mod gate;
+pub(super) mod key_ends;
 mod rules;

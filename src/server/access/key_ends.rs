@@ -1,0 +1,103 @@
+//! Says in time that a caller's last key is about to expire: by a gauge, and by a line of the log each day.
+
+use std::collections::BTreeSet;
+
+use crate::clock::now_ms;
+use crate::identity::{CallerAccess, CallerEnd};
+use crate::telemetry;
+
+const DAY_MS: u64 = 24 * 3600 * 1000;
+/// Time enough to make another key and to bring it to whoever uses it.
+const WARN_DAYS: u64 = 14;
+
+/// What was said of the ends of keys.
+pub(in crate::server) struct KeyEnds {
+    access: CallerAccess,
+    /// Names that have a series.
+    shown: BTreeSet<String>,
+    /// When the log has said so; a day later it does again.
+    said_ms: Option<u64>,
+}
+
+impl KeyEnds {
+    pub(in crate::server) fn new(access: CallerAccess) -> Self {
+        Self {
+            access,
+            shown: BTreeSet::new(),
+            said_ms: None,
+        }
+    }
+
+    /// Updates the gauges, and warns if it is time to.
+    pub(in crate::server) fn publish(&mut self) {
+        let ends = self.access.ends();
+        for end in &ends {
+            telemetry::key_expires(&end.name, Some(end.expires_ms));
+        }
+        let names: BTreeSet<String> = ends.iter().map(|end| end.name.clone()).collect();
+        for gone in self.shown.difference(&names) {
+            telemetry::key_expires(gone, None);
+        }
+        self.shown = names;
+        let now_ms = now_ms();
+        for (end, days) in self.due(&ends, now_ms) {
+            tracing::warn!(
+                key = end.name,
+                days,
+                "the last key of this name expires in so many days: make another (matchpoint keys new), and bring it to who uses it"
+            );
+        }
+    }
+
+    /// Those to warn of now, each with the whole days that are left: once a day.
+    fn due<'a>(&mut self, ends: &'a [CallerEnd], now_ms: u64) -> Vec<(&'a CallerEnd, u64)> {
+        // A clock that was put back does not silence it.
+        let is_early = |said: u64| now_ms.abs_diff(said) < DAY_MS;
+        if self.said_ms.is_some_and(is_early) {
+            return Vec::new();
+        }
+        let left = |end: &'a CallerEnd| {
+            let left_ms = end.expires_ms.checked_sub(now_ms)?;
+            (left_ms <= WARN_DAYS * DAY_MS).then_some((end, left_ms / DAY_MS))
+        };
+        let due: Vec<_> = ends.iter().filter_map(left).collect();
+        if !due.is_empty() {
+            self.said_ms = Some(now_ms);
+        }
+        due
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::AccessConfig;
+
+    #[test]
+    fn the_log_warns_once_a_day_of_keys_that_end_within_two_weeks() {
+        let access = CallerAccess::open(&AccessConfig::default()).unwrap();
+        let mut said = KeyEnds::new(access);
+        let begun = 1_800_000_000_000;
+        let of = |name: &str, expires_ms| CallerEnd {
+            name: name.to_owned(),
+            expires_ms,
+        };
+        let ends = [
+            of("over", begun - 1),
+            of("soon", begun + 3 * DAY_MS + 5),
+            of("later", begun + 15 * DAY_MS),
+        ];
+        let mut named = |now_ms| -> Vec<(String, u64)> {
+            let due = said.due(&ends, now_ms);
+            due.into_iter()
+                .map(|(end, days)| (end.name.clone(), days))
+                .collect()
+        };
+        assert_eq!(named(begun), [("soon".to_owned(), 3)]);
+        assert!(named(begun + DAY_MS - 1).is_empty());
+        let both = [("soon".to_owned(), 2), ("later".to_owned(), 14)];
+        assert_eq!(named(begun + DAY_MS), both);
+        // The clock is put back by a week.
+        assert_eq!(named(begun - 6 * DAY_MS).len(), 2);
+    }
+}
