@@ -173,6 +173,10 @@ impl Console {
         }
         let (visitor, cookie) = Visitor::of(&self.state, &head.headers, &visit)?;
         let signing_in = head.uri.path() == frame::SIGN_IN;
+        // Before a form of somebody unknown is read.
+        if visitor.is_none() && !signing_in {
+            return Ok(Redirect::to(frame::SIGN_IN).into_response());
+        }
         if posts {
             visitor::check_origin(&head.headers)?;
             let form = PostedForm::read(&head, body).await?;
@@ -182,12 +186,8 @@ impl Console {
             }
             head.extensions.insert(Arc::new(form));
         }
-        match visitor {
-            Some(visitor) => {
-                head.extensions.insert(visitor);
-            }
-            None if !signing_in => return Ok(Redirect::to(frame::SIGN_IN).into_response()),
-            None => {}
+        if let Some(visitor) = visitor {
+            head.extensions.insert(visitor);
         }
         head.extensions.insert(visit);
         head.extensions.insert(Arc::clone(&self.state));

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use axum::body::{Body, Bytes};
-use axum::extract::{Extension, FromRequest, Multipart};
+use axum::extract::{DefaultBodyLimit, Extension, FromRequest, Multipart};
 use axum::http::{Request, StatusCode, request};
 
 use super::problem::Problem;
@@ -49,9 +49,8 @@ impl PostedForm {
         };
         let mut request = Request::new(Body::from(body));
         *request.headers_mut() = head.headers.clone();
-        request
-            .extensions_mut()
-            .insert(axum::extract::DefaultBodyLimit::disable());
+        // Its own limit is 2 MB, less than one picture of a phone.
+        DefaultBodyLimit::disable().apply(&mut request);
         let form = Multipart::from_request(request, &()).await;
         let mut form = form.map_err(|error| unreadable(error.body_text()))?;
         let mut read = Self::default();
@@ -121,5 +120,35 @@ impl PostedForm {
         }
         let text = std::str::from_utf8(bytes).map_err(|_not_text| problem("is no text"))?;
         Ok(text.trim().to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::header;
+
+    use super::*;
+
+    /// Reads a form of files of these bytes, all of one folder.
+    async fn read(files: usize, bytes: usize) -> Result<PostedForm, Problem> {
+        let part =
+            b"--X\r\nContent-Disposition: form-data; name=\"folder\"; filename=\"f/a/1\"\r\n\r\n";
+        let one = [&part[..], &vec![b'x'; bytes], b"\r\n"].concat();
+        let body = [one.repeat(files), b"--X--\r\n".to_vec()].concat();
+        let request = Request::post("/")
+            .header(header::CONTENT_TYPE, "multipart/form-data; boundary=X")
+            .body(())
+            .unwrap();
+        PostedForm::read(&request.into_parts().0, body.into()).await
+    }
+
+    #[tokio::test]
+    async fn a_form_may_have_as_many_bytes_as_a_request_and_not_as_many_files() {
+        let form = read(3, 5 << 20).await.ok().unwrap();
+        assert_eq!(form.folder().len(), 3);
+        assert!(form.folder().iter().all(|file| file.bytes.len() == 5 << 20));
+        assert!(read(FILES_MAX, 0).await.is_ok());
+        let problem = read(FILES_MAX + 1, 0).await.err().unwrap();
+        assert_eq!(problem.status(), StatusCode::BAD_REQUEST);
     }
 }
