@@ -10,7 +10,7 @@ TESTED := --bins --tests
 # CMake and NASM, where the machine has none.
 export PATH := $(CURDIR)/.cache/build-tools/bin:$(PATH)
 
-.PHONY: help docs protocol demo test test-rest test-tools test-documents test-doc test-python test-wheel test-image test-calibration-python test-typescript test-long test-rust test-prometheus test-proxies test-object-stores test-console test-slurm test-network test-go lint tools runtime bench build wheel sbom clean compare-pillow
+.PHONY: help docs protocol demo test test-rest test-tools test-documents test-doc test-python test-wheel test-image test-calibration-python test-typescript test-long test-rust test-prometheus test-proxies test-object-stores test-console test-slurm test-network test-go lint tools runtime bench build fuzz wheel sbom clean compare-pillow
 
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -66,6 +66,9 @@ test-image: runtime ## The container image, around the program that the tests ha
 	@echo "== image"
 	@cargo build --locked --quiet $(TESTED)
 	@scripts/test-image.sh --program target/debug/matchpoint
+
+fuzz: runtime ## Let coverage guide changes of inputs: TARGET=pictures SECONDS=60 (a C++ compiler; with clang C is guided too)
+	@scripts/fuzz.sh $(or $(TARGET),pictures) $(or $(SECONDS),60)
 
 test-long: runtime ## The tests that go on at random, for MINUTES=48: crashes, damage, fuzzing, hostile clients, a corpus
 	@echo "== build"

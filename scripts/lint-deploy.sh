@@ -69,7 +69,9 @@ check "Compose (schema)" check-jsonschema --builtin-schema vendor.compose-spec d
 check "Kubernetes (schema)" kubernetes-validate --strict --quiet "${manifests[@]}"
 check "licences and sources of crates (cargo-deny)" cargo-deny --locked check --hide-inclusion-graph licenses bans sources
 check "the same of the module for Python" cargo-deny --locked --manifest-path clients/calibration-python/Cargo.toml check --hide-inclusion-graph licenses bans sources
+check "the same of the fuzzer" cargo-deny --locked --manifest-path fuzz/Cargo.toml check --hide-inclusion-graph licenses bans sources
 check "third-party licences" python3 scripts/third_party.py licences --check
+check "bill of materials, against what cargo links" python3 scripts/third_party.py sbom --check
 check "dashboards (Grafana's types)" python3 scripts/make_dashboards.py --check
 check "names, defaults and versions" python3 scripts/check_deploy.py
 if command -v promtool >/dev/null; then

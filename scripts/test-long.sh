@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# What `make test` tries for a moment, at random from fixed seeds, for longer: MINUTES in all (48 unless given), and
-# what has to be fetched. Needs what the tests are built with; without root, strace or libfaketime (Debian:
-# strace, libfaketime) some are skipped, and say so. The output is in target/test-long.txt too.
+# What `make test` tries for a moment, at random from fixed seeds, for longer: MINUTES in all (48 unless given), a
+# quarter more for the soak, and what has to be fetched. Needs what the tests are built with; without root, strace or
+# libfaketime (Debian: strace, libfaketime, valgrind) some are skipped, and say so. The output is in
+# target/test-long.txt too.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -25,9 +26,20 @@ all() {
     part "switched under load" 50 matchpoint 1 crashes::switched_again
     part "disks, clocks, descriptors" 1 matchpoint 1 crashes::while crashes::a_clock crashes::with_too_few
     part "damaged files" 90 matchpoint 1 damage::
-    part "fuzzing" 10 matchpoint 2 fuzz::
+    part "fuzzing" 10 matchpoint 1 fuzz::
+    part "the time that a key takes" 2 matchpoint 1 identity::the_time_that_a_key_takes
     part "hostile clients" 4 matchpoint 1 hostile::
     part "a gallery's writer, killed" 30 matchpoint-gallery 1 again_and_again
+    if command -v valgrind >/dev/null; then
+        echo "== kernels under Valgrind"
+        tests=$(cargo test --locked --quiet -p matchpoint-vector --lib --no-run --message-format json |
+            sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | tail -1)
+        valgrind --quiet --error-exitcode=1 "$tests" --test-threads=1
+    else
+        echo "== skipped: kernels under Valgrind (valgrind is not installed)"
+    fi
+    echo "== soak"
+    scripts/soak.py --program "$program" --minutes $(((minutes + 3) / 4)) --rate 5
     echo "== Pillow's test pictures"
     scripts/test_corpus.py --program "$program"
     date --utc

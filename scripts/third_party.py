@@ -4,6 +4,7 @@
     third_party.py licences            write the THIRD-PARTY-LICENSES.txt of both
     third_party.py licences --check    say whether these files are current
     third_party.py sbom FILE           write a CycloneDX 1.6 bill of materials of the program as JSON
+    third_party.py sbom --check        say whether it has all that cargo links, as Cargo.lock has it
 
 All come from what cargo resolves for what is shipped (Linux, no tests), offline once the crates
 are fetched. Run `licences` after a change of Cargo.lock.
@@ -209,6 +210,34 @@ def sbom() -> dict:
     }
 
 
+def missing_from_sbom() -> list[str]:
+    """What cargo says that it links, and the bill has not, or not with the checksum of Cargo.lock.
+
+    The bill may have more: `cargo metadata` knows features of the whole workspace alone.
+    """
+    command = ["cargo", "tree", "--locked", "--package=matchpoint", "--features=object-stores"]
+    command += ["--edges=normal,no-proc-macro", f"--target={TARGET}", "--prefix=none", "--format={p}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        sys.exit(f"cargo tree failed:\n{done.stderr}")
+    linked = {tuple(line.split()[:2]) for line in done.stdout.splitlines() if line}
+    linked = {(name, version.removeprefix("v")) for name, version in linked}
+    bill = sbom()
+    components = [bill["metadata"]["component"], *bill["components"]]
+    crates = {
+        (one["name"], one["version"]): one
+        for one in components
+        if one.get("purl", "").startswith("pkg:cargo/")
+    }
+    wrong = [f"{name} {version} is not in it" for name, version in sorted(linked - crates.keys())]
+    for key, digest in checksums().items():
+        if key in crates and [one["content"] for one in crates[key].get("hashes", [])] != [digest]:
+            wrong.append(f"{key[0]} {key[1]} has another checksum than in Cargo.lock")
+    names = {one["name"] for one in components}
+    wrong += [f"{name} is not in it" for name in ["onnxruntime"] if name not in names]
+    return wrong
+
+
 def runtimes() -> list[dict]:
     """ONNX Runtime, which is loaded and not linked: the wheel that scripts/fetch-onnxruntime.sh pins."""
     text = (ROOT / "scripts/fetch-onnxruntime.sh").read_text(encoding="utf-8")
@@ -255,6 +284,10 @@ def main() -> int:
             for path in changed:
                 print(f"{path.relative_to(ROOT)} is not current: run scripts/third_party.py licences")
             return 1 if changed else 0
+        case ["sbom", "--check"]:
+            wrong = missing_from_sbom()
+            print("\n".join(f"bill of materials: {problem}" for problem in wrong), end="\n" if wrong else "")
+            return 1 if wrong else 0
         case ["sbom", file]:
             Path(file).write_text(json.dumps(sbom(), indent=2) + "\n", encoding="utf-8")
         case _:

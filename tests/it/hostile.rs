@@ -7,6 +7,7 @@
     reason = "a test fails by panicking, and says what it has tried"
 )]
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::pin::Pin;
@@ -19,11 +20,12 @@ use prost::Message;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tonic::transport::{Channel, Endpoint};
+use tonic_types::StatusExt;
 
 use crate::common::random::Random;
+use crate::common::raw::{begin, calls, framed, raw};
 use crate::common::{Served, copy_of_sample, patience, photos};
-use crate::identity::calls;
-use crate::limits::{begin, costly_png, framed, raw};
+use crate::limits::costly_png;
 
 const SEARCH: &str = "/matchpoint.v1.RetrievalService/Search";
 const LIST: &str = "/matchpoint.v1.GalleryService/ListItems";
@@ -49,6 +51,8 @@ const ATTACKS: [(&str, usize, Attacker); 9] = [
 /// How many calls were answered, and the times of all.
 struct Seen {
     answered: usize,
+    /// What the others were told, by code and reason.
+    refused: BTreeMap<String, usize>,
     milliseconds: Vec<f64>,
 }
 
@@ -74,6 +78,20 @@ fn photo_search(image: Bytes) -> SearchRequest {
     }
 }
 
+/// The honest client in a thread of its own, since it is the server that is to be measured, and not how this process
+/// shares its threads between it and the attackers.
+async fn apart(address: SocketAddr, longest: Duration) -> Seen {
+    let client = move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build();
+        runtime.unwrap().block_on(honest(address, longest))
+    };
+    let (done, seen) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || drop(done.send(client())));
+    seen.await.unwrap()
+}
+
 /// Searches at a fixed rate, from an address of its own.
 async fn honest(address: SocketAddr, longest: Duration) -> Seen {
     let photo = fs::read(photos().join("images/gc_fishes_fish3/q2_photometric.jpg")).unwrap();
@@ -93,20 +111,28 @@ async fn honest(address: SocketAddr, longest: Duration) -> Seen {
         let photo = photo.clone();
         calls.push(tokio::spawn(async move {
             let answer = client.search(photo_search(photo)).await;
-            (answer.is_ok(), due.elapsed().as_secs_f64() * 1e3)
+            let refused = answer.err().map(|status| {
+                let reason = status.get_details_error_info().map(|info| info.reason);
+                format!("{:?} {}", status.code(), reason.unwrap_or_default())
+            });
+            (refused, due.elapsed().as_secs_f64() * 1e3)
         }));
     }
-    let (mut answered, mut milliseconds) = (0, Vec::new());
+    let mut seen = Seen {
+        answered: 0,
+        refused: BTreeMap::new(),
+        milliseconds: Vec::new(),
+    };
     for call in calls {
-        let (is_ok, took) = call.await.unwrap();
-        answered += usize::from(is_ok);
-        milliseconds.push(took);
+        let (refused, took) = call.await.unwrap();
+        match refused {
+            Some(code) => *seen.refused.entry(code).or_default() += 1,
+            None => seen.answered += 1,
+        }
+        seen.milliseconds.push(took);
     }
-    milliseconds.sort_by(f64::total_cmp);
-    Seen {
-        answered,
-        milliseconds,
-    }
+    seen.milliseconds.sort_by(f64::total_cmp);
+    seen
 }
 
 async fn connected(address: SocketAddr) -> Channel {
@@ -251,22 +277,23 @@ async fn an_honest_client_is_answered_beside_each_kind_of_hostile_ones() {
     let address: SocketAddr = served.address.parse().unwrap();
     let longest = patience(Duration::from_secs(1));
     // Warm, before anything is measured.
-    honest(address, Duration::from_secs(1)).await;
+    apart(address, Duration::from_secs(1)).await;
     let (mut alone, mut table) = (None, Vec::new());
     for (name, count, attack) in ATTACKS {
         let attackers: Vec<_> = (0..count)
             .map(|number| tokio::spawn(attack(address, number)))
             .collect();
         tokio::time::sleep(Duration::from_millis(300)).await;
-        let seen = honest(address, longest).await;
+        let seen = apart(address, longest).await;
         attackers.iter().for_each(tokio::task::JoinHandle::abort);
         let p99 = seen.quantile(99);
         let times = p99 / *alone.get_or_insert(p99);
         println!(
-            "| {name} | {} | {:.1} % | {:.0} ms | {p99:.0} ms | {times:.1} |",
+            "| {name} | {} | {:.1} % | {:.0} ms | {p99:.0} ms | {times:.1} | {:?}",
             seen.milliseconds.len(),
             100.0 * seen.share(),
             seen.quantile(50),
+            seen.refused,
         );
         table.push((name, seen.share()));
         // What they left behind is not the next one's.

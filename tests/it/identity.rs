@@ -3,7 +3,8 @@
 #![expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,
-    reason = "a test fails by panicking"
+    clippy::print_stdout,
+    reason = "a test fails by panicking, and says what it has measured"
 )]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,7 +13,11 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use crate::common::{ROOT, Running, config, copy_of_sample, matchpoint, run, text};
+use crate::common::random::Random;
+use crate::common::raw::calls;
+use crate::common::{ROOT, Running, config, copy_of_sample, matchpoint, patience, run, text};
+use matchpoint::config::AccessConfig;
+use matchpoint::identity::{CallerAccess, KeysFile, NewCaller, Presents, Scope};
 use matchpoint::server;
 use matchpoint_client::Client;
 use matchpoint_client::proto::calibration_service_client::CalibrationServiceClient;
@@ -22,13 +27,13 @@ use matchpoint_client::proto::operating_point_service_client::OperatingPointServ
 use matchpoint_client::proto::retrieval_service_client::RetrievalServiceClient;
 use matchpoint_client::proto::server_service_client::ServerServiceClient;
 use matchpoint_client::proto::{
-    ActivateOperatingPointRequest, CalibrateRequest, CalibrationSettings, DESCRIPTORS,
-    DeleteItemRequest, GetServerInfoRequest, LabelledQuery, ListItemsRequest,
-    ListOperatingPointsRequest, SearchRequest, SearchStreamRequest, Vector, calibrate_request,
-    calibration_settings, search_request, search_stream_response,
+    ActivateOperatingPointRequest, CalibrateRequest, CalibrationSettings, DeleteItemRequest,
+    GetServerInfoRequest, LabelledQuery, ListItemsRequest, ListOperatingPointsRequest,
+    SearchRequest, SearchStreamRequest, Vector, calibrate_request, calibration_settings,
+    search_request, search_stream_response,
 };
 use prost::Message as _;
-use prost_types::FileDescriptorSet;
+use sha2::{Digest, Sha256};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_stream::StreamExt;
@@ -82,23 +87,6 @@ fn with_key<T>(message: T, key: &str) -> Request<T> {
 fn reason(status: &Status) -> String {
     let info = status.get_details_error_info();
     info.map(|info| info.reason).unwrap_or_default()
-}
-
-/// Every call of our services, by its path.
-pub(crate) fn calls() -> Vec<String> {
-    let mut calls = Vec::new();
-    for file in FileDescriptorSet::decode(DESCRIPTORS).unwrap().file {
-        // Health is asked without a key.
-        let services = file.service.iter().filter(|one| one.name() != "Health");
-        for service in services {
-            for method in &service.method {
-                let (package, service) = (file.package(), service.name());
-                calls.push(format!("/{package}.{service}/{}", method.name()));
-            }
-        }
-    }
-    assert!(30 < calls.len());
-    calls
 }
 
 /// Makes a call with one empty message, and gives the code and the reason of its answer.
@@ -773,4 +761,87 @@ fn the_network_is_not_reached_by_accident() {
     let missing = run(&[&listen[..], &["--keys-file", path.to_str().unwrap()]].concat());
     assert_eq!(missing.status.code(), Some(66), "{}", text(&missing.stderr));
     assert!(text(&missing.stderr).contains("keys.json"));
+}
+
+/// Welch's t of two means. The slowest tenth is left out: others had the processor then.
+fn t_of(times: [Vec<f64>; 2]) -> f64 {
+    let [one, other] = times.map(|mut times| {
+        times.sort_by(f64::total_cmp);
+        times.truncate(times.len() * 9 / 10);
+        let count = f64::from(u32::try_from(times.len()).unwrap());
+        let mean = times.iter().sum::<f64>() / count;
+        let squares = times.iter().map(|time| (time - mean).powi(2)).sum::<f64>();
+        (mean, squares / (count - 1.0) / count)
+    });
+    (one.0 - other.0) / (one.1 + other.1).sqrt()
+}
+
+/// Of each kind; more say nothing more.
+const TIMES_MAX: usize = 500_000;
+
+/// Times of something done with one of two kinds of keys, by turns at random.
+fn timed<K>(kinds: &[Vec<K>; 2], done: impl Fn(&K) -> bool) -> [Vec<f64>; 2] {
+    let (mut random, mut times) = (Random(5), [Vec::new(), Vec::new()]);
+    let until = Instant::now() + patience(Duration::from_secs(1)) / 2;
+    while Instant::now() < until && times[0].len() < TIMES_MAX {
+        for _ in 0..1000 {
+            let kind = random.below(2);
+            let key = &kinds[kind][random.below(kinds[kind].len())];
+            let begun = Instant::now();
+            let is_known = std::hint::black_box(done(std::hint::black_box(key)));
+            times[kind].push(begun.elapsed().as_secs_f64() * 1e9);
+            assert!(!is_known);
+        }
+    }
+    times
+}
+
+#[test]
+fn the_time_that_a_key_takes_says_nothing_of_how_near_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("keys.json");
+    let (record, _) = KeysFile::change(&path)
+        .unwrap()
+        .add(NewCaller {
+            name: "till".to_owned(),
+            presents: Presents::Key,
+            scopes: vec![Scope::Search],
+            deployments: None,
+            expires: None,
+            calls_per_second: None,
+        })
+        .unwrap();
+    let kept = record.sha256.unwrap();
+    // Whose digests differ from the kept one in the first byte, and in the third at the earliest.
+    let hex = |key: &str| -> String {
+        let digest = Sha256::digest(key.as_bytes());
+        digest.iter().map(|byte| format!("{byte:02x}")).collect()
+    };
+    let all = (0_u32..).map(|number| format!("mp_{number:064x}"));
+    let begins = u16::from_str_radix(&kept[..4], 16).unwrap().to_be_bytes();
+    let is_near = |key: &String| Sha256::digest(key.as_bytes())[..2] == begins;
+    let is_far = |key: &String| Sha256::digest(key.as_bytes())[0] != begins[0];
+    let keys: [Vec<String>; 2] = [
+        all.clone().filter(is_near).take(12).collect(),
+        all.filter(is_far).take(12).collect(),
+    ];
+    let access = AccessConfig {
+        keys_file: Some(path),
+        ..AccessConfig::default()
+    };
+    let access = CallerAccess::open(&access).unwrap();
+    let times = timed(&keys, |key| {
+        access.identify(Some(key.as_bytes()), None).is_ok()
+    });
+    let (calls, t) = (times[0].len() + times[1].len(), t_of(times));
+    // What it would look like: the digests as text, compared up to the first that differs.
+    let digests = keys.map(|keys| keys.iter().map(|key| hex(key)).collect::<Vec<_>>());
+    let naive = timed(&digests, |digest| {
+        let mut pairs = digest.bytes().zip(kept.bytes());
+        pairs.all(|(one, other)| one == other)
+    });
+    let naive = t_of(naive);
+    println!("{calls} calls, t {t:.2}; of a comparison that stops early {naive:.2}");
+    assert!(t.abs() < 4.5, "{t}");
+    assert!(4.5 < naive.abs(), "{naive}: this measures nothing");
 }

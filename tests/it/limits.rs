@@ -11,7 +11,6 @@ use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::{GzEncoder, ZlibEncoder};
 use h2::client::SendRequest;
-use h2::{RecvStream, SendStream};
 use matchpoint_client::proto::calibration_service_client::CalibrationServiceClient;
 use matchpoint_client::proto::gallery_service_client::GalleryServiceClient;
 use matchpoint_client::proto::health::HealthCheckRequest;
@@ -32,65 +31,15 @@ use tokio_stream::StreamExt;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
+use crate::common::raw::{Answering, begin, framed, raw, status};
 use crate::common::{Running, Served, copy_of_sample, photos};
 
 const SEARCH: &str = "/matchpoint.v1.RetrievalService/Search";
 const LIST: &str = "/matchpoint.v1.GalleryService/ListItems";
 
-/// A client that does as a test says, and nothing by itself.
-pub(crate) async fn raw(address: SocketAddr, window: u32) -> SendRequest<Bytes> {
-    let stream = TcpStream::connect(address).await.unwrap();
-    let (client, connection) = h2::client::Builder::new()
-        .initial_window_size(window)
-        .handshake(stream)
-        .await
-        .unwrap();
-    tokio::spawn(connection);
-    client.ready().await.unwrap()
-}
-
-pub(crate) type Answering = (h2::client::ResponseFuture, SendStream<Bytes>);
-
-pub(crate) fn begin(client: &mut SendRequest<Bytes>, path: &str) -> Answering {
-    let request = http::Request::post(format!("http://x{path}"))
-        .header("content-type", "application/grpc")
-        .header("te", "trailers")
-        .body(())
-        .unwrap();
-    client.send_request(request, false).unwrap()
-}
-
-/// A message as it goes over the wire, or the beginning of one that claims to be longer.
-pub(crate) fn framed(message: &[u8], length: usize) -> Bytes {
-    let mut bytes = vec![0];
-    bytes.extend_from_slice(&u32::try_from(length).unwrap().to_be_bytes());
-    bytes.extend_from_slice(message);
-    bytes.into()
-}
-
 fn whole(message: &impl Message) -> Bytes {
     let message = message.encode_to_vec();
     framed(&message, message.len())
-}
-
-/// The status of an answer: its code and its words.
-pub(crate) async fn status(answer: h2::client::ResponseFuture) -> (i32, String) {
-    let (head, body) = answer.await.unwrap().into_parts();
-    let trailers = trailers(body).await;
-    let of = |name: &str| {
-        let value = head.headers.get(name).or_else(|| trailers.get(name));
-        value.map(|value| value.to_str().unwrap().to_owned())
-    };
-    let code = of("grpc-status").unwrap().parse().unwrap();
-    (code, of("grpc-message").unwrap_or_default())
-}
-
-async fn trailers(mut body: RecvStream) -> http::HeaderMap {
-    while let Some(data) = body.data().await {
-        let data = data.unwrap();
-        body.flow_control().release_capacity(data.len()).unwrap();
-    }
-    body.trailers().await.unwrap().unwrap_or_default()
 }
 
 fn reason(status: &Status) -> String {
