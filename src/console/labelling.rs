@@ -218,7 +218,8 @@ fn progress(drift: &GetDriftResponse) -> Markup {
             @if 0 < drift.sampled {
                 p {
                     b { (drift.annotated) } " of " b { (drift.sampled) } " sampled decisions labelled"
-                    progress max=(drift.sampled) value=(drift.annotated) aria-label="Labelled" {}
+                    @if 0 < drift.unusable { ", of " b { (drift.unusable) } " nobody can tell" }
+                    progress max=(drift.sampled) value=(drift.annotated.saturating_add(drift.unusable)) aria-label="Looked at" {}
                 }
             }
         }

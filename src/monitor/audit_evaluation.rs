@@ -148,6 +148,7 @@ pub(super) fn drift(
         unix_ms: &observations.made_ms,
         sampling_hashes: &observations.hashes,
         cases: &observations.cases,
+        unusable: observations.unusable,
         feedback: observations.feedback,
         gallery: known.gallery,
         raised: known.alarms.raised(observations.labelling().earliest_ms),
@@ -174,6 +175,8 @@ pub(super) struct AuditObservations {
     /// The annotated decisions, if advice is requested.
     cases: Vec<Case>,
     latest_label_ms: Option<u64>,
+    /// Those of the rows of which nobody can tell.
+    unusable: u64,
     feedback: AcceptFeedback,
 }
 
@@ -190,6 +193,7 @@ impl AuditObservations {
             hashes: Vec::new(),
             cases: Vec::new(),
             latest_label_ms: None,
+            unusable: 0,
             feedback: AcceptFeedback { right: 0, wrong: 0 },
         };
         reader.audited(point, since_ms, |row| observations.take(row, known))?;
@@ -201,7 +205,10 @@ impl AuditObservations {
         let truth_of = |said: Option<&Annotation>| truth(&row, said?, known.label_history);
         let truth = truth_of(row.annotation.as_ref());
         let unasked = if let Some(sampled) = sampled(&row, accepted, truth) {
-            let said_ms = row.annotation.as_ref().map(|said| said.unix_ms);
+            let said = row.annotation.as_ref();
+            let said_ms = said.map(|said| said.unix_ms);
+            self.unusable +=
+                u64::from(said.is_some_and(|said| said.truth == AnnotatedTruth::Unusable));
             self.latest_label_ms = self.latest_label_ms.max(said_ms);
             let unasked = truth_of(row.feedback.as_ref());
             self.made_ms.push(row.entry.id.unix_ms());

@@ -6221,7 +6221,7 @@ pub struct GetDriftResponse {
     /// Sampled decisions.
     #[prost(uint64, tag = "7")]
     pub sampled: u64,
-    /// Sampled decisions with an annotation.
+    /// Sampled decisions with an annotation that says what they showed.
     #[prost(uint64, tag = "8")]
     pub annotated: u64,
     /// Accepts that feedback called right: a precision among what is reported, never a FAR.
@@ -6295,6 +6295,9 @@ pub struct GetDriftResponse {
     /// How many searches went to a person, beside what the calibration predicts; absent without a review band.
     #[prost(message, optional, tag = "30")]
     pub reviews: ::core::option::Option<ReviewShare>,
+    /// Sampled decisions whose annotation says that nobody can tell: not among `annotated`, and they wait for none.
+    #[prost(uint64, tag = "31")]
+    pub unusable: u64,
 }
 impl ::prost::Name for GetDriftResponse {
     const NAME: &'static str = "GetDriftResponse";

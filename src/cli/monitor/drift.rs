@@ -178,13 +178,12 @@ fn lines(found: &GetDriftResponse) -> String {
         of.map_or(Verdict::Unknown, Finding::verdict).name()
     };
     let mut text = format!(
-        "{}{}\n  {:<9} {sampled}\n  {:<9} {} of {} sampled decisions\n",
+        "{}{}\n  {:<9} {sampled}\n  {:<9} {}\n",
         found.operating_point_id,
         if found.active { "  (decides)" } else { "" },
         "sampled",
         "labelled",
-        found.annotated,
-        found.sampled
+        labelled(found)
     );
     for (name, subject, rate, evidence) in [
         ("FAR", "far", found.far, found.far_evidence),
@@ -203,6 +202,18 @@ fn lines(found: &GetDriftResponse) -> String {
         text.push_str(&format!("  {:<9} {}\n", "reset", reset_text(reset)));
     }
     text
+}
+
+/// How many sampled decisions have a label, and of how many nobody can tell.
+fn labelled(found: &GetDriftResponse) -> String {
+    let nobody = match found.unusable {
+        0 => String::new(),
+        unusable => format!(", of {unusable} nobody can tell"),
+    };
+    format!(
+        "{} of {} sampled decisions{nobody}",
+        found.annotated, found.sampled
+    )
 }
 
 fn shown_time(unix_milliseconds: i64) -> String {
@@ -236,8 +247,7 @@ fn page(found: &GetDriftResponse, deployment: &str) -> DriftReport {
     for (name, evidence) in evidence {
         measured.extend(evidence.map(|found| [name.to_owned(), evidence_text(&found)]));
     }
-    let labelled = format!("{} of {} sampled decisions", found.annotated, found.sampled);
-    measured.push(["Labelled".to_owned(), labelled]);
+    measured.push(["Labelled".to_owned(), labelled(found)]);
     let reviews = found.reviews.as_ref();
     measured.extend(reviews.map(|share| ["To a person".to_owned(), review_text(share)]));
     measured.extend(gallery_rows(found));
@@ -394,10 +404,7 @@ pub(crate) fn text(found: &GetDriftResponse) -> String {
             text.push_str(&format!("  {:<14} {}\n", "", evidence_text(&evidence)));
         }
     }
-    text.push_str(&format!(
-        "  {:<14} {} of {} sampled decisions\n",
-        "labelled", found.annotated, found.sampled
-    ));
+    text.push_str(&format!("  {:<14} {}\n", "labelled", labelled(found)));
     if let Some(share) = &found.reviews {
         text.push_str(&format!("  {:<14} {}\n", "to a person", review_text(share)));
     }

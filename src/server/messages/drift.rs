@@ -56,6 +56,7 @@ pub(in crate::server) fn drift_response(found: PointInService) -> GetDriftRespon
         frr_evidence: evidence(drift.limits.frr, drift.frr_evidence, drift.frr_onset),
         sampled,
         annotated: labelled,
+        unusable: drift.unusable,
         feedback_right: drift.feedback.right,
         feedback_wrong: drift.feedback.wrong,
         findings: drift.findings.into_iter().map(finding).collect(),

@@ -182,6 +182,8 @@ pub struct DriftAssessment {
     /// When the first and the last sampled decision were made, in milliseconds since 1970-01-01 UTC; `None`
     /// if there are none.
     pub sampled_unix_ms: Option<[u64; 2]>,
+    /// The number of sampled decisions that nobody can label. They wait for no label.
+    pub unusable: u64,
     /// Feedback on accepts that users gave without being asked.
     pub feedback: AcceptFeedback,
     /// The share of searches that go to a person; `None` without a review band.
@@ -303,7 +305,7 @@ impl DriftAssessment {
         findings.extend(suspicion("FAR", far_evidence, far_onset));
         findings.extend(suspicion("FRR", frr_evidence, frr_onset));
         findings.extend(seen.gallery.into_iter().flat_map(gallery));
-        findings.extend(waiting(&rates));
+        findings.extend(waiting(&rates, seen.unusable));
         findings.extend(feedback(seen.feedback, confidence));
         findings.extend(seen.reviews.as_ref().and_then(for_people));
         findings.sort_by_key(|finding| std::cmp::Reverse(finding.verdict));
@@ -316,6 +318,7 @@ impl DriftAssessment {
             far_onset,
             frr_onset,
             sampled_unix_ms: ends(seen.unix_ms),
+            unusable: seen.unusable,
             feedback: seen.feedback,
             reviews: seen.reviews,
             groups: Vec::new(),
@@ -677,13 +680,17 @@ fn in_which(promise: &PromiseToday) -> String {
     )
 }
 
-fn waiting(rates: &AuditedRates) -> Option<Finding> {
-    let waiting = rates.sampled.saturating_sub(rates.labelled);
+fn waiting(rates: &AuditedRates, unusable: u64) -> Option<Finding> {
+    let waiting = rates.sampled.saturating_sub(rates.labelled + unusable);
+    let nobody = match unusable {
+        0 => String::new(),
+        _ => format!(", of {unusable} nobody can tell"),
+    };
     (0 < waiting).then(|| Finding {
         subject: FindingSubject::Audit,
         verdict: DriftVerdict::Note,
         says: format!(
-            "{} of {} sampled decisions have a label; {waiting} wait.",
+            "{} of {} sampled decisions have a label{nobody}; {waiting} wait.",
             rates.labelled, rates.sampled
         ),
         next: "`matchpoint audit list` shows them.".to_owned(),
@@ -755,6 +762,7 @@ mod tests {
             unix_ms: &[],
             sampling_hashes: &[],
             cases: &[],
+            unusable: 0,
             feedback: AcceptFeedback { right: 9, wrong: 1 },
             gallery: Some(GalleryToday {
                 promise: promise(Coverage {
@@ -782,6 +790,24 @@ mod tests {
             frr_bound: None,
             unseen: None,
         }
+    }
+
+    #[test]
+    fn a_decision_that_nobody_can_label_waits_for_no_label() {
+        let rates = AuditedRates {
+            far: None,
+            frr: None,
+            false_discovery: None,
+            sampled: 10,
+            labelled: 7,
+            decisions: 10.0,
+        };
+        let said = |unusable| waiting(&rates, unusable).map(|found| found.says);
+        let some = "7 of 10 sampled decisions have a label, of 2 nobody can tell; 1 wait.";
+        assert_eq!(said(2).as_deref(), Some(some));
+        assert_eq!(said(3), None);
+        let none = "7 of 10 sampled decisions have a label; 3 wait.";
+        assert_eq!(said(0).as_deref(), Some(none));
     }
 
     #[test]

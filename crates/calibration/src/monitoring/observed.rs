@@ -23,6 +23,8 @@ pub struct AuditWindow<'a> {
     pub sampling_hashes: &'a [u64],
     /// The labelled ones among the sampled decisions, in the same order.
     pub cases: &'a [Case],
+    /// The number of sampled decisions that nobody can label. Their rows have no label.
+    pub unusable: u64,
     /// Feedback on accepts that users gave without being asked.
     pub feedback: AcceptFeedback,
     /// How far the promise still holds in today's gallery; `None` for an operating point that is not active.
