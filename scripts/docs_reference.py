@@ -126,7 +126,8 @@ class Protocol:
         for tag in self.api["tags"]:
             parts += [f"## {tag['name']}\n", f"{tag['description']}\n", *self.calls(tag["name"]), ""]
         parts.append("## Messages\n")
-        for name, schema in self.schemas.items():
+        # Its own messages before those of others.
+        for name, schema in sorted(self.schemas.items(), key=lambda one: ("." in one[0], one[0])):
             parts += self.message(name, schema)
         return "\n".join(parts)
 

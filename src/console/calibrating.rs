@@ -1,4 +1,4 @@
-//! The page that calibrates: labelled pictures from a folder give a threshold or a refusal.
+//! The page that calibrates: labelled pictures give a threshold or a refusal.
 
 use std::collections::BTreeSet;
 
@@ -11,16 +11,15 @@ use maud::{Markup, html};
 use super::ask::path;
 use super::calibrations::CalibrationStatus;
 use super::layout::{Place, Tab, form, page as framed};
-use super::pictures::is_picture;
+use super::picked_pictures::{LIST, NotSearched, PickedPictures};
 use super::posted::{FOLDER, Posted, PostedForm};
 use super::problem::Problem;
 use super::visitor::Visitor;
 use super::words::{count, in_address, percent, score, shown};
 use matchpoint_client::proto::calibration_settings::Target;
-use matchpoint_client::proto::labelled_query::Query;
 use matchpoint_client::proto::longrunning::Operation;
 use matchpoint_client::proto::{
-    CalibrateMetadata, CalibrateResponse, CalibrationSettings, CalibrationStage, LabelledQuery,
+    CalibrateMetadata, CalibrateResponse, CalibrationSettings, CalibrationStage,
 };
 use matchpoint_client::{CalibrationEnd, ClientError};
 
@@ -64,6 +63,13 @@ fn asking(visitor: &Visitor, place: &Place, said: &Markup) -> Markup {
                     }
                 }
                 div {
+                    label for="list" { "A list of their labels, if the folders do not say them" }
+                    input #list name=(LIST) type="file" accept=".csv,.tsv,text/csv,text/tab-separated-values" aria-describedby="about-list";
+                    p.note #about-list {
+                        "CSV or TSV: a first line with " code { "path" } " and " code { "label" } ", and " code { "id" } ", " code { "role" } " or conditions if there are any; paths from that folder on."
+                    }
+                }
+                div {
                     label for="far" { "Of a hundred strangers, how many may be accepted at most?" }
                     input #far name="far" type="number" value="1" min="0.0000001" max="50" step="any" required;
                 }
@@ -91,9 +97,7 @@ pub(super) async fn begin(
     Extension(form): Posted,
 ) -> Result<Response<Body>, Problem> {
     let place = allowed(&visitor, &deployment).await?;
-    let started =
-        settings(&place, &form).and_then(|settings| start(&visitor, settings, queries(&form)?));
-    match started {
+    match started(&visitor, &place, &form).await {
         Ok(id) => {
             let course = place.below(&format!("calibrate/{}", in_address(&id)));
             Ok(Redirect::to(&course).into_response())
@@ -104,6 +108,14 @@ pub(super) async fn begin(
             Ok((problem.status(), page).into_response())
         }
     }
+}
+
+/// Starts the calibration that a form asks for, and returns its id.
+async fn started(visitor: &Visitor, place: &Place, form: &PostedForm) -> Result<String, Problem> {
+    let settings = settings(place, form)?;
+    let pictures = PickedPictures::of(form)?;
+    let pictures = pictures.checked(visitor, place.name()).await?;
+    start(visitor, settings, pictures)
 }
 
 /// Reads the settings of a calibration from a form.
@@ -124,51 +136,23 @@ fn settings(place: &Place, form: &PostedForm) -> Result<CalibrationSettings, Pro
     })
 }
 
-/// The pictures of a form, each labelled with the name of its folder. Other files are left out.
-fn queries(form: &PostedForm) -> Result<Vec<LabelledQuery>, Problem> {
-    let mut queries = Vec::new();
-    for file in form.folder().iter().filter(|file| is_picture(&file.bytes)) {
-        let mut folders = file.path.split(['/', '\\']).rev();
-        let label = folders
-            .nth(1)
-            .filter(|_| 1 < file.path.matches(['/', '\\']).count());
-        let Some(label) = label else {
-            let message = format!(
-                "{} lies in no folder of its own thing: pick the folder that has one folder in it for each thing",
-                file.path
-            );
-            return Err(Problem::plain(StatusCode::BAD_REQUEST, &message));
-        };
-        queries.push(LabelledQuery {
-            id: file.path.clone(),
-            label: label.to_owned(),
-            query: Some(Query::Image(file.bytes.clone())),
-            ..LabelledQuery::default()
-        });
-    }
-    if queries.is_empty() {
-        let message =
-            "There is no picture in that folder. Pick one with a folder in it for each thing.";
-        return Err(Problem::plain(StatusCode::BAD_REQUEST, message));
-    }
-    Ok(queries)
-}
-
 fn start(
     visitor: &Visitor,
     settings: CalibrationSettings,
-    queries: Vec<LabelledQuery>,
+    pictures: PickedPictures,
 ) -> Result<String, Problem> {
     let id = settings.operation_id.clone();
-    let calibrations = visitor.state.calibrations.clone();
-    if !calibrations.begin(&id, visitor.session.number()) {
+    let PickedPictures {
+        queries, left_out, ..
+    } = pictures;
+    let calibrations = &visitor.state.calibrations;
+    let Some(running) = calibrations.begin(&id, visitor.session.number(), left_out) else {
         let message = "another calibration is running, and its pictures are in memory; wait until it has ended";
         return Err(Problem::plain(StatusCode::TOO_MANY_REQUESTS, message));
-    }
+    };
     let work = visitor.calibrate(settings, queries);
-    let own = id.clone();
-    // The page answers immediately while the work goes on. A server that stops also ends the task.
-    tokio::spawn(async move { calibrations.ended(&own, work.await) });
+    // The page answers meanwhile. A server that stops ends the task too.
+    tokio::spawn(async move { running.ended(work.await) });
     Ok(id)
 }
 
@@ -178,10 +162,9 @@ pub(super) async fn course(
     Path((deployment, id)): PlaceOfCalibration,
 ) -> Result<Response<Body>, Problem> {
     let place = allowed(&visitor, &deployment).await?;
-    let found = visitor
-        .state
-        .calibrations
-        .status(&id, visitor.session.number());
+    let own = visitor.session.number();
+    let found = visitor.state.calibrations.status(&id, own);
+    let left_out = visitor.state.calibrations.left_out(&id, own);
     let gone = || {
         let message = "this calibration is not known any more, or is another person's; see the operating points for what it changed";
         Problem::plain(StatusCode::NOT_FOUND, message).with_way_back()
@@ -197,7 +180,7 @@ pub(super) async fn course(
             response.headers_mut().insert(header::REFRESH, soon);
             return Ok(response);
         }
-        CalibrationStatus::Ended(Ok(operation)) => ended(&place, operation)?,
+        CalibrationStatus::Ended(Ok(operation)) => ended(&place, operation, &left_out)?,
         CalibrationStatus::Ended(Err(refused)) => not_started(&place, refused.message()),
     };
     Ok(framed(&visitor, &place, &content).into_response())
@@ -244,8 +227,8 @@ fn running(visitor: &Visitor, place: &Place, id: &str, queries: &CalibrateMetada
     }
 }
 
-/// The result: an operating point, or an error such as a refusal with the number of labels needed.
-fn ended(place: &Place, operation: Operation) -> Result<Markup, Problem> {
+/// The result: an operating point, or an error, such as a refusal with the number of labels it needs.
+fn ended(place: &Place, operation: Operation, left_out: &NotSearched) -> Result<Markup, Problem> {
     let unread =
         |error: ClientError| Problem::plain(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string());
     let end = CalibrationEnd::of(operation).map_err(unread)?;
@@ -257,6 +240,7 @@ fn ended(place: &Place, operation: Operation) -> Result<Markup, Problem> {
         h1 { (title) }
         (said)
         (doubts(&end.queries))
+        (left_out.markup())
         p {
             a.button href=(place.below("calibrate")) { "Calibrate again" } " "
             a.button href=(Tab::Points.of(place.name())) { "All operating points" }
@@ -359,71 +343,6 @@ fn doubts(queries: &CalibrateMetadata) -> Markup {
                 @for one in queries.failed.iter().take(FAILED) { li { code { (shown(&one.id)) } ": " (shown(&one.reason)) } }
                 @for (label, other) in alike { li { b { (shown(label)) } " is nearly " b { (shown(other)) } ": the same thing?" } }
             }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use axum::body::Bytes;
-    use axum::http::Request;
-
-    use super::*;
-
-    const JPEG: &[u8] = b"\xff\xd8\xff\xe0 a picture";
-
-    /// A form with these files in its folder.
-    async fn form(files: &[(&str, &[u8])]) -> PostedForm {
-        let mut body = Vec::new();
-        for (path, bytes) in files {
-            body.extend_from_slice(
-                format!("--x\r\nContent-Disposition: form-data; name=\"folder\"; filename=\"{path}\"\r\n\r\n").as_bytes(),
-            );
-            body.extend_from_slice(bytes);
-            body.extend_from_slice(b"\r\n");
-        }
-        body.extend_from_slice(b"--x--\r\n");
-        let kind = "multipart/form-data; boundary=x";
-        let request = Request::builder()
-            .header("content-type", kind)
-            .body(())
-            .unwrap();
-        let read = PostedForm::read(&request.into_parts().0, Bytes::from(body)).await;
-        read.map_err(|problem| problem.message().to_owned())
-            .unwrap()
-    }
-
-    #[tokio::test]
-    async fn the_folder_of_a_picture_is_its_label_and_what_is_no_picture_is_left_out() {
-        let files: &[(&str, &[u8])] = &[
-            ("mine/mug/one.jpg", JPEG),
-            ("mine/mug/notes.txt", b"text"),
-            ("mine/deep/jug/two.jpg", JPEG),
-            ("mine/.DS_Store", b"\0"),
-        ];
-        let found = queries(&form(files).await).map_err(|problem| problem.message().to_owned());
-        let found = found.unwrap();
-        let labels: Vec<&str> = found.iter().map(|one| one.label.as_str()).collect();
-        assert_eq!(labels, ["mug", "jug"]);
-        assert_eq!(found[0].id, "mine/mug/one.jpg");
-    }
-
-    #[tokio::test]
-    async fn a_picture_without_a_folder_of_its_own_and_an_empty_folder_are_refused() {
-        for (files, said) in [
-            (
-                &[("mine/one.jpg", JPEG)][..],
-                "mine/one.jpg lies in no folder",
-            ),
-            (&[("one.jpg", JPEG)], "one.jpg lies in no folder"),
-            (
-                &[("mine/mug/a.txt", b"text".as_slice())],
-                "There is no picture",
-            ),
-            (&[], "There is no picture"),
-        ] {
-            let problem = queries(&form(files).await).err().unwrap();
-            assert!(problem.message().starts_with(said), "{}", problem.message());
         }
     }
 }

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tonic::Status;
 
+use super::picked_pictures::NotSearched;
 use matchpoint_client::proto::longrunning::Operation;
 
 /// Number of results that are kept; then the oldest is dropped.
@@ -19,7 +20,29 @@ pub(super) struct Calibrations(Arc<Mutex<VecDeque<StartedCalibration>>>);
 struct StartedCalibration {
     id: String,
     session: u64,
+    left_out: NotSearched,
     end: Option<Result<Operation, Status>>,
+}
+
+/// A calibration that runs. When it is dropped, also by a panic, the calibration has ended.
+pub(super) struct CalibrationGuard {
+    calibrations: Calibrations,
+    id: String,
+}
+
+impl CalibrationGuard {
+    /// Keeps its result.
+    pub(super) fn ended(self, end: Result<Operation, Status>) {
+        self.calibrations.end(&self.id, end);
+    }
+}
+
+impl Drop for CalibrationGuard {
+    fn drop(&mut self) {
+        let broke = "a fault of the program ended the calibration; the server's log has the cause";
+        self.calibrations
+            .end(&self.id, Err(Status::internal(broke)));
+    }
 }
 
 /// The status of a calibration.
@@ -31,11 +54,16 @@ pub(super) enum CalibrationStatus {
 }
 
 impl Calibrations {
-    /// Adds a calibration, unless another one is running, because its pictures stay in memory until it ends.
-    pub(super) fn begin(&self, id: &str, session: u64) -> bool {
+    /// Adds a new one, unless another is running: its pictures stay in memory until it ends.
+    pub(super) fn begin(
+        &self,
+        id: &str,
+        session: u64,
+        left_out: NotSearched,
+    ) -> Option<CalibrationGuard> {
         self.change(|all| {
             if all.iter().any(|one| one.end.is_none()) {
-                return false;
+                return None;
             }
             while REMEMBERED_MAX <= all.len() {
                 all.pop_front();
@@ -43,22 +71,35 @@ impl Calibrations {
             all.push_back(StartedCalibration {
                 id: id.to_owned(),
                 session,
+                left_out,
                 end: None,
             });
-            true
+            Some(CalibrationGuard {
+                calibrations: self.clone(),
+                id: id.to_owned(),
+            })
         })
     }
 
-    /// Stores the result of a calibration.
-    pub(super) fn ended(&self, id: &str, end: Result<Operation, Status>) {
+    /// Keeps the first result of a calibration.
+    fn end(&self, id: &str, end: Result<Operation, Status>) {
         self.change(|all| {
             if let Some(one) = all.iter_mut().find(|one| one.id == id) {
-                one.end = Some(end);
+                one.end.get_or_insert(end);
             }
         });
     }
 
-    /// The status of a calibration; `None` if the session has no calibration with this id.
+    /// What a session's calibration did not search for.
+    pub(super) fn left_out(&self, id: &str, session: u64) -> NotSearched {
+        self.change(|all| {
+            let mut all = all.iter();
+            let one = all.find(|one| one.id == id && one.session == session);
+            one.map(|one| one.left_out.clone()).unwrap_or_default()
+        })
+    }
+
+    /// The status of a session's calibration; `None` if the session has no such calibration.
     pub(super) fn status(&self, id: &str, session: u64) -> Option<CalibrationStatus> {
         self.change(|all| {
             let one = all
@@ -83,24 +124,43 @@ mod tests {
     #[test]
     fn one_runs_at_a_time_and_only_its_session_sees_the_result() {
         let calibrations = Calibrations::default();
-        assert!(calibrations.begin("a", 1) && !calibrations.begin("b", 2));
+        let begin = |id, session| calibrations.begin(id, session, NotSearched::default());
+        let running = begin("a", 1).unwrap();
+        assert!(begin("b", 2).is_none());
         assert!(matches!(
             calibrations.status("a", 1),
             Some(CalibrationStatus::Running)
         ));
         assert!(calibrations.status("a", 2).is_none() && calibrations.status("b", 2).is_none());
-        calibrations.ended("a", Err(Status::internal("it broke")));
+        running.ended(Ok(Operation::default()));
         let ended = calibrations.status("a", 1);
-        assert!(matches!(ended, Some(CalibrationStatus::Ended(Err(_)))));
-        assert!(calibrations.begin("b", 2));
+        assert!(matches!(ended, Some(CalibrationStatus::Ended(Ok(_)))));
+        assert!(begin("b", 2).is_some());
+    }
+
+    #[tokio::test]
+    async fn one_that_panics_has_ended_and_lets_the_next_one_start() {
+        let calibrations = Calibrations::default();
+        let running = calibrations.begin("a", 1, NotSearched::default()).unwrap();
+        let work = tokio::spawn(async move {
+            let _running = running;
+            assert!(std::hint::black_box(false), "a fault");
+        });
+        assert!(work.await.unwrap_err().is_panic());
+        let ended = calibrations.status("a", 1);
+        let Some(CalibrationStatus::Ended(Err(fault))) = ended else {
+            panic!("it is still running");
+        };
+        assert!(fault.message().contains("a fault of the program"));
+        assert!(calibrations.begin("b", 1, NotSearched::default()).is_some());
     }
 
     #[test]
     fn the_oldest_result_is_dropped() {
         let calibrations = Calibrations::default();
         for number in 0..=REMEMBERED_MAX {
-            assert!(calibrations.begin(&number.to_string(), 1));
-            calibrations.ended(&number.to_string(), Ok(Operation::default()));
+            let running = calibrations.begin(&number.to_string(), 1, NotSearched::default());
+            running.unwrap().ended(Ok(Operation::default()));
         }
         assert!(calibrations.status("0", 1).is_none() && calibrations.status("1", 1).is_some());
     }

@@ -11,6 +11,7 @@ mod frame;
 mod gallery;
 mod labelling;
 mod layout;
+mod picked_pictures;
 mod pictures;
 mod points;
 mod posted;

@@ -40,6 +40,15 @@ pub(super) struct PostedFile {
 /// The name of the field with the files of a folder.
 pub(super) const FOLDER: &str = "folder";
 
+/// A name of a file as its system has it. Browsers write three characters as HTML says, and `%` as itself, so that a
+/// name that really has `%22` in it is taken for one with `"`.
+fn as_named(sent: &str) -> String {
+    let escapes = [("%22", "\""), ("%0D", "\r"), ("%0A", "\n")];
+    escapes.iter().fold(sent.to_owned(), |name, (escape, one)| {
+        name.replace(escape, one)
+    })
+}
+
 impl PostedForm {
     /// Reads a form. `message_bytes_max` already limits the body.
     pub(super) async fn read(head: &request::Parts, body: Bytes) -> Result<Self, Problem> {
@@ -60,7 +69,7 @@ impl PostedForm {
                 return Ok(read);
             };
             let name = field.name().unwrap_or_default().to_owned();
-            let path = field.file_name().unwrap_or_default().to_owned();
+            let path = as_named(field.file_name().unwrap_or_default());
             let bytes = field.bytes().await;
             let bytes = bytes.map_err(|error| unreadable(error.body_text()))?;
             if name == FOLDER {

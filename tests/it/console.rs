@@ -643,9 +643,10 @@ async fn calibrated(
         ("confidence", "", b"0.9"),
         ("then", "", then.as_bytes()),
     ];
-    let files = files
-        .iter()
-        .map(|(path, bytes)| ("folder", path.as_str(), bytes.as_slice()));
+    let files = files.iter().map(|(path, bytes)| {
+        let field = if path == "list.csv" { "list" } else { "folder" };
+        (field, path.as_str(), bytes.as_slice())
+    });
     fields.extend(files);
     let begun = browser.post_files("/d/sample/calibrate", &fields).await;
     if begun.status != 303 {
@@ -682,6 +683,10 @@ async fn a_folder_of_pictures_calibrates_or_is_refused_with_what_it_takes() {
         looked.contains("nothing was changed") && looked.contains("at most 30 %"),
         "{looked}"
     );
+    assert!(
+        looked.contains("1 file</b>") && looked.contains("<code>mine/notes.txt</code>"),
+        "{looked}"
+    );
     let points = |text: &str| text.matches("<th scope=\"row\">").count();
     let after = browser.get("/d/sample/points").await.text();
     assert_eq!(points(&after), points(&before));
@@ -700,6 +705,32 @@ async fn a_folder_of_pictures_calibrates_or_is_refused_with_what_it_takes() {
     let problem = calibrated(&mut browser, "30", "look", &bare).await;
     assert!(
         problem.contains("mine/&lt;b&gt;.jpg lies in no folder"),
+        "{problem}"
+    );
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_list_of_labels_calibrates_and_is_held_against_what_is_enrolled() {
+    let server = Running::sample(&[CONSOLE]).await;
+    let mut browser = Browser::at(server.console.unwrap());
+    let files = strangers(8);
+    // Nothing of it is in the names of folders.
+    let flat = files.iter().enumerate().map(|(number, (_, bytes))| {
+        let path = format!("mine/{number}.jpg");
+        (path, bytes.clone())
+    });
+    let flat: Vec<(String, Vec<u8>)> = flat.collect();
+    let list = |role: &str| {
+        let rows = (0..8).map(|number| format!("{number}.jpg,stranger {number},{role},front\n"));
+        let text = format!("path,label,role,camera\n{}", rows.collect::<String>());
+        [&flat[..], &[("list.csv".to_owned(), text.into_bytes())]].concat()
+    };
+    let looked = calibrated(&mut browser, "30", "look", &list("unknown")).await;
+    assert!(looked.contains("8 labels of strangers"), "{looked}");
+    let problem = calibrated(&mut browser, "30", "look", &list("query")).await;
+    assert!(
+        problem.contains("`stranger 0` has the role query in the list, and is not enrolled"),
         "{problem}"
     );
     server.stop().await;

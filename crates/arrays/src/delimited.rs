@@ -10,7 +10,7 @@ use std::path::Path;
 
 use super::error::ArraysError;
 use super::formulas::unguarded;
-use super::text::{lines, on_line, read_text};
+use super::text::{decode, lines, on_line, read_text};
 
 /// More columns than this is no list of images or labels.
 pub const COLUMNS_MAX: usize = 1_024;
@@ -66,6 +66,14 @@ impl Delimited {
     /// name or one without a name, and a header whose separator is not clear.
     pub fn read(path: &Path, columns: &Columns) -> Result<Self, ArraysError> {
         Self::parse(path.display().to_string(), read_text(path)?, columns)
+    }
+
+    /// The same for the bytes of a file, in UTF-8 or UTF-16; errors call it `place`.
+    ///
+    /// # Errors
+    /// As [`Delimited::read`].
+    pub fn from_bytes(place: &str, bytes: Vec<u8>, columns: &Columns) -> Result<Self, ArraysError> {
+        Self::parse(place.to_owned(), decode(place, bytes)?, columns)
     }
 
     /// The same for text that was already read; errors call it `place`.
