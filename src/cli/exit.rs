@@ -178,6 +178,8 @@ impl Exit {
         if let Some(error) = error.downcast_ref::<AnalysisError>() {
             return Some(if let AnalysisError::Calibration(error) = error {
                 Self::of_calibration(error)
+            } else if let AnalysisError::FewPairs { .. } = error {
+                Self::Underpowered
             } else {
                 Self::BadData
             });

@@ -16,7 +16,7 @@ const GROUPS: [(&str, &[&str]); 5] = [
     ),
     (
         "Whether the promise is kept in service",
-        &["audit", "canaries", "drift", "shadow"],
+        &["audit", "canaries", "drift", "shadow", "discover"],
     ),
     (
         "Files",

@@ -8,6 +8,7 @@ mod calibrate;
 mod compact;
 mod config;
 mod demo;
+mod discover;
 mod embed;
 mod exit;
 mod health;
@@ -73,6 +74,8 @@ enum CliCommand {
     Canaries(monitor::canaries::Canaries),
     /// Say whether the operating point keeps its promise in service
     Drift(monitor::drift::DriftArgs),
+    /// Group rejected queries that belong together, as new labels to enrol
+    Discover(Box<discover::Discover>),
     /// Fit a head to labelled pictures, so that one threshold fits all labels
     Adapt(Box<adapt::Adapt>),
     /// Measure recall, FAR, FRR and latency with labelled queries
@@ -203,6 +206,7 @@ fn run(command: CliCommand) -> anyhow::Result<Exit> {
         CliCommand::Audit(command) => command.run(),
         CliCommand::Canaries(command) => command.run(),
         CliCommand::Drift(command) => command.run(),
+        CliCommand::Discover(command) => command.run(),
         CliCommand::Adapt(command) => command.run(),
         CliCommand::Evaluate(command) => command.run(),
         CliCommand::Inspect(command) => command.run(),

@@ -22,6 +22,7 @@ mod left_out_round;
 mod lookalikes;
 mod observed;
 mod recorder;
+mod rejected_searches;
 mod resets;
 mod review_evidence;
 mod sampling_budget;
@@ -46,6 +47,7 @@ pub use left_out::left_out_sample;
 pub use left_out_round::{LeftOutItem, LeftOutRound};
 pub use lookalikes::{Lookalike, OtherItem};
 pub use observed::{DecisionRecord, MatchRecord, Observed};
+pub use rejected_searches::{RejectedSearch, RejectedSearches, kept_picture, rejected_searches};
 pub use resets::DriftReset;
 pub use shadow_report::{
     SHADOW_LATEST_MAX, ShadowAbout, ShadowDecision, ShadowDisagreement, ShadowReport,

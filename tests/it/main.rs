@@ -8,6 +8,7 @@ mod common;
 mod console;
 mod crashes;
 mod damage;
+mod discover;
 mod faults;
 mod fuzz;
 mod grpc;

@@ -209,11 +209,20 @@ impl Rate {
             *events += u64::from(happened);
             *searches += 1;
         }
-        let events = by_label.values().map(|count| count.0).sum();
-        let trials = by_label.values().map(|count| count.1).sum();
+        Self::of_counts(by_label.values().copied(), confidence)
+    }
+
+    /// The rate of events among trials, given as (events, trials) of each label or of whatever else the trials share.
+    /// `None` if there are no trials.
+    pub(crate) fn of_counts(
+        counts: impl Iterator<Item = (u64, u64)> + Clone,
+        confidence: Confidence,
+    ) -> Option<Self> {
+        let events = counts.clone().map(|count| count.0).sum();
+        let trials = counts.clone().map(|count| count.1).sum();
         let count = Proportion::new(events, trials).ok()?;
-        let labels = by_label.len() as u64;
-        let variance = variance_over_labels(by_label.values().copied(), count);
+        let labels = counts.clone().count() as u64;
+        let variance = variance_over_labels(counts, count);
         let effective_trials = recorded(effective(count, labels, variance));
         Some(Self {
             count,

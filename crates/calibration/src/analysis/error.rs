@@ -1,6 +1,7 @@
 //! The errors of an analysis.
 
 use crate::CalibrationError;
+use crate::rates::percent;
 use crate::refusal::Underpowered;
 
 /// The reasons why an analysis failed.
@@ -61,6 +62,22 @@ pub enum AnalysisError {
         given: usize,
         /// Number of rows to assign.
         rows: usize,
+    },
+    /// A pairwise FAR that the pairs at hand cannot show.
+    #[error(
+        "{pairs} pairs of two labels ({labels} labels) cannot show a pairwise FAR of {}: it takes {:.0}; enrol pictures of more labels, or ask for a higher FAR",
+        percent(*far),
+        (at_least / far).ceil()
+    )]
+    FewPairs {
+        /// Pairs of two labels.
+        pairs: u64,
+        /// The labels.
+        labels: u64,
+        /// The FAR that was asked for.
+        far: f64,
+        /// How many pairs it has to let through.
+        at_least: f64,
     },
     /// The caller stopped the work.
     #[error("stopped before the end, as asked")]

@@ -248,7 +248,7 @@ fn text(exported: &Exported) -> String {
 }
 
 /// Times in RFC 3339; a date means its beginning in UTC.
-fn unix_ms(text: &str) -> Result<u64, String> {
+pub(in crate::cli) fn unix_ms(text: &str) -> Result<u64, String> {
     let whole = format!("{text} 00:00:00");
     let parsed =
         humantime::parse_rfc3339_weak(text).or_else(|_| humantime::parse_rfc3339_weak(&whole));

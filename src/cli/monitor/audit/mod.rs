@@ -1,7 +1,7 @@
 //! `matchpoint audit`: annotate the decisions that were sampled for it.
 
 mod annotate;
-mod export;
+pub(in crate::cli) mod export;
 mod import;
 mod list;
 mod sent;
