@@ -9,7 +9,7 @@
 
 use std::time::Instant;
 
-use matchpoint_adapt::{LabelledRows, Recipe};
+use matchpoint_adapt::{COMPONENTS, LabelledRows, Recipe};
 use matchpoint_calibration::analysis::rng::SeededRng;
 
 fn main() {
@@ -35,7 +35,7 @@ fn main() {
         .collect();
     let rows = LabelledRows::normalise(components, vectors, labels).unwrap();
     let started = Instant::now();
-    let head = recipe.fit(&rows, 0, &|_, _| true).unwrap();
+    let head = recipe.fit(&rows, COMPONENTS, 0, &|_, _| true).unwrap();
     let seconds = started.elapsed().as_secs_f64();
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));

@@ -40,8 +40,8 @@ impl HeadFigures {
     pub(super) const NAMES: [(&'static str, bool); 5] = [
         ("Recall@1", true),
         ("EER", false),
-        ("FRR at FAR 1e-2", false),
-        ("FRR at FAR 1e-3", false),
+        ("FRR at FAR 1 %", false),
+        ("FRR at FAR 0.1 %", false),
         ("OPIS", false),
     ];
 

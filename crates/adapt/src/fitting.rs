@@ -28,6 +28,8 @@ pub struct AdaptRequest<'a> {
     pub parts: &'a Parts,
     /// The only recipe to use; `None` compares the recipes of the default search.
     pub recipe: Option<&'static Recipe>,
+    /// The most components that the head may give; [`COMPONENTS`](super::COMPONENTS) is usual.
+    pub components: usize,
     /// The seed of all random choices.
     pub seed: u64,
 }
@@ -53,7 +55,7 @@ pub struct Candidate {
     pub recipe: String,
     /// The means of the figures over the folds.
     pub figures: HeadFigures,
-    /// The mean of EER, FRR at FAR 1e-2 and OPIS, each divided by its value without a head. The recipe with the
+    /// The mean of EER, FRR at FAR 1 % and OPIS, each divided by its value without a head. The recipe with the
     /// lowest score is chosen.
     pub score: f64,
 }
@@ -83,7 +85,7 @@ impl AdaptRequest<'_> {
             Some(named) => (named, Vec::new()),
             None => self.choose(&fit, watch)?,
         };
-        let head = recipe.fit(&fit, self.seed, &|done, of| {
+        let head = recipe.fit(&fit, self.components, self.seed, &|done, of| {
             watch(AdaptStage::Fit, done, of)
         })?;
         if !watch(AdaptStage::Judge, 0, 1) {
@@ -193,7 +195,7 @@ impl AdaptRequest<'_> {
                 if !step(0, 1) {
                     return Err(AdaptError::Stopped);
                 }
-                let head = recipe.fit(&others, self.seed, &step)?;
+                let head = recipe.fit(&others, self.components, self.seed, &step)?;
                 let found = figures_of(&head.apply_to(&held_out)?)?;
                 take(&mut sums, number + 1, &found, &plain);
             }
@@ -227,7 +229,7 @@ fn none_is_better(recipe: &Recipe, candidates: &[Candidate]) -> Option<String> {
     (1.0 <= chosen.score).then(|| {
         format!(
             "in cross-validation over the labels that fit no recipe is better than none (the best, {}, leaves {:.0} % of EER, FRR at \
-             FAR 1e-2 and OPIS, on average); more labels may show that one is",
+             FAR 1 % and OPIS, on average); more labels may show that one is",
             recipe.name,
             chosen.score * 100.0
         )

@@ -62,7 +62,7 @@ pub struct Judgement {
 }
 
 /// The figures that a head must make significantly better.
-const HAVE_TO_BE_BETTER: [&str; 2] = ["EER", "FRR at FAR 1e-2"];
+const HAVE_TO_BE_BETTER: [&str; 2] = ["EER", "FRR at FAR 1 %"];
 
 impl Judgement {
     /// Compares rows without and with the head, which must have the same labels in the same order.

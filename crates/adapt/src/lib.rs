@@ -2,12 +2,13 @@
 //! in the fit.
 //!
 //! A calibration can only find that the data do not support a target; how much they support depends on the
-//! embedding. A head is a linear map after the model that is fitted in seconds. It makes pictures of one label
-//! more alike, and makes one threshold suit all labels. The labels are split once into three parts: fitting
+//! embedding. A head is a linear map after the model. It makes pictures of one label more alike, and makes one
+//! threshold suit all labels. One fit of 20,000 embeddings of 1,280 components took 7 s on two busy cores. With the
+//! choice among four recipes and the judging, 1,989 pictures took 43 s and 6,970 took 81 s. The labels are split once into three parts: fitting
 //! labels, labels left for a calibration, and judging labels.
 //!
 //! ```
-//! use matchpoint_adapt::{AdaptRequest, LabelledRows, Parts, Recipe};
+//! use matchpoint_adapt::{AdaptRequest, COMPONENTS, LabelledRows, Parts, Recipe};
 //!
 //! // 60 labels with four pictures each: a direction of each label's own, and one that says nothing.
 //! let noise = |at: usize| (at * 7_919 % 101) as f32 / 101.0 - 0.5;
@@ -25,6 +26,7 @@
 //!     names: &names,
 //!     parts: &parts,
 //!     recipe: Some(Recipe::named("whitening")?),
+//!     components: COMPONENTS,
 //!     seed: 0,
 //! };
 //! let adapted = request.run(&|_, _, _| true)?;
@@ -67,6 +69,6 @@ pub use head::{Head, vector_sha256};
 pub use judgement::{JudgedFigure, Judgement};
 pub use labelled_rows::LabelledRows;
 pub use parts::{Part, Parts};
-pub use recipe::{RECIPES, Recipe};
+pub use recipe::{COMPONENTS, RECIPES, Recipe};
 pub use record::{HeadBase, HeadRecord};
 pub use supported::SupportedTargets;

@@ -10,9 +10,9 @@ use super::loss::LossWeights;
 use super::training::{Schedule, TrainingRows};
 use super::whitening::{Shares, whiten};
 
-/// The highest number of output components of a head. The leading components of the data contain what separates
-/// labels, and half as many cost half as much in memory and in every search.
-const COMPONENTS_MAX: usize = 512;
+/// How many components a head gives at most, unless it is asked for others. The leading components of the data contain
+/// what separates labels, and half as many cost half as much in memory, in every search and after the network.
+pub const COMPONENTS: usize = 512;
 
 /// A way to fit a head.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -162,7 +162,8 @@ impl Recipe {
         })
     }
 
-    /// Fits a head. `watch` is called at each step of training; if it returns `false`, the work stops.
+    /// Fits a head with at most `components` components, and fewer than there are rows. `watch` is called at each step of
+    /// training; if it returns `false`, the work stops.
     ///
     /// # Errors
     /// Returns an error if the rows do not differ enough, if training diverges, and [`AdaptError::Stopped`] if
@@ -170,6 +171,7 @@ impl Recipe {
     pub fn fit(
         &self,
         rows: &LabelledRows,
+        components: usize,
         seed: u64,
         watch: &dyn Fn(usize, usize) -> bool,
     ) -> Result<Head, AdaptError> {
@@ -179,7 +181,7 @@ impl Recipe {
             Cow::Borrowed(rows)
         };
         let rows = rows.as_ref();
-        let fewer = rows.len().saturating_sub(1).clamp(1, COMPONENTS_MAX);
+        let fewer = rows.len().saturating_sub(1).min(components).max(1);
         let mut map = whiten(rows, self.shares, rows.dimension().min(fewer))?;
         if let Some(training) = self.training {
             let mapped = map.apply(rows);

@@ -2,8 +2,8 @@
 #![expect(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
 
 use matchpoint_adapt::{
-    AdaptRequest, AdaptedHead, Head, HeadRecord, Judgement, LabelledRows, Part, Parts, Recipe,
-    SupportedTargets,
+    AdaptRequest, AdaptedHead, COMPONENTS, Head, HeadRecord, Judgement, LabelledRows, Part, Parts,
+    Recipe, SupportedTargets,
 };
 use matchpoint_calibration::analysis::rng::SeededRng;
 use matchpoint_calibration::certify::{TargetFar, certify_scores};
@@ -69,6 +69,7 @@ fn adapt(rows: &LabelledRows, recipe: Option<&str>, seed: u64) -> (AdaptedHead, 
         names: &names,
         parts: &parts,
         recipe: recipe.map(|name| Recipe::named(name).unwrap()),
+        components: COMPONENTS,
         seed,
     };
     let adapted = request.run(&|_, _, _| true).unwrap();
@@ -153,6 +154,7 @@ fn supported(rows: &LabelledRows) -> SupportedTargets {
         names: &names,
         parts: &parts,
         recipe: Some(Recipe::named("whitening").unwrap()),
+        components: COMPONENTS,
         seed: 0,
     };
     let adapted = request.run(&|_, _, _| true).unwrap();
@@ -355,4 +357,18 @@ fn what_is_certified_behind_a_head_holds_as_often_as_promised() {
     }
     // A tenth of 300, plus three standard deviations.
     assert!(broken <= 45, "{broken} of {runs}");
+}
+
+#[test]
+fn a_head_gives_as_many_components_as_it_is_asked_for() {
+    let world = World {
+        within: 0.5,
+        odd: 5.0,
+    };
+    let rows = world.rows(80, &mut SeededRng::new(0, 0));
+    let recipe = Recipe::named("root-whitening").unwrap();
+    for (asked, given) in [(7, 7), (usize::MAX, rows.dimension())] {
+        let head = recipe.fit(&rows, asked, 0, &|_, _| true).unwrap();
+        assert_eq!(head.to(), given);
+    }
 }

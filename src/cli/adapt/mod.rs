@@ -5,6 +5,7 @@ mod rows;
 mod text;
 mod written;
 
+use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::path::PathBuf;
 
@@ -27,6 +28,7 @@ use matchpoint_adapt::{
 };
 use matchpoint_calibration::analysis::copies::near_copies;
 use matchpoint_calibration::analysis::embeddings::Embeddings;
+use matchpoint_calibration::analysis::label_crowds::label_crowds;
 
 /// At most this many rows are compared to find nearly equal pictures with different labels, which takes some
 /// seconds.
@@ -74,6 +76,9 @@ pub(super) struct Adapt {
     /// softmax-tcm, root-softmax-tcm, softmax or total-whitening
     #[arg(long, value_name = "NAME")]
     recipe: Option<String>,
+    /// Components that the head gives, at most: fewer take less memory and time in every search, and err more
+    #[arg(long, value_name = "COUNT", default_value_t = 512, value_parser = clap::value_parser!(u16).range(1..))]
+    components: u16,
     /// Seed of the split of the labels and of all random choices
     #[arg(long, value_name = "NUMBER", default_value_t = 0)]
     seed: u64,
@@ -129,6 +134,8 @@ struct AdaptReport {
     near_copies: Vec<AcrossLabels>,
     /// Number of such pairs; `None` if there are too many rows to look for them.
     near_copies_total: Option<usize>,
+    /// Labels whose pictures are as alike as those of one label; the largest groups first.
+    crowds: Vec<Crowd>,
     /// The model with the head, for each precision.
     models: Vec<AdaptedModel>,
     failed: Vec<RefusedItem>,
@@ -153,6 +160,14 @@ struct AcrossLabels {
     similarity: f32,
 }
 
+/// Labels of which every two have pictures that are as alike as those of one label.
+#[derive(Debug, Serialize)]
+struct Crowd {
+    labels: Vec<String>,
+    /// How far apart pictures of two of them are on average, as a multiple of pictures of one.
+    apart: f32,
+}
+
 /// A model that was written.
 #[derive(Debug, Serialize)]
 struct AdaptedModel {
@@ -172,6 +187,13 @@ impl Adapt {
             let message = format!("{} is there already; name a new folder", self.out.display());
             return Err(fail(Exit::Usage, message));
         }
+        // Before minutes of work: what stands in the way of the folder is no folder itself.
+        if let Some(place) = self.out.ancestors().skip(1).find(|place| place.exists())
+            && !place.is_dir()
+        {
+            let message = format!("{} is no folder; name another for --out", place.display());
+            return Err(fail(Exit::Usage, message));
+        }
         let file = OutputFile::at(self.report.as_deref())?;
         let recipe = self.recipe.as_deref().map(Recipe::named).transpose()?;
         let mut models = Models::new(&engine, 1);
@@ -186,6 +208,7 @@ impl Adapt {
             names: &rows.names,
             parts: &parts,
             recipe,
+            components: usize::from(self.components),
             seed: self.seed,
         };
         let signal = Signal::listen(STOPPING)?;
@@ -256,6 +279,7 @@ impl Adapt {
                 .flatten()
                 .take(NEAR_COPIES_LISTED)
                 .collect(),
+            crowds: crowds(rows),
             models: Vec::new(),
             failed: rows.failed.clone(),
             left_out: rows.left_out.clone(),
@@ -275,6 +299,25 @@ fn fit(request: &AdaptRequest<'_>, signal: &Signal) -> Result<AdaptedHead, Adapt
     });
     progress.finish();
     found
+}
+
+/// Labels that may be one thing under several names; none are looked for if there are too many rows.
+fn crowds(rows: &AdaptRows) -> Vec<Crowd> {
+    let (all, labels) = (&rows.rows, rows.rows.labels());
+    if COMPARED_MAX < all.len() {
+        return Vec::new();
+    }
+    let names: BTreeMap<u32, &String> = labels.iter().copied().zip(&rows.names).collect();
+    let found = label_crowds(all.dimension(), all.vectors(), labels).into_iter();
+    let named = found.map(|crowd| Crowd {
+        labels: crowd
+            .labels
+            .iter()
+            .filter_map(|label| names.get(label).map(|name| (*name).clone()))
+            .collect(),
+        apart: crowd.apart,
+    });
+    named.collect()
 }
 
 /// Finds nearly equal pictures with different labels, which harm a fit more than anything else. `None` if there

@@ -1,7 +1,7 @@
 //! The result of a fit as a page.
 
 use super::AdaptReport;
-use super::text::{false_rejects, is_certified, threshold};
+use super::text::{difference, false_rejects, figure, is_certified, threshold};
 use crate::cli::output::percent;
 use crate::clock::now_rfc_3339;
 use matchpoint_adapt::{JudgedCurves, TradePoint};
@@ -17,20 +17,19 @@ pub(super) fn page(
     pictures: &dyn Fn(&str) -> Vec<Picture>,
 ) -> String {
     let judgement = &report.judgement;
-    let difference = |lower: f64, upper: f64| format!("{lower:+.4} to {upper:+.4}");
     let figures = judgement.changes.iter().map(|change| {
         [
             change.figure.clone(),
-            format!("{:.4}", change.without),
-            format!("{:.4}", change.with),
-            difference(change.lower, change.upper),
+            figure(change, change.without),
+            figure(change, change.with),
+            difference(change, " to "),
             change.verdict().to_owned(),
         ]
     });
     let says = match &judgement.refused {
         Some(why) => format!("{why}; nothing was written."),
         None => format!(
-            "EER and FRR at FAR 1e-2 are better beyond chance on {} labels that the head had not seen, and no figure is worse.",
+            "EER and FRR at FAR 1 % are better beyond chance on {} labels that the head had not seen, and no figure is worse.",
             judgement.labels
         ),
     };

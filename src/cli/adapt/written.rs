@@ -1,6 +1,9 @@
 //! Writes the folder of a head: first under a temporary name, then opened for a check, and then renamed.
 
+use std::fs;
 use std::path::Path;
+
+use anyhow::Context as _;
 
 use super::AdaptedModel;
 use crate::cli::exit::{Exit, fail};
@@ -25,6 +28,10 @@ impl Writing<'_> {
         out: &Path,
         models: &mut Models,
     ) -> anyhow::Result<Vec<AdaptedModel>> {
+        let cannot = || format!("cannot make the folder of {}", out.display());
+        if let Some(parent) = out.parent() {
+            fs::create_dir_all(parent).with_context(cannot)?;
+        }
         let temporary = TemporaryFolder::new(out)?;
         let record = self.record.to_bytes()?;
         let write = |path: &Path, bytes: &[u8]| write_within(&temporary, path, bytes);

@@ -17,6 +17,7 @@ mod error;
 pub mod far_by_size;
 mod input;
 pub mod label_counts;
+pub mod label_crowds;
 pub mod label_groups;
 pub mod label_rows;
 pub mod linkage;
