@@ -328,11 +328,11 @@ fn doubts(queries: &CalibrateMetadata) -> Markup {
         ),
         (
             queries.query_duplicates_total,
-            "are another picture once more: not counted",
+            "are another picture once more: under one label not counted",
         ),
         (
             queries.stranger_near_duplicates_total,
-            "of strangers are nearly those of others: counted once",
+            "of strangers are nearly those of others: a certified FAR holds with their labels as one stranger and as several",
         ),
     ];
     html! {

@@ -2032,8 +2032,23 @@ fn one_vector_under_many_labels_is_one_trial_and_a_copy_of_an_item_is_none() {
         let other = plain.vector();
         plain.add(&format!("another{label}"), "unknown", &other);
     }
+    // The vector scores low, so that to count it once makes the higher threshold. A few of the others may be one.
     let done = json(&plain.calibrate(&["--target-far", "0.01", "--json"]));
-    assert_eq!(done["content"]["promise"]["independent_trials"], 401);
+    let counted = &done["content"]["promise"]["independent_trials"];
+    assert!(
+        (390..=401).contains(&counted.as_u64().unwrap()),
+        "{counted}"
+    );
+    let trials = &done["content"]["trials"]["never_enrolled"];
+    assert_eq!(trials["searches"], 800);
+    let assumptions = done["content"]["assumptions"].to_string();
+    assert!(
+        assumptions.contains("400 labels of strangers share pictures"),
+        "{assumptions}"
+    );
+    let taken = plain.calibrate(&["--target-far", "0.01", "--strangers-are-distinct", "--json"]);
+    let assumptions = json(&taken)["content"]["assumptions"].to_string();
+    assert!(assumptions.contains("share pictures are different things, as was said"));
     assert_eq!(done["content"]["measured"]["frr"], Value::Null);
     assert_eq!(done["content"]["trials"]["mated"]["searches"], 0);
 }

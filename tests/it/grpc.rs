@@ -1429,6 +1429,7 @@ async fn compare_and_roll_back(running: &Running, choices: Choices, searches: u6
 }
 
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "one story")]
 async fn normalised_scores_decide_as_they_were_calibrated_and_nothing_without_their_cohort() {
     let (_folder, deployment) = copy_of_sample();
     let running = Running::start(&deployment, &[]).await;
@@ -1988,6 +1989,44 @@ async fn what_makes_queries_less_than_trials_is_listed_and_not_only_counted() {
     let unnamed = found.unnamed_strangers.unwrap();
     assert_eq!(unnamed.pictures, 1);
     assert!(unnamed.level.is_some_and(|level| level < 0.9));
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn strangers_who_share_a_picture_are_counted_as_several_and_as_one() {
+    let (_folder, deployment) = copy_of_sample();
+    let running = Running::start(&deployment, &[]).await;
+    let calibrate = async |settings, queries| {
+        let mut client = calibrations(&running);
+        let operation = client.calibrate(calibration(settings, queries)).await;
+        response(&operation.unwrap().into_inner())
+            .operating_point
+            .unwrap()
+    };
+    let before = calibrate(target(0.2, ""), labelled("calibrate.csv")).await;
+    let mut queries = labelled("calibrate.csv");
+    let strange = |query: &&LabelledQuery| query.label == "gc_farm_animals_owl";
+    let stranger = queries.iter().find(strange).unwrap().clone();
+    // The very picture under another label, and once more under its own.
+    for (id, label) in [("zz other", "somebody else"), ("zz own", &*stranger.label)] {
+        queries.push(LabelledQuery {
+            id: id.to_owned(),
+            label: label.to_owned(),
+            ..stranger.clone()
+        });
+    }
+    let after = calibrate(target(0.2, ""), queries).await;
+    let folder = Folder::open(&deployment).unwrap();
+    let searches = |id: &str| {
+        let recording = folder.recording(id).unwrap().unwrap();
+        recording.searches().len()
+    };
+    assert_eq!(searches(&after.id), searches(&before.id) + 1);
+    let told = format!("{after:?}");
+    assert!(
+        told.contains("2 labels of strangers share pictures, or nearly, and may be 1"),
+        "{told}"
+    );
     running.stop().await;
 }
 

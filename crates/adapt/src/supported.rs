@@ -95,8 +95,7 @@ impl Roles {
         roles
     }
 
-    /// Makes the trials as `calibrate` does: near copies do not count, and strangers who may be the same are
-    /// certified in both cases.
+    /// Makes the trials as `calibrate` does: strangers who may be the same are certified in both cases.
     fn search(&self, rows: &LabelledRows, names: &[&str]) -> Result<VectorTrials, AdaptError> {
         let vector = |row: &usize| {
             Some(VectorRow {

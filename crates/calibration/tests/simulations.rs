@@ -6,12 +6,15 @@
     reason = "a test may stop at the first surprise, and prints what it measured"
 )]
 
-use matchpoint_calibration::certify::{TargetFar, certify};
+use std::collections::BTreeMap;
+
+use matchpoint_calibration::certify::{TargetFar, certify, certify_either_way};
 use matchpoint_calibration::certify_frr::TargetFrr;
 use matchpoint_calibration::decision::{Decision, Threshold};
+use matchpoint_calibration::procedure::{Assured, LabelledVectors, VectorRow, VectorTrials};
 use matchpoint_calibration::review::ReviewBand;
 use matchpoint_calibration::trials::{MatedSearch, NonMatedSearch, StrangerOrigin, Top, Trials};
-use matchpoint_vector::Similarity;
+use matchpoint_vector::{Embedding, Similarity};
 
 const RUNS: u32 = 300;
 const CONFIDENCE: f64 = 0.9;
@@ -373,4 +376,135 @@ fn a_review_band_keeps_both_of_its_promises() {
     assert!(share(unseen_broken) <= at_most(0.1));
     assert!(share(either) <= at_most(0.2));
     assert!(RUNS / 2 < narrower, "there was nothing to review");
+}
+
+const COMPONENTS: usize = 32;
+/// Number of strangers on whom the true FAR is measured.
+const OTHERS: u32 = 100_000;
+
+/// A gallery, and strangers of whom a share sends one picture, such as the placeholder of a missing one. Its score is
+/// higher than that of nearly every other stranger.
+struct PlaceholderWorld {
+    gallery: Vec<Vec<f32>>,
+    placeholder: Vec<f32>,
+    share: f64,
+    /// Scores of other strangers, in ascending order.
+    others: Vec<f32>,
+}
+
+impl PlaceholderWorld {
+    fn new(share: f64, random: &mut Random) -> Self {
+        let mut one = || near(&[0.0; COMPONENTS], 1.0, random);
+        let gallery: Vec<Vec<f32>> = (0..20).map(|_| one()).collect();
+        let mut others: Vec<f32> = (0..OTHERS).map(|_| best(&gallery, &one())).collect();
+        others.sort_unstable_by(f32::total_cmp);
+        let placeholder = near(&gallery[0], 0.1, random);
+        assert!(others[OTHERS as usize / 200 * 199] < best(&gallery, &placeholder));
+        Self {
+            gallery,
+            placeholder,
+            share,
+            others,
+        }
+    }
+
+    fn strangers(&self, count: usize, random: &mut Random) -> Vec<Vec<f32>> {
+        let mut one = || {
+            if random.uniform() < self.share {
+                self.placeholder.clone()
+            } else {
+                near(&[0.0; COMPONENTS], 1.0, random)
+            }
+        };
+        (0..count).map(|_| one()).collect()
+    }
+
+    /// The true FAR of the threshold that is certified on these strangers, each with a label of its own.
+    fn far(&self, strangers: &[Vec<f32>], target: TargetFar, assured: Assured) -> f64 {
+        let (items, labels) = (names("item", &self.gallery), names("stranger", strangers));
+        let gallery = rows(&items, &self.gallery);
+        let vectors = LabelledVectors::from_unit(gallery, rows(&labels, strangers)).unwrap();
+        let trials = VectorTrials::search(&vectors, assured, &|_, _, _| true).unwrap();
+        let found = certify_either_way(trials.recording.trials(), 0, target).unwrap();
+        let accepts = |score| found.threshold.decide(Similarity::new(score)) == Decision::Accept;
+        let rejected = self.others.partition_point(|score| !accepts(*score));
+        let accepted = u32::try_from(self.others.len() - rejected).unwrap();
+        let others = f64::from(accepted) / f64::from(OTHERS);
+        let placeholder = f64::from(u8::from(accepts(best(&self.gallery, &self.placeholder))));
+        self.share * placeholder + (1.0 - self.share) * others
+    }
+}
+
+fn near(centre: &[f32], noise: f32, random: &mut Random) -> Vec<f32> {
+    #[expect(clippy::cast_possible_truncation, reason = "components are f32")]
+    let raw = centre
+        .iter()
+        .map(|value| value + noise * random.normal() as f32);
+    let unit = Embedding::normalise(raw.collect()).unwrap();
+    unit.as_slice().to_vec()
+}
+
+fn best(gallery: &[Vec<f32>], query: &[f32]) -> f32 {
+    let scores = gallery.iter();
+    let scores = scores.map(|item| Similarity::between(query, item).unwrap());
+    scores.max().unwrap().get()
+}
+
+fn names(kind: &str, vectors: &[Vec<f32>]) -> Vec<String> {
+    (0..vectors.len())
+        .map(|number| format!("{kind} {number}"))
+        .collect()
+}
+
+fn rows<'a>(names: &'a [String], vectors: &'a [Vec<f32>]) -> Vec<VectorRow<'a>> {
+    let both = names.iter().zip(vectors);
+    let rows = both.map(|(name, vector)| VectorRow {
+        id: name.clone(),
+        label: name,
+        conditions: BTreeMap::new(),
+        vector,
+    });
+    rows.collect()
+}
+
+#[test]
+fn strangers_who_share_a_picture_are_part_of_the_certified_far() {
+    let target = TargetFar::new(0.05, 0.95).unwrap();
+    let distinct = Assured {
+        strangers_are_distinct: true,
+        ..Assured::default()
+    };
+    for share_of_strangers in [0.0, 0.02, 0.1] {
+        let mut random = Random(31);
+        let world = PlaceholderWorld::new(share_of_strangers, &mut random);
+        let [mut dropped, mut both_ways, mut apart] = [0; 3];
+        for _ in 0..RUNS {
+            let strangers = world.strangers(300, &mut random);
+            let exceeds = |strangers: &[Vec<f32>], assured| {
+                u32::from(target.far() < world.far(strangers, target, assured))
+            };
+            both_ways += exceeds(&strangers, Assured::default());
+            apart += exceeds(&strangers, distinct);
+            // As if the picture were one trial.
+            let mut once = strangers;
+            let first = once.iter().position(|one| *one == world.placeholder);
+            let mut row = 0..;
+            once.retain(|one| {
+                let number = row.next();
+                *one != world.placeholder || number == first
+            });
+            dropped += exceeds(&once, distinct);
+        }
+        println!(
+            "{share_of_strangers} of strangers send one picture: FAR exceeded in {:.3} of calibrations that drop it, {:.3} that count it both ways, {:.3} that count each label",
+            share(dropped),
+            share(both_ways),
+            share(apart)
+        );
+        assert!(share(both_ways) <= at_most(0.05), "{share_of_strangers}");
+        assert!(share(apart) <= at_most(0.05), "{share_of_strangers}");
+        if 0.0 < share_of_strangers {
+            assert!(0.2 < share(dropped), "{share_of_strangers}");
+        }
+    }
 }

@@ -63,9 +63,9 @@ pub(crate) struct CalibrationReport {
     /// Queries that equal or nearly equal a picture in the gallery. If both have the same label, the query is
     /// not counted.
     copies: Vec<Copied>,
-    /// Queries with exactly the same image as another query; counted once.
+    /// Queries with exactly the same image as another query; counted once if the label is the same.
     repeated: Vec<Repeated>,
-    /// Queries of strangers whose vectors nearly equal that of another stranger; counted once.
+    /// Queries of strangers whose vectors nearly equal that of another stranger; both ways of counting are certified.
     near_copies: Vec<NearCopied>,
     /// How many independent strangers the unnamed ones count as; `None` if there are none.
     unnamed: Option<UnnamedStrangers>,

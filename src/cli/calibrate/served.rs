@@ -307,7 +307,7 @@ fn warnings(of: &CalibrateMetadata) -> String {
     }
     if let Some(first) = of.stranger_near_duplicates.first() {
         found.push(format!(
-            "{} queries of strangers are nearly those of strangers of other labels (the first: {} of {} and {} of {}); each such group is one trial, and its labels may be wrong",
+            "{} queries of strangers are nearly those of strangers of other labels (the first: {} of {} and {} of {}); the labels may be wrong, or one stranger: a certified FAR holds with each as a stranger and with those that share a picture as one; --strangers-are-distinct says that all are different things",
             of.stranger_near_duplicates_total,
             first.first_id,
             first.first_label,

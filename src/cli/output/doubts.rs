@@ -76,7 +76,7 @@ impl Doubts<'_> {
     fn nearly(&self) -> Option<String> {
         let one = self.near_copies.first()?;
         Some(format!(
-            "{} queries of strangers are nearly those of strangers of other labels (the first: {} of {} and {} of {}, similarity {:.5}); each such group is one trial, and its labels may be wrong",
+            "{} queries of strangers are nearly those of strangers of other labels (the first: {} of {} and {} of {}, similarity {:.5}); the labels may be wrong, or one stranger: a certified FAR holds with each as a stranger and with those that share a picture as one; --strangers-are-distinct says that all are different things",
             self.near_copies.len(),
             one.first,
             one.first_label,
@@ -150,7 +150,7 @@ pub(crate) fn what_to_do_about(groups: &[(&[String], u64)]) -> String {
 /// How many queries have the same image as another one, and the first two of them.
 pub(crate) fn repeated(count: impl std::fmt::Display, first: &str, second: &str) -> String {
     format!(
-        "{count} of the queries have the very image of another one (the first: {first} and {second}); they are counted once"
+        "{count} of the queries have the very image of another one (the first: {first} and {second}); under one label they are counted once; strangers of several labels count as different ones and as one, and a certified FAR holds either way"
     )
 }
 

@@ -51,6 +51,7 @@ impl Deployment {
             mut remarks,
         } = remedied;
         remarks.extend(taken_apart);
+        remarks.extend(assured.shared(&gathered.shared));
         let point = draft.point(PointTrials {
             chosen: &chosen,
             trials: recording.trials(),

@@ -114,7 +114,9 @@ impl DeploymentEvaluation {
     ) -> Result<Self, DeploymentError> {
         let active = deployment.active_point();
         let point = active.valid();
-        let recording = Recording::new(deployment.judged(gathered)?)?;
+        // Intervals count labels that may be one stranger once.
+        let one_stranger = gathered.shared.repeats(gathered.crowded.as_ref());
+        let recording = Recording::new(deployment.judged(gathered)?)?.with_repeats(one_stranger);
         let trials = recording.trials();
         let measured = evaluate(trials, point.map(OperatingPoint::threshold));
         let errors = measured.errors.as_ref();

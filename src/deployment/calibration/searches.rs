@@ -17,6 +17,7 @@ use matchpoint_calibration::analysis::CandidateList;
 use matchpoint_calibration::analysis::copies::{NearCopy, near_copies, near_copy_from};
 use matchpoint_calibration::analysis::crowded::CrowdedStrangers;
 use matchpoint_calibration::analysis::embeddings::Embeddings;
+use matchpoint_calibration::analysis::shared_pictures::SharedPictures;
 use matchpoint_calibration::analysis::strangers::{StrangerRow, UnnamedStrangers};
 use matchpoint_calibration::likeness::{Alike, alike};
 use matchpoint_calibration::monitoring::traffic::TrafficQuery;
@@ -70,6 +71,8 @@ pub struct Gathered {
     pub unnamed: Option<UnnamedStrangers>,
     /// Labels of strangers that may stand for fewer things than there are labels.
     pub crowded: Option<CrowdedStrangers>,
+    /// Labels of strangers that share a picture.
+    pub shared: SharedPictures,
     /// Maps each label to the one that it counts under because both may be one stranger; empty unless they are
     /// counted so.
     pub repeats: BTreeMap<String, String>,
@@ -79,8 +82,8 @@ pub struct Gathered {
     near_copy_from: f32,
     /// The first strangers with their vectors.
     strangers: Vec<UnnamedStranger>,
-    /// The hash of each query's source, and the query's id.
-    sources: Vec<([u8; 32], String)>,
+    /// The source of each query.
+    sources: Vec<QuerySource>,
     /// A sample of the queries, to compare traffic with.
     pub(in crate::deployment) traffic: TrafficSample,
     /// The record of the model's head with the data that it was fitted to; `None` without a head.
@@ -112,8 +115,31 @@ pub struct IndexCheck {
 pub struct Repeated {
     /// Id of the query.
     pub query: String,
-    /// Id of the first query with this image.
+    /// Its label.
+    pub label: String,
+    /// Id of the first query with this image, of the same label if there is one.
     pub first: String,
+    /// The label of that one. If it is the same, this query is no trial.
+    pub first_label: String,
+}
+
+/// The source of a query, by which equal ones are recognised. Equal ones of one label follow each other in order.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct QuerySource {
+    sha256: [u8; 32],
+    label: String,
+    id: String,
+}
+
+impl QuerySource {
+    fn repeats(&self, first: &Self) -> Repeated {
+        Repeated {
+            query: self.id.clone(),
+            label: self.label.clone(),
+            first: first.id.clone(),
+            first_label: first.label.clone(),
+        }
+    }
 }
 
 /// A query of a stranger, with the data needed to compare it with others.
@@ -122,6 +148,15 @@ struct UnnamedStranger {
     id: String,
     label: String,
     vector: Arc<[f32]>,
+}
+
+impl UnnamedStranger {
+    fn row(&self) -> StrangerRow<'_> {
+        StrangerRow {
+            label: &self.label,
+            vector: &self.vector,
+        }
+    }
 }
 
 /// The additional searches with a query's own label left out.
@@ -212,6 +247,7 @@ impl Gathered {
             near_copies: Vec::new(),
             unnamed: None,
             crowded: None,
+            shared: SharedPictures::default(),
             repeats: BTreeMap::new(),
             not_compared: 0,
             near_copy_from: near_copy_from(deployment.loaded().model.dimension()),
@@ -295,16 +331,15 @@ impl Gathered {
     /// The same searches in which unnamed pictures that may show the same stranger count under one label, and
     /// names that may be one stranger are marked; `None` if there are no such strangers.
     pub fn counted_once(&self) -> Option<Self> {
-        if self.unnamed.is_none() && self.crowded.is_none() {
+        let repeats = self.shared.repeats(self.crowded.as_ref());
+        if self.unnamed.is_none() && repeats.is_empty() {
             return None;
         }
         let mut counted = self.clone();
         if let Some(unnamed) = &self.unnamed {
             unnamed.count_once(&mut counted.searches);
         }
-        if let Some(crowded) = &self.crowded {
-            counted.repeats = crowded.repeats();
-        }
+        counted.repeats = repeats;
         Some(counted)
     }
 
@@ -326,8 +361,8 @@ impl Gathered {
     }
 
     /// Sorts the searches by probe, and removes those that are not trials: pictures of the gallery that find
-    /// themselves, repeated pictures, and all but one of the strangers whose vectors are nearly equal although
-    /// their labels differ.
+    /// themselves, and repeated pictures of one label. Labels of strangers that share a picture, or nearly, are
+    /// only marked: if such searches were removed, the strangers left would not be those of traffic.
     ///
     /// # Errors
     /// Never in practice; returns an error if a vector does not have unit length.
@@ -337,20 +372,24 @@ impl Gathered {
         self.queries.sort_by(|a, b| a.0.id.cmp(&b.0.id));
         self.copies.sort_by(|a, b| a.query.cmp(&b.query));
         self.sources.sort_unstable();
-        for pair in self.sources.chunk_by(|a, b| a.0 == b.0) {
-            let (first, rest) = pair.split_first().unzip();
-            for (_, query) in rest.into_iter().flatten() {
-                self.repeated.push(Repeated {
-                    query: query.clone(),
-                    first: first.map(|(_, first)| first.clone()).unwrap_or_default(),
-                });
+        for equal in self.sources.chunk_by(|a, b| a.sha256 == b.sha256) {
+            let Some(first) = equal.first() else {
+                continue;
+            };
+            for of_label in equal.chunk_by(|a, b| a.label == b.label) {
+                let Some((own, others)) = of_label.split_first() else {
+                    continue;
+                };
+                let of_first = (own != first).then(|| own.repeats(first));
+                self.repeated.extend(of_first);
+                let of_own = others.iter().map(|other| other.repeats(own));
+                self.repeated.extend(of_own);
             }
         }
         self.sources.clear();
         let strangers = self.find_near_copies()?;
-        let repeated = self.repeated.iter().map(|r| r.query.as_str());
-        let nearly = self.near_copies.iter().map(|copy| copy.query.as_str());
-        let repeated: BTreeSet<&str> = repeated.chain(nearly).collect();
+        let repeated = self.repeated.iter().filter(|r| r.label == r.first_label);
+        let repeated: BTreeSet<&str> = repeated.map(|r| r.query.as_str()).collect();
         let copied = self
             .copies
             .iter()
@@ -363,29 +402,51 @@ impl Gathered {
         });
         self.near
             .retain(|probe, _| !repeated.contains(probe.as_str()));
-        // Only the remaining queries are used, because copies would make the pictures of one label seem more
-        // similar than they are.
-        let rows = strangers
-            .iter()
-            .filter(|one| !repeated.contains(one.id.as_str()));
-        let rows: Vec<StrangerRow<'_>> = rows
-            .map(|one| StrangerRow {
-                label: &one.label,
-                vector: &one.vector,
-            })
-            .collect();
+        let counted = strangers.iter();
+        let counted = counted.filter(|one| !repeated.contains(one.id.as_str()));
+        let rows: Vec<StrangerRow<'_>> = counted.map(UnnamedStranger::row).collect();
         self.unnamed = UnnamedStrangers::find(&rows, &self.searches)?;
+        self.find_one_stranger(&strangers)
+    }
+
+    /// Finds labels that may be one stranger: those that share a picture, and those that are close.
+    fn find_one_stranger(&mut self, strangers: &[UnnamedStranger]) -> Result<(), DeploymentError> {
+        let non_mated = self.searches.iter();
+        let non_mated = non_mated.filter(|search| search.truth != TrialKind::Mated);
+        let non_mated: BTreeSet<&str> = non_mated.map(|search| search.label.as_str()).collect();
+        let repeated = self.repeated.iter();
+        let repeated = repeated.map(|one| (&*one.label, &*one.first_label));
+        let nearly = self.near_copies.iter();
+        let nearly = nearly.map(|copy| (&*copy.label, &*copy.first_label));
+        let pairs = repeated.filter(|(one, other)| one != other).chain(nearly);
+        let pairs =
+            pairs.filter(|(one, other)| non_mated.contains(one) && non_mated.contains(other));
+        self.shared = SharedPictures::of(pairs);
+        // Of equal pictures only the first is used here, because the others would change the distance at which
+        // strangers are close.
+        let repeated = self.repeated.iter().map(|one| one.query.as_str());
+        let nearly = self.near_copies.iter().map(|copy| copy.query.as_str());
+        let copies: BTreeSet<&str> = repeated.chain(nearly).collect();
+        let rows = strangers.iter();
+        let rows = rows.filter(|one| !copies.contains(one.id.as_str()));
+        let rows: Vec<StrangerRow<'_>> = rows.map(UnnamedStranger::row).collect();
+        let others = self.searches.iter();
+        let others = others.filter(|search| !copies.contains(search.probe.as_str()));
+        let others: Vec<RecordedSearch> = others.cloned().collect();
         let items = self.items().count();
-        self.crowded = CrowdedStrangers::find(&rows, &self.searches, items, &|_, _| true)?;
+        self.crowded = CrowdedStrangers::find(&rows, &others, items, &|_, _| true)?;
         Ok(())
     }
 
     /// Finds nearly equal vectors among strangers of different labels.
     fn find_near_copies(&mut self) -> Result<Vec<UnnamedStranger>, DeploymentError> {
         let repeated: BTreeSet<&str> = self.repeated.iter().map(|r| r.query.as_str()).collect();
-        let mut strangers = std::mem::take(&mut self.strangers);
-        strangers.retain(|stranger| !repeated.contains(stranger.id.as_str()));
-        strangers.sort_by(|a, b| a.id.cmp(&b.id));
+        let mut all = std::mem::take(&mut self.strangers);
+        all.sort_by(|a, b| a.id.cmp(&b.id));
+        // Equal pictures are known already.
+        let strangers = all.iter();
+        let strangers = strangers.filter(|stranger| !repeated.contains(stranger.id.as_str()));
+        let strangers: Vec<&UnnamedStranger> = strangers.collect();
         let names: BTreeSet<&str> = strangers.iter().map(|one| one.label.as_str()).collect();
         let numbers: BTreeMap<&str, u32> = names.into_iter().zip(0..).collect();
         let dimension = strangers.first().map_or(1, |one| one.vector.len());
@@ -402,7 +463,8 @@ impl Gathered {
         )?;
         let copy = |found: NearCopy| {
             let (one, first) = (strangers.get(found.row)?, strangers.get(found.first)?);
-            Some(NearCopied {
+            // Pictures of one label can be linked through one of another.
+            (one.label != first.label).then(|| NearCopied {
                 query: one.id.clone(),
                 label: one.label.clone(),
                 first: first.id.clone(),
@@ -412,7 +474,7 @@ impl Gathered {
         };
         let found = near_copies(&rows, &|_, _| true)?;
         self.near_copies = found.into_iter().filter_map(copy).collect();
-        Ok(strangers)
+        Ok(all)
     }
 
     /// The requests for its queries.
@@ -437,7 +499,11 @@ impl Gathered {
             .source_sha256
             .or_else(|| digest(probed.vector.as_deref()))
         {
-            self.sources.push((made_from, query.id.clone()));
+            self.sources.push(QuerySource {
+                sha256: made_from,
+                label: query.label.clone(),
+                id: query.id.clone(),
+            });
         }
         if let Some(vector) = &probed.vector {
             self.traffic.add(TrafficQuery {

@@ -34,6 +34,7 @@ pub mod remedy_verdict;
 pub mod rng;
 pub mod score_curve;
 pub mod score_histogram;
+pub mod shared_pictures;
 pub mod strangers;
 pub mod stress;
 pub mod utility;

@@ -84,8 +84,10 @@ pub fn calibrate_vectors(
     watch: &(dyn Fn(VectorStage, u64, u64) -> bool + Sync),
 ) -> Result<VectorCalibration, AnalysisError> {
     let alike = vectors.alike();
-    let remarks = Vec::from_iter(request.settings.assured.spellings(&alike)?);
-    let trials = VectorTrials::search(vectors, request.settings.assured, watch)?;
+    let assured = request.settings.assured;
+    let mut remarks = Vec::from_iter(assured.spellings(&alike)?);
+    let trials = VectorTrials::search(vectors, assured, watch)?;
+    remarks.extend(assured.shared(&trials.shared));
     let outcome = match point(vectors, request, &trials, remarks) {
         Ok(point) => Ok(SupportedThreshold {
             analysis: analyse(vectors, &trials, &point, request, watch)?,

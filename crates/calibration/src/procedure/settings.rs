@@ -2,6 +2,7 @@
 
 use crate::CalibrationError;
 use crate::analysis::crowded::CrowdedStrangers;
+use crate::analysis::shared_pictures::SharedPictures;
 use crate::analysis::strangers::UnnamedStrangers;
 use crate::certify_frr::TargetFrr;
 use crate::growth::{Growth, ahead_of_growth};
@@ -108,6 +109,18 @@ impl Assured {
         } else {
             format!("{}.", crowded.describe())
         })
+    }
+
+    /// The assumption about labels of strangers that share a picture; `None` if there are none.
+    #[must_use]
+    pub fn shared(self, shared: &SharedPictures) -> Option<String> {
+        let [labels, _] = shared.counted()?;
+        if self.strangers_are_distinct {
+            return Some(format!(
+                "{labels} labels of strangers that share pictures are different things, as was said."
+            ));
+        }
+        Some(format!("{}.", shared.describe()?))
     }
 
     /// The assumption about unnamed strangers; `None` if all strangers have a name.

@@ -40,7 +40,7 @@ pub struct VectorFindings {
     /// is not counted.
     pub copies: Vec<Copied>,
     /// Queries of strangers whose vectors nearly equal that of another stranger. Such a pair is
-    /// counted once.
+    /// counted both as one and as two strangers.
     pub near_copies: Vec<NearCopied>,
     /// How many independent strangers the unnamed vectors count as; `None` if all have a name.
     pub unnamed: Option<UnnamedStrangers>,

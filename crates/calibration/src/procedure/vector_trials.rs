@@ -11,6 +11,7 @@ use crate::analysis::copies::{ROWS_MAX, near_copies, near_copy_from};
 use crate::analysis::crowded::CrowdedStrangers;
 use crate::analysis::embeddings::Embeddings;
 use crate::analysis::nearest::{Nearest, NearestRow, nearest};
+use crate::analysis::shared_pictures::SharedPictures;
 use crate::analysis::strangers::{StrangerRow, UnnamedStrangers};
 use crate::analysis::{AnalysisError, CandidateList};
 use crate::recording::{QueryTrials, RecordedMatch, RecordedSearch, Recording, TrialKind};
@@ -48,11 +49,11 @@ pub struct Copied {
 /// A query of a stranger whose vector nearly equals that of an earlier query with another label.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct NearCopied {
-    /// Id of the query, which is not counted as a trial.
+    /// Id of the query.
     pub query: String,
     /// Its label.
     pub label: String,
-    /// Id of the earlier query, which is counted for both.
+    /// Id of the earlier query.
     pub first: String,
     /// The label of the earlier query.
     pub first_label: String,
@@ -68,8 +69,8 @@ pub struct VectorTrials {
     /// Queries whose vectors nearly equal a gallery vector. If both have the same label, the query
     /// is not counted.
     pub copies: Vec<Copied>,
-    /// Queries of strangers whose vectors nearly equal that of another stranger. Such a pair is
-    /// counted once.
+    /// Queries of strangers whose vectors nearly equal that of another stranger. They are trials, and
+    /// their labels may be one stranger.
     pub near_copies: Vec<NearCopied>,
     /// Number of strangers' queries that were not compared with each other because there are too
     /// many.
@@ -79,16 +80,10 @@ pub struct VectorTrials {
     /// Labels of strangers that may stand for fewer things than there are labels; `None` if there
     /// are none.
     pub crowded: Option<CrowdedStrangers>,
-    no_trials: NoTrials,
-}
-
-/// Rows of queries whose searches do not count as trials.
-#[derive(Debug, Default)]
-struct NoTrials {
-    /// Mated queries that nearly equal an item of their own label.
-    mated: BTreeSet<usize>,
-    /// Queries of strangers that nearly equal an earlier query of another stranger.
-    strangers: BTreeSet<usize>,
+    /// Labels of strangers that share a picture.
+    pub shared: SharedPictures,
+    /// Rows of queries that nearly equal an item of their own label; they are no mated trials.
+    found_themselves: BTreeSet<usize>,
 }
 
 /// Called with the stage, the amount of work done and the total; returns whether to continue.
@@ -122,17 +117,13 @@ impl VectorTrials {
         let mut searches = trials.searches(vectors, &found);
         let strangers = stranger_rows(vectors, &searches);
         trials.unnamed = UnnamedStrangers::find(&strangers, &searches)?;
-        let items = vectors.gallery.ids.len();
-        trials.crowded = CrowdedStrangers::find(&strangers, &searches, items, &|done, total| {
-            watch(VectorStage::NearCopies, done, total)
-        })?;
+        trials.find_one_stranger(vectors, &searches, watch)?;
         let mut repeats = BTreeMap::new();
         if assured.counts_once() {
             if let Some(unnamed) = &trials.unnamed {
                 unnamed.count_once(&mut searches);
             }
-            let crowded = trials.crowded.as_ref();
-            repeats = crowded.map_or(repeats, CrowdedStrangers::repeats);
+            repeats = trials.shared.repeats(trials.crowded.as_ref());
         }
         trials.recording = Recording::new(searches)?.with_repeats(repeats);
         Ok(trials)
@@ -147,7 +138,8 @@ impl VectorTrials {
             not_compared: 0,
             unnamed,
             crowded: None,
-            no_trials: NoTrials::default(),
+            shared: SharedPictures::default(),
+            found_themselves: BTreeSet::new(),
         }
     }
 
@@ -158,7 +150,7 @@ impl VectorTrials {
         for (row, nearest) in found.iter().enumerate() {
             let is_near = |one: &NearestRow| near <= one.score.get();
             if nearest.same_label.is_some_and(|one| is_near(&one)) {
-                self.no_trials.mated.insert(row);
+                self.found_themselves.insert(row);
             }
             let either = [nearest.same_label, nearest.other_label];
             for item in either.into_iter().flatten().filter(is_near) {
@@ -204,15 +196,42 @@ impl VectorTrials {
             else {
                 continue;
             };
-            self.no_trials.strangers.insert(row);
-            self.near_copies.push(NearCopied {
-                query: id(row),
-                label: queries.label(row, names).to_owned(),
-                first: id(first),
-                first_label: queries.label(first, names).to_owned(),
-                similarity: copy.similarity.get(),
-            });
+            let (label, first_label) = (queries.label(row, names), queries.label(first, names));
+            // Pictures of one label can be linked through one of another.
+            if label != first_label {
+                self.near_copies.push(NearCopied {
+                    query: id(row),
+                    label: label.to_owned(),
+                    first: id(first),
+                    first_label: first_label.to_owned(),
+                    similarity: copy.similarity.get(),
+                });
+            }
         }
+        Ok(())
+    }
+
+    /// Finds labels that may be one stranger: those that share a picture, and those that are close.
+    fn find_one_stranger(
+        &mut self,
+        vectors: &LabelledVectors,
+        searches: &[RecordedSearch],
+        watch: StageWatch<'_>,
+    ) -> Result<(), AnalysisError> {
+        let pairs = self.near_copies.iter();
+        self.shared = SharedPictures::of(pairs.map(|copy| (&*copy.label, &*copy.first_label)));
+        // Of nearly equal pictures only the first is used here, because the others would change the
+        // distance at which strangers are close.
+        let copies = self.near_copies.iter().map(|copy| copy.query.as_str());
+        let copies: BTreeSet<&str> = copies.collect();
+        let others = searches.iter();
+        let others = others.filter(|search| !copies.contains(search.probe.as_str()));
+        let others: Vec<RecordedSearch> = others.cloned().collect();
+        let rows = stranger_rows(vectors, &others);
+        let items = vectors.gallery.ids.len();
+        self.crowded = CrowdedStrangers::find(&rows, &others, items, &|done, total| {
+            watch(VectorStage::NearCopies, done, total)
+        })?;
         Ok(())
     }
 
@@ -235,13 +254,10 @@ impl VectorTrials {
             for truth in trials.truths() {
                 let (found, other, is_trial) = match truth {
                     TrialKind::Mated => {
-                        let is_trial = !self.no_trials.mated.contains(&row);
+                        let is_trial = !self.found_themselves.contains(&row);
                         (top, nearest.runner_up(), is_trial)
                     }
-                    TrialKind::NeverEnrolled => {
-                        let is_trial = !self.no_trials.strangers.contains(&row);
-                        (top, nearest.runner_up(), is_trial)
-                    }
+                    TrialKind::NeverEnrolled => (top, nearest.runner_up(), true),
                     TrialKind::LeftOut => (nearest.other_label, nearest.third_label, true),
                 };
                 if is_trial {
@@ -275,7 +291,7 @@ impl VectorTrials {
             vectors.queries.is_none() || label.is_some_and(|label| !enrolled.contains(label))
         };
         let strangers: Vec<usize> = (0..queries.ids.len())
-            .filter(|&row| is_stranger(row) && !self.no_trials.strangers.contains(&row))
+            .filter(|&row| is_stranger(row))
             .collect();
         if CANDIDATE_SCORES_MAX < strangers.len() as u64 * gallery.ids.len() as u64 {
             return Vec::new();
@@ -293,13 +309,14 @@ fn stranger_rows<'a>(
     let strangers: BTreeSet<&str> = searches
         .iter()
         .filter(|search| search.truth == TrialKind::NeverEnrolled)
-        .map(|search| search.label.as_str())
+        .map(|search| search.probe.as_str())
         .collect();
     let rows = (0..queries.ids.len()).filter_map(|row| {
         let label = queries.label(row, names);
         let vector = queries.embeddings.row(row)?;
+        let id = queries.ids.get(row)?;
         strangers
-            .contains(label)
+            .contains(id.as_str())
             .then_some(StrangerRow { label, vector })
     });
     rows.take(ROWS_MAX).collect()
