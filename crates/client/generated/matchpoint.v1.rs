@@ -1643,14 +1643,14 @@ impl ::prost::Name for GalleryDuplicate {
         "/matchpoint.v1.GalleryDuplicate".into()
     }
 }
-/// A query with the same image or vector as another one: no trial.
+/// A query with the same image or vector as another one: no trial if their labels are the same.
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct QueryDuplicate {
     /// Id of the query.
     #[prost(string, tag = "1")]
     pub id: ::prost::alloc::string::String,
-    /// Id of the query that counts for both, the first by id.
+    /// Id of the other one, of the same label if there is one.
     #[prost(string, tag = "2")]
     pub first_id: ::prost::alloc::string::String,
 }
@@ -1664,7 +1664,8 @@ impl ::prost::Name for QueryDuplicate {
         "/matchpoint.v1.QueryDuplicate".into()
     }
 }
-/// A stranger's query that is a near duplicate of that of a stranger of another label: no trial.
+/// A stranger's query that is a near duplicate of that of a stranger of another label. A certified FAR holds with the two
+/// labels as different strangers, and as one.
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct StrangerNearDuplicate {
@@ -1674,7 +1675,7 @@ pub struct StrangerNearDuplicate {
     /// Its label.
     #[prost(string, tag = "2")]
     pub label: ::prost::alloc::string::String,
-    /// Id of the query that counts for both, the first by id.
+    /// Id of that other query, the first by id.
     #[prost(string, tag = "3")]
     pub first_id: ::prost::alloc::string::String,
     /// The label of that one.
@@ -1799,11 +1800,12 @@ pub struct CalibrateMetadata {
     /// picture again is no trial.
     #[prost(uint64, tag = "7")]
     pub gallery_duplicates_total: u64,
-    /// Duplicates of another query: the same image or vector. They are not counted: the same trial twice is one.
+    /// Duplicates of another query: the same image or vector. They are not counted if the labels are the same. Strangers of
+    /// several labels count both as different ones and as one, and a certified FAR holds either way.
     #[prost(uint64, tag = "8")]
     pub query_duplicates_total: u64,
-    /// Queries of strangers that are near duplicates of a query of another stranger, among the first 20000 strangers. They
-    /// are not counted: several labels with one picture are one trial.
+    /// Queries of strangers that are near duplicates of a query of another stranger, among the first 20000 strangers. A
+    /// certified FAR holds with their labels as different strangers, and as one.
     #[prost(uint64, tag = "9")]
     pub stranger_near_duplicates_total: u64,
     /// Labels of strangers that are suspiciously like another, the first hundred, spellings first. This and all fields below
@@ -1823,7 +1825,7 @@ pub struct CalibrateMetadata {
     #[prost(message, repeated, tag = "14")]
     pub stranger_near_duplicates: ::prost::alloc::vec::Vec<StrangerNearDuplicate>,
     /// Queries of strangers beyond the first 20000, which are not compared with the others: near duplicates among them are not
-    /// found, and count as trials.
+    /// found.
     #[prost(uint64, tag = "15")]
     pub strangers_not_compared_total: u64,
     /// What pictures of strangers without a name are worth; unset if there are none.
@@ -2660,7 +2662,9 @@ impl ::prost::Name for VerifyRequest {
 ///
 /// The threshold is that of the deployment's operating point, which is calibrated for searches. One comparison with a
 /// reference from the population of the gallery's items is falsely accepted no more often than a search, so the promised
-/// rate holds for it too, as an upper bound.
+/// FAR holds for it too, as an upper bound, unless scores are normalised: then `certified` is false and `far_bound` unset.
+/// A promised FRR is that of a search, which takes the best of a label's items; `target_frr`, `frr_bound` and
+/// `review.unseen_frr` are unset.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct VerifyResponse {
     /// Whether the two are accepted as the same.
