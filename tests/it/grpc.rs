@@ -445,6 +445,37 @@ async fn verify_compares_with_an_image_and_with_an_item() {
     running.stop().await;
 }
 
+#[tokio::test]
+async fn what_is_promised_of_mates_in_a_search_is_not_promised_of_a_comparison() {
+    let (_folder, deployment) = copy_of_sample();
+    let running = Running::start(&deployment, &[]).await;
+    let wanted = CalibrationSettings {
+        target: Some(calibration_settings::Target::TargetFrr(0.4)),
+        ..target(0.2, "")
+    };
+    let mut client = calibrations(&running);
+    let calibrated = client.calibrate(calibration(wanted, labelled("calibrate.csv")));
+    response(&calibrated.await.unwrap().into_inner());
+    let searched = search(&running, image_query(known())).await.unwrap();
+    let source = reference::Source::ItemId(searched.matches[0].id.clone());
+    let verify = VerifyRequest {
+        query: Some(verify_request::Query::Image(known().into())),
+        reference: Some(Reference {
+            source: Some(source),
+        }),
+        ..VerifyRequest::default()
+    };
+    let verified = retrieval(&running).verify(verify).await.unwrap();
+    let (verified, searched) = (
+        verified.into_inner().basis.unwrap(),
+        searched.basis.unwrap(),
+    );
+    assert!(searched.target_frr.is_some() && searched.frr_bound.is_some());
+    assert_eq!((verified.target_frr, verified.frr_bound), (None, None));
+    assert_eq!(verified.threshold, searched.threshold);
+    running.stop().await;
+}
+
 fn new_item(id: &str, image: Vec<u8>) -> UpsertItemRequest {
     UpsertItemRequest {
         id: id.to_owned(),
@@ -1488,10 +1519,20 @@ async fn normalised_scores_decide_as_they_were_calibrated_and_nothing_without_th
         .await
         .unwrap()
         .into_inner();
+    let (verified, searched) = (verified.basis.unwrap(), searched.basis.unwrap());
     assert_eq!(
-        verified.basis.unwrap().decision_score.unwrap().to_bits(),
-        searched.basis.unwrap().decision_score.unwrap().to_bits()
+        verified.decision_score.unwrap().to_bits(),
+        searched.decision_score.unwrap().to_bits()
     );
+    // One item has no such order to the best of all as a similarity has, nor have some of them.
+    assert!(searched.certified && searched.far_bound.is_some());
+    assert!(!verified.certified && verified.far_bound.is_none());
+    let only = SearchRequest {
+        filter: "label != \"no such label\"".to_owned(),
+        ..image_query(known())
+    };
+    let only = search(&running, only).await.unwrap().basis.unwrap();
+    assert!(!only.certified && only.far_bound.is_none());
     running.stop().await;
 
     let cohorts = fs::read_dir(deployment.join("cohorts")).unwrap();

@@ -45,19 +45,25 @@ pub struct ValidPoint {
 }
 
 impl DecisionBasis {
-    /// Adapts the basis to a search with a filter. If the similarity is compared, whatever is accepted among
-    /// some items is also accepted among all, so a bound on the FAR still holds. But a filter can exclude the
-    /// mate, so a bound on the FRR does not.
+    /// Adapts the basis to a search with a filter.
     #[must_use]
-    pub fn if_filtered(mut self, filtered: bool) -> Self {
-        if filtered {
-            self.target_frr = None;
-            self.frr_bound = None;
-            if let Some(review) = &mut self.review {
-                review.unseen_frr = None;
-            }
-            self.certified &= self.kept_by_filters && self.target_far.is_some();
+    pub fn if_filtered(self, filtered: bool) -> Self {
+        if filtered { self.among_some() } else { self }
+    }
+
+    /// Adapts the basis to a decision on some of the items, such as those that a filter leaves, or the one of a
+    /// comparison. If the similarity is compared, whatever is accepted among some items is also accepted among
+    /// all, so a bound on the FAR still holds. But the mate, or the best of its items, may not be among them, so a
+    /// bound on the FRR does not.
+    #[must_use]
+    pub fn among_some(mut self) -> Self {
+        self.target_frr = None;
+        self.frr_bound = None;
+        if let Some(review) = &mut self.review {
+            review.unseen_frr = None;
         }
+        self.certified &= self.kept_by_filters && self.target_far.is_some();
+        self.far_bound = self.far_bound.filter(|_| self.kept_by_filters);
         self
     }
 }

@@ -202,7 +202,7 @@ impl Deployment {
         let id = self.monitor.fresh_id();
         let answer = VerifyAnswer {
             decision: active.decide(judged),
-            basis: active.basis(&view, judged),
+            basis: active.basis(&view, judged).among_some(),
             decision_id: id.to_string(),
             generation: view.generation(),
             state,

@@ -276,7 +276,8 @@ class SearchResult(_Decided):
 
 @dataclass(frozen=True, slots=True)
 class VerifyResult(_Decided):
-    """The outcome of one comparison."""
+    """The outcome of one comparison. What is promised is for searches: an FRR is none here, and a FAR holds as an upper
+    bound, if scores are not normalised."""
 
     decision: Decision
     """Whether the two are accepted as the same."""
