@@ -1999,7 +1999,29 @@ fn labels_nearer_to_each_other_than_different_things_may_be_one_stranger() {
 }
 
 #[test]
-fn one_vector_under_many_labels_is_one_trial_and_a_copy_of_an_item_is_none() {
+fn a_gallery_that_searches_itself_promises_no_frr() {
+    let mut plain = Plain::new(3);
+    for label in 0..60 {
+        let item = plain.vector();
+        for _ in 0..2 {
+            let picture = plain.near(&item, 0.02);
+            plain.add(&format!("kind{label}"), "gallery", &picture);
+        }
+    }
+    for promise in [
+        &["--target-frr", "0.3"][..],
+        &["--target-far", "0.1", "--review-frr", "0.3"],
+    ] {
+        let refused = plain.calibrate(promise);
+        assert_ne!(code(&refused), 0, "{promise:?}");
+        let said = text(&refused.stderr).replace("\n  ", " ");
+        assert!(said.contains("cannot promise an FRR"), "{said}");
+    }
+    assert_eq!(code(&plain.calibrate(&["--equal-error"])), 0);
+}
+
+#[test]
+fn one_vector_under_many_labels_may_be_one_stranger_and_a_copy_of_an_item_is_none() {
     let mut plain = Plain::new(1);
     for label in 0..40 {
         let item = plain.vector();

@@ -176,6 +176,11 @@ pub enum CalibrationError {
     /// A review band needs a policy whose threshold does not depend on mated searches.
     #[error("a review band goes with a target FAR; no other policy has one")]
     ReviewWithoutTargetFar,
+    /// Every item was searched for among the others, and an FRR is to be promised.
+    #[error(
+        "a gallery that searches itself cannot promise an FRR, neither a target nor a review band: items that find each other are not independent; give queries of their own"
+    )]
+    MutualMates,
     /// The record belongs to another model, gallery, index or metric.
     #[error(transparent)]
     Mismatch(#[from] Mismatch),

@@ -39,7 +39,7 @@ use matchpoint_calibration::certify_frr::TargetFrr;
 use matchpoint_calibration::margin::MarginFactor;
 use matchpoint_calibration::menu::{Menu, MenuRequest};
 use matchpoint_calibration::policy::CalibrationTarget;
-use matchpoint_calibration::procedure::{ThresholdSettings, VectorRequest};
+use matchpoint_calibration::procedure::{ThresholdSettings, VectorRequest, refuse_mutual_mates};
 use matchpoint_calibration::recording::Recording;
 use matchpoint_client::proto;
 use matchpoint_gallery::Access;
@@ -339,11 +339,9 @@ impl Calibrate {
     }
 
     fn refuse_mutual_mates(&self, target: CalibrationTarget) -> anyhow::Result<()> {
-        let promises_frr =
-            matches!(target, CalibrationTarget::Frr(_)) || self.target.review()?.is_some();
-        if self.gallery_as_queries && promises_frr {
-            let message = "--gallery-as-queries cannot promise an FRR: items that find each other are not independent; give --queries";
-            return Err(fail(Exit::Usage, message));
+        if self.gallery_as_queries {
+            let refused = refuse_mutual_mates(target, self.target.review()?);
+            refused.map_err(|cause| fail(Exit::Usage, cause.to_string()))?;
         }
         Ok(())
     }

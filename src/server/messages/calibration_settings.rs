@@ -9,12 +9,10 @@ use matchpoint_calibration::analysis::remedy::Remedy;
 use matchpoint_calibration::certify_frr::TargetFrr;
 use matchpoint_calibration::margin::MarginFactor;
 use matchpoint_calibration::policy::CalibrationTarget;
-use matchpoint_calibration::procedure::{Assured, ThresholdSettings};
+use matchpoint_calibration::procedure::{Assured, ThresholdSettings, refuse_mutual_mates};
 use matchpoint_calibration::stated_target::StatedTarget;
 use matchpoint_client::proto;
 
-/// Why an FRR cannot be promised by the gallery alone.
-const MUTUAL_MATES: &str = "gallery_as_queries cannot promise an FRR: items that find each other are not independent; send queries";
 /// The confidence of a calibration by default.
 const CONFIDENCE_DEFAULT: f64 = 0.95;
 
@@ -65,8 +63,9 @@ pub(in crate::server) fn calibration_settings(
     if settings.estimated && !has_far {
         return Err(invalid("estimated goes with target_far only"));
     }
-    if settings.gallery_as_queries && matches!(target, CalibrationTarget::Frr(_)) {
-        return Err(invalid(MUTUAL_MATES));
+    let review = review(settings, target)?;
+    if settings.gallery_as_queries {
+        refuse_mutual_mates(target, review).map_err(refused)?;
     }
     Ok(CalibrationSettings {
         threshold: ThresholdSettings {
@@ -78,7 +77,7 @@ pub(in crate::server) fn calibration_settings(
                 strangers_are_distinct: settings.strangers_are_distinct,
             },
             worst_group_of: worst_group_of(settings, target)?,
-            review: review(settings, target)?,
+            review,
         },
         remedy: remedy(settings)?,
         margin_factor: match settings.margin_factor {
@@ -120,9 +119,6 @@ fn review(
     if target.far().is_none() {
         let cause = CalibrationError::ReviewWithoutTargetFar;
         return Err(invalid(&cause.to_string()));
-    }
-    if settings.gallery_as_queries {
-        return Err(invalid(MUTUAL_MATES));
     }
     let unseen = TargetFrr::new(frr, confidence(settings));
     let unseen = unseen.map_err(|cause| invalid(&format!("review_frr cannot be used: {cause}")))?;

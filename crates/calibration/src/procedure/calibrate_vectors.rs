@@ -6,7 +6,7 @@ use sha2::{Digest, Sha256};
 use super::labelled_vectors::LabelledVectors;
 use super::point_draft::{ChosenThreshold, PointDraft, PointTrials};
 use super::refusal::Refusal;
-use super::settings::ThresholdSettings;
+use super::settings::{ThresholdSettings, refuse_mutual_mates};
 use super::vector_trials::{StageWatch, VectorStage, VectorTrials};
 use crate::CalibrationError;
 use crate::analysis::{Analysis, AnalysisError, AnalysisInput, AnalysisScope};
@@ -83,6 +83,9 @@ pub fn calibrate_vectors(
     request: &VectorRequest,
     watch: &(dyn Fn(VectorStage, u64, u64) -> bool + Sync),
 ) -> Result<VectorCalibration, AnalysisError> {
+    if vectors.queries.is_none() {
+        refuse_mutual_mates(request.settings.target, request.settings.review)?;
+    }
     let alike = vectors.alike();
     let assured = request.settings.assured;
     let mut remarks = Vec::from_iter(assured.spellings(&alike)?);

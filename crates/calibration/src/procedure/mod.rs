@@ -74,6 +74,6 @@ pub use calibrate_vectors::{
 pub use labelled_vectors::{LabelledVectors, VectorRow};
 pub use point_draft::{ChosenThreshold, PointDraft, PointTrials};
 pub use refusal::Refusal;
-pub use settings::{Assured, ThresholdSettings};
+pub use settings::{Assured, ThresholdSettings, refuse_mutual_mates};
 pub use vector_findings::{CalibratedSizes, VectorFindings};
 pub use vector_trials::{Copied, NearCopied, VectorStage, VectorTrials};

@@ -40,6 +40,21 @@ pub struct Assured {
     pub strangers_are_distinct: bool,
 }
 
+/// Refuses a promise about mates from a gallery that searches itself: items that find each other are accepted both or
+/// neither.
+///
+/// # Errors
+/// Returns [`CalibrationError::MutualMates`] for a target FRR and for a review band.
+pub fn refuse_mutual_mates(
+    target: CalibrationTarget,
+    review: Option<TargetFrr>,
+) -> Result<(), CalibrationError> {
+    if matches!(target, CalibrationTarget::Frr(_)) || review.is_some() {
+        return Err(CalibrationError::MutualMates);
+    }
+    Ok(())
+}
+
 impl ThresholdSettings {
     /// The target that a gallery of `items_now` items needs today, so that the requested target
     /// holds after the gallery has grown.
