@@ -230,10 +230,13 @@ fn standing(target: CalibrationTarget, left_out: u64) -> Strength {
 
 /// The assumptions of each policy, in addition to those that all share.
 fn assumptions(target: CalibrationTarget) -> Vec<String> {
+    /// A FAR that is refused goes by the number of labels alone, so that its advice may be followed.
+    const BEFOREHAND: &str = "The target and the number of labels were fixed beforehand, not by scores, misses or rates that these labels showed.";
     let assumed: &[&str] = match target {
         CalibrationTarget::Far(_) => &[
             "Labels are independent draws from the strangers to come; one probe of each was drawn \
              blindly, so images of one label may resemble each other.",
+            BEFOREHAND,
         ],
         CalibrationTarget::FarEstimated(_) => &[
             "Labels are independent draws from the strangers to come. The bound over them is \
@@ -244,6 +247,7 @@ fn assumptions(target: CalibrationTarget) -> Vec<String> {
              probe of each was drawn blindly.",
             "A wrong candidate counts as a rejection does; no threshold undoes it, and a larger \
              gallery has more of them.",
+            BEFOREHAND,
         ],
         CalibrationTarget::EqualError => &[
             "The rates are those of the trials that chose the threshold: estimated, not certified.",

@@ -78,11 +78,12 @@ fn short_groups(short: &[GroupShortage], needed: u64) -> String {
 /// The reasons why no threshold can be certified to keep a target FRR.
 #[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
 pub enum FrrRefused {
-    /// There are too few independent trials for the target; more labels may help.
+    /// There are too few independent trials for the target; another calibration on more labels may help.
     #[error(
         "FRR {} at {} confidence needs {} of mated searches, there are \
-         {independent_trials}, of which {lost} do not find their label first: add labels{or}",
-        percent(*.frr), percent(*.confidence), needed_in_words(.needed), or = or_ask_for("FRR", *.best_supported_frr)
+         {independent_trials}, of which {lost} do not find their label first: calibrate on so many new labels \
+         (to add labels to these, or to ask for another FRR of these, is a choice by what they showed, and voids the promise)",
+        percent(*.frr), percent(*.confidence), needed_in_words(.needed)
     )]
     Underpowered {
         /// The target FRR.
@@ -96,15 +97,16 @@ pub enum FrrRefused {
         /// Number of labels that the target needs if the share of lost ones stays the same. `None` if that
         /// share already reaches the target, although too few labels were searched for to be sure of it.
         needed: Option<u64>,
-        /// The lowest FRR that these trials can certify at this confidence; 1 if none.
+        /// The lowest FRR that so many trials with so many lost certify at this confidence; 1 if none. To ask for it
+        /// takes new labels, because it depends on what these showed.
         best_supported_frr: f64,
     },
     /// Wrong and missing candidates alone exceed the target, so more labels will not help.
     #[error(
         "no threshold keeps FRR {}: {lost} of {independent_trials} labels do not find their \
          label first, whatever the threshold, a share of {} or more at {} confidence: \
-         improve the model or the enrolled items{or}",
-        percent(*.frr), percent(*.share_at_least), percent(*.confidence), or = or_ask_for("FRR", *.best_supported_frr)
+         improve the model or the enrolled items, or ask for a higher FRR, and calibrate on new labels",
+        percent(*.frr), percent(*.share_at_least), percent(*.confidence)
     )]
     Unattainable {
         /// The target FRR.
@@ -117,7 +119,7 @@ pub enum FrrRefused {
         lost: u64,
         /// The lower bound on the share that is lost at every threshold, at the confidence of the target.
         share_at_least: f64,
-        /// The lowest FRR that these trials can certify at this confidence.
+        /// The lowest FRR that so many trials with so many lost certify at this confidence.
         best_supported_frr: f64,
     },
 }

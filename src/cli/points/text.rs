@@ -191,7 +191,9 @@ fn held_out(content: &Content) -> Vec<(&'static str, String)> {
 pub(crate) fn price_text(price: &PriceOfProof) -> String {
     let at_target = percent(price.frr_at_target);
     let halves = match price.labels_to_halve {
-        Some(more) => format!("{more} more labels of strangers halve the difference"),
+        Some(more) => format!(
+            "{more} more labels of strangers halve the difference, in a calibration on new labels"
+        ),
         None if price.frr <= price.frr_at_target => "the proof costs nothing here".to_owned(),
         None => "more labels do not narrow that".to_owned(),
     };

@@ -448,7 +448,7 @@ mod tests {
         );
         assert_eq!(content.measured.far.unwrap().count.trials(), 60);
         assert!(content.measured.frr.is_some() && content.measured.recall_at_1.is_some());
-        assert_eq!(content.assumptions.len(), 4, "{:?}", content.assumptions);
+        assert_eq!(content.assumptions.len(), 5, "{:?}", content.assumptions);
         assert!(point.id().starts_with("op-") && point.id().len() == 19);
     }
 

@@ -15,7 +15,8 @@ pub struct Refusal {
     pub independent_trials: Option<u64>,
     /// Number of labels that the target needs; `None` if that is unknown.
     pub needed: Option<u64>,
-    /// The lowest rate of the kind asked for (FAR or FRR) that these data can support.
+    /// The lowest rate of the kind asked for (FAR or FRR) that so many labels can support. A FAR goes by their number
+    /// alone. An FRR goes by what they showed, so that asking for it takes new labels.
     pub best_supported: Option<f64>,
     /// The reason as text.
     pub message: String,
