@@ -65,6 +65,12 @@ impl ItemSet {
         self.items == 0
     }
 
+    /// Whether only a sample of its items is stored.
+    #[must_use]
+    pub fn is_sample(&self) -> bool {
+        0 < self.zeros
+    }
+
     fn samples(&self, short: u64) -> bool {
         u32::from(self.zeros) <= short.leading_zeros()
     }
@@ -172,6 +178,7 @@ mod tests {
         assert!(!outside.iter().any(|item| set.keeps(item)));
         assert_eq!(set.scaled(500), 500);
         assert_eq!(set.scaled(123), 123);
+        assert!(!set.is_sample());
     }
 
     #[test]
@@ -187,6 +194,7 @@ mod tests {
         }
         assert_eq!(set.scaled(0), 0);
         assert_eq!(set.scaled(set.kept.len() as u64), 200_000);
+        assert!(set.is_sample());
     }
 
     #[test]

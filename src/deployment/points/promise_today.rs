@@ -52,12 +52,65 @@ pub(in crate::deployment) fn coverage_in(
 ) -> Option<Coverage> {
     let binding = &content.binding;
     let (calibrated, now) = (binding.gallery_items, gallery.len() as u64);
-    let kept = items.and_then(|set| gallery.in_common_with(set));
     // For an unchanged gallery, no list is needed.
-    let kept = kept.or_else(|| (gallery.digest() == binding.gallery_digest).then_some(now));
+    let unchanged = gallery.digest() == binding.gallery_digest;
+    let kept = items.and_then(|set| gallery.in_common_with(set));
+    let kept = kept.or_else(|| unchanged.then_some(now))?;
+    let estimate = KeptItems {
+        estimate: kept,
+        sampled: items.is_some_and(|set| set.is_sample()),
+        unchanged,
+        adjusted: content.adjustment.is_some(),
+    };
     Some(Coverage {
         calibrated,
-        kept: kept?,
+        kept: estimate.of(calibrated, now),
         items: now,
     })
+}
+
+/// What is known of the items of a calibration that are still present.
+struct KeptItems {
+    /// Their number, as far as a list or a sample shows.
+    estimate: u64,
+    /// Whether that is a sample.
+    sampled: bool,
+    /// Whether the gallery is exactly that of the calibration.
+    unchanged: bool,
+    /// Whether scores are adjusted.
+    adjusted: bool,
+}
+
+impl KeptItems {
+    fn of(self, calibrated: u64, now: u64) -> u64 {
+        // A sample seldom shows that a single item is gone, but this ends a promise about adjusted scores.
+        let one_may_be_gone = self.sampled && self.adjusted && !self.unchanged;
+        let there_at_most = calibrated.saturating_sub(u64::from(one_may_be_gone));
+        self.estimate.min(now).min(there_at_most)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_sample_does_not_show_is_not_taken_for_kept() {
+        let kept = |estimate, adjusted, unchanged, now| {
+            let known = KeptItems {
+                estimate,
+                sampled: true,
+                unchanged,
+                adjusted,
+            };
+            known.of(100_000, now)
+        };
+        // Seven items were removed, none of them in the sample.
+        assert_eq!(kept(100_000, false, false, 99_993), 99_993);
+        // One was exchanged, or one was added.
+        assert_eq!(kept(100_000, true, false, 100_000), 99_999);
+        assert_eq!(kept(100_000, true, false, 100_001), 99_999);
+        assert_eq!(kept(100_000, true, true, 100_000), 100_000);
+        assert_eq!(kept(60_000, true, false, 100_000), 60_000);
+    }
 }
