@@ -164,12 +164,26 @@ impl UnnamedStranger {
 pub enum MaskedSearches {
     /// None.
     None,
-    /// For strangers, to find out what smaller galleries would find.
+    /// For strangers, to find out what smaller galleries would find, and what an approximate index misses.
     OfStrangers,
     /// For enrolled labels, which then count as strangers.
     OfEnrolled,
     /// For both.
     OfAll,
+}
+
+impl MaskedSearches {
+    /// Those that a threshold takes: enrolled labels as strangers, if they count, and strangers if the index
+    /// approximates.
+    #[must_use]
+    pub fn for_threshold(enrolled_too: bool, approximate: bool) -> Self {
+        match (enrolled_too, approximate) {
+            (true, true) => Self::OfAll,
+            (true, false) => Self::OfEnrolled,
+            (false, true) => Self::OfStrangers,
+            (false, false) => Self::None,
+        }
+    }
 }
 
 /// Makes the search requests for labelled queries, all for the same state of a gallery.
@@ -586,15 +600,10 @@ impl Gathered {
             masked_too: others.is_some(),
         };
         for truth in trials.truths() {
-            let found = match truth {
-                TrialKind::Mated | TrialKind::NeverEnrolled => (top, probed.other),
-                TrialKind::LeftOut => {
-                    let others = others.as_ref();
-                    let best = others.and_then(|others| others.hits.first());
-                    (best, others.and_then(|others| others.other))
-                }
-            };
-            self.searches.push(search(truth, found));
+            let exact = others.as_ref();
+            let exact = exact.map(|others| (others.hits.first(), others.other));
+            let found = counted(truth, (top, probed.other), exact);
+            self.searches.push(search(truth, found.unwrap_or_default()));
         }
         if let Some(others) = others
             && self.keeps_material
@@ -605,6 +614,17 @@ impl Gathered {
                 .map(|hit| (hit.score, hit.item.label.clone()));
             self.near.insert(id, (label, candidates.collect()));
         }
+    }
+}
+
+/// The result that counts: that of the usual search, or of the exact one with the query's own label left out. For a
+/// stranger it is the exact one if it was made: what an approximate index misses now, it may find in service, with a
+/// filter or once it was built again.
+fn counted<T>(truth: TrialKind, usual: T, exact: Option<T>) -> Option<T> {
+    match truth {
+        TrialKind::Mated => Some(usual),
+        TrialKind::NeverEnrolled => exact.or(Some(usual)),
+        TrialKind::LeftOut => exact,
     }
 }
 
@@ -629,5 +649,25 @@ fn found_in(hit: &Hit, other: Option<Similarity>) -> RecordedMatch {
         score: hit.score,
         adjusted: None,
         other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stranger_counts_by_what_an_index_may_miss() {
+        let (usual, exact) = (0.4, 0.6);
+        let counted = |truth, exact| counted(truth, usual, exact);
+        assert_eq!(counted(TrialKind::NeverEnrolled, Some(exact)), Some(exact));
+        assert_eq!(counted(TrialKind::NeverEnrolled, None), Some(usual));
+        assert_eq!(counted(TrialKind::LeftOut, Some(exact)), Some(exact));
+        assert_eq!(counted(TrialKind::Mated, Some(exact)), Some(usual));
+        let masked = MaskedSearches::for_threshold;
+        assert_eq!(masked(false, true), MaskedSearches::OfStrangers);
+        assert_eq!(masked(true, true), MaskedSearches::OfAll);
+        assert_eq!(masked(true, false), MaskedSearches::OfEnrolled);
+        assert_eq!(masked(false, false), MaskedSearches::None);
     }
 }

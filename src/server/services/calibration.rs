@@ -163,10 +163,10 @@ impl CalibrationJob {
             .await?;
         let mut gathered = gathered.with_cache(kept);
         let settings = QuerySettings {
-            masked: match self.settings.strangers() {
-                Strangers::All => MaskedSearches::OfEnrolled,
-                Strangers::Unspecified | Strangers::NeverEnrolled => MaskedSearches::None,
-            },
+            masked: MaskedSearches::for_threshold(
+                self.settings.strangers() == Strangers::All,
+                gathered.view().is_approximate(),
+            ),
             in_flight_max: IN_FLIGHT_MAX,
         };
         let ids = &mut self.ids;
