@@ -25,6 +25,7 @@ impl Deployment {
         progress: &(dyn Fn(usize, usize) -> bool + Sync),
     ) -> Result<Gathered, DeploymentError> {
         let mut gathered = Gathered::of(self)?;
+        gathered.of_own_items = true;
         let view = gathered.view();
         let mut of_label: BTreeMap<&str, usize> = BTreeMap::new();
         for (head, _) in view.items() {

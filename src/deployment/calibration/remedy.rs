@@ -94,6 +94,8 @@ pub(in crate::deployment) fn adjusted(
 struct Vectors<'a> {
     items: BTreeMap<&'a str, (&'a ItemHead, &'a [f32])>,
     queries: BTreeMap<&'a str, &'a [f32]>,
+    /// Whether the gallery's own items were the queries.
+    of_own_items: bool,
 }
 
 impl<'a> Vectors<'a> {
@@ -107,6 +109,7 @@ impl<'a> Vectors<'a> {
             queries: queries
                 .map(|(query, vector)| (query.id.as_str(), &**vector))
                 .collect(),
+            of_own_items: gathered.of_own_items,
         }
     }
 
@@ -119,17 +122,12 @@ impl<'a> Vectors<'a> {
             return Ok(None);
         };
         let item = self.items.get(found.item.as_str());
-        // If the gallery's own items were the queries, the queries are among the items.
-        let own = || {
-            self.items
-                .get(search.probe.as_str())
-                .map(|(_, vector)| *vector)
+        let probe = if self.of_own_items {
+            let own = self.items.get(search.probe.as_str());
+            own.map(|(_, vector)| *vector)
+        } else {
+            self.queries.get(search.probe.as_str()).copied()
         };
-        let probe = self
-            .queries
-            .get(search.probe.as_str())
-            .copied()
-            .or_else(own);
         let (Some((head, item)), Some(probe)) = (item, probe) else {
             return Err(DeploymentError::Argument {
                 argument: "queries",

@@ -93,6 +93,8 @@ pub struct Gathered {
     pub fitted: Vec<String>,
     /// Whether such queries are left out; otherwise they are refused.
     without_fitted: bool,
+    /// Whether the gallery's own items are the queries.
+    pub(in crate::deployment) of_own_items: bool,
 }
 
 impl std::fmt::Debug for Gathered {
@@ -247,6 +249,7 @@ impl Gathered {
             head: head.map(Arc::new),
             fitted: Vec::new(),
             without_fitted: false,
+            of_own_items: false,
             cache: None,
             labels: Arc::new(view.labels()),
             view,
