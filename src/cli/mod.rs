@@ -166,6 +166,7 @@ impl CliCommand {
             | Self::Points(_)
             | Self::Adapt(_)
             | Self::Evaluate(_)
+            | Self::Discover(_)
             | Self::Inspect(_)
             | Self::Model(_)
             | Self::Embed(_)
