@@ -213,6 +213,18 @@ pub enum ModelError {
         /// What it computed on.
         provider: &'static str,
     },
+    /// An image's embedding depends on the other images of a run.
+    #[error(
+        "the model mixes the images of one run: among {images} others an image's embedding has cosine \
+         {cosine:.6} to its own; serve it with --batch-max 1 (batch_max = 1), or export it in evaluation mode, \
+         in which nothing is normalised over the batch"
+    )]
+    MixesImages {
+        /// Images in the run.
+        images: usize,
+        /// The cosine found.
+        cosine: f32,
+    },
     /// A pool without workers or without a queue.
     #[error("a pool needs workers and a queue, not {workers} workers and {queue_len_max} places")]
     EmptyPool {

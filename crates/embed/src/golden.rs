@@ -20,6 +20,10 @@ use super::session::{Provider, Session};
 /// The memory limit for decoding a golden image.
 pub(super) const GOLDEN_DECODE_BYTES_MAX: u64 = 800_000_000;
 
+/// The least cosine between the embedding of an image next to copies of itself and next to others: devices compute
+/// the places of a batch in different orders, which costs some millionths.
+const COMPANY_COSINE_MIN: f32 = 0.9999;
+
 /// The data that every session is checked against before it serves. The image is kept as an input tensor, so
 /// that it is decoded only once.
 pub(super) struct GoldenCheck {
@@ -78,6 +82,11 @@ impl GoldenCheck {
         };
         let tensors = self.tensor.repeat(images);
         let embeddings = session.run_batch(&tensors, images).map_err(failed)?;
+        if 1 < images
+            && let Some(alike) = embeddings.first()
+        {
+            self.check_company(session, images, alike)?;
+        }
         for raw in embeddings {
             let _first = self.computed.get_or_init(|| digest(&raw));
             let embedding = Embedding::normalise(raw).map_err(|cause| failed(cause.to_string()))?;
@@ -96,6 +105,41 @@ impl GoldenCheck {
         }
         session.set_time_max(None);
         self.passed.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Embeds the image next to others in one run, first and last: `alike` is its result next to copies of itself.
+    /// A model that normalises over the images of a run passes among copies, and then gives strangers' pictures a
+    /// say in each other's embeddings.
+    fn check_company(
+        &self,
+        session: &mut Session,
+        images: usize,
+        alike: &[f32],
+    ) -> Result<(), ModelError> {
+        let failed = |reason: String| ModelError::GoldenNotEmbedded {
+            path: self.path.clone(),
+            cause: EmbedError::Model { reason },
+        };
+        let unit = |raw: &[f32]| {
+            Embedding::normalise(raw.to_vec()).map_err(|cause| failed(cause.to_string()))
+        };
+        let alike = unit(alike)?;
+        let other: Vec<f32> = self.tensor.iter().rev().copied().collect();
+        for place in [0, images - 1] {
+            let tensors: Vec<f32> = (0..images)
+                .flat_map(|at| if at == place { &self.tensor } else { &other })
+                .copied()
+                .collect();
+            let among = session.run_batch(&tensors, images).map_err(failed)?;
+            let among = unit(among.get(place).map_or(&[][..], Vec::as_slice))?;
+            let cosine = Similarity::between(among.as_slice(), alike.as_slice())
+                .map_or(f32::NAN, Similarity::get);
+            let passes = COMPANY_COSINE_MIN <= cosine;
+            if !passes {
+                return Err(ModelError::MixesImages { images, cosine });
+            }
+        }
         Ok(())
     }
 

@@ -846,6 +846,35 @@ fn one_and_four_channels_are_taken() {
     );
 }
 
+/// As batch normalisation does in a model that was exported in training mode.
+#[test]
+fn a_model_that_mixes_the_images_of_a_run_is_refused_where_they_would_meet() {
+    let over_images = onnx::whole("axis", 0);
+    let mixing = onnx::model(
+        &[2, 3, 1, 1],
+        "LpNormalization",
+        &over_images,
+        &[2, 3, 1, 1],
+    );
+    let toy = Toy::with(&mixing, &[1.0; 3])
+        .change("width = 4", "width = 1")
+        .change("height = 2", "height = 1");
+    fs::write(toy.path("model.toml"), &toy.manifest).unwrap();
+    let open = |batch_max| {
+        let compute = Compute {
+            batch_max: Some(batch_max),
+            ..Compute::on(Device::Cpu)
+        };
+        Model::open(toy.folder.path(), None, runtime(), &compute)
+    };
+    open(1).unwrap();
+    let refused = open(2).err().unwrap();
+    assert!(
+        matches!(refused, ModelError::MixesImages { images: 2, .. }),
+        "{refused}"
+    );
+}
+
 #[test]
 fn a_model_of_a_fixed_number_of_images_gives_one_its_own_embedding() {
     let toy = flat(1, &[4, 3, 2, 4], &planes());
