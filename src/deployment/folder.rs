@@ -14,11 +14,14 @@ use sha2::{Digest, Sha256};
 use super::DeploymentError;
 use crate::clock::now_rfc_3339;
 use crate::files::{read_file, replace_file};
+use matchpoint_gallery::error::GalleryError;
 use matchpoint_gallery::params::IndexParams;
-use matchpoint_gallery::{Access, Gallery};
+use matchpoint_gallery::{Access, Gallery, remove_unfinished};
 
 /// Version of the folder's layout that this build writes and reads.
 const FORMAT: u32 = 1;
+/// The file of the gallery.
+const GALLERY_FILE: &str = "items.db";
 pub(super) const RECORD_FILE: &str = "deployment.json";
 pub(super) const OPERATING_POINTS: &str = "operating-points";
 /// The number of earlier active operating points that can be restored.
@@ -89,7 +92,9 @@ impl Folder {
     /// Whether there is a deployment at this path.
     #[must_use]
     pub fn exists(path: &Path) -> bool {
-        path.join(RECORD_FILE).exists()
+        // A record that cannot be looked at is not taken for none.
+        let found = path.join(RECORD_FILE).try_exists();
+        found.unwrap_or(true)
     }
 
     /// Makes the folder of a new deployment without its record, which [`Folder::save`] adds last. The folder
@@ -127,7 +132,7 @@ impl Folder {
             path: path.to_owned(),
             record,
         };
-        folder.remove_leftovers()?;
+        folder.remove_unfinished_gallery()?;
         Ok(folder)
     }
 
@@ -206,7 +211,7 @@ impl Folder {
     /// The path of the gallery's file.
     #[must_use]
     pub fn gallery_file(&self) -> PathBuf {
-        self.path.join("items.db")
+        self.path.join(GALLERY_FILE)
     }
 
     /// Checks that a gallery is the one that belongs to this deployment.
@@ -303,20 +308,20 @@ impl Folder {
         }
     }
 
-    /// Removes a gallery without a record, which a crash leaves while a deployment is being made.
-    fn remove_leftovers(&self) -> Result<(), DeploymentError> {
-        for suffix in ["", "-wal", "-shm", "-journal"] {
-            let mut name = self.gallery_file().into_os_string();
-            name.push(suffix);
-            let path = PathBuf::from(name);
-            match fs::remove_file(&path) {
-                Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(DeploymentError::io(&path, &cause));
-                }
-                _ => {}
-            }
+    /// Removes the empty gallery that a crash leaves while a deployment is being made. A gallery with items has
+    /// lost its record, and stays.
+    fn remove_unfinished_gallery(&self) -> Result<(), DeploymentError> {
+        let removed = remove_unfinished(&self.gallery_file());
+        if let Err(GalleryError::Exists { .. }) = removed {
+            return Err(DeploymentError::Folder {
+                path: self.path.clone(),
+                problem: format!(
+                    "holds a gallery ({GALLERY_FILE}) without its {RECORD_FILE}; restore that file \
+                     from a backup, or move {GALLERY_FILE} away to begin again without its items"
+                ),
+            });
         }
-        Ok(())
+        Ok(removed?)
     }
 
     /// Writes the record, completely or not at all.

@@ -293,6 +293,22 @@ fn a_folder_a_csv_and_a_jsonl_give_the_same_items() {
     );
 }
 
+/// What names the gallery can be lost in a copy or a crash, and the items are still there.
+#[test]
+fn a_build_never_begins_anew_over_items_that_lost_their_record() {
+    let (_folder, deployment) = copy_of_sample();
+    let record = deployment.join("deployment.json");
+    let kept = fs::read(&record).unwrap();
+    fs::remove_file(&record).unwrap();
+    let refused = build(&deployment, &photos().join("images"), &[]);
+    let said = text(&refused.stderr);
+    assert_ne!(code(&refused), 0);
+    assert!(said.contains("without its deployment.json"), "{said}");
+    fs::write(&record, kept).unwrap();
+    let shown = json(&run(&["inspect", path(&deployment), "--json"]));
+    assert_eq!(shown["deployment"]["items"], 36, "{shown}");
+}
+
 #[test]
 fn a_killed_and_an_interrupted_build_go_on_where_they_stopped() {
     let root = TempDir::new().unwrap();

@@ -15,7 +15,7 @@ const FORMAT: i32 = 1;
 /// The page size. Three rows with 1,280 dimensions fill such a page, so little of the file is padding.
 const PAGE_BYTES: i64 = 16 * 1024;
 /// The tables as they are created, and as they must be found when the file is opened.
-const TABLES: [(&str, &str); 2] = [
+pub(super) const TABLES: [(&str, &str); 2] = [
     (
         "gallery",
         "CREATE TABLE gallery (\

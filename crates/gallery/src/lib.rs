@@ -65,6 +65,7 @@ mod maintenance;
 mod paths;
 mod rows;
 mod store;
+mod unfinished;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -93,6 +94,7 @@ use crate::store::ItemStore;
 use crate::view::GalleryView;
 
 pub use images::{KeptImages, KeptItem, check_images};
+pub use unfinished::remove_unfinished;
 
 /// The access that a handle has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -356,6 +358,15 @@ impl Gallery {
     #[must_use]
     pub fn item(&self, id: &str) -> Option<(Arc<ItemHead>, Vector)> {
         self.item_table().item(id)
+    }
+
+    /// The item of this id in a view, if the view still holds the current one.
+    #[must_use]
+    pub fn item_of(&self, view: &GalleryView, id: &str) -> Option<(Arc<ItemHead>, Vector)> {
+        let table = self.item_table();
+        // Slots are never used twice: a view with this slot has the item that is in it now.
+        view.slot(table.find(id)?.slot)?;
+        table.item(id)
     }
 
     /// The hash of the image that the item of this id was made from, if known.

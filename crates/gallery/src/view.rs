@@ -396,7 +396,7 @@ impl GalleryView {
         rows
     }
 
-    fn slot(&self, number: usize) -> Option<&ItemSlot> {
+    pub(super) fn slot(&self, number: usize) -> Option<&ItemSlot> {
         self.blocks
             .get(number / BLOCK_SLOTS)?
             .slots

@@ -21,8 +21,9 @@ use self::worker::{Compare, Known, ToEnrol, compare, embed_measured, embed_query
 use crate::deployment::enrolment::maintenance::{IndexChecks, Maintenance};
 use crate::deployment::open::Deployment;
 use crate::deployment::points::active::DecisionBasis;
+use crate::deployment::points::state::StateInUse;
 use crate::deployment::{DeploymentError, Unembeddable};
-use crate::journal::entry::SearchSource;
+use crate::journal::entry::{SearchSource, StateId};
 use crate::monitor::{DecisionRecord, ShadowTicket};
 use crate::telemetry;
 use matchpoint_calibration::decision::Decision;
@@ -31,6 +32,8 @@ use matchpoint_embed::job::{JobKind, PoolWorker};
 use matchpoint_embed::pixels::{ImageLimits, precheck};
 use matchpoint_gallery::Gallery;
 use matchpoint_gallery::error::GalleryError;
+use matchpoint_gallery::item::ItemHead;
+use matchpoint_gallery::mapped_vectors::Vector;
 use matchpoint_vector::Embedding;
 
 /// How long a calibration waits if the queue is full, which is about the time that one image takes.
@@ -149,6 +152,22 @@ impl Deployment {
         Ok(WorkerJob::now(caller, kind, waits))
     }
 
+    /// An item in the state in use, and that state: an answer must not name a state in which the item was another.
+    fn item_in_use(
+        &self,
+        id: &str,
+        expect_state: Option<StateId>,
+    ) -> Result<(StateInUse, Arc<ItemHead>, Vector), DeploymentError> {
+        loop {
+            let at = self.state_in_use(expect_state)?;
+            if let Some((head, vector)) = self.gallery.item_of(&at.view, id) {
+                return Ok((at, head, vector));
+            }
+            // Either there is no such item, or it was written after the state was taken.
+            self.item(id)?;
+        }
+    }
+
     /// Compares a query with one reference and decides.
     ///
     /// # Errors
@@ -166,22 +185,21 @@ impl Deployment {
             expect_state,
         } = comparison;
         let mut kind = self.precheck(&query)?;
-        let at = self.state_in_use(expect_state)?;
-        let (view, active, state) = (at.view, at.active, at.id);
-        let reference = match reference {
+        let (at, reference) = match reference {
             VerifyReference::Query(reference) => {
                 kind = kind.longer(self.precheck(&reference)?);
-                Known::Query(reference)
+                (self.state_in_use(expect_state)?, Known::Query(reference))
             }
             VerifyReference::Item(id) => {
-                let (head, vector) = self.item(&id)?;
+                let (at, head, vector) = self.item_in_use(&id, expect_state)?;
                 let whole = self.gallery.check_item(&head, &vector);
                 whole
                     .map_err(DeploymentError::from)
                     .inspect_err(|error| self.note_damage(error))?;
-                Known::Item(head, vector)
+                (at, Known::Item(head, vector))
             }
         };
+        let (view, active, state) = (at.view, at.active, at.id);
         let (judge, enrolled) = (Arc::clone(&active), Arc::clone(&view));
         let job = WorkerJob {
             caller,

@@ -1577,6 +1577,52 @@ fn files_of_two_generations_give_what_the_items_say() {
     }
 }
 
+/// Who answers by a view must not show an item that was written after it.
+#[test]
+fn an_item_of_a_view_is_the_one_that_the_view_holds() {
+    let place = Place::new();
+    let gallery = place.create();
+    let [first, second] = [3, 5].map(|number| Item {
+        id: "one".to_owned(),
+        ..items(number, number + 1).remove(0)
+    });
+    gallery.upsert(vec![first.clone()]).unwrap();
+    let before = gallery.view();
+    let held = gallery.item_of(&before, "one").unwrap();
+    assert_eq!(&*held.1, first.embedding.as_slice());
+    gallery.upsert(vec![second.clone()]).unwrap();
+    assert!(gallery.item_of(&before, "one").is_none());
+    let held = gallery.item_of(&gallery.view(), "one").unwrap();
+    assert_eq!(&*held.1, second.embedding.as_slice());
+    gallery.delete(&["one".to_owned()]).unwrap();
+    assert!(gallery.item_of(&gallery.view(), "one").is_none());
+}
+
+/// A folder may have lost only the file that names its gallery.
+#[test]
+fn only_a_gallery_without_items_is_removed_as_unfinished() {
+    let place = Place::new();
+    let remove = || matchpoint_gallery::remove_unfinished(&place.path);
+    remove().unwrap();
+    let gallery = place.create();
+    assert!(matches!(remove(), Err(GalleryError::InUse { .. })));
+    drop(gallery);
+    remove().unwrap();
+    assert!(!place.path.exists());
+
+    let gallery = place.create();
+    gallery.upsert(items(0, 1)).unwrap();
+    drop(gallery);
+    assert!(matches!(remove(), Err(GalleryError::Exists { .. })));
+    assert_eq!(place.open(Access::ReadOnly).unwrap().len(), 1);
+
+    place.write("", b"no database");
+    assert!(matches!(remove(), Err(GalleryError::Exists { .. })));
+    place.write("", b"");
+    remove().unwrap();
+    assert!(!place.path.exists());
+}
+
 fn near_all(gallery: &Gallery, items: &[Item]) -> Vec<Vec<(u32, String)>> {
     let view = gallery.view();
     let near = |item: &Item| bits(&nearest(&view, &item.embedding, 10));
