@@ -148,10 +148,6 @@ impl Deployment {
                 found: loaded.model.fingerprint().to_owned(),
             });
         }
-        let writer = match options.access {
-            Access::ReadWrite => Some(ChangeWriter::start(Arc::clone(&gallery))?),
-            Access::ReadOnly => None,
-        };
         let records = match (options.access, &options.journal_dir) {
             (Access::ReadWrite, _) => Some(RecordsFolder::within(folder.path())),
             (Access::ReadOnly, Some(journals)) => {
@@ -167,10 +163,18 @@ impl Deployment {
             gallery: Arc::clone(&gallery),
             active_point: Arc::clone(&active_point),
         };
+        let monitor = Arc::new(Monitor::new(Arc::new(observed)));
+        let writer = match options.access {
+            Access::ReadWrite => {
+                let writer = ChangeWriter::start(Arc::clone(&gallery), Arc::clone(&monitor))?;
+                Some(writer)
+            }
+            Access::ReadOnly => None,
+        };
         let deployment = Self {
             name,
             maintenance: OnceLock::new(),
-            monitor: Arc::new(Monitor::new(Arc::new(observed))),
+            monitor,
             left_out: OnceLock::new(),
             shadow: ShadowRunner::default(),
             loaded,

@@ -45,20 +45,60 @@ pub(super) fn design_of(folder: &Path) -> Result<Option<SamplingDesign>, FileErr
     }
 }
 
+/// How far the beginning of a design may lie ahead of the clock. Decisions before it count for nothing, so with a
+/// beginning that is far ahead the audit would be silent; a clock that is corrected by less loses only as much.
+const AHEAD_MS_MAX: u64 = 60 * 60 * 1000;
+
 /// The time since when decisions are sampled by these strata, which is now if they are new.
 pub(super) fn begin_design(folder: &Path, strata: &Strata) -> Result<u64, FileError> {
     let known = design_of(folder)?;
     let path = folder.join(DESIGN_FILE);
-    if let Some(known) = known.as_ref().filter(|known| known.strata == *strata) {
+    let now = now_ms();
+    let ahead = |known: &SamplingDesign| now.saturating_add(AHEAD_MS_MAX) < known.since_unix_ms;
+    if known.as_ref().is_some_and(ahead) {
+        tracing::warn!(path = %path.display(), "the audit began at a time that has not come yet, so a clock was wrong: rates, evidence and alarms start over");
+    } else if let Some(known) = known.as_ref().filter(|known| known.strata == *strata) {
         return Ok(known.since_unix_ms);
-    }
-    if known.is_some() {
+    } else if known.is_some() {
         tracing::warn!(path = %path.display(), "the design of the audit has changed: rates, evidence and alarms start over");
     }
     let design = SamplingDesign {
         strata: strata.clone(),
-        since_unix_ms: now_ms(),
+        since_unix_ms: now,
     };
     write_json(&path, &design)?;
     Ok(design.since_unix_ms)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_design_from_the_future_begins_again_and_one_of_the_past_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let strata = Strata::usual();
+        let write = |since_unix_ms: u64| {
+            let design = SamplingDesign {
+                strata: strata.clone(),
+                since_unix_ms,
+            };
+            write_json(&folder.path().join(DESIGN_FILE), &design).unwrap();
+        };
+        let day = 24 * 60 * 60 * 1000;
+        for (since, stays) in [
+            (now_ms() - day, true),
+            (now_ms() + 60_000, true),
+            (now_ms() + day, false),
+        ] {
+            write(since);
+            let before = now_ms();
+            let begun = begin_design(folder.path(), &strata).unwrap();
+            if stays {
+                assert_eq!(begun, since);
+            } else {
+                assert!((before..=now_ms()).contains(&begun));
+            }
+        }
+    }
 }

@@ -11,12 +11,14 @@ use matchpoint_client::proto::gallery_service_client::GalleryServiceClient;
 use matchpoint_client::proto::health::HealthCheckRequest;
 use matchpoint_client::proto::health::health_check_response::ServingStatus;
 use matchpoint_client::proto::health::health_client::HealthClient;
+use matchpoint_client::proto::operating_point_service_client::OperatingPointServiceClient;
 use matchpoint_client::proto::retrieval_service_client::RetrievalServiceClient;
 use matchpoint_client::proto::server_service_client::ServerServiceClient;
 use matchpoint_client::proto::snapshot_service_client::SnapshotServiceClient;
 use matchpoint_client::proto::{
-    Decision, GetServerInfoRequest, RestoreSnapshotRequest, SearchRequest, UpsertItemRequest,
-    Vector, search_request, upsert_item_request,
+    ActivateOperatingPointRequest, Decision, DeleteItemRequest, GetServerInfoRequest,
+    ListOperatingPointsRequest, RestoreSnapshotRequest, SearchRequest, UpsertItemRequest, Vector,
+    search_request, upsert_item_request,
 };
 use tonic::Code;
 
@@ -75,6 +77,49 @@ async fn nothing_is_enrolled_into_a_file_that_was_removed() {
     running.stop().await;
 }
 
+/// What a query showed is judged by the labels of the gallery that it searched, so their history has to be right
+/// whatever arrives at the same moment.
+#[tokio::test]
+async fn the_history_of_labels_is_that_of_the_gallery_whatever_is_written_at_once() {
+    let (_folder, deployment) = copy_of_sample();
+    let running = Running::start(&deployment, &[]).await;
+    let gallery = GalleryServiceClient::new(running.channel.clone());
+    let item = |id: String, label: String| UpsertItemRequest {
+        id,
+        label,
+        source: Some(upsert_item_request::Source::Embedding(Vector {
+            values: (0..1280)
+                .map(|at| if at == 7 { 1.0 } else { 0.0 })
+                .collect(),
+        })),
+        ..UpsertItemRequest::default()
+    };
+    for round in 0..60 {
+        let label = format!("label {round}");
+        let [first, second] = ["a", "b"].map(|which| format!("{which} {round}"));
+        let (mut one, mut other) = (gallery.clone(), gallery.clone());
+        let enrolled = item(first.clone(), label.clone());
+        one.upsert_item(enrolled).await.unwrap();
+        let delete = DeleteItemRequest {
+            id: first,
+            ..DeleteItemRequest::default()
+        };
+        let (deleted, upserted) = tokio::join!(
+            one.delete_item(delete),
+            other.upsert_item(item(second, label))
+        );
+        deleted.unwrap();
+        upserted.unwrap();
+    }
+    running.stop().await;
+    let changes = fs::read_to_string(deployment.join("labels.log")).unwrap();
+    for round in 0..60 {
+        let of_label = |line: &&str| line.contains(&format!("\"label {round}\""));
+        let latest = changes.lines().rfind(of_label).unwrap();
+        assert!(latest.contains("\"enrolled\":true"), "{changes}");
+    }
+}
+
 #[tokio::test]
 async fn bits_that_flip_in_a_small_gallery_are_noticed_while_it_is_served() {
     let (_folder, deployment) = copy_of_sample();
@@ -90,6 +135,21 @@ async fn bits_that_flip_in_a_small_gallery_are_noticed_while_it_is_served() {
             .unwrap();
     }
     assert!(stops_serving(&running, 5).await);
+    assert_eq!(known(&running).await, Decision::Undecided);
+
+    // No choice of an operating point makes a damaged gallery decide again.
+    let mut points = OperatingPointServiceClient::new(running.channel.clone());
+    let listed = points
+        .list_operating_points(ListOperatingPointsRequest::default())
+        .await
+        .unwrap()
+        .into_inner();
+    let activate = ActivateOperatingPointRequest {
+        id: listed.active_id,
+        ..ActivateOperatingPointRequest::default()
+    };
+    let refused = points.activate_operating_point(activate).await.unwrap_err();
+    assert_eq!(refused.code(), Code::DataLoss, "{refused}");
     assert_eq!(known(&running).await, Decision::Undecided);
     running.stop().await;
 }

@@ -65,8 +65,6 @@ impl Deployment {
             label,
             metadata,
         } = new;
-        let before = self.gallery.get(&id);
-        let is_new = !self.gallery.has_label(&label);
         let enrolled = label.clone();
         let (item_id, searched) = (id.clone(), embedding.clone());
         let item = Item {
@@ -81,11 +79,6 @@ impl Deployment {
             .upsert(item)
             .await
             .inspect_err(|error| self.record_failure(error))?;
-        if is_new {
-            self.label_changed(&enrolled, written.generation, true);
-        }
-        let before = before.filter(|before| before.label != enrolled);
-        self.label_left(before.as_deref(), written.generation);
         let change = match written.outcome {
             Upserted::Inserted => "inserted",
             Upserted::Replaced => "replaced",
@@ -107,7 +100,6 @@ impl Deployment {
     /// # Errors
     /// Returns an error if there is no item with this id, if the queue is full, or if the disk fails.
     pub async fn delete(&self, id: String) -> Result<u64, DeploymentError> {
-        let before = self.gallery.get(&id);
         let written = self
             .writer()?
             .delete(id.clone())
@@ -116,23 +108,9 @@ impl Deployment {
         if !written.outcome {
             return Err(DeploymentError::ItemNotFound { id });
         }
-        self.label_left(before.as_deref(), written.generation);
         telemetry::items_changed(&self.name, "deleted", 1);
         self.publish_size();
         Ok(written.generation)
-    }
-
-    fn label_changed(&self, label: &str, generation: u64, enrolled: bool) {
-        self.monitor.label_changed(label, generation, enrolled);
-    }
-
-    /// Records that a label was removed with an item, if no other item has it.
-    fn label_left(&self, removed: Option<&ItemHead>, generation: u64) {
-        if let Some(removed) = removed
-            && !self.gallery.has_label(&removed.label)
-        {
-            self.label_changed(&removed.label, generation, false);
-        }
     }
 
     /// One item and its embedding, of unit length.

@@ -11,6 +11,8 @@ use crossbeam_channel::{Receiver, Sender, TrySendError};
 use tokio::sync::oneshot;
 
 use crate::deployment::DeploymentError;
+use crate::monitor::Monitor;
+use matchpoint_gallery::error::GalleryError;
 use matchpoint_gallery::item::Item;
 use matchpoint_gallery::{Gallery, Upserted};
 
@@ -40,11 +42,15 @@ pub(in crate::deployment) struct Written<T> {
 }
 
 impl ChangeWriter {
-    pub(in crate::deployment) fn start(gallery: Arc<Gallery>) -> Result<Self, DeploymentError> {
+    /// Starts the thread. `monitor` hears which labels came and went.
+    pub(in crate::deployment) fn start(
+        gallery: Arc<Gallery>,
+        monitor: Arc<Monitor>,
+    ) -> Result<Self, DeploymentError> {
         let (queue, changes) = crossbeam_channel::bounded(QUEUE_LEN_MAX);
         let thread = thread::Builder::new()
             .name("gallery-writer".to_owned())
-            .spawn(move || work(&gallery, &changes))
+            .spawn(move || work(&WatchedGallery { gallery, monitor }, &changes))
             .map_err(|cause| DeploymentError::Broken {
                 reason: cause.to_string(),
             })?;
@@ -102,7 +108,64 @@ fn writer_ended() -> DeploymentError {
     }
 }
 
-fn work(gallery: &Arc<Gallery>, changes: &Receiver<Change>) {
+/// A gallery that only this thread writes to, and the monitor of its deployment.
+struct WatchedGallery {
+    gallery: Arc<Gallery>,
+    monitor: Arc<Monitor>,
+}
+
+impl WatchedGallery {
+    /// Writes items in one transaction.
+    fn upsert(&self, items: Vec<Item>) -> Result<Written<Vec<Upserted>>, DeploymentError> {
+        let labels = items
+            .iter()
+            .flat_map(|item| [Some(item.label.clone()), self.label_of(&item.id)]);
+        self.write(labels.flatten().collect(), || self.gallery.upsert(items))
+    }
+
+    /// Removes an item; `false` if there is none with this id.
+    fn delete(&self, id: String) -> Result<Written<bool>, DeploymentError> {
+        let labels = self.label_of(&id).into_iter().collect();
+        self.write(labels, || {
+            let deleted = self.gallery.delete(&[id])?;
+            Ok(deleted.first().copied().unwrap_or(false))
+        })
+    }
+
+    fn label_of(&self, id: &str) -> Option<String> {
+        Some(self.gallery.get(id)?.label.clone())
+    }
+
+    /// Makes a change, and records which of these labels it added or removed. Nobody else writes meanwhile, so what
+    /// differs before and after is due to this change.
+    fn write<T>(
+        &self,
+        labels: BTreeSet<String>,
+        change: impl FnOnce() -> Result<T, GalleryError>,
+    ) -> Result<Written<T>, DeploymentError> {
+        let before: Vec<(String, bool)> = labels
+            .into_iter()
+            .map(|label| {
+                let enrolled = self.gallery.has_label(&label);
+                (label, enrolled)
+            })
+            .collect();
+        let outcome = change()?;
+        let generation = self.gallery.view().generation();
+        for (label, before) in before {
+            let enrolled = self.gallery.has_label(&label);
+            if enrolled != before {
+                self.monitor.label_changed(&label, generation, enrolled);
+            }
+        }
+        Ok(Written {
+            outcome,
+            generation,
+        })
+    }
+}
+
+fn work(gallery: &WatchedGallery, changes: &Receiver<Change>) {
     let mut upserts = Upserts::default();
     while let Ok(first) = changes.recv() {
         for change in std::iter::once(first).chain(changes.try_iter().take(QUEUE_LEN_MAX)) {
@@ -116,12 +179,7 @@ fn work(gallery: &Arc<Gallery>, changes: &Receiver<Change>) {
                 }
                 Change::Delete(id, reply) => {
                     upserts.write(gallery);
-                    let outcome = gallery.delete(&[id]).map_err(DeploymentError::from);
-                    let outcome = outcome.map(|deleted| Written {
-                        outcome: deleted.first().copied().unwrap_or(false),
-                        generation: gallery.view().generation(),
-                    });
-                    drop(reply.send(outcome));
+                    drop(reply.send(gallery.delete(id)));
                 }
             }
         }
@@ -137,14 +195,14 @@ struct Upserts {
 }
 
 impl Upserts {
-    fn write(&mut self, gallery: &Gallery) {
+    fn write(&mut self, gallery: &WatchedGallery) {
         self.ids.clear();
         let (items, replies): (Vec<Item>, Vec<_>) = self.waiting.drain(..).unzip();
         if 1 < items.len()
-            && let Ok(outcomes) = gallery.upsert(items.clone())
+            && let Ok(written) = gallery.upsert(items.clone())
         {
-            let generation = gallery.view().generation();
-            for (outcome, reply) in outcomes.into_iter().zip(replies) {
+            let generation = written.generation;
+            for (outcome, reply) in written.outcome.into_iter().zip(replies) {
                 drop(reply.send(Ok(Written {
                     outcome,
                     generation,
@@ -154,12 +212,15 @@ impl Upserts {
         }
         // Nothing was written yet. The items are written one by one, so that only an invalid item fails.
         for (item, reply) in items.into_iter().zip(replies) {
-            let outcome = gallery.upsert(vec![item]).map_err(DeploymentError::from);
-            let outcome = outcome.map(|outcomes| Written {
-                outcome: outcomes.into_iter().next().unwrap_or(Upserted::Inserted),
-                generation: gallery.view().generation(),
+            let written = gallery.upsert(vec![item]).map(|written| Written {
+                outcome: written
+                    .outcome
+                    .into_iter()
+                    .next()
+                    .unwrap_or(Upserted::Inserted),
+                generation: written.generation,
             });
-            drop(reply.send(outcome));
+            drop(reply.send(written));
         }
     }
 }

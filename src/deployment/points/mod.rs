@@ -124,6 +124,7 @@ impl Deployment {
     pub fn activate(&self, id: &str, etag: Option<&str>) -> Result<Activation, DeploymentError> {
         self.writer()?;
         let mut folder = self.lock_folder();
+        self.check_undamaged(&folder)?;
         let point = folder.operating_point(id)?;
         point.check_binding(&self.binding())?;
         self.decide_by(&mut folder, point, etag)
@@ -137,6 +138,7 @@ impl Deployment {
     pub fn roll_back(&self, etag: Option<&str>) -> Result<Activation, DeploymentError> {
         self.writer()?;
         let mut folder = self.lock_folder();
+        self.check_undamaged(&folder)?;
         let earlier = folder.record().history.last();
         let earlier = earlier.ok_or(DeploymentError::NothingToRollBackTo)?;
         let point = folder.operating_point(earlier)?;
@@ -169,6 +171,8 @@ impl Deployment {
     ) -> Activation {
         let valid = self.valid_point(folder, point.clone(), adjuster);
         self.active_point.store(Arc::new(ActivePoint::Valid(valid)));
+        // After the store: damage that is found from now on holds back by itself.
+        self.hold_back();
         self.publish_active_point(
             previous
                 .as_deref()
@@ -226,6 +230,16 @@ impl Deployment {
             items,
             traffic,
         }
+    }
+
+    /// Nothing decides again until a damaged deployment has been opened anew, whichever point is chosen.
+    fn check_undamaged(&self, folder: &Folder) -> Result<(), DeploymentError> {
+        self.damage().map_or(Ok(()), |damage| {
+            Err(DeploymentError::Damaged {
+                path: folder.gallery_file(),
+                problem: damage.to_owned(),
+            })
+        })
     }
 
     /// Makes every decision UNDECIDED after an item has changed on the disk.
