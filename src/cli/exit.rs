@@ -212,7 +212,7 @@ impl Exit {
         if let Some(error) = error.downcast_ref::<ClientError>() {
             return Some(match error {
                 ClientError::Address { .. } | ClientError::Credentials { .. } => Self::Usage,
-                ClientError::Unreachable { .. } => Self::Unavailable,
+                ClientError::Unreachable { .. } | ClientError::Broken { .. } => Self::Unavailable,
                 ClientError::Refused { fault, .. } => match fault {
                     Fault::Request => Self::Usage,
                     Fault::Missing => Self::NoInput,
@@ -325,7 +325,8 @@ impl Exit {
             | DeploymentError::ItemNotFound { .. } => Self::BadData,
             DeploymentError::Io { .. } => Self::Io,
             DeploymentError::Archive(error) => Self::of_archive(error),
-            DeploymentError::Busy { .. }
+            DeploymentError::RecordsInUse { .. }
+            | DeploymentError::Busy { .. }
             | DeploymentError::Late { .. }
             | DeploymentError::WriterBusy { .. }
             | DeploymentError::Stopped => Self::Unavailable,

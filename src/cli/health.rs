@@ -58,12 +58,14 @@ impl Health {
                 error: None,
             },
             Err(error) => match error.downcast_ref() {
-                Some(ClientError::Unreachable { .. } | ClientError::Refused { .. }) => {
-                    ServerHealth {
-                        serving: false,
-                        error: Some(error.to_string()),
-                    }
-                }
+                Some(
+                    ClientError::Unreachable { .. }
+                    | ClientError::Broken { .. }
+                    | ClientError::Refused { .. },
+                ) => ServerHealth {
+                    serving: false,
+                    error: Some(error.to_string()),
+                },
                 // A mistake in the arguments, whatever the server's state.
                 Some(ClientError::Address { .. } | ClientError::Credentials { .. }) | None => {
                     return Err(error);

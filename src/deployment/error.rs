@@ -37,6 +37,12 @@ pub enum DeploymentError {
         /// What is wrong, and how to fix it.
         problem: String,
     },
+    /// Another server records its decisions there, or this one still does.
+    #[error("{} is where another server records its decisions; give each server a journal_dir of its own", path.display())]
+    RecordsInUse {
+        /// The folder.
+        path: PathBuf,
+    },
     /// The content of a file differs from what was written.
     #[error("{} is damaged: {problem}; restore it from a backup", path.display())]
     Damaged {

@@ -45,10 +45,7 @@ impl RecordsFolder {
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
-                return Err(DeploymentError::Folder {
-                    path,
-                    problem: "is where another server records its decisions; give each server a journal_dir of its own".to_owned(),
-                });
+                return Err(DeploymentError::RecordsInUse { path });
             }
             Err(TryLockError::Error(cause)) => return Err(failed(cause)),
         }

@@ -264,6 +264,7 @@ pub(super) fn classify(error: &DeploymentError) -> (Code, &'static str) {
         DeploymentError::Archive(cause) => archive_reason(cause),
         DeploymentError::Damaged { .. } => (Code::DataLoss, "DEPLOYMENT_DAMAGED"),
         DeploymentError::Folder { .. }
+        | DeploymentError::RecordsInUse { .. }
         | DeploymentError::Io { .. }
         | DeploymentError::ModelFailed { .. }
         | DeploymentError::Broken { .. }
@@ -433,6 +434,7 @@ mod tests {
                 path: path(),
                 problem: text(),
             },
+            DeploymentError::RecordsInUse { path: path() },
             DeploymentError::Damaged {
                 path: path(),
                 problem: text(),

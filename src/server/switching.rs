@@ -71,9 +71,10 @@ impl Switching {
             };
             match registry.heavy(open).await? {
                 // Replaced a moment ago: its last requests are just ending.
-                Err(DeploymentError::Gallery(GalleryError::InUse { .. }))
-                    if asked.elapsed() < CLOSING_MAX =>
-                {
+                Err(
+                    DeploymentError::Gallery(GalleryError::InUse { .. })
+                    | DeploymentError::RecordsInUse { .. },
+                ) if asked.elapsed() < CLOSING_MAX => {
                     tokio::time::sleep(CLOSING_PAUSE).await;
                 }
                 opened => break opened.map_err(|error| from_error(&error))?,

@@ -10,13 +10,17 @@
 use std::collections::BTreeMap;
 use std::error::Error as _;
 use std::fs;
+use std::net::SocketAddr;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
@@ -474,7 +478,7 @@ async fn a_server_that_listens_when_it_is_ready_takes_no_connection_before() {
         server::serve_when_ready(socket, &config, load, stopped).await
     });
     loading.await.unwrap();
-    let early = tokio::net::TcpStream::connect(address).await.unwrap_err();
+    let early = TcpStream::connect(address).await.unwrap_err();
     assert_eq!(early.kind(), std::io::ErrorKind::ConnectionRefused);
     go.send(()).unwrap();
     let url = format!("http://{address}");
@@ -693,6 +697,111 @@ async fn servers_are_switched_together_or_not_at_all() {
     assert_eq!(states().await, before);
     for one in servers {
         one.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_is_switched_back_while_what_it_served_is_still_being_closed() {
+    let (root, folders) = copies(["first", "second"]);
+    let rolled_back = run(&["points", "rollback", path(&folders[1])]);
+    assert!(rolled_back.status.success());
+    let link = root.path().join("shop");
+    symlink(&folders[0], &link).unwrap();
+    let journals = root.path().join("journals");
+    let settings = [
+        ("MATCHPOINT_READ_ONLY", "true"),
+        ("MATCHPOINT_JOURNAL_DIR", path(&journals)),
+    ];
+    let running = Running::start(&link, &settings).await;
+    let mut server = ServerServiceClient::new(running.channel.clone());
+    for round in 1..10 {
+        fs::remove_file(&link).unwrap();
+        symlink(&folders[round % 2], &link).unwrap();
+        let reload = ReloadDeploymentRequest {
+            allow_undecided: true,
+            ..ReloadDeploymentRequest::default()
+        };
+        server.reload_deployment(reload).await.unwrap();
+    }
+    running.stop().await;
+}
+
+/// A way to a server that can be cut: what is sent over it is then lost without a word, as where a network fails.
+struct Cable {
+    address: SocketAddr,
+    is_cut: Arc<AtomicBool>,
+}
+
+impl Cable {
+    async fn to(server: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let is_cut = Arc::new(AtomicBool::new(false));
+        let seen = Arc::clone(&is_cut);
+        tokio::spawn(async move {
+            while let Ok((near, _)) = listener.accept().await {
+                let far = TcpStream::connect(server).await.unwrap();
+                let (near, far) = (near.into_split(), far.into_split());
+                tokio::spawn(carry(near.0, far.1, Arc::clone(&seen)));
+                tokio::spawn(carry(far.0, near.1, Arc::clone(&seen)));
+            }
+        });
+        Self { address, is_cut }
+    }
+}
+
+/// Carries bytes on, and loses them while the cable is cut.
+async fn carry(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, is_cut: Arc<AtomicBool>) {
+    let mut bytes = vec![0; 16 << 10];
+    while let Ok(count @ 1..) = from.read(&mut bytes).await {
+        if !is_cut.load(Ordering::Relaxed) && to.write_all(&bytes[..count]).await.is_err() {
+            return;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_switched_while_one_of_the_servers_is_cut_off() {
+    let (root, [first, second]) = copies(["first", "second"]);
+    let rolled_back = run(&["points", "rollback", path(&second)]);
+    assert!(rolled_back.status.success());
+    let link = root.path().join("shop");
+    symlink(&first, &link).unwrap();
+    let read_only = [("MATCHPOINT_READ_ONLY", "true")];
+    let servers = [
+        Running::start(&link, &read_only).await,
+        Running::start(&link, &read_only).await,
+    ];
+    let before = info(&servers[0]).await.state;
+    let cable = Cable::to(servers[1].address).await;
+    cable.is_cut.store(true, Ordering::Relaxed);
+    let cut_off = format!("http://{}", cable.address);
+    let both = format!("http://{},{cut_off}", servers[0].address);
+    let switch = ["switch", path(&link), path(&second), "--servers", &both];
+    let begun = Instant::now();
+    let refused = beside(&switch).await;
+    let said = text(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(69), "{said}");
+    assert!(
+        said.contains("nothing was changed") && said.contains(&cut_off),
+        "{said}"
+    );
+    assert!(
+        begun.elapsed() < Duration::from_secs(60),
+        "{:?}",
+        begun.elapsed()
+    );
+    assert_eq!(fs::read_link(&link).unwrap(), first.canonicalize().unwrap());
+    for server in &servers {
+        assert_eq!(info(server).await.state, before);
+    }
+
+    cable.is_cut.store(false, Ordering::Relaxed);
+    let done = beside(&switch).await;
+    assert!(done.status.success(), "{}", text(&done.stderr));
+    for server in servers {
+        assert_ne!(info(&server).await.state, before);
+        server.stop().await;
     }
 }
 

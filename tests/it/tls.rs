@@ -204,7 +204,9 @@ async fn only_who_trusts_the_server_and_is_trusted_gets_in() {
         let refused = searched(&at, &credentials).await.unwrap_err();
         let unreachable = matches!(
             &refused,
-            ClientError::Unreachable { .. } | ClientError::Refused { code: _, .. }
+            ClientError::Unreachable { .. }
+                | ClientError::Broken { .. }
+                | ClientError::Refused { code: _, .. }
         );
         assert!(unreachable, "{what}: {refused}");
     }

@@ -23,6 +23,9 @@ use super::proto::{
 /// Larger than any answer: a thousand matches with all their metadata.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// After so much silence during a call the server is asked whether it is there, and has so long to answer.
+const SILENCE: Duration = Duration::from_secs(10);
+const ANSWER_TO_PING: Duration = Duration::from_secs(5);
 
 /// A connection that sends the client's key with each call.
 pub(super) type KeyedChannel = InterceptedService<Channel, KeyHeader>;
@@ -61,6 +64,14 @@ pub enum ClientError {
         /// The address.
         address: String,
         /// The system's reason.
+        cause: String,
+    },
+    /// The connection ended before the answer came.
+    #[error(
+        "the connection to the server broke before it answered ({cause}); whether it did what was asked for is not known"
+    )]
+    Broken {
+        /// What was noticed.
         cause: String,
     },
     /// The server answered with an error.
@@ -122,6 +133,9 @@ impl Client {
                 address: address.to_owned(),
             })?
             .connect_timeout(CONNECT_TIMEOUT)
+            // Without these a call to a server that is cut off waits for as long as the system tries.
+            .http2_keep_alive_interval(SILENCE)
+            .keep_alive_timeout(ANSWER_TO_PING)
             .tcp_nodelay(true);
         let refused = |problem: String| ClientError::Credentials { problem };
         let encrypted = endpoint.uri().scheme_str() == Some("https");
@@ -310,6 +324,12 @@ fn fault(code: Code) -> Fault {
 }
 
 pub(super) fn refused(status: &tonic::Status) -> ClientError {
+    // What a server answers has no cause here.
+    if let Some(cause) = std::error::Error::source(status) {
+        return ClientError::Broken {
+            cause: innermost(cause),
+        };
+    }
     let details = status.get_error_details();
     let info = details.error_info();
     ClientError::Refused {

@@ -256,6 +256,7 @@ async fn offer(
                 ClientError::Refused { code, .. } => code,
                 other @ (ClientError::Address { .. }
                 | ClientError::Credentials { .. }
+                | ClientError::Broken { .. }
                 | ClientError::Unreachable { .. }) => other.to_string(),
             });
             OfferedSearch {
