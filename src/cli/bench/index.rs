@@ -672,8 +672,15 @@ fn text(report: &BenchIndexReport) -> String {
     for one in &report.searches {
         let line = speed(&one.speed);
         text.push_str(&format!(
-            "  ef {:>4}, {} threads  recall {:.4}, {line}\n",
-            one.ef, one.threads, one.recall
+            "  ef {:>4}, {} {:<7}  recall {:.4}, {line}\n",
+            one.ef,
+            one.threads,
+            if one.threads == 1 {
+                "thread"
+            } else {
+                "threads"
+            },
+            one.recall
         ));
     }
     for one in &report.filters {
