@@ -165,6 +165,7 @@ impl CliCommand {
             | Self::Calibrate(_)
             | Self::Points(_)
             | Self::Adapt(_)
+            | Self::Discover(_)
             | Self::Evaluate(_)
             | Self::Discover(_)
             | Self::Inspect(_)

@@ -7,6 +7,7 @@ use std::thread;
 use anyhow::Context;
 
 use super::exit::{Exit, fail};
+use crate::config::{Environment, ProcessEnvironment};
 
 /// Threads of a command beside the shared ones: they read, write, embed, and wait for signals.
 const BESIDE: usize = 16;
@@ -31,7 +32,11 @@ pub(super) fn start(others: usize) -> anyhow::Result<()> {
         );
         return Err(fail(Exit::Io, message));
     }
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(shared);
+    // The library's own setting, by which comparisons give each program as many threads.
+    let asked = ProcessEnvironment.get("RAYON_NUM_THREADS");
+    let asked = asked.and_then(|number| number.parse().ok());
+    let asked = asked.filter(|number| 0 < *number).unwrap_or(shared);
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(shared.min(asked));
     pool.build_global()
         .context("cannot start the threads that compute")
 }

@@ -218,7 +218,7 @@ fn progress(drift: &GetDriftResponse) -> Markup {
             @if 0 < drift.sampled {
                 p {
                     b { (drift.annotated) } " of " b { (drift.sampled) } " sampled decisions labelled"
-                    @if 0 < drift.unusable { ", of " b { (drift.unusable) } " nobody can tell" }
+                    @if 0 < drift.unusable { ", " b { (drift.unusable) } " show what nobody can tell" }
                     progress max=(drift.sampled) value=(drift.annotated.saturating_add(drift.unusable)) aria-label="Looked at" {}
                 }
             }

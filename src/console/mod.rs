@@ -51,6 +51,9 @@ use visitor::{Cookie, Visitor};
 pub type CallService =
     BoxCloneSyncService<Request<tonic::body::Body>, Response<tonic::body::Body>, tonic::Status>;
 
+/// Bytes of a form to sign in, at most: it comes from somebody unknown, and is copied when it is read.
+const SIGN_IN_BYTES_MAX: usize = 64 * 1024;
+
 /// The content security policy: pages may load only from this server, and use only our own style sheet and
 /// script.
 const POLICY: &str = "default-src 'none'; img-src 'self' data: blob:; style-src 'self'; script-src 'self'; connect-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'";
@@ -180,6 +183,12 @@ impl Console {
         }
         if posts {
             visitor::check_origin(&head.headers)?;
+            if signing_in && SIGN_IN_BYTES_MAX < body.len() {
+                return Err(Problem::plain(
+                    StatusCode::PAYLOAD_TOO_LARGE,
+                    "a form to sign in holds a key, and nothing as large as this",
+                ));
+            }
             let form = PostedForm::read(&head, body).await?;
             // A person who is signing in has no session yet.
             if !signing_in {

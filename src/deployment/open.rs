@@ -164,13 +164,10 @@ impl Deployment {
             active_point: Arc::clone(&active_point),
         };
         let monitor = Arc::new(Monitor::new(Arc::new(observed)));
-        let writer = match options.access {
-            Access::ReadWrite => {
-                let writer = ChangeWriter::start(Arc::clone(&gallery), Arc::clone(&monitor))?;
-                Some(writer)
-            }
-            Access::ReadOnly => None,
-        };
+        let writes = options.access == Access::ReadWrite;
+        let writer = writes
+            .then(|| ChangeWriter::start(Arc::clone(&gallery), Arc::clone(&monitor)))
+            .transpose()?;
         let deployment = Self {
             name,
             maintenance: OnceLock::new(),

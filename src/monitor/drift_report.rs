@@ -102,7 +102,10 @@ impl Monitor {
         };
         let counted = &mut CountedStrata::default();
         let (mut drift, observations) = drift(reader, point, &span, &known, counted)?;
-        drift.add(removed(reader.sampled_removed(point.id())?));
+        // What was removed before this evidence began does not concern it.
+        if span.since_ms < reader.complete_since_ms()? {
+            drift.add(removed(reader.sampled_removed(point.id())?));
+        }
         let round = self.latest_canaries();
         if let Some(round) = round.filter(|round| round.operating_point == point.id()) {
             drift.add(round.rates.findings(round.changed.len()));

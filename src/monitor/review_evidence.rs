@@ -102,7 +102,8 @@ impl ReviewEvidence {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let complete_ms = reader.complete_since_ms()?;
         let before = known.counted.take().or_else(|| self.stored());
-        let before = before.filter(|before| before.of == of);
+        // What was counted under a clock that was ahead is counted again.
+        let before = before.filter(|before| before.of == of && before.to_unix_ms <= asked.now_ms);
         let mut counted = before.unwrap_or_else(|| CountedReviews::none(of, complete_ms));
         let mut watch = ReviewWatch::new(predicted).resumed(counted.state);
         let observe = |watch: &mut ReviewWatch, from_ms: u64, to_ms: u64| {

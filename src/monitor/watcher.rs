@@ -32,6 +32,8 @@ const TICK: Duration = Duration::from_millis(250);
 const FIT_AGAIN: Duration = Duration::from_secs(60);
 /// Evaluations use at most one part in this many of one core's time.
 const EVALUATION_SHARE: u32 = 200;
+/// They are never further apart, so that alarms do not wait behind a slow one.
+const EVALUATED_EVERY_MAX: Duration = Duration::from_secs(60);
 
 /// The state of the thread.
 pub(super) struct Watcher {
@@ -72,7 +74,7 @@ impl Watcher {
             if another || (next <= now && self.changed.swap(false, Ordering::Relaxed)) {
                 self.evaluate(active);
                 let ended = Instant::now();
-                next = ended + (ended - now) * EVALUATION_SHARE;
+                next = ended + ((ended - now) * EVALUATION_SHARE).min(EVALUATED_EVERY_MAX);
             }
             thread::park_timeout(TICK);
         }

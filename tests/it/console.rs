@@ -570,7 +570,10 @@ async fn an_answer_is_taken_down_corrected_or_refused_with_the_reason() {
     let said = one.say(&say(&second, "unusable", ("label", ""))).await;
     assert_eq!(said.status, 303);
     let page = one.get(LABEL).await.text();
-    assert!(page.contains(", of <b>1</b> nobody can tell"), "{page}");
+    assert!(
+        page.contains(", <b>1</b> show what nobody can tell"),
+        "{page}"
+    );
     server.stop().await;
 }
 

@@ -153,7 +153,7 @@ async fn what_a_server_rejected_is_found_in_its_journal() {
     let said = discovered(&arguments[..3]);
     let said = text(&said.stdout);
     for words in [
-        "look like one new thing",
+        "of queries that are alike",
         "nothing is enrolled",
         "not measured",
     ] {

@@ -626,6 +626,10 @@ fn resident() -> usize {
     number.unwrap_or(0) * 1024
 }
 
+fn threads_word(count: usize) -> &'static str {
+    if count == 1 { "thread" } else { "threads" }
+}
+
 fn text(report: &BenchIndexReport) -> String {
     let BenchIndexReport {
         enrol,
@@ -675,11 +679,7 @@ fn text(report: &BenchIndexReport) -> String {
             "  ef {:>4}, {} {:<7}  recall {:.4}, {line}\n",
             one.ef,
             one.threads,
-            if one.threads == 1 {
-                "thread"
-            } else {
-                "threads"
-            },
+            threads_word(one.threads),
             one.recall
         ));
     }

@@ -31,7 +31,8 @@ pub(crate) fn open(
     )?)
 }
 
-fn window(engine: &EngineConfig) -> usize {
+/// How many queries may be embedded at once: what the queue of the workers holds.
+pub(crate) fn window(engine: &EngineConfig) -> usize {
     engine.workers.count(engine.compute.joined_max()) * 4
 }
 

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::searching::{Found, NearestEnrolled, searched};
 use super::{Discover, numbered};
-use crate::cli::calibrate::labelled_search;
+use crate::cli::calibrate::labelled_search::{self, window};
 use crate::cli::exit::{Exit, fail};
 use crate::cli::input::images::listed;
 use crate::config::EngineConfig;
@@ -65,8 +65,8 @@ pub(super) struct QueryCounts {
 }
 
 impl QueryCounts {
-    /// Why there is nothing to group.
-    pub(super) fn too_few(&self, rows: usize, needed: usize) -> String {
+    /// Why there is nothing to group; `failed` are queries that could not be read.
+    pub(super) fn too_few(&self, rows: usize, needed: usize, failed: &[RefusedItem]) -> String {
         let why = if let Some(recorded) = self.recorded {
             format!(
                 "{recorded} rejected searches are recorded, and {rows} of them have a picture and are still rejected"
@@ -74,9 +74,25 @@ impl QueryCounts {
         } else {
             format!("{rows} of the queries are rejected")
         };
-        format!("{why}; a group takes {needed} (--smallest)")
+        let others = [(self.accepted, "accepted"), (self.undecided, "undecided")];
+        let others = others.into_iter().filter(|(count, _)| 0 < *count);
+        let others: String = others
+            .map(|(count, what)| format!(", {count} are {what} today"))
+            .collect();
+        let unread = failed.first().map_or_else(String::new, |first| {
+            format!(
+                ", {} cannot be used (the first, {}: {})",
+                failed.len(),
+                first.item,
+                first.reason
+            )
+        });
+        format!("{why}{others}{unread}; a group takes {needed} (--smallest)")
     }
 }
+
+/// The label of a row of queries of which nobody knows what it shows.
+const NOT_KNOWN: &str = "?";
 
 /// What is grouped, and by what.
 pub(super) struct Candidates {
@@ -223,7 +239,7 @@ impl Discover {
             let query = waiting.get(number);
             query.map_or(Ok(None), |query| reader.read(&query.at))
         };
-        let found = searched(&deployment, waiting.len(), &read)?;
+        let found = searched(&deployment, waiting.len(), window(engine), &read)?;
         let mut candidates = Candidates {
             rows: Vec::new(),
             counts,
@@ -288,7 +304,7 @@ impl Discover {
                     at: QueryAt::Row(row),
                     unit: unit.as_slice().to_vec(),
                     nearest: None,
-                    truth: (!is_unnamed(label)).then(|| label.clone()),
+                    truth: (!is_unnamed(label) && label != NOT_KNOWN).then(|| label.clone()),
                 });
             } else {
                 candidates.known.vectors.extend(unit.as_slice());

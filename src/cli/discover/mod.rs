@@ -78,7 +78,8 @@ pub(super) struct Discover {
     #[arg(long, value_name = "FILE", help_heading = "Vectors made elsewhere")]
     embeddings: Option<PathBuf>,
     /// A .csv file whose row i belongs to vector i, with a column role: rows of the role unknown are grouped, those of the
-    /// roles gallery and query say how alike pictures of one label are
+    /// roles gallery and query say how alike pictures of one label are. Of unknown rows the label is what they show, if somebody
+    /// knows: it measures the groups; write ? if nobody does
     #[arg(
         long,
         value_name = "FILE",
@@ -164,7 +165,7 @@ impl Discover {
         if rows < needed {
             return Err(fail(
                 Exit::Underpowered,
-                candidates.counts.too_few(rows, needed),
+                candidates.counts.too_few(rows, needed, &candidates.failed),
             ));
         }
         let progress = SharedProgress::new("compare");

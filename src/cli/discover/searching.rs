@@ -29,10 +29,12 @@ pub(super) enum Found {
     Failed(String),
 }
 
-/// Searches for each of so many queries, on all workers; `None` is one whose picture is not kept.
+/// Searches for each of so many queries, at most `at_once` together, which the workers' queue has to hold. `None` is
+/// one whose picture is not kept.
 pub(super) fn searched(
     deployment: &Deployment,
     count: usize,
+    at_once: usize,
     read: &(dyn Fn(usize) -> Result<Option<Query>, String> + Sync),
 ) -> anyhow::Result<Vec<Found>> {
     let next = AtomicUsize::new(0);
@@ -47,7 +49,11 @@ pub(super) fn searched(
                 return Ok(());
             }
             let one = match read(number) {
-                Ok(Some(query)) => runtime.block_on(search(deployment, query))?,
+                Ok(Some(query)) => {
+                    let found = runtime.block_on(search(deployment, query));
+                    // Nobody needs the others any more.
+                    found.inspect_err(|_| next.store(count, Ordering::Relaxed))?
+                }
                 Ok(None) => Found::NoPicture,
                 Err(reason) => Found::Failed(reason),
             };
@@ -59,6 +65,7 @@ pub(super) fn searched(
         }
     };
     let hands = std::thread::available_parallelism().map_or(1, usize::from);
+    let hands = hands.min(at_once).max(1);
     let worked: Vec<anyhow::Result<()>> = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..hands).map(|_| scope.spawn(work)).collect();
         let joined = threads.into_iter().map(|thread| {

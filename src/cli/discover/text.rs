@@ -41,12 +41,12 @@ pub(super) fn text(report: &DiscoverReport) -> String {
         rows.push(("these groups", worth(error, "queries whose label is known")));
     }
     text.push_str(&table(&rows));
-    let error = report
-        .of_known_queries
-        .as_ref()
-        .or(report.measured.as_ref());
-    let precision = error.and_then(|error| error.precision.as_ref());
-    let doubtful = precision.is_some_and(|rate| rate.estimate < PRECISE);
+    // The lower one: the labels that are known of the queries may be few.
+    let errors = [report.of_known_queries.as_ref(), report.measured.as_ref()];
+    let precisions = errors.into_iter().flatten();
+    let precisions = precisions.filter_map(|error| error.precision.as_ref());
+    let precision = precisions.min_by(|a, b| a.estimate.total_cmp(&b.estimate));
+    let doubtful = precision.is_none_or(|rate| rate.estimate < PRECISE);
     if let Some(rate) = precision.filter(|_| doubtful)
         && !report.groups.is_empty()
     {
@@ -100,7 +100,7 @@ fn measured(error: Option<&GroupingError>, grouped: usize) -> String {
             error.rows_at_once
         ),
         Some(error) => worth(error, OF),
-        None => "not measured: it takes 10 known labels with enough pictures for a group each, and twice the pairs".to_owned(),
+        None => "not measured: it takes 10 known labels with enough pictures for a group each, and four times the pairs".to_owned(),
     }
 }
 
@@ -132,6 +132,7 @@ fn groups(report: &DiscoverReport, doubtful: bool) -> String {
         return "no group: no queries are alike enough, each with each\n".to_owned();
     }
     let mut text = match (groups.len(), doubtful) {
+        (1, true) => "1 group of queries that are alike; nothing is enrolled\n".to_owned(),
         (count, true) => format!("{count} groups of queries that are alike; nothing is enrolled\n"),
         (1, false) => "1 group that looks like one new thing; nothing is enrolled\n".to_owned(),
         (count, false) => {

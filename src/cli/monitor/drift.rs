@@ -204,11 +204,11 @@ fn lines(found: &GetDriftResponse) -> String {
     text
 }
 
-/// How many sampled decisions have a label, and of how many nobody can tell.
+/// How many sampled decisions have a label, and how many show what nobody can tell.
 fn labelled(found: &GetDriftResponse) -> String {
     let nobody = match found.unusable {
         0 => String::new(),
-        unusable => format!(", of {unusable} nobody can tell"),
+        unusable => format!(", {unusable} show what nobody can tell"),
     };
     format!(
         "{} of {} sampled decisions{nobody}",

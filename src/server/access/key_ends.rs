@@ -1,6 +1,6 @@
 //! Says in time that a caller's last key is about to expire: by a gauge, and by a line of the log each day.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::clock::now_ms;
 use crate::identity::{CallerAccess, CallerEnd};
@@ -15,8 +15,8 @@ pub(in crate::server) struct KeyEnds {
     access: CallerAccess,
     /// Names that have a series.
     shown: BTreeSet<String>,
-    /// When the log has said so; a day later it does again.
-    said_ms: Option<u64>,
+    /// When the log has said so of each name; a day later it does again.
+    said_ms: BTreeMap<String, u64>,
 }
 
 impl KeyEnds {
@@ -24,7 +24,7 @@ impl KeyEnds {
         Self {
             access,
             shown: BTreeSet::new(),
-            said_ms: None,
+            said_ms: BTreeMap::new(),
         }
     }
 
@@ -52,18 +52,16 @@ impl KeyEnds {
     /// Those to warn of now, each with the whole days that are left: once a day.
     fn due<'a>(&mut self, ends: &'a [CallerEnd], now_ms: u64) -> Vec<(&'a CallerEnd, u64)> {
         // A clock that was put back does not silence it.
-        let is_early = |said: u64| now_ms.abs_diff(said) < DAY_MS;
-        if self.said_ms.is_some_and(is_early) {
-            return Vec::new();
-        }
+        self.said_ms
+            .retain(|_, said| now_ms.abs_diff(*said) < DAY_MS);
         let left = |end: &'a CallerEnd| {
             let left_ms = end.expires_ms.checked_sub(now_ms)?;
             (left_ms <= WARN_DAYS * DAY_MS).then_some((end, left_ms / DAY_MS))
         };
-        let due: Vec<_> = ends.iter().filter_map(left).collect();
-        if !due.is_empty() {
-            self.said_ms = Some(now_ms);
-        }
+        let unsaid = |end: &&CallerEnd| !self.said_ms.contains_key(&end.name);
+        let due: Vec<_> = ends.iter().filter(unsaid).filter_map(left).collect();
+        let said = due.iter().map(|(end, _)| (end.name.clone(), now_ms));
+        self.said_ms.extend(said);
         due
     }
 }
@@ -99,5 +97,9 @@ mod tests {
         assert_eq!(named(begun + DAY_MS), both);
         // The clock is put back by a week.
         assert_eq!(named(begun - 6 * DAY_MS).len(), 2);
+        // A name that is new is said at once, whenever another one was.
+        let more = [&ends[..], &[of("new", begun + 2 * DAY_MS)]].concat();
+        let new = said.due(&more, begun - 6 * DAY_MS + 1);
+        assert_eq!(new.len(), 1);
     }
 }

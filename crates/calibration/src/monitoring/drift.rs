@@ -684,7 +684,7 @@ fn waiting(rates: &AuditedRates, unusable: u64) -> Option<Finding> {
     let waiting = rates.sampled.saturating_sub(rates.labelled + unusable);
     let nobody = match unusable {
         0 => String::new(),
-        _ => format!(", of {unusable} nobody can tell"),
+        _ => format!(", {unusable} show what nobody can tell"),
     };
     (0 < waiting).then(|| Finding {
         subject: FindingSubject::Audit,
@@ -803,7 +803,7 @@ mod tests {
             decisions: 10.0,
         };
         let said = |unusable| waiting(&rates, unusable).map(|found| found.says);
-        let some = "7 of 10 sampled decisions have a label, of 2 nobody can tell; 1 wait.";
+        let some = "7 of 10 sampled decisions have a label, 2 show what nobody can tell; 1 wait.";
         assert_eq!(said(2).as_deref(), Some(some));
         assert_eq!(said(3), None);
         let none = "7 of 10 sampled decisions have a label; 3 wait.";
