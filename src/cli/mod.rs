@@ -167,7 +167,6 @@ impl CliCommand {
             | Self::Adapt(_)
             | Self::Discover(_)
             | Self::Evaluate(_)
-            | Self::Discover(_)
             | Self::Inspect(_)
             | Self::Model(_)
             | Self::Embed(_)
