@@ -29,7 +29,6 @@ SERVICES = [
     *(f"{OURS}{name}Service" for name in ("Retrieval", "Gallery", "OperatingPoint", "Calibration")),
     *(f"{OURS}{name}Service" for name in ("Monitoring", "Snapshot", "Server")),
     "google.longrunning.Operations",
-    "grpc.health.v1.Health",
 ]
 DESCRIPTION = """\
 The calls of Matchpoint as JSON over HTTP, as Envoy translates them by `deploy/envoy`: docs/json.md. Each call
@@ -226,7 +225,8 @@ def operation(service: str, method: dict[str, Any], request: str, answer: str) -
 def error() -> dict[str, Any]:
     return {
         "description": "What went wrong: `code` is that of gRPC, and `details` has the reason, and when to "
-        "come back. What Envoy itself refuses (an unknown path, a body that is no JSON) comes as text.",
+        "come back. What Envoy itself refuses has no reason; an unknown path and a body that is no JSON come "
+        "as text.",
         "content": {
             "application/json": {
                 "schema": reference("google.rpc.Status"),

@@ -44,8 +44,12 @@ ROOT = Path(__file__).resolve().parent.parent
 PHOTOS = ROOT / "examples/photos"
 ENROLLED = PHOTOS / "images/gc_explore_monuments_egypt_meidumPyramid/q1_rotpersp.jpg"
 WAIT_SECONDS = 30.0
+# Of the server.
+MESSAGE_BYTES, STALL_SECONDS = 80 << 20, 20
 # Of deploy/nginx/matchpoint.conf.
 CALLS_OF_ONE_ADDRESS, BODY_BYTES = 64, 81 << 20
+# Of deploy/envoy.
+JSON_BYTES, IDLE = 111_900_000, "idle_timeout: 60s"
 
 wrong: list[str] = []
 
@@ -174,16 +178,16 @@ def nginx(served: Served, ports: list[int] | None = None) -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def envoy(served: Served, name: str = "matchpoint.yaml") -> Iterator[int]:
+def envoy(served: Served, name: str = "matchpoint.yaml", idle: str = IDLE) -> Iterator[int]:
     port, folder = free_port(), served.folder
     path = ROOT / "deploy/envoy" / name
     words = {
         "deploy/envoy/matchpoint.binpb": str(ROOT / "deploy/envoy/matchpoint.binpb"),
         "port_value: 50051": f"port_value: {served.port}",
+        IDLE: idle,
     }
     if name == "json.yaml":
         words["address: 127.0.0.1, port_value: 8080"] = f"address: 127.0.0.1, port_value: {port}"
-        words["idle_timeout: 60s"] = "idle_timeout: 2s"
     else:
         words["address: 0.0.0.0, port_value: 443"] = f"address: 127.0.0.1, port_value: {port}"
         words["/etc/matchpoint/server"] = str(folder / "server")
@@ -436,7 +440,10 @@ def check_json(served: Served, port: int) -> None:
     undecodable = base64.b64encode(photo[:1000]).decode()
     refusals = {
         "no picture": (call.refused(searching, {"image": undecodable}), (400, "IMAGE_UNDECODABLE", False)),
-        "too large": (call.refused(searching, {"image": "A" * (BODY_BYTES // 3 * 4)}), (400, "", False)),
+        "too large for the server": (
+            call.refused(searching, {"image": "A" * ((MESSAGE_BYTES // 3 + 1) * 4)}),
+            (400, "", False),
+        ),
         "no key": (call.refused(searching, {"image": text}, ""), (401, "KEY_MISSING", False)),
         "another key": (call.refused(searching, {"image": text}, "mp_no"), (401, "KEY_UNKNOWN", False)),
         "no scope": (
@@ -514,15 +521,87 @@ def check_commands_of_json(served: Served, port: int) -> None:
     check(found == "404", f"JSON: no other name leads to this machine: {found}")
 
 
+def check_size_of_json(call: Json) -> None:
+    """Only a request that says that it is small enough is taken, by its head alone."""
+    key = {"authorization": f"Bearer {call.served.secret}", "content-type": "application/json"}
+    path = "/matchpoint.v1.ServerService/GetServerInfo"
+    for what, headers, expected in [
+        ("of a few bytes", {"content-length": "2"}, 200),
+        ("a byte too much", {"content-length": str(JSON_BYTES + 1)}, 413),
+        ("in chunks", {"transfer-encoding": "chunked"}, 411),
+        ("of no length", {}, 411),
+    ]:
+        trusted = ssl.create_default_context(cafile=str(call.served.certificate))
+        there = http.client.HTTPSConnection("localhost", call.port, timeout=WAIT_SECONDS, context=trusted)
+        with contextlib.closing(there):
+            there.putrequest("POST", path)
+            for name, value in {**key, **headers}.items():
+                there.putheader(name, value)
+            there.endheaders(b"{}" if expected == 200 else None)
+            answer = there.getresponse()
+            said = json.loads(answer.read())
+        known = expected == 200 or call.holds(said, "google.rpc.Status")
+        kind = answer.getheader("content-type")
+        check(
+            (answer.status, kind, known) == (expected, "application/json", True),
+            f"JSON: {what}: {answer.status} {kind} {str(said)[:90]}",
+        )
+
+
+def check_only_json_is_translated(call: Json) -> None:
+    """Nothing under a name like that of gRPC, which has no limit; nor health, which asks for no key."""
+    searching, check_health = "/matchpoint.v1.ServerService/GetServerInfo", "/grpc.health.v1.Health/Check"
+    key = f"Bearer {call.served.secret}"
+    for kind in ("application/grpc-json", "application/grpcjson", "application/grpc+json"):
+        status, headers, said = call.raw("POST", searching, b"{}", content_type=kind, authorization=key)
+        refused = status == 415 or headers.get("grpc-status", "0") != "0"
+        check(refused and b"{" not in said, f"JSON as {kind} is not translated: {status} {said[:60]!r}")
+    status, _, said = call.raw("POST", check_health, b"{}", content_type="application/json")
+    check(status == 404, f"JSON: health is not translated: {status} {said[:60]!r}")
+
+
+def half_a_request(port: int, key: str) -> socket.socket:
+    head = f"POST /matchpoint.v1.RetrievalService/Search HTTP/1.1\r\nhost: localhost\r\n{key}"
+    head += "content-type: application/json\r\ncontent-length: 1000000\r\n\r\n"
+    there = socket.create_connection(("127.0.0.1", port), timeout=WAIT_SECONDS)
+    there.sendall(f'{head}{{"image": "AAAA'.encode())
+    return there
+
+
+def check_slow_json(served: Served, port: int) -> None:
+    """A request has to be complete within the server's `stall_seconds`, whether or not more of it comes."""
+    key = f"authorization: Bearer {served.secret}\r\n"
+    began, ended = time.monotonic(), threading.Event()
+    with half_a_request(port, key) as stalled, half_a_request(port, key) as slow:
+
+        def drip() -> None:
+            with contextlib.suppress(OSError):
+                while not ended.wait(1):
+                    slow.sendall(b"A")
+
+        dripping = threading.Thread(target=drip)
+        dripping.start()
+        for what, one in (("stops half-way", stalled), ("comes slowly", slow)):
+            said = one.recv(4000).decode()
+            seconds = time.monotonic() - began
+            late = said.split()[1:2] == ["504"] and "STALL_SECONDS" in said
+            in_time = STALL_SECONDS - 2 <= seconds <= STALL_SECONDS + 8
+            first = said.partition("\r\n")[0]
+            check(late and in_time, f"JSON: it {what}: after {seconds:.0f} s {first} {said[-120:]!r}")
+        ended.set()
+        dripping.join()
+
+
 def check_stalled_json(served: Served, port: int) -> None:
-    """A request that stops half-way is ended, and what came of it not kept; at once without a key."""
+    """Envoy ends a request that stops half-way, if it waits less than the server; at once without a key."""
     for key, codes in ((f"authorization: Bearer {served.secret}\r\n", ("408", "504")), ("", ("401",))):
-        head = f"POST /matchpoint.v1.RetrievalService/Search HTTP/1.1\r\nhost: localhost\r\n{key}"
-        head += "content-type: application/json\r\ncontent-length: 1000000\r\n\r\n"
-        with socket.create_connection(("127.0.0.1", port), timeout=WAIT_SECONDS) as stalled:
-            stalled.sendall(f'{head}{{"image": "AAAA'.encode())
-            said = stalled.recv(100).decode().partition("\r\n")[0]
-        check(said.split()[1:2] in [[code] for code in codes], f"JSON: it stops half-way: {said}")
+        with half_a_request(port, key) as stalled:
+            said = stalled.recv(4000).decode()
+        first = said.partition("\r\n")[0]
+        by_envoy = "STALL_SECONDS" not in said
+        check(
+            said.split()[1:2] in [[code] for code in codes] and by_envoy, f"JSON: it stops half-way: {first}"
+        )
 
 
 def check_limits_of_nginx(calls: Calls) -> None:
@@ -579,9 +658,13 @@ def main() -> int:
                         check_limits_of_nginx(Calls(served, port))
                     else:
                         check_json(served, port)
+                        check_size_of_json(Json(served, port))
+                        check_only_json_is_translated(Json(served, port))
                         check_pages(served, port)
             with envoy(served, "json.yaml") as port:
                 check_commands_of_json(served, port)
+                check_slow_json(served, port)
+            with envoy(served, "json.yaml", idle="idle_timeout: 2s") as port:
                 check_stalled_json(served, port)
         finally:
             served.stop()
