@@ -39,7 +39,7 @@ all() {
         echo "== skipped: kernels under Valgrind (valgrind is not installed)"
     fi
     echo "== soak"
-    scripts/soak.py --program "$program" --minutes $(((minutes + 3) / 4)) --rate 5
+    scripts/soak.py --program "$program" --minutes $((minutes < 12 ? 3 : (minutes + 3) / 4)) --rate 5
     echo "== Pillow's test pictures"
     scripts/test_corpus.py --program "$program"
     date --utc
