@@ -94,6 +94,10 @@ def check_searches(search: Path, environment: dict[str, str], key: str, folder: 
     check(code == 1 and "IMAGE_" in said, f"what is no picture is refused, and why: {said.strip()[-120:]}")
     code, said = ask(ENROLLED, MATCHPOINT_API_KEY="mp_nobody")
     check(code == 1 and "Unauthenticated" in said, f"another key is refused: {said.strip()[-120:]}")
+    code, said = ask(ENROLLED, **mine, MATCHPOINT_SERVER="localhost:50051")
+    check(code == 1 and "https://HOST:PORT" in said, f"an address needs a scheme: {said.strip()[-120:]}")
+    done = subprocess.run([search], env=environment, capture_output=True, text=True)
+    check(done.returncode == 2 and "usage" in done.stderr, f"without a picture: {done.stderr.strip()[:60]}")
     code, said = ask(ENROLLED, **mine, MATCHPOINT_SERVER="http://192.0.2.1:1")
     check(code == 1 and "unencrypted" in said, f"a key is not sent unencrypted: {said.strip()[-120:]}")
 
@@ -134,7 +138,8 @@ def main() -> int:
                 if said.get("message") == "ready":
                     break
             there = {"MATCHPOINT_SERVER": f"https://localhost:{address.rpartition(':')[2]}"}
-            asked = {**os.environ, **there, "MATCHPOINT_SERVER_CA": str(pem)}
+            # Debian's gRPC follows the retry policy only by this.
+            asked = {**os.environ, **there, "MATCHPOINT_SERVER_CA": str(pem), "GRPC_GO_RETRY": "on"}
             check_searches(search, asked, made.splitlines()[0], folder)
         finally:
             server.terminate()

@@ -14,6 +14,7 @@ import (
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/status"
 	matchpoint "matchpoint.dev/go/matchpoint/v1"
 )
@@ -29,6 +30,12 @@ const service = `{
 		}
 	}]
 }`
+
+// A server that the network cuts off is noticed within 15 seconds, and its calls are made again elsewhere.
+var alive = keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 5 * time.Second}
+
+// Longer than that.
+const deadline = 20 * time.Second
 
 // A key, sent with each call.
 type key struct {
@@ -49,7 +56,10 @@ func connect() (*grpc.ClientConn, error) {
 		server = "http://127.0.0.1:50051"
 	}
 	scheme, address, _ := strings.Cut(server, "://")
-	options := []grpc.DialOption{grpc.WithDefaultServiceConfig(service)}
+	if scheme != "http" && scheme != "https" || address == "" {
+		return nil, fmt.Errorf("MATCHPOINT_SERVER is %q; write http://HOST:PORT, or https://HOST:PORT", server)
+	}
+	options := []grpc.DialOption{grpc.WithDefaultServiceConfig(service), grpc.WithKeepaliveParams(alive)}
 	if scheme == "https" {
 		trusted, err := authorities(os.Getenv("MATCHPOINT_SERVER_CA"))
 		if err != nil {
@@ -95,7 +105,7 @@ func search(retrieval matchpoint.RetrievalServiceClient, path string) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), deadline)
 	defer cancel()
 	found, err := retrieval.Search(ctx, &matchpoint.SearchRequest{
 		Query: &matchpoint.SearchRequest_Image{Image: image},
@@ -126,6 +136,10 @@ func reason(err error) string {
 }
 
 func main() {
+	if len(os.Args) < 2 {
+		fmt.Fprintln(os.Stderr, "usage: search PICTURE...\nThe server is that of MATCHPOINT_SERVER (http://127.0.0.1:50051 without it).")
+		os.Exit(2)
+	}
 	connection, err := connect()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
