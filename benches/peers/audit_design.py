@@ -3,7 +3,7 @@
 
     audit_design.py [VECTORS.npy LABELS.csv [COLUMN=VALUE]]
 
-Without a set, scores are normal as in the simulations of docs/monitoring.md. Else LABELS.csv has a line for
+Without a set, scores are normal as in the simulations of docs/evidence.md. Else LABELS.csv has a line for
 each vector, with `label` (or `class`) and `role`; 40 % of the labels are enrolled (roles gallery and unused),
 and the others are strangers. Traffic is half mated. Look-alikes (strangers near the threshold or above)
 double the FAR; mates that are missed become half as many again as the limit, or there is no figure of the FRR

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""FRR at equal certified FAR by similarity, margin, AS-norm and their pair: the table of docs/calibration.md.
+"""FRR at equal certified FAR by similarity, margin, AS-norm and their pair: the table of docs/remedies.md.
 
     margin.py VECTORS.npy LABELS.csv FAR DRAWS
 
