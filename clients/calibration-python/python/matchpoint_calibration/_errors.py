@@ -17,7 +17,8 @@ class RefusedError(Exception):
                     STRANGERS_UNNAMED: nobody named the strangers.
     needed          labels that the target takes; None if that cannot be said
     present         labels that there are, each of which counts once
-    best_supported  the lowest rate of the kind asked for that so many labels can support; asking for an FRR takes new labels
+    best_supported  the lowest rate of the kind asked for that so many labels can support; asking for an FRR
+                    takes new labels
     findings        all that was found, as `matchpoint calibrate --embeddings --json` prints it
     report          the same as one HTML page
     """

@@ -221,7 +221,11 @@ def doubts(findings: Mapping[str, Any]) -> list[str]:
     counted = [
         (own, "queries are items of the gallery, or nearly, and are not counted (findings['copies'])"),
         (other, "queries are items of another label, or nearly: one of the two labels is wrong (findings['copies'])"),
-        (near, "queries of strangers are nearly those of others, whose labels may be one thing: a certified FAR holds either way (findings['near_copies'])"),
+        (
+            near,
+            "queries of strangers are nearly those of others, whose labels may be one thing: a certified FAR holds "
+            "either way (findings['near_copies'])",
+        ),
         (len(findings["alike"]), "labels are nearly another label: look whether they are the same (findings['alike'])"),
         (unnamed["pictures"] if unnamed else 0, "pictures show strangers whom nobody named (findings['unnamed'])"),
         (crowded["labels"] if crowded else 0, "labels of strangers may be fewer things (findings['crowded'])"),
