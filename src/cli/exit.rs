@@ -329,6 +329,7 @@ impl Exit {
             | DeploymentError::Busy { .. }
             | DeploymentError::Late { .. }
             | DeploymentError::WriterBusy { .. }
+            | DeploymentError::Switching
             | DeploymentError::Stopped => Self::Unavailable,
             DeploymentError::Model(ModelError::Cuda { .. } | ModelError::TensorRt { .. }) => {
                 Self::NoDevice

@@ -23,6 +23,7 @@ mod points;
 mod runtime;
 mod search;
 mod serve;
+mod served_info;
 mod server_address;
 mod shell;
 mod signal;

@@ -251,6 +251,11 @@ pub enum DeploymentError {
         /// The highest number of waiting changes.
         queue_len_max: usize,
     },
+    /// Another deployment takes the place of this one.
+    #[error(
+        "another deployment takes the place of this one, and nothing was changed; try again in a moment"
+    )]
+    Switching,
     /// The deployment is closing.
     #[error("the server is shutting down")]
     Stopped,

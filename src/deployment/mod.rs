@@ -27,6 +27,7 @@ pub use calibration::labelled_queries::{QueryFailure, QuerySettings, QueryToSear
 pub use calibration::remedy::RemedyChoice;
 pub use calibration::searches::{Gathered, IndexCheck, LabelledQuery, MaskedSearches, Repeated};
 pub use canaries::set_canaries;
+pub use enrolment::held_changes::HeldChanges;
 pub use enrolment::items::{EnrolledItem, NewItem};
 pub use enrolment::maintenance::{IndexFindings, missed};
 pub use enrolment::refused::RefusedItem;

@@ -34,7 +34,10 @@ const MESSAGE_BYTES_MAX: usize = 1200;
 
 /// A status with its machine-readable reason.
 pub(super) fn status(code: Code, reason: &str, message: &str) -> Status {
-    let again = matches!(reason, "QUEUE_FULL" | "MODEL_LOADING" | "SHUTTING_DOWN");
+    let again = matches!(
+        reason,
+        "QUEUE_FULL" | "MODEL_LOADING" | "SHUTTING_DOWN" | "DEPLOYMENT_SWITCHING"
+    );
     status_to_retry(code, reason, message, again.then_some(RETRY_AFTER))
 }
 
@@ -259,6 +262,7 @@ pub(super) fn classify(error: &DeploymentError) -> (Code, &'static str) {
         }
         DeploymentError::Monitor(cause) => monitor_reason(cause),
         DeploymentError::NoImageModel => (Code::FailedPrecondition, "IMAGE_MODEL_MISSING"),
+        DeploymentError::Switching => (Code::Unavailable, "DEPLOYMENT_SWITCHING"),
         DeploymentError::Stopped => (Code::Unavailable, "SHUTTING_DOWN"),
         DeploymentError::Gallery(cause) => gallery_reason(cause),
         DeploymentError::Archive(cause) => archive_reason(cause),

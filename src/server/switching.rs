@@ -8,12 +8,14 @@ use std::time::{Duration, Instant};
 
 use tonic::{Code, Status};
 
+use super::access::changes::changed;
 use super::deployment_paths::real;
 use super::registry::{Registry, ServedState};
 use super::services::shadow;
 use super::status::{from_error, status};
 use crate::config::MonitoringConfig;
 use crate::deployment::{Deployment, DeploymentError, OpenOptions};
+use crate::journal::entry::StateId;
 use matchpoint_gallery::error::GalleryError;
 
 /// How long a replaced deployment may take to close, and how often to check.
@@ -129,21 +131,52 @@ impl Switching {
         }
     }
 
-    /// Serves the opened deployment instead of another, which closes after its last request.
-    pub(super) fn serve(
+    /// Serves the opened deployment instead of another, which closes after its last request. If a state is
+    /// expected, the other one has to have it until then.
+    pub(super) async fn serve(
         &self,
         registry: &Registry,
         served: Arc<Deployment>,
         opened: Opened,
+        expected: Option<StateId>,
     ) -> Result<(), Status> {
-        let Opened { deployment, place } = opened;
+        let (switching, on) = (self.clone(), registry.clone());
+        // Once begun it is completed, even if the caller goes away.
+        let replace = move || switching.replace(&on, served, opened, expected);
+        registry.piece(replace).await?
+    }
+
+    fn replace(
+        &self,
+        registry: &Registry,
+        served: Arc<Deployment>,
+        opened: Opened,
+        expected: Option<StateId>,
+    ) -> Result<(), Status> {
         let loaded = registry.loaded()?;
+        // A change that is acknowledged is either in the state that is compared, or in the new deployment.
+        let held = served.hold_changes().map_err(|error| from_error(&error))?;
+        if let Err(error) = served.check_state(expected) {
+            drop((held, opened));
+            // Its gauges have the same names.
+            served.monitor().evaluate_soon();
+            return Err(from_error(&error));
+        }
+        let Opened { deployment, place } = opened;
         deployment.publish(Some(&served));
         registry.replace(&deployment, &place)?;
+        held.for_good();
+        let to = deployment.folder().path().display().to_string();
+        changed(
+            registry.identity(),
+            "ReloadDeployment",
+            deployment.name(),
+            &to,
+        );
         tracing::info!(
             deployment = deployment.name(),
             from = %served.folder().path().display(),
-            to = %deployment.folder().path().display(),
+            to,
             model = deployment.loaded().model.name(),
             precision = deployment.loaded().model.precision(),
             "deployment switched"

@@ -664,7 +664,7 @@ async fn servers_are_switched_together_or_not_at_all() {
     };
     let before = states().await;
     let to = ["switch", path(&link), path(&second), "--servers"];
-    let refused = beside(&[&to[..], &[&urls.join(",")]].concat()).await;
+    let refused = beside(&[&to[..], &[&urls.join(","), "--anyway"]].concat()).await;
     let said = text(&refused.stderr);
     assert!(!refused.status.success());
     assert!(
@@ -684,7 +684,12 @@ async fn servers_are_switched_together_or_not_at_all() {
     assert_eq!(reason(&unprepared), "NOT_PREPARED");
 
     let three = urls[..3].join(",");
-    let done = beside(&[&to[..], &[&three, "--json"]].concat()).await;
+    // What is new there may have been deleted here.
+    let refused = beside(&[&to[..], &[&three]].concat()).await;
+    let said = text(&refused.stderr);
+    assert!(said.contains("(new)") && said.contains("--prune"), "{said}");
+    assert_eq!(states().await, before);
+    let done = beside(&[&to[..], &[&three, "--json", "--anyway"]].concat()).await;
     assert!(done.status.success(), "{}", text(&done.stderr));
     let done: serde_json::Value = serde_json::from_slice(&done.stdout).unwrap();
     assert_eq!(done["state"], after.as_str());

@@ -8,16 +8,19 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use crate::common::shop::{shop, vector};
 use crate::common::{
     Running, config, copy_folder, copy_of_sample, in_8_bits, matchpoint, model, photos, run, text,
 };
 use matchpoint::deployment::Models;
+use matchpoint_client::proto::gallery_service_client::GalleryServiceClient;
 use matchpoint_client::proto::retrieval_service_client::RetrievalServiceClient;
 use matchpoint_client::proto::server_service_client::ServerServiceClient;
 use matchpoint_client::proto::{
-    Decision, GetServerInfoRequest, ReloadDeploymentRequest, SearchRequest, search_request,
+    Decision, DeleteItemRequest, GetItemRequest, GetServerInfoRequest, ReloadDeploymentRequest,
+    ReloadStep, SearchRequest, UpsertItemRequest, Vector, search_request, upsert_item_request,
 };
 use matchpoint_gallery::params::IndexParams;
 use matchpoint_gallery::{Access, Gallery};
@@ -197,18 +200,6 @@ fn the_command_refuses_what_is_no_link_and_changes_nothing_without_a_server() {
     let link = folder.path().join("served");
     symlink(&first, &link).unwrap();
     let (_other, second) = copy_of_sample();
-    // Enrolled in what is served only.
-    let image = photos().join("images/gc_fishes_fish3/q2_photometric.jpg");
-    let list = folder.path().join("more.csv");
-    fs::write(&list, format!("path,label\n{},fish\n", image.display())).unwrap();
-    let [list, served] = [&list, &first].map(|path| path.to_str().unwrap());
-    let enrolled = run(&["build", served, "--images", list]);
-    assert!(enrolled.status.success(), "{}", text(&enrolled.stderr));
-    let refused = run(&["switch", link.to_str().unwrap(), second.to_str().unwrap()]);
-    let said = text(&refused.stderr);
-    assert_eq!(refused.status.code(), Some(4), "{said}");
-    assert!(said.contains("1 items that are served are not in") && said.contains("--anyway"));
-
     let mut switch = matchpoint(&["switch", link.to_str().unwrap(), second.to_str().unwrap()]);
     let refused = switch
         .args(["--server", "127.0.0.1:9", "--anyway"])
@@ -223,6 +214,203 @@ fn the_command_refuses_what_is_no_link_and_changes_nothing_without_a_server() {
     let with_slash = format!("{}/", link.display());
     let back = run(&["switch", &with_slash, "--back"]);
     assert_eq!(back.status.code(), Some(66));
+}
+
+/// The switch of a link to a folder, beside the server of this process; with more flags.
+async fn switch(running: &Running, link: &Path, more: &[&str]) -> (Option<i32>, String, String) {
+    let server = format!("http://{}", running.address);
+    let flags = ["switch", link.to_str().unwrap(), "--server", &server];
+    let mut command = matchpoint(&[&flags[..], more].concat());
+    let ended = tokio::task::spawn_blocking(move || command.output().unwrap());
+    let ended = ended.await.unwrap();
+    let said = [text(&ended.stdout), text(&ended.stderr)];
+    let [printed, failed] = said;
+    (ended.status.code(), printed, failed)
+}
+
+async fn upsert(channel: Channel, id: &str, of: &str, number: usize) -> Result<(), tonic::Status> {
+    let request = UpsertItemRequest {
+        id: id.to_owned(),
+        label: of.to_owned(),
+        source: Some(upsert_item_request::Source::Embedding(Vector {
+            values: vector(3, number),
+        })),
+        ..UpsertItemRequest::default()
+    };
+    let mut gallery = GalleryServiceClient::new(channel);
+    gallery.upsert_item(request).await.map(drop)
+}
+
+/// The label of an item that is served.
+async fn label_of(running: &Running, id: &str) -> Option<String> {
+    let request = GetItemRequest {
+        id: id.to_owned(),
+        ..GetItemRequest::default()
+    };
+    let mut gallery = GalleryServiceClient::new(running.channel.clone());
+    let found = gallery.get_item(request).await.ok()?.into_inner();
+    found.item.map(|item| item.label)
+}
+
+async fn delete(running: &Running, id: &str) {
+    let request = DeleteItemRequest {
+        id: id.to_owned(),
+        ..DeleteItemRequest::default()
+    };
+    let mut gallery = GalleryServiceClient::new(running.channel.clone());
+    gallery.delete_item(request).await.unwrap();
+}
+
+async fn state_of(running: &Running) -> String {
+    let mut server = ServerServiceClient::new(running.channel.clone());
+    let info = server.get_server_info(GetServerInfoRequest::default());
+    let mut info = info.await.unwrap().into_inner();
+    info.deployments.remove(0).state
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_deleted_or_relabelled_since_is_not_served_again_by_a_switch() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    copy_folder(shop(), &at("first"));
+    copy_folder(shop(), &at("second"));
+    let link = at("served");
+    symlink(at("first"), &link).unwrap();
+    let running = Running::start(&link, &[]).await;
+    let second = at("second");
+    let second = second.to_str().unwrap();
+
+    delete(&running, "3/0").await;
+    upsert(running.channel.clone(), "4/0", "somebody else", 0)
+        .await
+        .unwrap();
+    // Of the same id and label, and another vector.
+    upsert(running.channel.clone(), "5/0", "label 5", 7)
+        .await
+        .unwrap();
+    let (code, _, said) = switch(&running, &link, &[second]).await;
+    assert_eq!(code, Some(4), "{said}");
+    for part in [
+        "1 items are not served, and would be, also if they were deleted (3/0)",
+        "2 items would have another label, metadata or source (",
+        "4/0",
+        "5/0",
+        "--prune",
+        "--anyway",
+    ] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    assert_eq!(
+        fs::canonicalize(&link).unwrap(),
+        at("first").canonicalize().unwrap()
+    );
+    assert_eq!(label_of(&running, "3/0").await, None);
+
+    // Meant: then it is said, and the way back is refused as well for what is gone there.
+    let (code, said, failed) = switch(&running, &link, &[second, "--anyway"]).await;
+    assert_eq!(code, Some(0), "{failed}");
+    assert!(said.contains("1 items were not served before"), "{said}");
+    assert_eq!(label_of(&running, "3/0").await.unwrap(), "label 3");
+    delete(&running, "6/0").await;
+    let (code, _, said) = switch(&running, &link, &["--back"]).await;
+    assert_eq!(code, Some(4), "{said}");
+    assert!(said.contains("(6/0)"), "{said}");
+    assert_eq!(label_of(&running, "6/0").await, None);
+    let (code, _, said) = switch(&running, &link, &["--back", "--anyway"]).await;
+    assert_eq!(code, Some(0), "{said}");
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_that_is_acknowledged_while_a_deployment_is_switched_is_not_lost() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    copy_folder(shop(), &at("first"));
+    copy_folder(shop(), &at("second"));
+    let link = at("served");
+    symlink(at("first"), &link).unwrap();
+    let running = Running::start(&link, &[]).await;
+    let mut server = ServerServiceClient::new(running.channel.clone());
+    let step = |step: ReloadStep, prepared: &str, expect_state: &str| ReloadDeploymentRequest {
+        step: step.into(),
+        prepared_state: prepared.to_owned(),
+        expect_state: expect_state.to_owned(),
+        ..ReloadDeploymentRequest::default()
+    };
+
+    // Written after its state was looked at: nothing is replaced, and it takes writes as before.
+    let old = state_of(&running).await;
+    lead(&link, &at("second"));
+    let prepare = step(ReloadStep::Prepare, "", &old);
+    let prepared = server.reload_deployment(prepare).await.unwrap();
+    let prepared = prepared.into_inner().deployment.unwrap().state;
+    upsert(running.channel.clone(), "late", "label 3", 1)
+        .await
+        .unwrap();
+    let serve = step(ReloadStep::ServePrepared, &prepared, &old);
+    let refused = server.reload_deployment(serve).await.unwrap_err();
+    let reason = refused.get_details_error_info().unwrap().reason;
+    assert_eq!(reason, "STATE_MISMATCH", "{refused}");
+    let whole = step(ReloadStep::Unspecified, "", &old);
+    let refused = server.reload_deployment(whole).await.unwrap_err();
+    let reason = refused.get_details_error_info().unwrap().reason;
+    assert_eq!(reason, "STATE_MISMATCH", "{refused}");
+    assert_eq!(label_of(&running, "late").await.unwrap(), "label 3");
+    upsert(running.channel.clone(), "later", "label 3", 2)
+        .await
+        .unwrap();
+
+    // What is written all the time: each switch is between two writes, and no acknowledged one is lost.
+    let stop = Arc::new(AtomicBool::new(false));
+    let writers: Vec<_> = (0..4)
+        .map(|writer| {
+            let (channel, stop) = (running.channel.clone(), Arc::clone(&stop));
+            tokio::spawn(async move {
+                let (mut acknowledged, mut number) = (Vec::new(), 0);
+                while !stop.load(Ordering::Relaxed) {
+                    number += 1;
+                    let id = format!("{writer}-{number}");
+                    let sent = Instant::now();
+                    match upsert(channel.clone(), &id, "label 3", 1).await {
+                        Ok(()) => acknowledged.push((sent, id)),
+                        Err(status) => {
+                            let reason = status.get_details_error_info().unwrap().reason;
+                            assert_eq!(reason, "DEPLOYMENT_SWITCHING", "{status}");
+                            assert_eq!(status.code(), Code::Unavailable);
+                        }
+                    }
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                acknowledged
+            })
+        })
+        .collect();
+    let mut switched = None;
+    for _ in 0..200 {
+        let prepare = step(ReloadStep::Prepare, "", "");
+        let prepared = server.reload_deployment(prepare).await.unwrap();
+        let prepared = prepared.into_inner().deployment.unwrap().state;
+        let (state, looked) = (state_of(&running).await, Instant::now());
+        let serve = step(ReloadStep::ServePrepared, &prepared, &state);
+        if server.reload_deployment(serve).await.is_ok() {
+            switched = Some(looked);
+            break;
+        }
+    }
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    stop.store(true, Ordering::Relaxed);
+    let looked = switched.unwrap();
+    let mut after = 0;
+    for writer in writers {
+        for (sent, id) in writer.await.unwrap() {
+            if looked < sent {
+                after += 1;
+                assert!(label_of(&running, &id).await.is_some(), "{id} is lost");
+            }
+        }
+    }
+    assert!(0 < after);
+    running.stop().await;
 }
 
 #[tokio::test]

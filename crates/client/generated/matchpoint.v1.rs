@@ -4976,6 +4976,11 @@ pub struct ReloadDeploymentRequest {
     /// With `RELOAD_STEP_SERVE_PREPARED`: the state that was prepared, as its answer had it. Required then.
     #[prost(string, tag = "4")]
     pub prepared_state: ::prost::alloc::string::String,
+    /// The state of what is served now, as `GetServerInfo` named it; empty for whichever it is. If another one is served at the
+    /// moment of the replacement, nothing changes: FAILED_PRECONDITION with STATE_MISMATCH. So nothing is replaced that was
+    /// written after it was compared with what takes its place.
+    #[prost(string, tag = "5")]
+    pub expect_state: ::prost::alloc::string::String,
 }
 impl ::prost::Name for ReloadDeploymentRequest {
     const NAME: &'static str = "ReloadDeploymentRequest";
@@ -5327,7 +5332,9 @@ pub mod server_service_client {
         /// Opens what the path of a deployment leads to now, and serves it in place of what was served: model, gallery and
         /// operating point change together, between two requests. Calls under way end with what they began with. If it
         /// cannot be opened nothing changes. FAILED_PRECONDITION with DEPLOYMENT_UNCHANGED if the path leads to what is served
-        /// already. `matchpoint switch` changes the path and calls this.
+        /// already. `matchpoint switch` changes the path and calls this. While the one takes the place of the other, for a moment,
+        /// changes of items and of the operating point are refused as UNAVAILABLE with DEPLOYMENT_SWITCHING: none that was
+        /// acknowledged after `expect_state` was read is lost.
         pub async fn reload_deployment(
             &mut self,
             request: impl tonic::IntoRequest<super::ReloadDeploymentRequest>,
@@ -5408,7 +5415,9 @@ pub mod server_service_server {
         /// Opens what the path of a deployment leads to now, and serves it in place of what was served: model, gallery and
         /// operating point change together, between two requests. Calls under way end with what they began with. If it
         /// cannot be opened nothing changes. FAILED_PRECONDITION with DEPLOYMENT_UNCHANGED if the path leads to what is served
-        /// already. `matchpoint switch` changes the path and calls this.
+        /// already. `matchpoint switch` changes the path and calls this. While the one takes the place of the other, for a moment,
+        /// changes of items and of the operating point are refused as UNAVAILABLE with DEPLOYMENT_SWITCHING: none that was
+        /// acknowledged after `expect_state` was read is lost.
         async fn reload_deployment(
             &self,
             request: tonic::Request<super::ReloadDeploymentRequest>,

@@ -107,6 +107,17 @@ pub enum Fault {
     Moment,
 }
 
+impl ClientError {
+    /// The machine-readable reason, if the server gave one.
+    #[must_use]
+    pub fn reason(&self) -> Option<&str> {
+        match self {
+            Self::Refused { reason, .. } => reason.as_deref(),
+            Self::Address { .. } | Self::Credentials { .. } | Self::Unreachable { .. } => None,
+        }
+    }
+}
+
 impl Client {
     /// Connects to a server that requires no credentials.
     ///
@@ -243,10 +254,12 @@ impl Client {
         &self,
         deployment: &str,
         allow_undecided: bool,
+        expect_state: &str,
     ) -> Result<[DeploymentInfo; 2], ClientError> {
         self.reload_step(ReloadDeploymentRequest {
             deployment: deployment.to_owned(),
             allow_undecided,
+            expect_state: expect_state.to_owned(),
             ..ReloadDeploymentRequest::default()
         })
         .await

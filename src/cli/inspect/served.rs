@@ -2,11 +2,11 @@
 
 use serde::Serialize;
 
-use crate::cli::exit::{Exit, fail};
 use crate::cli::output::{Output, percent, table};
 use crate::cli::points::served::ServedPoints;
 use crate::cli::points::served_point::{created, describe};
 use crate::cli::runtime::single_threaded;
+use crate::cli::served_info::served_info;
 use crate::cli::server_address::ServerAddress;
 use matchpoint_client::proto::DeploymentInfo;
 
@@ -23,36 +23,11 @@ struct InspectedService {
 pub(crate) fn inspect(server: &ServerAddress, name: &str, json: bool) -> anyhow::Result<()> {
     let found = single_threaded()?.block_on(async {
         let client = server.connect().await?;
-        let served = client.server_info().await?.deployments;
-        let info = chosen(served, name)?;
+        let info = served_info(&client, name).await?;
         let points = ServedPoints::of(&client, &info.name).await?;
         anyhow::Ok(InspectedService { info, points })
     })?;
     Output::new(json).result(&found, text)
-}
-
-fn chosen(served: Vec<DeploymentInfo>, name: &str) -> anyhow::Result<DeploymentInfo> {
-    let names: Vec<String> = served.iter().map(|one| one.name.clone()).collect();
-    let mut fitting = served
-        .into_iter()
-        .filter(|one| name.is_empty() || one.name == name);
-    match (fitting.next(), fitting.next()) {
-        (Some(one), None) => Ok(one),
-        (Some(_), Some(_)) => {
-            let message = format!(
-                "the server has several deployments, name one: {}",
-                names.join(", ")
-            );
-            Err(fail(Exit::Usage, message))
-        }
-        (None, _) => {
-            let message = format!(
-                "the server has no deployment `{name}` that you may use, but: {}",
-                names.join(", ")
-            );
-            Err(fail(Exit::NoInput, message))
-        }
-    }
 }
 
 fn text(found: &InspectedService) -> String {

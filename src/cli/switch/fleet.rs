@@ -4,14 +4,19 @@
 use std::collections::BTreeSet;
 use std::time::Instant;
 
+use anyhow::Context;
 use serde::Serialize;
 use tokio::task::JoinSet;
 
 use crate::cli::exit::{Exit, fail};
 use crate::cli::output::short;
+use crate::cli::served_info::served_info;
 use crate::cli::server_address::ServerAddress;
 use matchpoint_client::proto::{DeploymentInfo, ReloadDeploymentRequest, ReloadStep};
 use matchpoint_client::{Client, ClientError};
+
+/// The reason if another state is served than the expected one.
+pub(crate) const STATE_MISMATCH: &str = "STATE_MISMATCH";
 
 /// Servers that are switched together.
 pub(crate) struct Fleet {
@@ -22,6 +27,10 @@ pub(crate) struct Fleet {
 struct FleetServer {
     address: String,
     client: Client,
+    /// The state that it has to serve until the replacement; empty if none has to.
+    expected: String,
+    /// Whether its items cannot change.
+    read_only: bool,
 }
 
 /// What all of them serve from now on.
@@ -39,6 +48,15 @@ struct SwitchedServer {
     server: String,
     before: DeploymentInfo,
     now: DeploymentInfo,
+}
+
+/// Which of the servers are called.
+#[derive(Clone, Copy, Debug)]
+enum Whose {
+    All,
+    /// Those whose items can change.
+    Writable,
+    ReadOnly,
 }
 
 /// The answer of a server, and when it came.
@@ -60,12 +78,28 @@ impl Fleet {
             servers.push(FleetServer {
                 address: address.clone(),
                 client: server.of_another(address).connect().await?,
+                expected: String::new(),
+                read_only: false,
             });
         }
         Ok(Self {
             deployment: deployment.to_owned(),
             servers,
         })
+    }
+
+    /// Asks what each of them serves, and which of its states has to be served until the replacement.
+    pub(crate) async fn look(
+        &mut self,
+        expected: impl Fn(DeploymentInfo) -> String,
+    ) -> anyhow::Result<()> {
+        for server in &mut self.servers {
+            let info = served_info(&server.client, &self.deployment).await;
+            let info = info.with_context(|| server.address.clone())?;
+            server.read_only = info.read_only;
+            server.expected = expected(info);
+        }
+        Ok(())
     }
 
     /// Has all of them open and verify what the path of the deployment leads to; returns the common state.
@@ -79,7 +113,7 @@ impl Fleet {
         };
         let mut states = BTreeSet::new();
         let mut refused = None;
-        for answer in self.at_all(&request).await {
+        for answer in self.at(Whose::All, &request).await {
             match answer.said {
                 Ok([_, prepared]) => drop(states.insert(prepared.state)),
                 Err(error) => {
@@ -101,22 +135,39 @@ impl Fleet {
             }
         };
         // A server that cannot be reached discards it by itself, after a while.
-        drop(self.at_all(&self.step(ReloadStep::Discard)).await);
+        self.discard().await;
         Err(error)
     }
 
-    /// Has all of them serve what they prepared.
+    async fn discard(&self) {
+        let discard = self.step(ReloadStep::Discard);
+        drop(self.at(Whose::All, &discard).await);
+    }
+
+    /// Has all of them serve what they prepared; first those whose items can change. If what these serve has
+    /// changed meanwhile, `None`: then all go on with what they serve, and have discarded the other.
     ///
     /// # Errors
     /// Some do not; the error names them.
-    pub(crate) async fn serve(&self, state: String) -> anyhow::Result<FleetSwitched> {
+    pub(crate) async fn serve(&self, state: &str) -> anyhow::Result<Option<FleetSwitched>> {
         let request = ReloadDeploymentRequest {
-            prepared_state: state.clone(),
+            prepared_state: state.to_owned(),
             ..self.step(ReloadStep::ServePrepared)
         };
+        let mut answers = self.at(Whose::Writable, &request).await;
+        let is_changed = |answer: &StepAnswer| {
+            let reason = answer.said.as_ref().err().and_then(ClientError::reason);
+            reason == Some(STATE_MISMATCH)
+        };
+        if !answers.is_empty() && answers.iter().all(is_changed) {
+            self.discard().await;
+            return Ok(None);
+        }
+        answers.extend(self.at(Whose::ReadOnly, &request).await);
+        answers.sort_by_key(|answer| answer.number);
         let (mut servers, mut failed) = (Vec::new(), Vec::new());
         let mut times = Vec::new();
-        for StepAnswer { number, said, at } in self.at_all(&request).await {
+        for StepAnswer { number, said, at } in answers {
             let server = self.address(number);
             match said {
                 Ok([before, now]) => {
@@ -139,11 +190,11 @@ impl Fleet {
         }
         let (first, last) = (times.iter().min(), times.iter().max());
         let between = first.zip(last).map(|(first, last)| *last - *first);
-        Ok(FleetSwitched {
-            state,
+        Ok(Some(FleetSwitched {
+            state: state.to_owned(),
             seconds_of_two_states: between.unwrap_or_default().as_secs_f64(),
             servers,
-        })
+        }))
     }
 
     fn step(&self, step: ReloadStep) -> ReloadDeploymentRequest {
@@ -159,11 +210,23 @@ impl Fleet {
         server.map_or_else(String::new, |server| server.address.clone())
     }
 
-    /// Calls all of them at once; the answers are in their order.
-    async fn at_all(&self, request: &ReloadDeploymentRequest) -> Vec<StepAnswer> {
+    /// Calls these at once; the answers are in their order.
+    async fn at(&self, whose: Whose, request: &ReloadDeploymentRequest) -> Vec<StepAnswer> {
         let mut asked = JoinSet::new();
         for (number, server) in self.servers.iter().enumerate() {
-            let (client, request) = (server.client.clone(), request.clone());
+            let is_meant = match whose {
+                Whose::All => true,
+                Whose::Writable => !server.read_only,
+                Whose::ReadOnly => server.read_only,
+            };
+            if !is_meant {
+                continue;
+            }
+            let client = server.client.clone();
+            let mut request = request.clone();
+            if request.step() == ReloadStep::ServePrepared {
+                request.expect_state.clone_from(&server.expected);
+            }
             asked.spawn(async move {
                 StepAnswer {
                     number,

@@ -1,5 +1,6 @@
 //! `matchpoint switch`: replaces a served deployment by another one, and back.
 
+mod compared_items;
 mod fleet;
 
 use std::fs;
@@ -9,23 +10,23 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use serde::Serialize;
 
-use self::fleet::{Fleet, FleetSwitched};
+use self::compared_items::ComparedItems;
+use self::fleet::{Fleet, FleetSwitched, STATE_MISMATCH};
 use crate::cli::exit::{Exit, fail};
 use crate::cli::output::{Output, short};
+use crate::cli::served_info::served_info;
 use crate::cli::server_address::ServerAddress;
-use crate::deployment::{DeploymentError, Folder};
 use matchpoint_client::proto::DeploymentInfo;
-use matchpoint_gallery::params::IndexParams;
-use matchpoint_gallery::{Access, Gallery};
 
 /// Serve another model, gallery and operating point in place of a deployment's, without downtime
 ///
 /// The server serves a link, which leads to the deployment's folder. This lets the link lead to
 /// another folder, and has the server open that: it is verified before anything changes, requests
 /// under way end with what they began with, and all later ones see the new model, gallery and
-/// operating point together. If it cannot be opened the link leads where it did. If items that
-/// are served are not in that folder, or it has no valid operating point and what is served has one,
-/// nothing is changed either, but for --anyway.
+/// operating point together. If it cannot be opened the link leads where it did. If the items of that
+/// folder are not those that are served (by id, label, metadata and source), or it has no valid operating
+/// point and what is served has one, nothing is changed either, but for --anyway. What is enrolled or
+/// deleted meanwhile is compared too, or refused for a moment (DEPLOYMENT_SWITCHING), and never lost.
 ///
 /// With --servers, all of them open and verify it before any serves it: one that cannot stops it, and nothing is
 /// changed. The link is one that all of them serve; without it, the paths of all have to lead to the new folder already.
@@ -51,8 +52,8 @@ pub(crate) struct Switch {
     /// Several servers, with commas between them, that are switched together
     #[arg(long, value_name = "URLS", value_delimiter = ',')]
     servers: Vec<String>,
-    /// Switch also if items that are served now will not be any more, or if nothing would be decided
-    /// any more for want of a valid operating point
+    /// Switch also if items would not be served any more, deleted ones would be again, or labels would be
+    /// others, or if nothing would be decided any more for want of a valid operating point
     #[arg(long)]
     anyway: bool,
     #[command(flatten)]
@@ -73,14 +74,20 @@ struct Switched {
     now: DeploymentInfo,
     /// Items that are not served any more.
     items_left_behind: usize,
+    /// Items that were not served before.
+    items_added: usize,
+    /// Items with another label, metadata or source than before.
+    items_changed: usize,
 }
+
+/// How often items are compared with what is served while that changes.
+const COMPARED_MAX: usize = 5;
 
 /// A link, its new target and its old one.
 struct LinkChange {
     link: PathBuf,
     from: PathBuf,
     to: PathBuf,
-    items_left_behind: usize,
 }
 
 impl LinkChange {
@@ -127,94 +134,112 @@ impl Switch {
                 return Err(fail(Exit::Usage, message));
             }
         };
-        // Refuses a folder that is no deployment, before anything changes.
-        let items_left_behind = left_behind(&from, &to)?;
-        // Going back is urgent, so it is only reported.
-        if 0 < items_left_behind && !self.anyway && !self.back {
-            let message = format!(
-                "{items_left_behind} items that are served are not in {}; enrol them there, as `matchpoint build {} --images-of {}` does, or give --anyway",
-                to.display(),
-                to.display(),
-                link.display()
-            );
-            return Err(fail(Exit::Mismatch, message));
-        }
         check_free(&previous(&link))?;
-        Ok(LinkChange {
-            link,
-            from,
-            to,
-            items_left_behind,
-        })
+        Ok(LinkChange { link, from, to })
+    }
+
+    /// Compares the items of the new folder with those that are served, and refuses what is not meant.
+    fn compare(&self, change: &LinkChange) -> anyhow::Result<ComparedItems> {
+        // Refuses a folder that is no deployment, too.
+        let compared = ComparedItems::of(&change.from, &change.to)?;
+        // Going back is urgent: what it does not accept any more is only reported.
+        let left_behind = !self.back && 0 < compared.left_behind.count;
+        let differs = left_behind || 0 < compared.added.count || 0 < compared.changed.count;
+        if self.anyway || !differs {
+            return Ok(compared);
+        }
+        let (link, to) = (change.link.display(), change.to.display());
+        let message = format!(
+            "the items of {to} are not those that are served: {}; nothing was changed. Bring it up to date (`matchpoint build {to} --images-of {link} --prune`, or from the list that you keep, with --prune), or give --anyway if this is meant",
+            compared.say()
+        );
+        Err(fail(Exit::Mismatch, message))
+    }
+
+    /// The state that has to be served until the replacement, if it is that of a server; empty if none has to.
+    fn expected(&self, info: DeploymentInfo) -> String {
+        if self.anyway {
+            String::new()
+        } else {
+            info.state
+        }
     }
 
     fn switch_one(self, change: LinkChange) -> anyhow::Result<Exit> {
         let runtime = crate::cli::runtime::single_threaded()?;
         let client = runtime.block_on(self.server.connect())?;
-        change.make()?;
         // Going back is urgent here, too.
         let undecided_allowed = self.anyway || self.back;
-        let switched = runtime.block_on(client.reload(&self.deployment, undecided_allowed));
-        let [before, now] = match switched {
-            Ok(served) => served,
-            Err(refused) => {
-                change.undo()?;
-                return Err(refused).context("nothing was changed");
-            }
-        };
-        change.remember()?;
-        let switched = Switched {
-            from: change.from,
-            to: change.to,
-            before,
-            now,
-            items_left_behind: change.items_left_behind,
-        };
-        Output::new(self.json).result(&switched, text)?;
-        Ok(Exit::Done)
+        for _ in 0..COMPARED_MAX {
+            let served = runtime.block_on(served_info(&client, &self.deployment))?;
+            let expected = self.expected(served);
+            let compared = self.compare(&change)?;
+            change.make()?;
+            let reload = client.reload(&self.deployment, undecided_allowed, &expected);
+            let [before, now] = match runtime.block_on(reload) {
+                Ok(served) => served,
+                Err(refused) => {
+                    change.undo()?;
+                    if refused.reason() == Some(STATE_MISMATCH) {
+                        continue;
+                    }
+                    return Err(refused).context("nothing was changed");
+                }
+            };
+            change.remember()?;
+            let switched = Switched {
+                from: change.from,
+                to: change.to,
+                before,
+                now,
+                items_left_behind: compared.left_behind.count,
+                items_added: compared.added.count,
+                items_changed: compared.changed.count,
+            };
+            Output::new(self.json).result(&switched, text)?;
+            return Ok(Exit::Done);
+        }
+        Err(changes_too_often())
     }
 
     fn switch_all(&self, change: Option<&LinkChange>, servers: &[String]) -> anyhow::Result<Exit> {
         let runtime = crate::cli::runtime::single_threaded()?;
         let fleet = Fleet::connect(servers, &self.server, &self.deployment);
-        let fleet = runtime.block_on(fleet)?;
-        change.map_or(Ok(()), LinkChange::make)?;
-        let prepared = runtime.block_on(fleet.prepare(self.anyway || self.back));
-        let state = match prepared {
-            Ok(state) => state,
-            Err(refused) => {
-                change.map_or(Ok(()), LinkChange::undo)?;
-                return Err(refused).context("nothing was changed");
+        let mut fleet = runtime.block_on(fleet)?;
+        for _ in 0..COMPARED_MAX {
+            if let Some(change) = change {
+                runtime.block_on(fleet.look(|info| self.expected(info)))?;
+                self.compare(change)?;
+                change.make()?;
             }
-        };
-        // From now on the link leads there, even if one of them restarts.
-        change.map_or(Ok(()), LinkChange::remember)?;
-        let switched = runtime.block_on(fleet.serve(state))?;
-        Output::new(self.json).result(&switched, FleetSwitched::text)?;
-        Ok(Exit::Done)
+            let prepared = runtime.block_on(fleet.prepare(self.anyway || self.back));
+            let state = match prepared {
+                Ok(state) => state,
+                Err(refused) => {
+                    change.map_or(Ok(()), LinkChange::undo)?;
+                    return Err(refused).context("nothing was changed");
+                }
+            };
+            let served = runtime.block_on(fleet.serve(&state));
+            if matches!(served, Ok(None)) {
+                change.map_or(Ok(()), LinkChange::undo)?;
+                continue;
+            }
+            // The link leads there, even if one of them does not serve it.
+            change.map_or(Ok(()), LinkChange::remember)?;
+            let Some(switched) = served? else { continue };
+            Output::new(self.json).result(&switched, FleetSwitched::text)?;
+            return Ok(Exit::Done);
+        }
+        Err(changes_too_often())
     }
 }
 
-/// How many items of one deployment are not in another.
-fn left_behind(from: &Path, to: &Path) -> anyhow::Result<usize> {
-    // A file is not opened twice, and no index is needed.
-    if from == to {
-        return Ok(0);
-    }
-    let open = |path: &Path| -> anyhow::Result<Gallery> {
-        let folder = Folder::open(path)?;
-        let params = IndexParams {
-            graph_from_items: usize::MAX,
-            ..IndexParams::default()
-        };
-        let gallery = Gallery::open(&folder.gallery_file(), Access::ReadOnly, params);
-        Ok(gallery.map_err(DeploymentError::from)?)
-    };
-    let (served, other) = (open(from)?.view(), open(to)?);
-    let gone = served
-        .items()
-        .filter(|(item, _)| other.get(&item.id).is_none());
-    Ok(gone.count())
+fn changes_too_often() -> anyhow::Error {
+    let message = format!(
+        "what is served changed {COMPARED_MAX} times while its items were compared; nothing was changed: stop what enrols and deletes for a moment, or give --anyway, by which what is written meanwhile is left behind"
+    );
+    fail(Exit::Mismatch, message)
 }
 
 /// Where the previous target of a link is recorded.
@@ -273,15 +298,27 @@ fn text(switched: &Switched) -> String {
             short(&served.model_fingerprint)
         )
     };
-    let left_behind = match switched.items_left_behind {
-        0 => String::new(),
-        count => format!("  {count} items that were served before are not any more\n"),
-    };
-    format!(
-        "{}{}{left_behind}",
+    let mut said = [
         one("before", &switched.from, &switched.before),
-        one("now", &switched.to, &switched.now)
-    )
+        one("now", &switched.to, &switched.now),
+    ]
+    .concat();
+    for (count, what) in [
+        (
+            switched.items_left_behind,
+            "that were served before are not any more",
+        ),
+        (switched.items_added, "were not served before"),
+        (
+            switched.items_changed,
+            "have another label, metadata or source than before",
+        ),
+    ] {
+        if 0 < count {
+            said.push_str(&format!("  {count} items {what}\n"));
+        }
+    }
+    said
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Enrols items in a deployment, and maintains the gallery while it serves.
 
 mod check;
+pub(super) mod held_changes;
 pub(super) mod items;
 pub(super) mod lookalikes;
 pub(super) mod maintenance;

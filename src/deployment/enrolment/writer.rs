@@ -4,7 +4,7 @@
 //! fast under load. Changes are applied in the order in which they arrived.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::thread::{self, JoinHandle};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError};
@@ -24,11 +24,15 @@ const QUEUE_LEN_MAX: usize = 256;
 pub(in crate::deployment) struct ChangeWriter {
     queue: Option<Sender<Change>>,
     thread: Option<JoinHandle<()>>,
+    /// Whether changes are refused; see [`ChangeWriter::hold`].
+    held: RwLock<bool>,
 }
 
 enum Change {
     Upsert(Item, Reply<Upserted>),
     Delete(String, Reply<bool>),
+    /// Answered when all changes that were queued before it are written.
+    Mark(oneshot::Sender<()>),
 }
 
 /// The channel for the outcome of a change. A caller that has disconnected needs none.
@@ -57,6 +61,7 @@ impl ChangeWriter {
         Ok(Self {
             queue: Some(queue),
             thread: Some(thread),
+            held: RwLock::new(false),
         })
     }
 
@@ -78,7 +83,44 @@ impl ChangeWriter {
         answer.await.unwrap_or_else(|_| Err(writer_ended()))
     }
 
+    /// Refuses changes from now on, and returns when all those before are written. Blocks.
+    ///
+    /// # Errors
+    /// Returns an error if they are refused already, or if the thread has ended.
+    pub(in crate::deployment) fn hold(&self) -> Result<(), DeploymentError> {
+        {
+            let mut held = self.held.write().unwrap_or_else(PoisonError::into_inner);
+            if *held {
+                return Err(DeploymentError::Switching);
+            }
+            *held = true;
+        }
+        let (reply, written) = oneshot::channel();
+        let queue = self.queue.as_ref().ok_or_else(writer_ended)?;
+        let queued = queue.send(Change::Mark(reply)).is_ok();
+        if queued && written.blocking_recv().is_ok() {
+            return Ok(());
+        }
+        self.release();
+        Err(writer_ended())
+    }
+
+    /// Takes changes again.
+    pub(in crate::deployment) fn release(&self) {
+        *self.held.write().unwrap_or_else(PoisonError::into_inner) = false;
+    }
+
+    /// Whether changes are refused.
+    pub(in crate::deployment) fn is_held(&self) -> bool {
+        *self.held.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn send(&self, change: Change) -> Result<(), DeploymentError> {
+        // Kept until the change is queued, so that `hold` waits for it.
+        let held = self.held.read().unwrap_or_else(PoisonError::into_inner);
+        if *held {
+            return Err(DeploymentError::Switching);
+        }
         let queue = self.queue.as_ref().ok_or_else(writer_ended)?;
         queue.try_send(change).map_err(|refused| match refused {
             TrySendError::Full(_) => DeploymentError::WriterBusy {
@@ -180,6 +222,10 @@ fn work(gallery: &WatchedGallery, changes: &Receiver<Change>) {
                 Change::Delete(id, reply) => {
                     upserts.write(gallery);
                     drop(reply.send(gallery.delete(id)));
+                }
+                Change::Mark(reply) => {
+                    upserts.write(gallery);
+                    reply.send(()).unwrap_or_default();
                 }
             }
         }

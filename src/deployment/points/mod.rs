@@ -125,6 +125,7 @@ impl Deployment {
         self.writer()?;
         let mut folder = self.lock_folder();
         self.check_undamaged(&folder)?;
+        self.check_not_held()?;
         let point = folder.operating_point(id)?;
         point.check_binding(&self.binding())?;
         self.decide_by(&mut folder, point, etag)
@@ -139,6 +140,7 @@ impl Deployment {
         self.writer()?;
         let mut folder = self.lock_folder();
         self.check_undamaged(&folder)?;
+        self.check_not_held()?;
         let earlier = folder.record().history.last();
         let earlier = earlier.ok_or(DeploymentError::NothingToRollBackTo)?;
         let point = folder.operating_point(earlier)?;

@@ -6,10 +6,10 @@ use tonic::{Request, Response, Status};
 
 use super::shadow;
 use crate::deployment::{Deployment, JudgedScore};
-use crate::server::access::changes::changed;
 use crate::server::messages::convert;
 use crate::server::messages::drift;
 use crate::server::registry::Registry;
+use crate::server::status::from_error;
 use crate::server::switching::Switching;
 use matchpoint_calibration::coverage::Coverage;
 use matchpoint_client::proto::server_service_server::ServerService;
@@ -50,6 +50,11 @@ impl ServerInfoHandler {
         let (registry, switching) = (&self.registry, &self.switching);
         let served = registry.find(&request.deployment)?;
         let undecided_allowed = request.allow_undecided;
+        let expected = convert::expected_state(&request.expect_state)?;
+        // Before the long opening; it is compared once more at the replacement.
+        served
+            .check_state(expected)
+            .map_err(|error| from_error(&error))?;
         let opened = match step {
             ReloadStep::Unspecified => switching.open(registry, &served, undecided_allowed).await?,
             ReloadStep::ServePrepared => switching.take(&served, &request.prepared_state)?,
@@ -74,10 +79,7 @@ impl ServerInfoHandler {
             deployment: Some(self.describe(&opened.deployment)),
             previous: Some(self.describe(&served)),
         };
-        let (name, to) = (served.name().to_owned(), opened.deployment.folder());
-        switching.serve(registry, served, opened)?;
-        let to = to.path().display().to_string();
-        changed(registry.identity(), "ReloadDeployment", &name, &to);
+        switching.serve(registry, served, opened, expected).await?;
         Ok(answer)
     }
 }
