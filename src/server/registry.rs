@@ -93,6 +93,12 @@ impl UnopenedDeployment {
 }
 
 impl ServedState {
+    /// Whether this very deployment is served, and no other one in its place.
+    pub(super) fn serves(&self, deployment: &Arc<Deployment>) -> bool {
+        let served = self.deployments.get(deployment.name());
+        served.is_some_and(|served| Arc::ptr_eq(served, deployment))
+    }
+
     /// The open models.
     pub(super) fn models(&self) -> Result<MutexGuard<'_, Models>, DeploymentError> {
         let models = self.models.as_ref().ok_or(DeploymentError::Stopped)?;

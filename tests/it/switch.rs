@@ -10,17 +10,21 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::common::shop::{shop, vector};
+use crate::common::shop::{LABELS, shop, vector};
 use crate::common::{
     Running, config, copy_folder, copy_of_sample, in_8_bits, matchpoint, model, photos, run, text,
 };
 use matchpoint::deployment::Models;
+use matchpoint_client::proto::calibration_service_client::CalibrationServiceClient;
 use matchpoint_client::proto::gallery_service_client::GalleryServiceClient;
+use matchpoint_client::proto::longrunning::operation;
 use matchpoint_client::proto::retrieval_service_client::RetrievalServiceClient;
 use matchpoint_client::proto::server_service_client::ServerServiceClient;
 use matchpoint_client::proto::{
-    Decision, DeleteItemRequest, GetItemRequest, GetServerInfoRequest, ReloadDeploymentRequest,
-    ReloadStep, SearchRequest, UpsertItemRequest, Vector, search_request, upsert_item_request,
+    CalibrateRequest, CalibrationSettings, Decision, DeleteItemRequest, GetItemRequest,
+    GetServerInfoRequest, LabelledQuery, ReloadDeploymentRequest, ReloadStep, SearchRequest,
+    Strangers, UpsertItemRequest, Vector, calibrate_request, calibration_settings, labelled_query,
+    search_request, upsert_item_request,
 };
 use matchpoint_gallery::params::IndexParams;
 use matchpoint_gallery::{Access, Gallery};
@@ -410,6 +414,61 @@ async fn a_write_that_is_acknowledged_while_a_deployment_is_switched_is_not_lost
         }
     }
     assert!(0 < after);
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_calibration_of_what_is_not_served_any_more_says_so_and_is_not_active() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    copy_folder(shop(), &at("first"));
+    copy_folder(shop(), &at("second"));
+    let link = at("served");
+    symlink(at("first"), &link).unwrap();
+    let running = Running::start(&link, &[]).await;
+    let before = state_of(&running).await;
+
+    let (queries, sent) = tokio::sync::mpsc::channel(100);
+    let part = |part: calibrate_request::Part| CalibrateRequest { part: Some(part) };
+    let settings = CalibrationSettings {
+        target: Some(calibration_settings::Target::TargetFar(0.2)),
+        strangers: Strangers::All.into(),
+        ..CalibrationSettings::default()
+    };
+    let settings = part(calibrate_request::Part::Settings(settings));
+    queries.send(settings).await.unwrap();
+    for label in 0..LABELS {
+        let query = LabelledQuery {
+            id: label.to_string(),
+            label: format!("label {label}"),
+            query: Some(labelled_query::Query::Embedding(Vector {
+                values: vector(label, 5),
+            })),
+            ..LabelledQuery::default()
+        };
+        let query = part(calibrate_request::Part::Query(query));
+        queries.send(query).await.unwrap();
+    }
+    let mut calibration = CalibrationServiceClient::new(running.channel.clone());
+    let calibrating = tokio::spawn(async move {
+        let sent = tokio_stream::wrappers::ReceiverStream::new(sent);
+        calibration.calibrate(sent).await
+    });
+    // It has begun when it has taken queries.
+    while queries.capacity() < 100 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    lead(&link, &at("second"));
+    reload(&running).await.unwrap();
+    drop(queries);
+    let operation = calibrating.await.unwrap().unwrap().into_inner();
+    let Some(operation::Result::Error(error)) = operation.result else {
+        unreachable!("{operation:?}")
+    };
+    assert_eq!(error.code, i32::from(Code::Aborted), "{}", error.message);
+    assert!(error.message.contains("is not active"), "{}", error.message);
+    assert_eq!(state_of(&running).await, before);
     running.stop().await;
 }
 

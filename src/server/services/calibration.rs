@@ -21,7 +21,7 @@ use crate::server::messages::convert::{self, invalid};
 use crate::server::messages::doubts;
 use crate::server::paced_messages::PacedMessages;
 use crate::server::registry::{Registry, shutting_down};
-use crate::server::status::{from_error, is_the_fault_of_one};
+use crate::server::status::{from_error, is_the_fault_of_one, status};
 use crate::server::transport::Call;
 use matchpoint_client::proto::calibrate_request::Part;
 use matchpoint_client::proto::calibration_service_server::CalibrationService;
@@ -282,6 +282,9 @@ impl CalibrationJob {
                 return Err(cancelled());
             }
             registry.check_identity()?;
+            if !registry.loaded()?.serves(&deployment) {
+                return Err(replaced(point.id()));
+            }
             let now = deployment.activate(point.id(), Some(&self.etag));
             let now = now.map_err(|error| from_error(&error))?;
             changed(
@@ -342,6 +345,14 @@ fn query_to_search(
         },
         source: source.map_err(|status| status.message().to_owned()),
     })
+}
+
+/// The end of an operation whose deployment is not served any more.
+fn replaced(id: &str) -> Status {
+    let message = format!(
+        "another deployment took the place of this one meanwhile: operating point `{id}` is kept in the folder that was served before, and is not active; calibrate what is served now"
+    );
+    status(Code::Aborted, "DEPLOYMENT_REPLACED", &message)
 }
 
 /// The end of an operation whose stream of queries broke.
