@@ -124,7 +124,7 @@ async fn look(client: &Client, info: DeploymentInfo) -> Result<DeploymentStatus,
             None if decides => promise_unseen(&info),
             point => promise(point.as_ref(), &info),
         },
-        promise_stands: decides && stands(point.as_ref(), &info) && !broken,
+        promise_stands: decides && stands(point.as_ref(), &info) && !broken && !info.folder_changed,
         findings,
         scopes_missing,
         info,
@@ -256,6 +256,10 @@ fn deployment(status: &DeploymentStatus) -> String {
             short(&info.copy_of)
         );
         text.push_str(&wrapped(&what, "  WARNING  "));
+    }
+    if info.folder_changed {
+        let what = "the folder has changed since it was opened: reload it (matchpoint switch --servers URL); until then nothing is promised";
+        text.push_str(&wrapped(what, "  WARNING  "));
     }
     for one in status.findings.iter().filter(urgent) {
         let sentence = format!("{} {}", one.summary, one.recommendation);

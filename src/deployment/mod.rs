@@ -6,6 +6,7 @@ mod canaries;
 mod enrolment;
 mod error;
 mod folder;
+mod folder_watch;
 mod in_order;
 mod models;
 mod observed;

@@ -11,6 +11,7 @@ use super::enrolment::lookalikes::{LeftOutWatch, LeftOutWatched};
 use super::enrolment::maintenance::Maintenance;
 use super::enrolment::writer::ChangeWriter;
 use super::folder::{Folder, ModelReference, check_name};
+use super::folder_watch::FolderWatch;
 use super::models::{LoadedModel, Models};
 use super::observed::ObservedDeployment;
 use super::points::active::ActivePoint;
@@ -39,6 +40,8 @@ pub struct Deployment {
     pub(super) index: String,
     /// `None` if the deployment was opened for reading.
     pub(super) writer: Option<ChangeWriter>,
+    /// `None` if this process writes the folder.
+    pub(super) folder_watch: Option<Arc<FolderWatch>>,
     /// `None` before [`Deployment::keep_up`].
     pub(super) maintenance: OnceLock<Maintenance>,
     pub(super) monitor: Arc<Monitor>,
@@ -65,6 +68,8 @@ pub struct OpenOptions {
     /// The folder for the records of a deployment that is open for reading, which get a subfolder of their own;
     /// `None` for no records. A deployment that may be written stores its records in its own folder.
     pub journal_dir: Option<PathBuf>,
+    /// Whether this takes the place of a deployment that has the same folder open, and so its records.
+    pub again: bool,
 }
 
 impl OpenOptions {
@@ -76,7 +81,26 @@ impl OpenOptions {
             model: None,
             access,
             journal_dir: None,
+            again: false,
         }
+    }
+
+    /// The folder for the records of a deployment that is served under this name; `None` for no records.
+    fn records(
+        self,
+        folder: &Folder,
+        name: &str,
+    ) -> Result<Option<RecordsFolder>, DeploymentError> {
+        Ok(match (self.access, &self.journal_dir) {
+            (Access::ReadWrite, _) => Some(RecordsFolder::within(folder.path())),
+            (Access::ReadOnly, Some(journals)) => Some(RecordsFolder::below(
+                journals,
+                folder.path(),
+                name,
+                self.again,
+            )?),
+            (Access::ReadOnly, None) => None,
+        })
     }
 }
 
@@ -118,7 +142,7 @@ impl Deployment {
     ) -> Result<Self, DeploymentError> {
         let folder = Folder::open(path)?;
         let record = folder.record().clone();
-        let name = options.name.unwrap_or(record.name);
+        let name = options.name.clone().unwrap_or(record.name);
         check_name(&name)?;
         let loaded = models.named(&record.model, options.model.as_deref())?;
         if loaded.model.fingerprint() != record.model.fingerprint {
@@ -148,13 +172,8 @@ impl Deployment {
                 found: loaded.model.fingerprint().to_owned(),
             });
         }
-        let records = match (options.access, &options.journal_dir) {
-            (Access::ReadWrite, _) => Some(RecordsFolder::within(folder.path())),
-            (Access::ReadOnly, Some(journals)) => {
-                Some(RecordsFolder::below(journals, folder.path(), &name)?)
-            }
-            (Access::ReadOnly, None) => None,
-        };
+        let writes = options.access == Access::ReadWrite;
+        let records = options.records(&folder, &name)?;
         let active_point = Arc::new(ArcSwap::from_pointee(ActivePoint::Missing));
         let observed = ObservedDeployment {
             name: name.clone(),
@@ -164,12 +183,15 @@ impl Deployment {
             active_point: Arc::clone(&active_point),
         };
         let monitor = Arc::new(Monitor::new(Arc::new(observed)));
-        let writes = options.access == Access::ReadWrite;
         let writer = writes
             .then(|| ChangeWriter::start(Arc::clone(&gallery), Arc::clone(&monitor)))
             .transpose()?;
+        let folder_watch = writer
+            .is_none()
+            .then(|| Arc::new(FolderWatch::new(&name, &folder, &gallery)));
         let deployment = Self {
             name,
+            folder_watch,
             maintenance: OnceLock::new(),
             monitor,
             left_out: OnceLock::new(),
@@ -201,7 +223,8 @@ impl Deployment {
         let stop = move || {
             active_point.store(Arc::new(ActivePoint::Unreadable(damage.to_owned())));
         };
-        let maintenance = Maintenance::start(&self.name, Arc::clone(&self.gallery), stop)?;
+        let (gallery, folder) = (Arc::clone(&self.gallery), self.folder_watch.clone());
+        let maintenance = Maintenance::start(&self.name, gallery, folder, stop)?;
         // If there is one already, the new one ends here.
         drop(self.maintenance.set(maintenance));
         self.monitor.start(monitoring)?;
@@ -235,6 +258,14 @@ impl Deployment {
             Some(_) => Access::ReadWrite,
             None => Access::ReadOnly,
         }
+    }
+
+    /// Whether others have changed items or active operating point in the folder since this was opened for
+    /// reading.
+    #[must_use]
+    pub fn folder_has_changed(&self) -> bool {
+        let watch = self.folder_watch.as_ref();
+        watch.is_some_and(|watch| watch.has_changed())
     }
 
     /// The id of the snapshot that this was restored from, if it can be written to and could therefore come to

@@ -7,6 +7,7 @@ use base16ct::lower::encode_string;
 use sha2::{Digest, Sha256};
 
 use super::DeploymentError;
+use matchpoint_gallery::error::GalleryError;
 
 /// A folder that only this process records in.
 #[derive(Debug)]
@@ -25,7 +26,8 @@ impl RecordsFolder {
         }
     }
 
-    /// A folder below `journal_dir` for the deployment in `folder`, which is only read.
+    /// A folder below `journal_dir` for the deployment in `folder`, which is only read. If that is opened
+    /// `again`, in place of one that still records, there is a second one beside it.
     ///
     /// # Errors
     /// Returns an error if another process records there, or if the disk fails.
@@ -33,6 +35,7 @@ impl RecordsFolder {
         journal_dir: &Path,
         folder: &Path,
         name: &str,
+        again: bool,
     ) -> Result<Self, DeploymentError> {
         // Each deployment folder has its own records folder, because a switch opens one deployment while the
         // other is in use.
@@ -44,6 +47,17 @@ impl RecordsFolder {
         let lock = File::open(&path).map_err(failed)?;
         match lock.try_lock() {
             Ok(()) => {}
+            Err(TryLockError::WouldBlock) if again => {
+                let second = Self::below(journal_dir, folder, &format!("{name}-again"), false);
+                // Both are in use for a moment, as a gallery is, if the one before that is still closing.
+                return second.map_err(|error| {
+                    let DeploymentError::Folder { path, .. } = &error else {
+                        return error;
+                    };
+                    let (path, holder) = (path.clone(), "this process".to_owned());
+                    GalleryError::InUse { path, holder }.into()
+                });
+            }
             Err(TryLockError::WouldBlock) => {
                 return Err(DeploymentError::RecordsInUse { path });
             }

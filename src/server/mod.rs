@@ -192,6 +192,7 @@ fn open(
             Access::ReadWrite
         },
         journal_dir: config.monitoring.journal_dir.clone(),
+        again: false,
     };
     let deployment = Deployment::open(&real(place)?, models, options)?;
     deployment.keep_up(&config.monitoring)?;

@@ -16,6 +16,7 @@ use super::status::{from_error, status};
 use crate::config::MonitoringConfig;
 use crate::deployment::{Deployment, DeploymentError, OpenOptions};
 use crate::journal::entry::StateId;
+use matchpoint_gallery::Access;
 use matchpoint_gallery::error::GalleryError;
 
 /// How long a replaced deployment may take to close, and how often to check.
@@ -225,7 +226,7 @@ fn refuse_undecided(
     Err(DeploymentError::NothingWouldDecide { problem })
 }
 
-/// What a path leads to now, opened; `None` if that is already served.
+/// What a path leads to now, opened; `None` if that is already served, and nobody else can have changed it.
 fn open_in_place_of(
     served: &Deployment,
     place: &Path,
@@ -233,12 +234,14 @@ fn open_in_place_of(
     monitoring: &MonitoringConfig,
 ) -> Result<Option<Deployment>, DeploymentError> {
     let folder = real(place)?;
-    if folder == served.folder().path() {
+    let again = folder == served.folder().path();
+    if again && served.access() == Access::ReadWrite {
         return Ok(None);
     }
     let options = OpenOptions {
         name: Some(served.name().to_owned()),
         journal_dir: monitoring.journal_dir.clone(),
+        again,
         ..OpenOptions::recorded(served.access())
     };
     Deployment::open(&folder, &mut *loaded.models()?, options).map(Some)

@@ -97,6 +97,8 @@ table! {
         "Those of them that the approximate index did not find: divide by the checked ones for its miss rate.";
     counter DAMAGED_ITEMS = "matchpoint_gallery_damaged_items_total":
         "Items found changed on the disk while they were served. From the first on, nothing is accepted until a restart.";
+    gauge FOLDER_CHANGED = "matchpoint_folder_changed":
+        "1 if others have changed items or active operating point in the folder of a read-only deployment since it was opened: reload it.";
     gauge(Bytes) INDEX_BYTES = "matchpoint_gallery_index_bytes":
         "Memory of the approximate index: codes and links. Vectors of the base segment stay on disk.";
     gauge OPERATING_POINT_ACTIVE = "matchpoint_operating_point_active":

@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use std::fmt::{Display, Write};
 use std::sync::{Mutex, PoisonError};
 
-use super::metric::{STATE_INFO, help};
+use super::metric::{FOLDER_CHANGED, STATE_INFO, help};
+use super::series;
 
 /// By deployment. Metrics belong to the process, and so does this.
 static DECIDING: Mutex<BTreeMap<String, String>> = Mutex::new(BTreeMap::new());
@@ -15,6 +16,13 @@ static DECIDING: Mutex<BTreeMap<String, String>> = Mutex::new(BTreeMap::new());
 pub fn state_decides(deployment: &str, state: impl Display) {
     let mut deciding = DECIDING.lock().unwrap_or_else(PoisonError::into_inner);
     deciding.insert(deployment.to_owned(), state.to_string());
+}
+
+/// Shows whether others have changed the folder of a deployment that is open for reading.
+pub fn folder_changed(deployment: &str, changed: bool) {
+    let labels = [("deployment", deployment.to_owned())];
+    let shown = f64::from(u8::from(changed));
+    series::set(FOLDER_CHANGED, &labels, Some(shown));
 }
 
 /// The series, as the exporter writes its own.

@@ -27,7 +27,7 @@ use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
 use crate::common::shop::{LABELS, build_shop, shop, vector};
-use crate::common::{Running, Served, config, copy_folder, matchpoint, run, text};
+use crate::common::{Running, Served, config, copy_folder, copy_of_sample, matchpoint, run, text};
 use matchpoint::config::ListenWhen;
 use matchpoint::server;
 use matchpoint_client::proto::calibration_service_client::CalibrationServiceClient;
@@ -43,6 +43,8 @@ use matchpoint_client::proto::{
     SearchResponse, UpsertItemRequest, Vector, VerifyRequest, calibrate_request,
     calibration_settings, reference, search_request, upsert_item_request, verify_request,
 };
+use matchpoint_gallery::params::IndexParams;
+use matchpoint_gallery::{Access, Gallery};
 
 fn path(path: &Path) -> &str {
     path.to_str().unwrap()
@@ -808,6 +810,54 @@ async fn nothing_is_switched_while_one_of_the_servers_is_cut_off() {
         assert_ne!(info(&server).await.state, before);
         server.stop().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_only_server_says_that_its_folder_has_changed_and_is_reloaded() {
+    let (root, folder) = copy_of_sample();
+    let journals = root.path().join("journals");
+    let settings = [
+        ("MATCHPOINT_READ_ONLY", "true"),
+        ("MATCHPOINT_JOURNAL_DIR", path(&journals)),
+    ];
+    let reader = Running::start(&folder, &settings).await;
+    let url = format!("http://{}", reader.address);
+    let before = info(&reader).await;
+    assert!(before.certified && before.far_bound.is_some() && !before.folder_changed);
+
+    // Another process removes somebody.
+    let items = folder.join("items.db");
+    let gallery = Gallery::open(&items, Access::ReadWrite, IndexParams::default()).unwrap();
+    let id = gallery.list(None, 1)[0].id.clone();
+    assert_eq!(gallery.delete(std::slice::from_ref(&id)).unwrap(), [true]);
+    drop(gallery);
+    let begun = Instant::now();
+    let stale = loop {
+        let now = info(&reader).await;
+        if now.folder_changed {
+            break now;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(30));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    // What was opened decides, and is promised no more.
+    assert_eq!(stale.state, before.state);
+    assert!(!stale.certified && stale.far_bound.is_none());
+    let status = beside(&["status", "--server", &url]).await;
+    assert_eq!(status.status.code(), Some(5));
+    let said = text(&status.stdout).replace('\n', " ");
+    assert!(said.contains("the folder has changed"), "{said}");
+
+    let reloaded = beside(&["switch", "--servers", &url]).await;
+    assert!(reloaded.status.success(), "{}", text(&reloaded.stderr));
+    let now = info(&reader).await;
+    assert!(!now.folder_changed && now.state != before.state);
+    assert_eq!(now.gallery_items + 1, before.gallery_items);
+    // It records as before; again and again.
+    assert!(!now.journal.is_empty());
+    let reloaded = beside(&["switch", "--servers", &url]).await;
+    assert!(reloaded.status.success(), "{}", text(&reloaded.stderr));
+    reader.stop().await;
 }
 
 /// A replica as a process of its own, at one address whenever it is started.

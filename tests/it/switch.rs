@@ -1,6 +1,10 @@
 //! Another model, gallery and operating point in place of what is served, while it is asked.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a test fails by panicking, and commands run beside the server of its process"
+)]
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -325,8 +329,17 @@ async fn what_was_deleted_or_relabelled_since_is_not_served_again_by_a_switch() 
     running.stop().await;
 }
 
+fn step(step: ReloadStep, prepared: &str, expect_state: &str) -> ReloadDeploymentRequest {
+    ReloadDeploymentRequest {
+        step: step.into(),
+        prepared_state: prepared.to_owned(),
+        expect_state: expect_state.to_owned(),
+        ..ReloadDeploymentRequest::default()
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn a_write_that_is_acknowledged_while_a_deployment_is_switched_is_not_lost() {
+async fn what_was_written_since_it_was_looked_at_is_not_replaced() {
     let folder = tempfile::TempDir::new().unwrap();
     let at = |name: &str| folder.path().join(name);
     copy_folder(shop(), &at("first"));
@@ -335,12 +348,6 @@ async fn a_write_that_is_acknowledged_while_a_deployment_is_switched_is_not_lost
     symlink(at("first"), &link).unwrap();
     let running = Running::start(&link, &[]).await;
     let mut server = ServerServiceClient::new(running.channel.clone());
-    let step = |step: ReloadStep, prepared: &str, expect_state: &str| ReloadDeploymentRequest {
-        step: step.into(),
-        prepared_state: prepared.to_owned(),
-        expect_state: expect_state.to_owned(),
-        ..ReloadDeploymentRequest::default()
-    };
 
     // Written after its state was looked at: nothing is replaced, and it takes writes as before.
     let old = state_of(&running).await;
@@ -363,8 +370,21 @@ async fn a_write_that_is_acknowledged_while_a_deployment_is_switched_is_not_lost
     upsert(running.channel.clone(), "later", "label 3", 2)
         .await
         .unwrap();
+    running.stop().await;
+}
 
-    // What is written all the time: each switch is between two writes, and no acknowledged one is lost.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_that_is_acknowledged_while_a_deployment_is_switched_is_not_lost() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    copy_folder(shop(), &at("first"));
+    copy_folder(shop(), &at("second"));
+    let link = at("served");
+    symlink(at("first"), &link).unwrap();
+    let running = Running::start(&link, &[]).await;
+    let mut server = ServerServiceClient::new(running.channel.clone());
+
+    lead(&link, &at("second"));
     let stop = Arc::new(AtomicBool::new(false));
     let writers: Vec<_> = (0..4)
         .map(|writer| {

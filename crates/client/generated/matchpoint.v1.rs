@@ -5163,6 +5163,10 @@ pub struct DeploymentInfo {
     /// the SHA-256 of the snapshot, by which copies can be told. Each write makes it differ from the others.
     #[prost(string, tag = "25")]
     pub copy_of: ::prost::alloc::string::String,
+    /// Whether others have changed items or active operating point in the folder of a read-only deployment since it was opened:
+    /// reload it (`ReloadDeployment`). Until then what was opened decides, and nothing is promised (`certified` is false).
+    #[prost(bool, tag = "26")]
+    pub folder_changed: bool,
 }
 impl ::prost::Name for DeploymentInfo {
     const NAME: &'static str = "DeploymentInfo";
@@ -5332,7 +5336,7 @@ pub mod server_service_client {
         /// Opens what the path of a deployment leads to now, and serves it in place of what was served: model, gallery and
         /// operating point change together, between two requests. Calls under way end with what they began with. If it
         /// cannot be opened nothing changes. FAILED_PRECONDITION with DEPLOYMENT_UNCHANGED if the path leads to what is served
-        /// already. `matchpoint switch` changes the path and calls this. While the one takes the place of the other, for a moment,
+        /// already, and no other process can have changed it; a read-only deployment is opened again. `matchpoint switch` changes the path and calls this. While the one takes the place of the other, for a moment,
         /// changes of items and of the operating point are refused as UNAVAILABLE with DEPLOYMENT_SWITCHING: none that was
         /// acknowledged after `expect_state` was read is lost.
         pub async fn reload_deployment(
@@ -5415,7 +5419,7 @@ pub mod server_service_server {
         /// Opens what the path of a deployment leads to now, and serves it in place of what was served: model, gallery and
         /// operating point change together, between two requests. Calls under way end with what they began with. If it
         /// cannot be opened nothing changes. FAILED_PRECONDITION with DEPLOYMENT_UNCHANGED if the path leads to what is served
-        /// already. `matchpoint switch` changes the path and calls this. While the one takes the place of the other, for a moment,
+        /// already, and no other process can have changed it; a read-only deployment is opened again. `matchpoint switch` changes the path and calls this. While the one takes the place of the other, for a moment,
         /// changes of items and of the operating point are refused as UNAVAILABLE with DEPLOYMENT_SWITCHING: none that was
         /// acknowledged after `expect_state` was read is lost.
         async fn reload_deployment(

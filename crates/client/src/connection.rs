@@ -113,7 +113,10 @@ impl ClientError {
     pub fn reason(&self) -> Option<&str> {
         match self {
             Self::Refused { reason, .. } => reason.as_deref(),
-            Self::Address { .. } | Self::Credentials { .. } | Self::Unreachable { .. } => None,
+            Self::Address { .. }
+            | Self::Credentials { .. }
+            | Self::Unreachable { .. }
+            | Self::Broken { .. } => None,
         }
     }
 }

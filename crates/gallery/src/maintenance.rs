@@ -112,6 +112,14 @@ impl Gallery {
         }
     }
 
+    /// Whether another process has changed the items in the file since they were read.
+    ///
+    /// # Errors
+    /// Returns an error if the file cannot be read.
+    pub fn is_outdated(&self) -> Result<bool, GalleryError> {
+        Ok(ItemStore::stored_digest(&self.path)? != self.view().digest_bytes())
+    }
+
     /// Compares an item that a search found with its checksum. An item that was replaced meanwhile passes,
     /// because its checksum is no longer known.
     ///

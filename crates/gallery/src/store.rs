@@ -102,6 +102,15 @@ impl ItemStore {
         copied.map(drop).map_err(sql_error)
     }
 
+    /// The digest of the items that are in the file now.
+    pub(super) fn stored_digest(path: &Path) -> Result<Hash, GalleryError> {
+        let sql_error = |error| GalleryError::from_sqlite(path, "read", error);
+        // This needs its own connection, because the existing one has pages in memory.
+        let connection = connect_to_read(path).map_err(sql_error)?;
+        let (_, state) = read_state(&connection, path)?;
+        Ok(state.digest.to_bytes())
+    }
+
     /// Reads some rows from the disk again and compares them with their checksums; returns the number of the
     /// last one.
     pub(super) fn check_rows(

@@ -1,7 +1,7 @@
 //! `matchpoint switch --servers`: switches several servers; none serves the new deployment before all have
 //! prepared it.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use anyhow::Context;
@@ -111,11 +111,13 @@ impl Fleet {
             allow_undecided,
             ..self.step(ReloadStep::Prepare)
         };
-        let mut states = BTreeSet::new();
+        let mut states = BTreeMap::new();
         let mut refused = None;
         for answer in self.at(Whose::All, &request).await {
             match answer.said {
-                Ok([_, prepared]) => drop(states.insert(prepared.state)),
+                Ok([_, prepared]) => {
+                    drop(states.insert(prepared.state, self.address(answer.number)));
+                }
                 Err(error) => {
                     let address = self.address(answer.number);
                     refused = refused.or(Some(anyhow::Error::from(error).context(address)));
@@ -123,10 +125,13 @@ impl Fleet {
             }
         }
         let error = match (refused, states.len()) {
-            (None, 1) => return Ok(states.pop_first().unwrap_or_default()),
+            (None, 1) => return Ok(states.pop_first().unwrap_or_default().0),
             (Some(refused), _) => refused,
             (None, _) => {
-                let states: Vec<String> = states.into_iter().collect();
+                let states = states
+                    .iter()
+                    .map(|(state, address)| format!("{state} at {address}"));
+                let states: Vec<String> = states.collect();
                 let message = format!(
                     "the servers prepared different states ({}): their paths lead to different items or operating points",
                     states.join(", ")

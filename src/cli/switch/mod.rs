@@ -26,7 +26,7 @@ use matchpoint_client::proto::DeploymentInfo;
 /// operating point together. If it cannot be opened the link leads where it did. If the items of that
 /// folder are not those that are served (by id, label, metadata and source), or it has no valid operating
 /// point and what is served has one, nothing is changed either, but for --anyway. What is enrolled or
-/// deleted meanwhile is compared too, or refused for a moment (DEPLOYMENT_SWITCHING), and never lost.
+/// deleted meanwhile is compared too, or refused for a moment, and never lost.
 ///
 /// With --servers, all of them open and verify it before any serves it: one that cannot stops it, and nothing is
 /// changed. The link is one that all of them serve; without it, the paths of all have to lead to the new folder already.
@@ -101,6 +101,10 @@ impl LinkChange {
 
     /// Records the way back.
     fn remember(&self) -> anyhow::Result<()> {
+        // The same folder was opened again.
+        if self.from == self.to {
+            return Ok(());
+        }
         lead(&previous(&self.link), &self.from)
     }
 }

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
 use crate::deployment::DeploymentError;
+use crate::deployment::folder_watch::FolderWatch;
 use crate::telemetry;
 use matchpoint_gallery::Gallery;
 use matchpoint_gallery::error::GalleryError;
@@ -88,10 +89,12 @@ impl IndexChecks {
 }
 
 impl Maintenance {
-    /// Starts the thread; `changed` is called if an item has changed on the disk.
+    /// Starts the thread; `changed` is called if an item has changed on the disk. The folder of a deployment
+    /// that is open for reading is looked at, too.
     pub(in crate::deployment) fn start(
         deployment: &str,
         gallery: Arc<Gallery>,
+        folder: Option<Arc<FolderWatch>>,
         changed: impl Fn() + Send + Sync + 'static,
     ) -> Result<Self, DeploymentError> {
         // At most one search waits, so that the sample is recent.
@@ -105,6 +108,7 @@ impl Maintenance {
         let worker = MaintenanceWorker {
             deployment: deployment.to_owned(),
             gallery,
+            folder,
             stop: Arc::clone(&stop),
             damage: Arc::clone(&damage),
             reindexing: None,
@@ -154,6 +158,7 @@ impl Drop for Maintenance {
 struct MaintenanceWorker {
     deployment: String,
     gallery: Arc<Gallery>,
+    folder: Option<Arc<FolderWatch>>,
     stop: Arc<AtomicBool>,
     damage: Arc<Damage>,
     reindexing: Option<JoinHandle<()>>,
@@ -173,6 +178,9 @@ impl MaintenanceWorker {
             if scrub_at <= now {
                 scrub_at = now + SCRUB_EVERY;
                 self.scrub();
+                if let Some(folder) = &self.folder {
+                    folder.look();
+                }
             }
             if now < check_at {
                 thread::park_timeout(TICK);

@@ -66,6 +66,22 @@ impl DecisionBasis {
         self.far_bound = self.far_bound.filter(|_| self.kept_by_filters);
         self
     }
+
+    /// Adapts the basis to a folder that others have changed since it was opened. Whom they removed is a stranger
+    /// there and is accepted here, so nothing is promised of the gallery as it is.
+    #[must_use]
+    pub fn if_folder_changed(mut self, changed: bool) -> Self {
+        if changed {
+            self.certified = false;
+            self.far_bound = None;
+            self.target_frr = None;
+            self.frr_bound = None;
+            if let Some(review) = &mut self.review {
+                review.unseen_frr = None;
+            }
+        }
+        self
+    }
 }
 
 /// Why decisions are UNDECIDED.

@@ -261,6 +261,9 @@ impl Deployment {
 
     /// Announces the deployment to Prometheus, in place of the earlier one with the same name.
     pub fn publish(&self, earlier: Option<&Self>) {
+        if let Some(watch) = &self.folder_watch {
+            watch.publish();
+        }
         let Some(earlier) = earlier else {
             telemetry::deployment_started(self.metric_labels());
             return self.publish_active_point(None);

@@ -20,7 +20,7 @@ use self::request::{
 use self::worker::{Compare, Known, ToEnrol, compare, embed_measured, embed_query, search_view};
 use crate::deployment::enrolment::maintenance::{IndexChecks, Maintenance};
 use crate::deployment::open::Deployment;
-use crate::deployment::points::active::DecisionBasis;
+use crate::deployment::points::active::{ActivePoint, DecisionBasis, JudgedScore};
 use crate::deployment::points::state::StateInUse;
 use crate::deployment::{DeploymentError, Unembeddable};
 use crate::journal::entry::{SearchSource, StateId};
@@ -34,6 +34,7 @@ use matchpoint_gallery::Gallery;
 use matchpoint_gallery::error::GalleryError;
 use matchpoint_gallery::item::ItemHead;
 use matchpoint_gallery::mapped_vectors::Vector;
+use matchpoint_gallery::view::GalleryView;
 use matchpoint_vector::Embedding;
 
 /// How long a calibration waits if the queue is full, which is about the time that one image takes.
@@ -98,7 +99,7 @@ impl Deployment {
             .await
             .inspect_err(|error| self.note_damage(error))?;
         let id = self.monitor.fresh_id();
-        let basis = active.basis(&view, judged);
+        let basis = self.basis(&active, &view, judged);
         let answer = SearchAnswer {
             decision: active.decide(judged),
             basis: basis.if_filtered(filtered),
@@ -135,6 +136,17 @@ impl Deployment {
             ticket.offer(id, shadow_decision(&active, best, judged));
         }
         Ok(answer)
+    }
+
+    /// What a decision rests on here and now.
+    fn basis(
+        &self,
+        active: &ActivePoint,
+        view: &GalleryView,
+        judged: JudgedScore,
+    ) -> DecisionBasis {
+        let basis = active.basis(view, judged);
+        basis.if_folder_changed(self.folder_has_changed())
     }
 
     fn job_of(
@@ -220,7 +232,7 @@ impl Deployment {
         let id = self.monitor.fresh_id();
         let answer = VerifyAnswer {
             decision: active.decide(judged),
-            basis: active.basis(&view, judged).among_some(),
+            basis: self.basis(&active, &view, judged).among_some(),
             decision_id: id.to_string(),
             generation: view.generation(),
             state,

@@ -151,6 +151,7 @@ impl ServerInfoHandler {
     fn describe(&self, deployment: &Deployment) -> DeploymentInfo {
         let (view, model) = (deployment.view(), &deployment.loaded().model);
         let basis = deployment.active_point().basis(&view, JudgedScore::Nothing);
+        let basis = basis.if_folder_changed(deployment.folder_has_changed());
         let copy_of = deployment.copy_of().filter(|_| !self.only_copy);
         let (round, journal) = (
             deployment.monitor().left_out(),
@@ -182,6 +183,7 @@ impl ServerInfoHandler {
             journal: journal.map(|id| id.to_string()).unwrap_or_default(),
             read_only: deployment.access() == Access::ReadOnly,
             copy_of: copy_of.unwrap_or_default(),
+            folder_changed: deployment.folder_has_changed(),
         }
     }
 }
