@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use crate::common::{
     ROOT, Served, copy_folder, copy_of_sample, matchpoint, model, photos, run, sample, text,
 };
+use matchpoint_gallery::Gallery;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -207,7 +208,8 @@ fn a_deployment_that_a_crash_left_half_made_is_made_anew() {
     let root = TempDir::new().unwrap();
     let deployment = root.path().join("shop");
     fs::create_dir(&deployment).unwrap();
-    fs::copy(sample().join("items.db"), deployment.join("items.db")).unwrap();
+    // Items are enrolled only once the record is there, so a crash before it leaves none.
+    drop(Gallery::create(&deployment.join("items.db"), 1280, "model", "unfinished").unwrap());
     let built = build(&deployment, &photos().join("gallery.csv"), &[]);
     assert_eq!(code(&built), 0, "{}", text(&built.stderr));
     assert_eq!(json(&built)["enrolled"], 36);

@@ -212,7 +212,8 @@ impl Switch {
         let mut fleet = runtime.block_on(fleet)?;
         for _ in 0..COMPARED_MAX {
             if let Some(change) = change {
-                runtime.block_on(fleet.look(|info| self.expected(info)))?;
+                let seen = runtime.block_on(fleet.look(|info| self.expected(info)));
+                seen.context("nothing was changed")?;
                 self.compare(change)?;
                 change.make()?;
             }
