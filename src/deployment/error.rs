@@ -128,7 +128,7 @@ pub enum DeploymentError {
     NothingToRollBackTo,
     /// The operating point comes from a version that did not store its searches.
     #[error(
-        "the searches that operating point `{id}` was made from were not kept, so its decisions cannot be compared; calibrate again"
+        "the searches that operating point `{id}` was made from are not in its folder (`recordings`), so nothing can be compared with them; restore them from a backup, or calibrate again"
     )]
     RecordingMissing {
         /// Its id.

@@ -1603,6 +1603,15 @@ fn evaluate_refuses_labels_that_chose_the_threshold() {
     );
     let allowed = run(&[&arguments[..], &["--allow-calibration-labels"]].concat());
     assert_eq!(code(&allowed), 0, "{}", text(&allowed.stderr));
+
+    // Without the searches of the calibration nobody knows which labels they are.
+    let (_folder, deployment) = copy_of_sample();
+    fs::remove_dir_all(deployment.join("recordings")).unwrap();
+    let others = photos().join("evaluate.csv");
+    let refused = run(&["evaluate", path(&deployment), "--queries", path(&others)]);
+    assert_eq!(code(&refused), 65);
+    let said = text(&refused.stderr);
+    assert!(said.contains("`recordings`"), "{said}");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! `matchpoint evaluate`: how a deployment decides on labelled queries.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -14,7 +15,10 @@ use crate::cli::output::alike::{self, LabelFlags};
 use crate::cli::output::in_words::{OfMany, rests_on};
 use crate::cli::output::{self, Output, ShownFlags, percent, rate, table, wrapped};
 use crate::config::{EngineFlags, ProcessEnvironment};
-use crate::deployment::{DeploymentEvaluation, MaskedSearches, RefusedItem, labels_that_chose};
+use crate::deployment::{
+    Deployment, DeploymentError, DeploymentEvaluation, MaskedSearches, RefusedItem,
+    labels_that_chose,
+};
 use crate::server::measured_rate;
 use crate::telemetry;
 use matchpoint_calibration::likeness::Alike;
@@ -73,6 +77,18 @@ struct EvaluationReport {
     alike: Vec<Alike>,
 }
 
+/// Why these labels may not judge the threshold: they chose it, or nobody knows which labels did.
+fn labels_problem(
+    deployment: &Deployment,
+    labels: &BTreeSet<&str>,
+) -> Result<Option<String>, DeploymentError> {
+    match labels_that_chose(deployment, labels) {
+        Ok(overlap) => Ok(overlap.map(|overlap| overlap.to_string())),
+        Err(missing @ DeploymentError::RecordingMissing { .. }) => Ok(Some(missing.to_string())),
+        Err(error) => Err(error),
+    }
+}
+
 impl Evaluate {
     pub(crate) fn run(self) -> anyhow::Result<Exit> {
         let engine = self.engine.resolve(&ProcessEnvironment)?;
@@ -83,10 +99,10 @@ impl Evaluate {
         let labels = alike::labels_of(&sources);
         let alike = alike::check(&labels, &deployment.view().labels(), self.labels)?;
         if !self.allow_calibration_labels
-            && let Some(overlap) = labels_that_chose(&deployment, &labels)?
+            && let Some(problem) = labels_problem(&deployment, &labels)?
         {
             let how = "or say --allow-calibration-labels, and know that the figures flatter";
-            return Err(fail(Exit::BadData, format!("{overlap}; {how}")));
+            return Err(fail(Exit::BadData, format!("{problem}; {how}")));
         }
         let deployment = Arc::new(deployment);
         let Probes {

@@ -168,7 +168,7 @@ impl StageLatency {
 /// optimistic.
 ///
 /// # Errors
-/// Returns an error if the searches of the operating point cannot be read.
+/// Returns an error if the searches of the operating point are missing or cannot be read.
 pub fn labels_that_chose(
     deployment: &Deployment,
     labels: &BTreeSet<&str>,
@@ -177,9 +177,11 @@ pub fn labels_that_chose(
     let Some(point) = active.valid() else {
         return Ok(None);
     };
-    let Some(recording) = deployment.folder().recording(point.id())? else {
-        return Ok(None);
-    };
+    let recording = deployment.folder().recording(point.id())?;
+    // Without it nobody knows which labels these are, and the figures might flatter.
+    let recording = recording.ok_or_else(|| DeploymentError::RecordingMissing {
+        id: point.id().to_owned(),
+    })?;
     let enrolled = deployment.view().labels();
     // With a target FAR, enrolled labels have no part in choosing the threshold unless they were left out as
     // strangers.
