@@ -131,7 +131,7 @@ impl RowTile<'_> {
         scores.resize(self.above.len() * self.beside.len(), 0.0);
         let (above, beside) = (self.rows.block(&self.above), self.rows.block(&self.beside));
         multiply(above, beside, dimension, scores);
-        let at_least = self.near - margin(dimension);
+        let at_least = self.near - self.rows.product_margin();
         let mut groups = CopyGroups::new(self.above.len() + self.beside.len());
         let mut links = Vec::new();
         let lines = scores.chunks_exact(self.beside.len());
@@ -158,8 +158,7 @@ impl RowTile<'_> {
         if other <= row || labels.get(row) == labels.get(other) {
             return false;
         }
-        let dimension = self.rows.dimension();
-        if self.near + margin(dimension) < score {
+        if self.near + self.rows.product_margin() < score {
             return true;
         }
         let (a, b) = (row..row + 1, other..other + 1);
@@ -174,12 +173,6 @@ impl RowTile<'_> {
             to: *given.get(other)? as usize,
         })
     }
-}
-
-/// The largest difference between the matrix product and the kernel's score, as for a search (see `nearest`).
-#[expect(clippy::cast_precision_loss, reason = "a dimension is far below 2^24")]
-fn margin(dimension: usize) -> f32 {
-    1e-5 + dimension as f32 * f32::EPSILON
 }
 
 /// Groups of numbers by single linkage. Each group is named by its lowest number.

@@ -53,6 +53,13 @@ impl Embeddings {
         Self::new(dimension, vectors, labels, Embedding::from_unit)
     }
 
+    /// The largest difference between a score of the matrix product and that of the kernel: at least 1e-5, and at
+    /// least the rounding errors of both sums of `dimension` terms, `dimension` x 2^-24 each, in any order.
+    #[expect(clippy::cast_precision_loss, reason = "a dimension is far below 2^24")]
+    pub(super) fn product_margin(&self) -> f32 {
+        1e-5 + self.dimension as f32 * f32::EPSILON
+    }
+
     fn new(
         dimension: usize,
         mut vectors: Vec<f32>,

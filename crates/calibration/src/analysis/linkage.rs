@@ -49,8 +49,7 @@ pub fn alike_pairs(
     let rows = u32::try_from(vectors.len() / dimension.max(1)).unwrap_or(u32::MAX);
     let rows = Embeddings::from_unit(dimension, vectors, (0..rows).collect())?;
     // Products of blocks are not exact to the last bit: what they leave open, the kernel decides.
-    let margin = 1e-4_f32;
-    let nearly = Threshold::new(threshold.get() - margin)?;
+    let nearly = Threshold::new(threshold.get() - rows.product_margin())?;
     let found = Scan::all_pairs(&rows).accepted_non_mated(nearly, usize::MAX, watch)?;
     let exact = found.into_iter().filter_map(|pair| {
         let similarity = Similarity::between(rows.row(pair.row_a)?, rows.row(pair.row_b)?)?;

@@ -215,7 +215,7 @@ impl Task<'_> {
     }
 
     fn rescore(&self, query: usize, proposed: &Proposed<'_>, best: &mut Nearest, mates: bool) {
-        let margin = margin(self.queries.dimension());
+        let margin = self.queries.product_margin();
         let floor = |best: &Nearest| {
             let last = if mates {
                 best.same_label
@@ -264,13 +264,6 @@ struct Proposed<'a> {
     scores: &'a [f32],
     /// The position of the first column.
     start: usize,
-}
-
-/// The highest amount by which the product may be below the kernel's score: at least 1e-5, and at least the
-/// rounding errors of both sums of `dimension` terms, `dimension` x 2^-24 each, in any order.
-#[expect(clippy::cast_precision_loss, reason = "a dimension is far below 2^24")]
-fn margin(dimension: usize) -> f32 {
-    1e-5 + dimension as f32 * f32::EPSILON
 }
 
 #[cfg(test)]
