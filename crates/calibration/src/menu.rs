@@ -139,7 +139,7 @@ impl MenuLine {
             let choose = |far| choose(asked(far), trials, request.seed).ok();
             roomy.and_then(choose).or_else(|| choose(target))
         };
-        let proven = by(CalibrationTarget::Far).filter(|_| request.named);
+        let proven = request.named.then(|| by(CalibrationTarget::Far)).flatten();
         let standing = |choice: &Choice| match choice.standing {
             Strength::Certified => MenuStanding::Certified,
             Strength::Estimated => MenuStanding::AimedAt,

@@ -250,7 +250,7 @@ impl RemedyBench<'_> {
         })?;
         let set_aside: BTreeSet<String> = choosing.iter().map(|s| s.label.clone()).collect();
         let labels = set_aside.len();
-        let strangers = stranger_labels(&choosing.into_iter().cloned().collect::<Vec<_>>());
+        let strangers = stranger_labels(&choosing);
         let said = |refused| beside_set_aside(refused, strangers);
         let (mut done, remark) = match compared.preferred() {
             Some(best) => (

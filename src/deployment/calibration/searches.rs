@@ -449,9 +449,8 @@ impl Gathered {
         let rows: Vec<StrangerRow<'_>> = rows.map(UnnamedStranger::row).collect();
         let others = self.searches.iter();
         let others = others.filter(|search| !copies.contains(search.probe.as_str()));
-        let others: Vec<RecordedSearch> = others.cloned().collect();
         let items = self.items().count();
-        self.crowded = CrowdedStrangers::find(&rows, &others, items, &|_, _| true)?;
+        self.crowded = CrowdedStrangers::find(&rows, others, items, &|_, _| true)?;
         Ok(())
     }
 

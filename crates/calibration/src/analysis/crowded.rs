@@ -53,12 +53,16 @@ impl CrowdedStrangers {
     /// # Errors
     /// Returns an error if a vector does not have unit length, and [`AnalysisError::Stopped`] if `watch`
     /// returned `false`.
-    pub fn find(
-        rows: &[StrangerRow<'_>],
-        searches: &[RecordedSearch],
+    pub fn find<'a>(
+        rows: &[StrangerRow<'a>],
+        searches: impl IntoIterator<Item = &'a RecordedSearch>,
         items: usize,
         watch: PairProgress<'_>,
     ) -> Result<Option<Self>, AnalysisError> {
+        let strangers = searches.into_iter().filter(|search| {
+            search.truth == TrialKind::NeverEnrolled && !is_unnamed(&search.label)
+        });
+        let strangers: Vec<&RecordedSearch> = strangers.collect();
         let rows: Vec<StrangerRow<'_>> = rows
             .iter()
             .copied()
@@ -68,7 +72,7 @@ impl CrowdedStrangers {
         let names: Vec<&str> = names.into_iter().collect();
         // Each picture of a label may be linked to each picture of the others.
         let pairs = LINKED_ONE_OF * rows.len() * rows.len() / names.len().max(1);
-        let Some([nearest, rare]) = found_by_strangers(searches, pairs / items.max(1)) else {
+        let Some([nearest, rare]) = found_by_strangers(&strangers, pairs / items.max(1)) else {
             return Ok(None);
         };
         // If strangers are distributed like the gallery, hardly any two lie within half of that distance,
@@ -142,12 +146,9 @@ impl CrowdedStrangers {
 }
 
 /// The scores that one search in a hundred, and one in `one_of`, reaches among those for strangers.
-fn found_by_strangers(searches: &[RecordedSearch], one_of: usize) -> Option<[f32; 2]> {
-    let strangers = searches
-        .iter()
-        .filter(|search| search.truth == TrialKind::NeverEnrolled && !is_unnamed(&search.label));
-    let count = strangers.clone().count();
-    let found = strangers.filter_map(|search| search.found.as_ref());
+fn found_by_strangers(strangers: &[&RecordedSearch], one_of: usize) -> Option<[f32; 2]> {
+    let count = strangers.len();
+    let found = strangers.iter().filter_map(|search| search.found.as_ref());
     let mut scores: Vec<f32> = found.map(|found| found.score.get()).collect();
     scores.sort_unstable_by(|a, b| b.total_cmp(a));
     let reached = |one_of: usize| scores.get(count / one_of).copied();

@@ -123,13 +123,30 @@ impl KnownRows {
         }
     }
 
+    /// The number of labels with at least this many rows.
+    fn labels_of_at_least(&self, rows: usize) -> usize {
+        let mut of_label: BTreeMap<u32, usize> = BTreeMap::new();
+        for label in &self.labels {
+            *of_label.entry(*label).or_default() += 1;
+        }
+        of_label
+            .into_values()
+            .filter(|count| rows <= *count)
+            .count()
+    }
+
     /// Rows by label, labels in a random order.
     fn shuffled(&self, seed: u64) -> Vec<Vec<usize>> {
         let mut of_label: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
         for (row, label) in self.labels.iter().enumerate() {
             of_label.entry(*label).or_default().push(row);
         }
-        let mut labels: Vec<Vec<usize>> = of_label.into_values().collect();
+        self.in_random_order(of_label.into_values().collect(), seed)
+    }
+
+    /// Some labels in a random order that does not depend on the order in which they are given.
+    fn in_random_order(&self, mut labels: Vec<Vec<usize>>, seed: u64) -> Vec<Vec<usize>> {
+        labels.sort_unstable_by_key(|rows| rows.first().and_then(|row| self.labels.get(*row)));
         SeededRng::new(seed, 11).shuffle(&mut labels);
         labels
     }
@@ -176,9 +193,18 @@ impl GroupingPlan {
         known: &KnownRows,
         watch: PairProgress<'_>,
     ) -> Result<PairThreshold, AnalysisError> {
+        self.threshold_of(known, &known.shuffled(self.seed), watch)
+    }
+
+    /// The same for the first of these labels of `known`, which are in a random order.
+    fn threshold_of(
+        &self,
+        known: &KnownRows,
+        labels: &[Vec<usize>],
+        watch: PairProgress<'_>,
+    ) -> Result<PairThreshold, AnalysisError> {
         // Whole labels: part of them is a sample like the rest.
-        let rows = up_to(&known.shuffled(self.seed), KNOWN_MAX);
-        let part = known.chosen(&rows);
+        let part = known.chosen(&up_to(labels, KNOWN_MAX));
         let labels: BTreeSet<u32> = part.labels.iter().copied().collect();
         let embeddings = Embeddings::from_unit(known.dimension.max(1), part.vectors, part.labels)?;
         let curve = Scan::all_pairs(&embeddings).curve(watch)?;
@@ -252,10 +278,10 @@ impl GroupingPlan {
     ) -> Result<Option<GroupingError>, AnalysisError> {
         let labels = known.shuffled(self.seed);
         let halves = labels.split_at(labels.len() / 2);
-        let mut counts = GroupCounting::default();
+        let (mut counts, mut able) = (GroupCounting::default(), 0);
         for (grouped, other) in [(halves.0, halves.1), (halves.1, halves.0)] {
-            let others = known.chosen(&up_to(other, usize::MAX));
-            let threshold = match self.threshold(&others, watch) {
+            let others = known.in_random_order(other.to_vec(), self.seed);
+            let threshold = match self.threshold_of(known, &others, watch) {
                 Ok(set) => set.threshold,
                 Err(AnalysisError::FewPairs { .. }) => return Ok(None),
                 Err(error) => return Err(error),
@@ -264,10 +290,11 @@ impl GroupingPlan {
                 let rows = known.chosen(&batch);
                 let groups = self.groups(rows.dimension, &rows.vectors, threshold, watch)?;
                 let truth: Vec<Option<u32>> = rows.labels.iter().copied().map(Some).collect();
-                counts.add(&groups, &truth, self.smallest);
+                able += rows.labels_of_at_least(self.smallest);
+                counts.add(&groups, &truth);
             }
         }
-        Ok((LABELS_MIN <= counts.able).then(|| counts.error()))
+        Ok((LABELS_MIN <= able).then(|| counts.error()))
     }
 }
 
@@ -276,7 +303,7 @@ impl GroupingError {
     #[must_use]
     pub fn of(groups: &[ProposedGroup], truth: &[Option<u32>]) -> Option<Self> {
         let mut counts = GroupCounting::default();
-        counts.add(groups, truth, 1);
+        counts.add(groups, truth);
         (0 < counts.rows).then(|| counts.error())
     }
 }
@@ -290,12 +317,10 @@ struct GroupCounting {
     groups: Vec<(u64, u64)>,
     /// Of each label: pairs within a group, and pairs.
     labels: Vec<(u64, u64)>,
-    /// Labels with enough pictures for a group.
-    able: usize,
 }
 
 impl GroupCounting {
-    fn add(&mut self, groups: &[ProposedGroup], truth: &[Option<u32>], smallest: usize) {
+    fn add(&mut self, groups: &[ProposedGroup], truth: &[Option<u32>]) {
         let mut of_label: BTreeMap<u32, (u64, u64)> = BTreeMap::new();
         for label in truth.iter().flatten() {
             of_label.entry(*label).or_default().1 += 1;
@@ -304,7 +329,6 @@ impl GroupCounting {
         self.rows += rows;
         self.rows_at_once = self.rows_at_once.max(rows);
         for counts in of_label.values_mut() {
-            self.able += usize::from(smallest as u64 <= counts.1);
             counts.1 = choose_two(counts.1);
         }
         for group in groups {

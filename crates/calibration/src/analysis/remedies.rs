@@ -1,5 +1,6 @@
 //! Remedies for labels that one threshold treats unequally, measured on the data of the calibration.
 
+use std::borrow::Borrow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
@@ -89,9 +90,10 @@ fn sampled_cohort(material: &AnalysisInput<'_>) -> Result<Cohort, AnalysisError>
 
 /// The number of labels of strangers among the searches.
 #[must_use]
-pub fn stranger_labels(searches: &[RecordedSearch]) -> u64 {
+pub fn stranger_labels<S: Borrow<RecordedSearch>>(searches: &[S]) -> u64 {
     let strangers = searches
         .iter()
+        .map(Borrow::borrow)
         .filter(|search| search.truth != TrialKind::Mated);
     let labels: BTreeSet<&str> = strangers.map(|search| search.label.as_str()).collect();
     labels.len() as u64

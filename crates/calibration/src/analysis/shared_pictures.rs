@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::copies::CopyGroups;
 use super::crowded::CrowdedStrangers;
 use crate::strangers::is_unnamed;
 
@@ -56,24 +57,23 @@ impl SharedPictures {
 
 /// Each label of a group but the first, with the first.
 fn grouped<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>) -> BTreeMap<String, String> {
-    let mut towards: BTreeMap<&str, &str> = BTreeMap::new();
+    let pairs: Vec<(&str, &str)> = pairs.collect();
+    let names: BTreeSet<&str> = pairs
+        .iter()
+        .flat_map(|(label, other)| [*label, *other])
+        .collect();
+    let names: Vec<&str> = names.into_iter().collect();
+    let number = |name: &str| names.binary_search(&name).unwrap_or_default();
+    let mut groups = CopyGroups::new(names.len());
     for (label, other) in pairs {
-        let (label, other) = (first(&towards, label), first(&towards, other));
-        if label != other {
-            towards.insert(label.max(other), label.min(other));
-        }
+        groups.join(number(label), number(other));
     }
-    let labels = towards.keys();
-    labels
-        .map(|label| ((*label).to_owned(), first(&towards, label).to_owned()))
+    let firsts = names.iter().enumerate();
+    let firsts = firsts.map(|(number, name)| (number, groups.first(number), name));
+    let others = firsts.filter(|(number, first, _)| number != first);
+    others
+        .filter_map(|(_, first, name)| Some(((*name).to_owned(), (*names.get(first)?).to_owned())))
         .collect()
-}
-
-fn first<'a>(towards: &BTreeMap<&'a str, &'a str>, mut label: &'a str) -> &'a str {
-    while let Some(next) = towards.get(label) {
-        label = next;
-    }
-    label
 }
 
 #[cfg(test)]

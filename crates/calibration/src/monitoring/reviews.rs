@@ -124,7 +124,7 @@ impl ReviewWatch {
         // Half of delta, for two sides.
         let e_alarm = 4.0 / predicted.delta;
         let against = |limit: f64| {
-            let possible = (0.0..=LIMIT_MAX).contains(&limit) && 0.0 < limit;
+            let possible = 0.0 < limit && limit <= LIMIT_MAX;
             possible.then(|| ShareBet::above(limit, BEYOND_ALARM * e_alarm))
         };
         Self {

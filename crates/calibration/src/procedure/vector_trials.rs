@@ -226,10 +226,9 @@ impl VectorTrials {
         let copies: BTreeSet<&str> = copies.collect();
         let others = searches.iter();
         let others = others.filter(|search| !copies.contains(search.probe.as_str()));
-        let others: Vec<RecordedSearch> = others.cloned().collect();
-        let rows = stranger_rows(vectors, &others);
+        let rows = stranger_rows(vectors, others.clone());
         let items = vectors.gallery.ids.len();
-        self.crowded = CrowdedStrangers::find(&rows, &others, items, &|done, total| {
+        self.crowded = CrowdedStrangers::find(&rows, others, items, &|done, total| {
             watch(VectorStage::NearCopies, done, total)
         })?;
         Ok(())
@@ -303,11 +302,11 @@ impl VectorTrials {
 /// The vectors of the strangers in `searches`, at most [`ROWS_MAX`].
 fn stranger_rows<'a>(
     vectors: &'a LabelledVectors,
-    searches: &[RecordedSearch],
+    searches: impl IntoIterator<Item = &'a RecordedSearch>,
 ) -> Vec<StrangerRow<'a>> {
     let (queries, names) = (vectors.searching(), vectors.names.as_slice());
     let strangers: BTreeSet<&str> = searches
-        .iter()
+        .into_iter()
         .filter(|search| search.truth == TrialKind::NeverEnrolled)
         .map(|search| search.probe.as_str())
         .collect();
