@@ -52,9 +52,9 @@ class Server:
                 time.sleep(0.3)
 
     def cpu_seconds(self) -> float:
-        """Of all its threads, as the scheduler counts nanoseconds."""
-        tasks = Path(f"/proc/{self.process.pid}/task").iterdir()
-        return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
+        """Of all its threads since its start, also of those that have ended."""
+        # Linux's clock of another process, as clock_getcpuclockid() gives it.
+        return time.clock_gettime((~self.process.pid << 3) | 2)
 
     def turn(self, queries: list) -> tuple[float, list]:
         before = self.cpu_seconds()
