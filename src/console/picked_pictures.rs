@@ -36,8 +36,8 @@ const COLUMNS: Columns = Columns {
 pub(super) struct PickedPictures {
     pub(super) queries: Vec<LabelledQuery>,
     pub(super) left_out: NotSearched,
-    /// The labels that a list gives roles, and whether each is enrolled by that.
-    stated: BTreeSet<(String, bool)>,
+    /// The labels that a list gives roles.
+    stated: BTreeSet<(String, Role)>,
 }
 
 /// What was picked and is not searched for.
@@ -142,11 +142,11 @@ impl PickedPictures {
             self.left_out.roles_unchecked = true;
             return Ok(self);
         };
-        let contradicts = |stated: bool| {
+        let contradicts = |stated: Role| {
             let mut labels = self.stated.iter();
-            labels.find(|(label, is)| *is == stated && enrolled.contains(label) != stated)
+            labels.find(|(label, is)| *is == stated && stated.contradicts(enrolled.contains(label)))
         };
-        let (label, what) = match (contradicts(true), contradicts(false)) {
+        let (label, what) = match (contradicts(Role::Query), contradicts(Role::Unknown)) {
             (Some((label, _)), _) => (
                 label,
                 "has the role query in the list, and is not enrolled; make it unknown, correct the label, or enrol it",
@@ -289,7 +289,7 @@ fn listed(
             continue;
         };
         if let Some(role) = role {
-            stated.insert((label.to_owned(), role == Role::Query));
+            stated.insert((label.to_owned(), role));
         }
         let mut query = query(id.unwrap_or(path).to_owned(), label.to_owned(), image);
         fields.retain(|_, cell| !cell.is_empty());
@@ -414,7 +414,10 @@ mod tests {
         assert_eq!(found.queries[0].id, "a.jpg");
         assert_eq!(found.queries[0].metadata["camera"], "front");
         assert!(found.queries[1].metadata.is_empty());
-        let stated = [("jug".to_owned(), false), ("mug".to_owned(), true)];
+        let stated = [
+            ("jug".to_owned(), Role::Unknown),
+            ("mug".to_owned(), Role::Query),
+        ];
         assert_eq!(found.stated, BTreeSet::from(stated));
         let said = found.left_out.markup().into_string();
         assert!(said.contains("1 row") && !said.contains("mine"), "{said}");

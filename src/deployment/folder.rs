@@ -21,7 +21,7 @@ use matchpoint_gallery::{Access, Gallery, remove_unfinished};
 /// Version of the folder's layout that this build writes and reads.
 const FORMAT: u32 = 1;
 /// The file of the gallery.
-const GALLERY_FILE: &str = "items.db";
+pub(super) const GALLERY_FILE: &str = "items.db";
 pub(super) const RECORD_FILE: &str = "deployment.json";
 pub(super) const OPERATING_POINTS: &str = "operating-points";
 /// The number of earlier active operating points that can be restored.

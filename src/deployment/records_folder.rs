@@ -7,7 +7,6 @@ use base16ct::lower::encode_string;
 use sha2::{Digest, Sha256};
 
 use super::DeploymentError;
-use matchpoint_gallery::error::GalleryError;
 
 /// A folder that only this process records in.
 #[derive(Debug)]
@@ -47,16 +46,9 @@ impl RecordsFolder {
         let lock = File::open(&path).map_err(failed)?;
         match lock.try_lock() {
             Ok(()) => {}
+            // If the one before that is still closing, both are in use for a moment.
             Err(TryLockError::WouldBlock) if again => {
-                let second = Self::below(journal_dir, folder, &format!("{name}-again"), false);
-                // Both are in use for a moment, as a gallery is, if the one before that is still closing.
-                return second.map_err(|error| {
-                    let DeploymentError::Folder { path, .. } = &error else {
-                        return error;
-                    };
-                    let (path, holder) = (path.clone(), "this process".to_owned());
-                    GalleryError::InUse { path, holder }.into()
-                });
+                return Self::below(journal_dir, folder, &format!("{name}-again"), false);
             }
             Err(TryLockError::WouldBlock) => {
                 return Err(DeploymentError::RecordsInUse { path });

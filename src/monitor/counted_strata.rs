@@ -6,7 +6,7 @@ use matchpoint_calibration::monitoring::audit::CountedDecisions;
 
 /// Decisions younger than this are counted again each time, because the journal writes twice a second and
 /// the id of a decision has its time.
-const UNSETTLED_MS: u64 = 60_000;
+pub(super) const UNSETTLED_MS: u64 = 60_000;
 
 /// The counts so far, which are kept so that each decision is counted only once.
 #[derive(Clone, Debug, Default)]

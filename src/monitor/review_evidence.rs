@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
+use super::counted_strata::UNSETTLED_MS;
 use super::error::MonitorError;
 use crate::files::{read_json, write_json};
 use crate::journal::read::{DecisionSelection, JournalReader};
@@ -16,9 +17,6 @@ use matchpoint_calibration::review::ReviewBand;
 
 /// Within the deployment's folder.
 const FILE: &str = "reviews.json";
-/// Decisions younger than this are counted again each time: the journal writes twice a second, and a
-/// decision is as old as its id.
-const UNSETTLED_MS: u64 = 60_000;
 /// How often the evidence is written. What a crash takes is counted again.
 const KEEP_EVERY_MS: u64 = 10_000;
 

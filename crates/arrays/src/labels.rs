@@ -42,6 +42,17 @@ impl Role {
         }
     }
 
+    /// Whether a row of this role cannot have a label that is enrolled, or is not: it would turn a mate into a
+    /// stranger, or the other way round.
+    #[must_use]
+    pub fn contradicts(self, is_enrolled: bool) -> bool {
+        match self {
+            Self::Query => !is_enrolled,
+            Self::Unknown => is_enrolled,
+            Self::Gallery | Self::Unused => false,
+        }
+    }
+
     /// The role of that name, whatever its case.
     ///
     /// # Errors

@@ -50,6 +50,13 @@ impl ItemTable {
         self.labels.len()
     }
 
+    /// The number of items of each label.
+    pub(super) fn label_counts(&self) -> impl Iterator<Item = (&str, usize)> {
+        self.labels
+            .iter()
+            .map(|(label, count)| (label.as_str(), *count))
+    }
+
     pub(super) fn has_label(&self, label: &str) -> bool {
         self.labels.contains_key(label)
     }

@@ -67,6 +67,7 @@ mod rows;
 mod store;
 mod unfinished;
 
+use std::collections::BTreeMap;
 use std::collections::HashMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -340,6 +341,16 @@ impl Gallery {
     #[must_use]
     pub fn has_label(&self, label: &str) -> bool {
         self.item_table().has_label(label)
+    }
+
+    /// The labels for which `wanted` is true, with the number of items of each.
+    #[must_use]
+    pub fn label_counts(&self, wanted: impl Fn(&str) -> bool) -> BTreeMap<String, u64> {
+        let table = self.item_table();
+        let counts = table.label_counts().filter(|(label, _)| wanted(label));
+        counts
+            .map(|(label, count)| (label.to_owned(), count as u64))
+            .collect()
     }
 
     /// The present method of finding the nearest items; see [`GalleryView::index_description`].

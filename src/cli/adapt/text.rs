@@ -1,16 +1,13 @@
 //! The result of a fit as text.
 
 use super::{AdaptReport, COMPARED_MAX, Crowd};
-use crate::cli::output::{percent, table, wrapped};
+use crate::cli::output::{failed, percent, table, wrapped};
 use matchpoint_adapt::{Candidate, JudgedFigure, Judgement, SupportedTargets};
 use matchpoint_calibration::menu::{MenuLine, MenuStanding};
 
 /// The whole result.
 pub(super) fn text(report: &AdaptReport) -> String {
-    let mut text = String::new();
-    for one in &report.failed {
-        text.push_str(&format!("failed: {one}\n"));
-    }
+    let mut text = failed(&report.failed, true);
     if report.near_copies_total.is_none() {
         let note = format!(
             "pictures that are nearly those of another label were not looked for: these are more than {COMPARED_MAX}"

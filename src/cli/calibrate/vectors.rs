@@ -286,7 +286,7 @@ fn refuse_contradictions(
     let enrolled: BTreeSet<&str> = gallery.iter().map(label).collect();
     let wrong: Vec<&usize> = queries
         .iter()
-        .filter(|row| (role_of(**row) == Role::Query) != enrolled.contains(label(row)))
+        .filter(|row| role_of(**row).contradicts(enrolled.contains(label(row))))
         .collect();
     let Some(&&first) = wrong.first() else {
         return Ok(());

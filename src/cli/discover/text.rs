@@ -2,7 +2,7 @@
 
 use super::DiscoverReport;
 use super::candidates::QueryCounts;
-use crate::cli::output::{failed, percent, table, wrapped};
+use crate::cli::output::{failed_but, percent, table, wrapped};
 use matchpoint_calibration::analysis::discovery::GroupingError;
 use matchpoint_calibration::rates::Rate;
 
@@ -15,7 +15,7 @@ const PRECISE: f64 = 0.9;
 
 /// As text.
 pub(super) fn text(report: &DiscoverReport) -> String {
-    let mut text = failed(&report.failed, false);
+    let mut text = failed_but(&report.failed, Some("--json"));
     let alike = &report.alike;
     let mut rows = vec![
         ("queries", queries(&report.queries)),

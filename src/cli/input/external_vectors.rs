@@ -141,11 +141,7 @@ impl ExternalVectors {
         enrolled.extend(self.chosen.iter().filter_map(at).cloned());
         let denied = self.roles().filter(|(row, role)| {
             let is_enrolled = at(row).is_some_and(|label| enrolled.contains(label));
-            match role {
-                Role::Query => !is_enrolled,
-                Role::Unknown => is_enrolled,
-                Role::Gallery | Role::Unused => false,
-            }
+            role.contradicts(is_enrolled)
         });
         let denied: Vec<(usize, Role)> = denied.collect();
         let Some((row, role)) = denied.first() else {

@@ -330,20 +330,19 @@ impl ImageSources {
         is_enrolled: impl Fn(&str) -> bool,
     ) -> anyhow::Result<()> {
         let rows = || self.items.iter().chain(&self.searched);
-        for (role, denied, problem) in [
+        for (role, problem) in [
             (
                 Role::Unknown,
-                true,
                 "have the role unknown, and labels that are enrolled; make each a query, or correct its label",
             ),
             (
                 Role::Query,
-                false,
                 "have the role query, and labels that are not enrolled; make each unknown, correct its label, or enrol it",
             ),
         ] {
-            let contradicts =
-                |row: &&ImageSource| row.role == Some(role) && is_enrolled(&row.label) == denied;
+            let contradicts = |row: &&ImageSource| {
+                row.role == Some(role) && role.contradicts(is_enrolled(&row.label))
+            };
             let wrong: Vec<&ImageSource> = rows().filter(contradicts).collect();
             if !wrong.is_empty() {
                 let message = format!("{} rows {problem}: {}", wrong.len(), named(&wrong));

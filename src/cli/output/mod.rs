@@ -117,19 +117,22 @@ impl Shown {
 
 /// Lists what could not be used; all of it, or the first few.
 pub(crate) fn failed(items: &[RefusedItem], all: bool) -> String {
+    failed_but(items, (!all).then_some("--verbose and --json"))
+}
+
+/// Lists what could not be used: the first few, and the flags that name the others; or all without such flags.
+pub(crate) fn failed_but(items: &[RefusedItem], others: Option<&str>) -> String {
     /// More would hide the result.
     const SHOWN: usize = 5;
-    let shown = if all { items.len() } else { SHOWN };
+    let shown = others.map_or(items.len(), |_| SHOWN);
     let mut text: String = items
         .iter()
         .take(shown)
         .map(|one| format!("failed: {one}\n"))
         .collect();
-    if shown < items.len() {
+    if let Some(flags) = others.filter(|_| shown < items.len()) {
         let rest = items.len() - shown;
-        text.push_str(&format!(
-            "failed: {rest} more, which --verbose and --json name\n"
-        ));
+        text.push_str(&format!("failed: {rest} more, which {flags} name\n"));
     }
     text
 }

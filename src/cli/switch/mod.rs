@@ -225,15 +225,13 @@ impl Switch {
                     return Err(refused).context("nothing was changed");
                 }
             };
-            let served = runtime.block_on(fleet.serve(&state));
-            if matches!(served, Ok(None)) {
+            let Some(served) = runtime.block_on(fleet.serve(&state)).transpose() else {
                 change.map_or(Ok(()), LinkChange::undo)?;
                 continue;
-            }
+            };
             // The link leads there, even if one of them does not serve it.
             change.map_or(Ok(()), LinkChange::remember)?;
-            let Some(switched) = served? else { continue };
-            Output::new(self.json).result(&switched, FleetSwitched::text)?;
+            Output::new(self.json).result(&served?, FleetSwitched::text)?;
             return Ok(Exit::Done);
         }
         Err(changes_too_often())

@@ -16,7 +16,7 @@ use std::thread;
 use serde::Serialize;
 
 use self::archive::{ArchiveDigest, ArchiveError};
-use crate::deployment::folder::{OPERATING_POINTS, RECORD_FILE};
+use crate::deployment::folder::{GALLERY_FILE, OPERATING_POINTS, RECORD_FILE};
 use crate::deployment::points::files::{CALIBRATED_ITEMS, CALIBRATED_TRAFFIC, COHORTS, RECORDINGS};
 use crate::deployment::temporary::{TemporaryFolder, publish};
 use crate::deployment::{DeploymentError, Folder, ModelReference};
@@ -28,7 +28,6 @@ use matchpoint_gallery::{Access, Gallery, copy_items};
 
 pub use self::archive::Progress;
 
-const ITEMS: &str = "items.db";
 const INDEX: &str = "items.graph";
 /// Folders whose files are part of a snapshot, with the suffix of these files.
 const KEPT: [(&str, &str); 5] = [
@@ -104,8 +103,8 @@ impl Folder {
         let copied = copy.path();
         // The record is copied first, because the files that it names exist and never change.
         self.copy_record(&copied.join(RECORD_FILE))?;
-        copy_items(&self.gallery_file(), &copied.join(ITEMS))?;
-        let mut names = BTreeSet::from([RECORD_FILE.to_owned(), ITEMS.to_owned()]);
+        copy_items(&self.gallery_file(), &copied.join(GALLERY_FILE))?;
+        let mut names = BTreeSet::from([RECORD_FILE.to_owned(), GALLERY_FILE.to_owned()]);
         // The index is only ever replaced as a whole, and it can only be used with the items whose checksums it
         // contains.
         let index = Gallery::index_file(&self.gallery_file());
@@ -296,7 +295,7 @@ fn belongs(name: &str) -> bool {
         path.parent() == Some(Path::new(folder))
             && path.extension().is_some_and(|found| found == ending)
     };
-    [RECORD_FILE, ITEMS, INDEX].contains(&name) || KEPT.into_iter().any(in_folder)
+    [RECORD_FILE, GALLERY_FILE, INDEX].contains(&name) || KEPT.into_iter().any(in_folder)
 }
 
 /// Reads all of a snapshot and compares it with its checksums; writes nothing. Returns its length and the
@@ -392,7 +391,7 @@ mod tests {
             "cohorts/a/b.cohort",
         ] {
             let source = tempfile::tempdir().unwrap();
-            let names = BTreeSet::from([RECORD_FILE, ITEMS, foreign].map(str::to_owned));
+            let names = BTreeSet::from([RECORD_FILE, GALLERY_FILE, foreign].map(str::to_owned));
             for name in &names {
                 let path = source.path().join(name);
                 fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -433,7 +432,7 @@ mod tests {
         );
         assert!(!at("a").exists());
 
-        let names = BTreeSet::from([RECORD_FILE, ITEMS, INDEX].map(str::to_owned));
+        let names = BTreeSet::from([RECORD_FILE, GALLERY_FILE, INDEX].map(str::to_owned));
         archive::pack(&at("source"), &names, &at("b"), step).unwrap();
         let made = restore(&at("b"), &at("made"), &|_| Ok(None), step).unwrap();
         assert!(matches!(made.index, PackedIndex::LeftOut(_)), "{made:?}");
@@ -461,7 +460,7 @@ mod tests {
     fn every_file_that_is_packed_belongs_to_a_snapshot() {
         let names = [
             RECORD_FILE,
-            ITEMS,
+            GALLERY_FILE,
             INDEX,
             "operating-points/op-1.json",
             "recordings/op-1.json",

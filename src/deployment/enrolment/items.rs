@@ -1,6 +1,6 @@
 //! Enrols, removes and looks up items of a deployment.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::deployment::DeploymentError;
@@ -156,17 +156,9 @@ impl Deployment {
     /// Labels that contain this text, ignoring case, and the number of items of each.
     #[must_use]
     pub fn labels(&self, contains: &str) -> BTreeMap<String, u64> {
-        let (view, contains) = (self.view(), contains.to_lowercase());
-        let mut counts: HashMap<&str, u64> = HashMap::new();
-        for (head, _) in view.items() {
-            *counts.entry(&head.label).or_default() += 1;
-        }
-        let wanted = counts
-            .into_iter()
-            .filter(|(label, _)| label.to_lowercase().contains(&contains));
-        wanted
-            .map(|(label, count)| (label.to_owned(), count))
-            .collect()
+        let contains = contains.to_lowercase();
+        self.gallery
+            .label_counts(|label| label.to_lowercase().contains(&contains))
     }
 
     /// At most `limit` items of a label that follow `after_id`, in the order of their ids.

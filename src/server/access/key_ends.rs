@@ -1,6 +1,6 @@
 //! Says in time that a caller's last key is about to expire: by a gauge, and by a line of the log each day.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use crate::clock::now_ms;
 use crate::identity::{CallerAccess, CallerEnd};
@@ -13,8 +13,8 @@ const WARN_DAYS: u64 = 14;
 /// What was said of the ends of keys.
 pub(in crate::server) struct KeyEnds {
     access: CallerAccess,
-    /// Names that have a series.
-    shown: BTreeSet<String>,
+    /// What the series show.
+    shown: Vec<CallerEnd>,
     /// When the log has said so of each name; a day later it does again.
     said_ms: BTreeMap<String, u64>,
 }
@@ -23,7 +23,7 @@ impl KeyEnds {
     pub(in crate::server) fn new(access: CallerAccess) -> Self {
         Self {
             access,
-            shown: BTreeSet::new(),
+            shown: Vec::new(),
             said_ms: BTreeMap::new(),
         }
     }
@@ -31,14 +31,17 @@ impl KeyEnds {
     /// Updates the gauges, and warns if it is time to.
     pub(in crate::server) fn publish(&mut self) {
         let ends = self.access.ends();
-        for end in &ends {
-            telemetry::key_expires(&end.name, Some(end.expires_ms));
+        if ends != self.shown {
+            for shown in &self.shown {
+                if ends.iter().all(|end| end.name != shown.name) {
+                    telemetry::key_expires(&shown.name, None);
+                }
+            }
+            for end in &ends {
+                telemetry::key_expires(&end.name, Some(end.expires_ms));
+            }
+            self.shown.clone_from(&ends);
         }
-        let names: BTreeSet<String> = ends.iter().map(|end| end.name.clone()).collect();
-        for gone in self.shown.difference(&names) {
-            telemetry::key_expires(gone, None);
-        }
-        self.shown = names;
         let now_ms = now_ms();
         for (end, days) in self.due(&ends, now_ms) {
             tracing::warn!(
