@@ -62,7 +62,7 @@ test-wheel: tools
 	@echo "== wheel"
 	@scripts/build-wheel.sh --tested --out target/tested-wheel
 
-test-image: runtime ## The container image, around the program that the tests have built (needs `docker.io`, `debootstrap`, root)
+test-image: runtime ## The container image, around the program that the tests have built (needs `docker.io`, `docker-compose`, `debootstrap`, root)
 	@echo "== image"
 	@cargo build --locked --quiet $(TESTED)
 	@scripts/test-image.sh --program target/debug/matchpoint

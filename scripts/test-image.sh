@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
-# Builds the image `cpu` of the Dockerfile and runs it: the demo, then a server on a read-only root until Docker calls
-# it healthy. In a Docker daemon of its own, which it stops; no image is pulled, and none of yours is touched.
+# Builds the image `cpu` of the Dockerfile and runs it: the demo, then deploy/compose.yaml until Docker calls the server
+# healthy and its Prometheus has scraped it. In a Docker daemon of its own, which it stops; no image is pulled, and none
+# of yours is touched.
 #
 # The images that the Dockerfile begins with are made here: Debian by debootstrap, and in place of Rust's a Debian whose
 # `cargo build` hands out the program that was built on this machine. So the Dockerfile's own compilation is not tested.
+# Prometheus is Debian's, and there is no Grafana: nothing here packages it.
 set -euo pipefail
 
 usage() {
@@ -12,7 +14,7 @@ usage: test-image.sh --program FILE
 
   --program FILE  the program to put into the image, built on Debian 12 or older
 
-Needs root, Debian's docker.io and debootstrap, some two minutes and 2 GB.
+Needs root, Debian's docker.io, docker-compose and debootstrap, some three minutes and 3 GB.
 TEXT
 }
 say() { printf '%s\n' "$*" >&2; }
@@ -22,8 +24,8 @@ fail() { say "test-image.sh: $*"; exit 1; }
 program=$(realpath "$2")
 [ -x "$program" ] || fail "there is no program at $program"
 [ "$(id -u)" = 0 ] || fail "dockerd and debootstrap need root"
-for tool in dockerd debootstrap; do
-    command -v "$tool" >/dev/null || fail "$tool is missing (Debian: apt-get install docker.io debootstrap)"
+for tool in dockerd docker-compose debootstrap; do
+    command -v "$tool" >/dev/null || fail "$tool is missing (Debian: apt-get install docker.io docker-compose debootstrap)"
 done
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -72,20 +74,46 @@ say "== docker run matchpoint demo"
 docker run --rm matchpoint demo >"$work/log" 2>&1 || { tail -n 20 "$work/log" >&2; fail "the demo failed"; }
 grep '^Done' "$work/log"
 
-say "== a server, as deploy/compose.yaml confines it"
-confined=(--read-only --tmpfs /tmp --cap-drop ALL --security-opt no-new-privileges --volume data:/data)
-docker run --rm "${confined[@]}" matchpoint build /data/photos --images /examples/photos/gallery.csv \
+say "== deploy/compose.yaml"
+docker tag matchpoint "$(sed -nE 's/^ +image: (matchpoint:\S+)$/\1/p' deploy/compose.yaml)"
+mkdir "$work/prometheus"
+cat >"$work/prometheus/Dockerfile" <<'TEXT'
+FROM debian:bookworm-slim
+RUN apt-get update -qq && apt-get install -y -qq --no-install-recommends prometheus && mkdir /prometheus && chown 65534 /prometheus
+USER 65534
+ENTRYPOINT ["/usr/bin/prometheus"]
+TEXT
+docker build --network host --tag "$(sed -nE 's/^ +image: (prom\S+)$/\1/p' deploy/compose.yaml)" "$work/prometheus" >"$work/log" 2>&1 ||
+    { tail -n 5 "$work/log" >&2; fail "there is no image of Prometheus"; }
+# Debian's docker-compose knows no `name`; the project is named by the flag.
+sed '/^name:/d' deploy/compose.yaml >"$work/compose.yaml"
+compose() { docker-compose --project-name matchpoint --project-directory deploy --file "$work/compose.yaml" "$@"; }
+photos=(--volume "$PWD/examples/photos:/photos:ro")
+compose run --rm "${photos[@]}" matchpoint build /data/photos --images /photos/gallery.csv \
     --model /models/efficientnet-lite0 >"$work/log" 2>&1 || { tail -n 5 "$work/log" >&2; fail "build failed"; }
-open=(--env MATCHPOINT_PLAINTEXT_ON_NETWORK=true --env MATCHPOINT_ANYONE_ON_NETWORK=true)
-docker run --detach --name server "${confined[@]}" "${open[@]}" matchpoint serve --deployments /data/photos >/dev/null
+compose run --rm "${photos[@]}" matchpoint calibrate /data/photos --queries /photos/calibrate.csv \
+    --target-far 0.10 --confidence 0.90 >"$work/log" 2>&1 || { tail -n 5 "$work/log" >&2; fail "calibrate failed"; }
+compose up --detach matchpoint prometheus >"$work/log" 2>&1 || { tail -n 5 "$work/log" >&2; fail "it does not come up"; }
+server=$(compose ps --quiet matchpoint)
 health=""
 for _ in $(seq 150); do
-    health=$(docker inspect --format '{{.State.Health.Status}}' server)
+    health=$(docker inspect --format '{{.State.Health.Status}}' "$server")
     if [ "$health" = healthy ]; then break; fi
     sleep 0.2
 done
-[ "$health" = healthy ] || { docker logs server >&2; fail "the server is $health"; }
-docker stop server >/dev/null
-code=$(docker inspect --format '{{.State.ExitCode}}' server)
-[ "$code" = 0 ] || { docker logs server >&2; fail "the server ended with $code"; }
-say "the image is built, tells its story, serves, and ends with 0"
+[ "$health" = healthy ] || { docker logs "$server" >&2; fail "the server is $health"; }
+docker exec "$server" matchpoint status
+# Scraped every 15 s.
+asked='http://127.0.0.1:9090/api/v1/query?query=matchpoint_target_far_ratio'
+scraped=""
+for _ in $(seq 150); do
+    scraped=$(python3 -c "import urllib.request; print(urllib.request.urlopen('$asked').read().decode())" 2>/dev/null || true)
+    if grep -q '"0.1"' <<<"$scraped"; then break; fi
+    sleep 0.2
+done
+grep -q '"0.1"' <<<"$scraped" || { compose logs prometheus >&2; fail "Prometheus does not know the target: $scraped"; }
+compose stop matchpoint >/dev/null 2>&1
+code=$(docker inspect --format '{{.State.ExitCode}}' "$server")
+[ "$code" = 0 ] || { docker logs "$server" >&2; fail "the server ended with $code"; }
+compose down >/dev/null 2>&1
+say "the image is built and tells its story; with Compose it serves, Prometheus watches it, and it ends with 0"
