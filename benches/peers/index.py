@@ -1,7 +1,8 @@
-"""Compares the index of crates/gallery/src/index with hnswlib, faiss and usearch on the same vectors.
+"""Compares the index of crates/gallery/src/index with its peers on the same vectors.
 
-Needs numpy, hnswlib, faiss-cpu and usearch from PyPI, and crates/gallery/benches/index.rs for our side. From the root of the
-repository:
+Needs numpy and crates/gallery/benches/index.rs for our side, and from PyPI the peers that are asked for:
+hnswlib, faiss-cpu, usearch, rabitqlib (SymphonyQG, and HNSW with RaBitQ codes), scann, scalable-vs (SVS).
+From the root of the repository:
 
   cargo bench --bench index --no-run
   python benches/peers/index.py --ours --folder /tmp/index
@@ -13,14 +14,19 @@ Sets, each with a fixed seed:
      difference of two of them, scaled to unit length. Queries are drawn alike.
   T  100,000 x 128: as A, with 40 clusters and noise of length 0.1, and a tenth of the rows all the same one:
      what shops and cameras have, and more than 8-bit codes can tell apart.
+  U  100,000 x 64: random directions. Nothing is near anything, which is the hardest for a graph.
+  S  2,000,000 x 32: as A.
+  O  60,000 x 1,280: rows as R; queries are made alike from embeddings of other things (--asked), so that
+     they lie outside of what the graph was built on.
 
 A row counts as found if it is as near as the tenth nearest: of rows that are equally near, any will do.
 
 Every measurement is taken in turn for all of them, --rounds times over, and the fastest is reported.
 CPU time is that of all threads that search; it does not count what other programs take. The latency of a
-single query includes the call from Python for the three peers and not for ours. All are built with two
-threads. The bytes per row of the three include their copy of the vectors. Ours keeps none and computes scores
-from those of its caller, which are not counted: 4 bytes a value.
+single query includes the call from Python for the peers and not for ours. All are built with two
+threads. The bytes per row of the peers include their copy of the vectors. Ours keeps none and computes scores
+from those of its caller, which are not counted: 4 bytes a value. HNSW with RaBitQ codes keeps no vectors and
+decides by its codes. ScaNN has no breadth: in its place is the number of leaves, half of it.
 """
 
 from __future__ import annotations
@@ -49,10 +55,9 @@ def unit(rows: np.ndarray) -> np.ndarray:
 
 
 def clusters(
-    rows: int, queries: int, centres: int = 2000, noise: float = 0.7
+    rows: int, queries: int, centres: int = 2000, noise: float = 0.7, dimension: int = 128
 ) -> tuple[np.ndarray, np.ndarray]:
     draw = np.random.default_rng(1)
-    dimension = 128
     middle = unit(draw.standard_normal((centres, dimension)))
 
     def sample(count: int) -> np.ndarray:
@@ -68,20 +73,29 @@ def tight(rows: int, queries: int) -> tuple[np.ndarray, np.ndarray]:
     return found, asked
 
 
-def differences(files: list[Path], rows: int, queries: int) -> tuple[np.ndarray, np.ndarray]:
+def directions(rows: int, queries: int) -> tuple[np.ndarray, np.ndarray]:
+    draw = np.random.default_rng(4)
+    return unit(draw.standard_normal((rows, 64))), unit(draw.standard_normal((queries, 64)))
+
+
+def differences(
+    files: list[Path], asked: list[Path], rows: int, queries: int
+) -> tuple[np.ndarray, np.ndarray]:
     draw = np.random.default_rng(2)
-    real = np.concatenate([unit(np.load(file)) for file in files])
 
-    def pick(count: int) -> np.ndarray:
-        return real[draw.integers(0, len(real), count)]
+    def sample(real: np.ndarray, count: int) -> np.ndarray:
+        def pick() -> np.ndarray:
+            return real[draw.integers(0, len(real), count)]
 
-    def sample(count: int) -> np.ndarray:
-        rows = pick(count)
+        made = pick()
         for _ in range(3):
-            rows = rows + 0.2 * (pick(count) - pick(count))
-        return unit(rows)
+            made = made + 0.2 * (pick() - pick())
+        return unit(made)
 
-    return sample(rows), sample(queries)
+    def read(files: list[Path]) -> np.ndarray:
+        return np.concatenate([unit(np.load(file)) for file in files])
+
+    return sample(read(files), rows), sample(read(asked), queries)
 
 
 def nearest(rows: np.ndarray, queries: np.ndarray) -> np.ndarray:
@@ -250,6 +264,72 @@ def build_usearch(
     return search, len(rows)
 
 
+def build_symphonyqg(rows: np.ndarray, links: int, breadth: int) -> tuple[Callable, int]:
+    import rabitqlib
+
+    index = rabitqlib.SymqgIndex(rows.shape[1], 2 * links, metric="ip")
+    index.build(rows, breadth, num_threads=BUILD_THREADS)
+
+    def search(queries: np.ndarray, width: int, threads: int) -> np.ndarray:
+        return np.asarray(index.search_batch(queries, K, width, threads)[0]).astype(np.int32)
+
+    return search, len(rows)
+
+
+def build_rabitq(rows: np.ndarray, links: int, breadth: int) -> tuple[Callable, int]:
+    """Seven bits a value; scores are those of the codes."""
+    import faiss
+    import rabitqlib
+
+    means = faiss.Kmeans(rows.shape[1], 16, seed=1)
+    means.train(rows)
+    nearest_mean = means.index.search(rows, 1)[1].ravel().astype(np.uint32)
+    index = rabitqlib.HnswIndex(rows.shape[1], len(rows), links, breadth, nbits=7, metric="ip")
+    index.build(rows, means.centroids, nearest_mean, num_threads=BUILD_THREADS)
+
+    def search(queries: np.ndarray, width: int, threads: int) -> np.ndarray:
+        return np.asarray(index.search(queries, K, width, threads)[0]).astype(np.int32)
+
+    return search, len(rows)
+
+
+def build_scann(rows: np.ndarray, _links: int, _breadth: int) -> tuple[Callable, int]:
+    """Leaves, products of four-bit codes, the exact scores of the best 100: as its authors advise."""
+    import scann
+
+    index = (
+        scann.scann_ops_pybind.builder(rows, K, "dot_product")
+        .tree(num_leaves=int(2 * np.sqrt(len(rows))), num_leaves_to_search=10, training_sample_size=100_000)
+        .score_ah(2, anisotropic_quantization_threshold=0.2)
+        .reorder(100)
+        .set_n_training_threads(BUILD_THREADS)
+        .build()
+    )
+
+    def search(queries: np.ndarray, width: int, threads: int) -> np.ndarray:
+        leaves = max(1, width // 2)
+        if threads == 1:
+            return index.search_batched(queries, leaves_to_search=leaves)[0].astype(np.int32)
+        index.set_num_threads(threads)
+        return index.search_batched_parallel(queries, leaves_to_search=leaves)[0].astype(np.int32)
+
+    return search, len(rows)
+
+
+def build_svs(rows: np.ndarray, links: int, breadth: int) -> tuple[Callable, int]:
+    import svs
+
+    about = svs.VamanaBuildParameters(graph_max_degree=2 * links, window_size=breadth, alpha=0.95)
+    index = svs.Vamana.build(about, rows, svs.DistanceType.MIP, num_threads=BUILD_THREADS)
+
+    def search(queries: np.ndarray, width: int, threads: int) -> np.ndarray:
+        index.num_threads = threads
+        index.search_window_size = width
+        return index.search(queries, K)[0].astype(np.int32)
+
+    return search, len(rows)
+
+
 PEERS = {
     "hnswlib": build_hnswlib,
     "faiss": build_faiss,
@@ -257,6 +337,10 @@ PEERS = {
     "usearch": build_usearch,
     "usearch-bf16": partial(build_usearch, dtype="bf16"),
     "usearch-i8": partial(build_usearch, dtype="i8"),
+    "symphonyqg": build_symphonyqg,
+    "rabitq": build_rabitq,
+    "scann": build_scann,
+    "svs": build_svs,
 }
 
 
@@ -278,7 +362,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--set", choices=("A", "R", "T"), default="A")
+    parser.add_argument("--set", choices=("A", "R", "T", "U", "S", "O"), default="A")
     parser.add_argument(
         "--ours",
         nargs="?",
@@ -288,7 +372,8 @@ def main() -> None:
         '"target/release/deps/index-* serve" as cargo bench --bench index --no-run compiled it last',
     )
     parser.add_argument("--peers", nargs="*", choices=PEERS, default=list(PEERS))
-    parser.add_argument("--embeddings", nargs="*", type=Path, default=[], help=".npy files, for set R")
+    parser.add_argument("--embeddings", nargs="*", type=Path, default=[], help=".npy files, for sets R and O")
+    parser.add_argument("--asked", nargs="*", type=Path, default=[], help=".npy files of queries, for set O")
     parser.add_argument(
         "--folder", type=Path, required=True, help="for the vectors, about 600 MB; no spaces in it"
     )
@@ -305,8 +390,14 @@ def main() -> None:
         rows, queries = clusters(options.rows or 200_000, options.queries)
     elif options.set == "T":
         rows, queries = tight(options.rows or 100_000, options.queries)
+    elif options.set == "U":
+        rows, queries = directions(options.rows or 100_000, options.queries)
+    elif options.set == "S":
+        rows, queries = clusters(options.rows or 2_000_000, options.queries, dimension=32)
     else:
-        rows, queries = differences(options.embeddings, options.rows or 100_000, options.queries)
+        asked = options.asked if options.set == "O" else options.embeddings
+        default = 60_000 if options.set == "O" else 100_000
+        rows, queries = differences(options.embeddings, asked, options.rows or default, options.queries)
     truth = nearest(rows, queries)
     for name, values in (("rows", rows), ("queries", queries), ("truth", truth)):
         np.save(options.folder / f"{name}.npy", values)
