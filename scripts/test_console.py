@@ -12,7 +12,6 @@ exit code 1 and says what was not so.
 
 from __future__ import annotations
 
-import argparse
 import array
 import contextlib
 import http.client
@@ -30,10 +29,8 @@ import urllib.request
 from pathlib import Path
 
 from playwright.sync_api import Browser, Page, sync_playwright
+from testing import PHOTOS, ROOT, Server, certificate, make_deployment, parser_of, run
 
-ROOT = Path(__file__).resolve().parent.parent
-PHOTOS = ROOT / "examples/photos"
-MODEL = ROOT / "models/efficientnet-lite0"
 AXE = "4.14.1"
 ENROLLED = PHOTOS / "images/gc_explore_monuments_egypt_meidumPyramid/g0_ref.jpg"
 PAGES = [
@@ -77,47 +74,24 @@ def axe_source() -> str:
     return source.read_text(encoding="utf-8")
 
 
-class Server:
-    """A server with a console, on ports of its own."""
+class Console(Server):
+    """A server with a console."""
 
     def __init__(self, program: Path, deployment: Path, *settings: str) -> None:
-        self.program = program
-        flags = ["--listen", "127.0.0.1:0", "--metrics-listen", "off", "--console-listen", "127.0.0.1:0"]
-        command = [program, "serve", "--deployments", deployment, *flags, "--log-format", "json", *settings]
-        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-        self.calls = self.console = ""
-        assert self.process.stderr is not None
-        for line in self.process.stderr:
-            said = json.loads(line)
-            if said.get("message") == "listening":
-                self.calls = f"http://{said['address']}"
-            elif said.get("message") == "console":
-                scheme = "https" if "--tls-certificate" in settings else "http"
-                self.console = f"{scheme}://{said['address']}"
-            elif said.get("message") == "ready":
-                return
-        sys.exit("test_console.py: the server did not start")
+        super().__init__(program, deployment, "--console-listen", "127.0.0.1:0", *settings)
+        self.program, self.calls = program, f"http://{self.addresses['listening']}"
+        scheme = "https" if "--tls-certificate" in settings else "http"
+        self.console = f"{scheme}://{self.addresses['console']}"
 
     def search(self, images: list[Path], *flags: str) -> None:
-        command = [self.program, "search", "--server", self.calls, *flags, *images]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-
-    def stop(self) -> None:
-        self.process.terminate()
-        self.process.wait()
+        run(self.program, "search", "--server", self.calls, *flags, *images)
 
 
-def run(program: Path, *arguments: object) -> str:
-    command = [str(program), *map(str, arguments)]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
-
-
-def make_deployment(program: Path, folder: Path) -> None:
-    gallery, queries = PHOTOS / "gallery.csv", PHOTOS / "calibrate.csv"
-    run(program, "build", folder, "--images", gallery, "--model", MODEL, "--keep-images")
-    run(program, "calibrate", folder, "--queries", queries, "--target-far", 0.1, "--confidence", 0.9)
+def make_points(program: Path, folder: Path) -> None:
+    make_deployment(program, folder, "--keep-images")
     # Another to choose, and then the first one again.
-    run(program, "calibrate", folder, "--queries", queries, "--target-far", 0.2, "--confidence", 0.9)
+    queries = ["--queries", PHOTOS / "calibrate.csv"]
+    run(program, "calibrate", folder, *queries, "--target-far", 0.2, "--confidence", 0.9)
     run(program, "points", "rollback", folder)
 
 
@@ -129,7 +103,7 @@ def photographs(count: int) -> list[Path]:
 class Visit:
     """A browser's window at the console, whose errors and requests are watched."""
 
-    def __init__(self, browser: Browser, server: Server, view: tuple[str, int]) -> None:
+    def __init__(self, browser: Browser, server: Console, view: tuple[str, int]) -> None:
         scheme, width = view
         self.server, self.view = server, f"{scheme}-{width}"
         size = {"width": width, "height": 860 if width > 400 else 740}
@@ -340,12 +314,9 @@ def calibrate_from_folder(visit: Visit, folder: Path, pictures: Path | None, axe
 
 def secured(browser: Browser, program: Path, shop: Path, folder: Path, key: str) -> None:
     """Over TLS the session's cookie is for this host alone, and never goes over a plain connection."""
-    pem, private = folder / "server.pem", folder / "server.key"
-    kind = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
-    command = ["openssl", "req", "-x509", *kind, "-subj", "/CN=localhost", "-keyout", private, "-out", pem]
-    subprocess.run(command, check=True, capture_output=True)
+    pem, private = certificate(folder)
     tls = ["--tls-certificate", str(pem), "--tls-key", str(private), "--keys-file", str(folder / "keys.json")]
-    server = Server(program, shop, *tls)
+    server = Console(program, shop, *tls)
     visit = Visit(browser, server, ("light", 1280))
     visit.sign_in(key)
     try_pictures(visit)
@@ -364,7 +335,7 @@ def secured(browser: Browser, program: Path, shop: Path, folder: Path, key: str)
     server.stop()
 
 
-def check_pages(browser: Browser, server: Server, key: str, pictures: Path | None) -> None:
+def check_pages(browser: Browser, server: Console, key: str, pictures: Path | None) -> None:
     axe = axe_source()
     for view in VIEWS:
         visit = Visit(browser, server, view)
@@ -397,7 +368,7 @@ def write_large(folder: Path) -> tuple[Path, Path]:
     return vectors, labels
 
 
-def timed(server: Server, path: str) -> float:
+def timed(server: Console, path: str) -> float:
     """The median time of a page, in milliseconds, over the loopback."""
     taken = []
     for _ in range(21):
@@ -411,14 +382,14 @@ def timed(server: Server, path: str) -> float:
 def measure(program: Path, folder: Path) -> None:
     vectors, labels = write_large(folder)
     large, photos = folder / "large", folder / "queue"
-    make_deployment(program, photos)
+    make_points(program, photos)
     run(program, "build", large, "--embeddings", vectors, "--labels", labels, "--vectors-of", "random")
     queue = ["--audit-images", "true", "--audit-sampling-rates", "1,1,1,1,1,1"]
     for deployment, settings, paths in [
         (large, [], ["gallery", "gallery?label=label-0007", "gallery?contains=99", "labels?contains=77"]),
         (photos, queue, ["label", "promise"]),
     ]:
-        server = Server(program, deployment, *settings)
+        server = Console(program, deployment, *settings)
         if settings:
             server.search([ENROLLED] * 1000)
         for path in paths:
@@ -429,12 +400,11 @@ def measure(program: Path, folder: Path) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--program", type=Path, required=True)
+    parser = parser_of(__doc__)
     parser.add_argument("--pictures", type=Path)
     parser.add_argument("--measure", action="store_true")
     arguments = parser.parse_args()
-    program = arguments.program.resolve()
+    program = arguments.program
     chromium = shutil.which("chromium")
     if not chromium:
         sys.exit("test_console.py: there is no chromium; install it (Debian: apt-get install chromium)")
@@ -443,12 +413,12 @@ def main() -> int:
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         shop = folder / "shop"
-        make_deployment(program, shop)
+        make_points(program, shop)
         keys = folder / "keys.json"
         made = run(program, "keys", "new", "anna", "--scopes", "all", "--json", "--keys-file", keys)
         key = json.loads(made)["key"]
         settings = ["--audit-images", "true", "--audit-sampling-rates", "1,1,1,1,1,1"]
-        server = Server(program, shop, "--keys-file", str(keys), *settings)
+        server = Console(program, shop, "--keys-file", str(keys), *settings)
         stack.callback(server.stop)
         with sync_playwright() as playwright:
             # In a container there is no namespace for its sandbox; it sees nothing but our own pages.

@@ -11,7 +11,6 @@ SHA-256 of each file, and whether it is embedded or refused. The program has 4 G
 minutes: a crash, a hang, a file that it says nothing of, or another outcome than the list's fails.
 """
 
-import argparse
 import csv
 import hashlib
 import json
@@ -21,7 +20,8 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from testing import ROOT, parser_of
+
 LIST = ROOT / "scripts/corpus-pillow.csv"
 VERSION = "13.0.0"
 ARCHIVE = f"pillow-{VERSION}.tar.gz"
@@ -78,9 +78,7 @@ def outcomes(program: Path, files: list[Path], out: Path) -> dict[str, str]:
 
 
 def main() -> int:
-    form = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
-    parser.add_argument("--program", type=Path, required=True)
+    parser = parser_of(__doc__)
     parser.add_argument("--write", action="store_true", help="write the list in place of comparing with it")
     arguments = parser.parse_args()
     archive = fetched()
@@ -88,7 +86,7 @@ def main() -> int:
         pictures = Path(folder) / "pictures"
         pictures.mkdir()
         files = unpack(archive, pictures)
-        found = outcomes(arguments.program.resolve(), files, Path(folder) / "vectors.npy")
+        found = outcomes(arguments.program, files, Path(folder) / "vectors.npy")
         digests = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
     rows = [[name, digests[name], found[name]] for name in sorted(found)]
     if arguments.write:

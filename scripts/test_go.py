@@ -11,8 +11,6 @@ openssl. Ends with exit code 1 and says what was not so.
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import shutil
 import subprocess
@@ -20,9 +18,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-PHOTOS = ROOT / "examples/photos"
-MODEL = ROOT / "models/efficientnet-lite0"
+from testing import PHOTOS, ROOT, Server, certificate, check, make_deployment, parser_of, run, verdict
+
 ENROLLED = PHOTOS / "images/gc_fishes_fish14/g0_ref.jpg"
 LIBRARIES = Path("/usr/share/gocode")
 NEEDED = ("go", "protoc", "protoc-gen-go", "protoc-gen-go-grpc", "openssl")
@@ -44,22 +41,6 @@ func (codec) Name() string { return "proto" }
 
 func init() { encoding.RegisterCodec(codec{}) }
 """
-
-wrong: list[str] = []
-
-
-def check(held: bool, what: str) -> None:
-    print(f"   {'ok  ' if held else 'NOT '} {what}", flush=True)
-    if not held:
-        wrong.append(what)
-
-
-def run(*command: object, **options: object) -> str:
-    words = [str(word) for word in command]
-    done = subprocess.run(words, capture_output=True, text=True, check=False, **options)  # type: ignore[call-overload]
-    if done.returncode != 0:
-        sys.exit(f"{' '.join(words[:4])} failed:\n{done.stdout}{done.stderr}")
-    return str(done.stdout)
 
 
 def compile_search(folder: Path) -> Path:
@@ -103,10 +84,7 @@ def check_searches(search: Path, environment: dict[str, str], key: str, folder: 
 
 
 def main() -> int:
-    keep_lines = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=keep_lines)
-    parser.add_argument("--program", type=Path, required=True)
-    program = parser.parse_args().program.resolve()
+    program = parser_of(__doc__).parse_args().program
     missing = [name for name in NEEDED if not shutil.which(name)]
     if not (LIBRARIES / "src/google.golang.org/grpc").is_dir():
         missing.append("golang-google-grpc-dev")
@@ -117,35 +95,16 @@ def main() -> int:
         folder = Path(name)
         search = compile_search(folder)
         shop, keys = folder / "shop", folder / "keys.json"
-        run(program, "build", shop, "--images", PHOTOS / "gallery.csv", "--model", MODEL)
-        target = ["--target-far", 0.1, "--confidence", 0.9]
-        run(program, "calibrate", shop, "--queries", PHOTOS / "calibrate.csv", *target)
-        pem, private = folder / "server.pem", folder / "server.key"
-        kind = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", 2]
-        named = ["-subj", "/CN=matchpoint", "-addext", "subjectAltName=DNS:localhost"]
-        run("openssl", "req", "-x509", *kind, *named, "-keyout", private, "-out", pem)
+        make_deployment(program, shop)
+        pem, private = certificate(folder)
         made = run(program, "keys", "new", "go", "--scopes", "search", "--keys-file", keys)
-        flags = ["--tls-certificate", pem, "--tls-key", private, "--keys-file", keys, "--log-format", "json"]
-        addresses = ["--listen", "127.0.0.1:0", "--metrics-listen", "off"]
-        command = [str(word) for word in (program, "serve", "--deployments", shop, *addresses, *flags)]
-        server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-        try:
-            assert server.stderr is not None
-            address = ""
-            for line in server.stderr:
-                said = json.loads(line)
-                address = said.get("address", address) if said.get("message") == "listening" else address
-                if said.get("message") == "ready":
-                    break
-            there = {"MATCHPOINT_SERVER": f"https://localhost:{address.rpartition(':')[2]}"}
+        flags = ["--tls-certificate", pem, "--tls-key", private, "--keys-file", keys]
+        with Server(program, shop, *flags) as server:
+            there = {"MATCHPOINT_SERVER": f"https://localhost:{server.port()}"}
             # Debian's gRPC follows the retry policy only by this.
             asked = {**os.environ, **there, "MATCHPOINT_SERVER_CA": str(pem), "GRPC_GO_RETRY": "on"}
             check_searches(search, asked, made.splitlines()[0], folder)
-        finally:
-            server.terminate()
-            server.wait()
-    print("\n".join(wrong) or "Go: generated, compiled, and the first program was answered")
-    return 1 if wrong else 0
+    return verdict("Go: generated, compiled, and the first program was answered")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ what was not so.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import signal
@@ -24,13 +23,12 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import grpc
 from grpc_tools import protoc
+from testing import ROOT, check, is_ready, parser_of, until, verdict, wrong
 
-ROOT = Path(__file__).resolve().parent.parent
 WAIT_SECONDS = 60.0
 LABELS, COMPONENTS = 60, 16
 PORT = 50051
@@ -60,22 +58,6 @@ KEEPALIVE = [
     ("grpc.keepalive_timeout_ms", 5_000),
     ("grpc.http2.max_pings_without_data", 0),
 ]
-
-wrong: list[str] = []
-
-
-def check(held: bool, what: str) -> None:
-    print(f"   {'ok  ' if held else 'NOT '} {what}", flush=True)
-    if not held:
-        wrong.append(what)
-
-
-def until(happened: Callable[[], bool], what: str) -> None:
-    end = time.monotonic() + WAIT_SECONDS
-    while not happened():
-        if end < time.monotonic():
-            sys.exit(f"test_network.py: {what}: not within {WAIT_SECONDS:.0f} s")
-        time.sleep(0.05)
 
 
 def vector(label: int, number: int) -> list[float]:
@@ -119,8 +101,7 @@ class Host:
         command = [*self.inside, str(program), "serve", "--deployments", str(link), *given]
         with journal.with_suffix(".log").open("ab") as log:
             self.process = subprocess.Popen(command, stderr=log)
-        ask = [program, "health", "--quiet", "--server", self.url]
-        until(lambda: subprocess.run(ask, capture_output=True).returncode == 0, "a replica is ready")
+        until(lambda: is_ready(program, self.url), "a replica is ready")
 
     def end(self) -> None:
         if self.process:
@@ -248,9 +229,7 @@ def check_switch(program: Path, hosts: list[Host], folder: Path) -> None:
         said = refused.stderr.strip()
         right = refused.returncode == 69 and hosts[named].address in said
         check(right, f"refused, and named: {refused.returncode}, {said}")
-        until(
-            lambda: all(run(program, "health", "--server", one.url).returncode == 0 for one in hosts), "back"
-        )
+        until(lambda: all(is_ready(program, one.url) for one in hosts), "back")
         unchanged = states == [state_of(program, host) for host in hosts]
         check(unchanged and (folder / "shop").resolve().name == "shop-1", "nothing was switched")
 
@@ -289,11 +268,7 @@ def check_window(program: Path, hosts: list[Host], folder: Path) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--program", required=True, type=Path, help="the program matchpoint")
-    program = parser.parse_args().program.resolve()
+    program = parser_of(__doc__).parse_args().program
     for name in [name for name in os.environ if name.startswith("MATCHPOINT_")]:
         del os.environ[name]
     hosts = [Host(number) for number in range(3)]
@@ -328,8 +303,7 @@ def main() -> int:
                 host.end()
             for log in sorted(folder.glob("journal-*.log")) if wrong else []:
                 print(f"{log.stem}: {log.read_text(encoding='utf-8')[-1500:]}")
-    print("\n".join(wrong) or "no call fails while one of three is cut off, and all are switched or none")
-    return 1 if wrong else 0
+    return verdict("no call fails while one of three is cut off, and all are switched or none")
 
 
 if __name__ == "__main__":

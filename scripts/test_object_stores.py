@@ -12,11 +12,9 @@ exit code 1 and says what was not so.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shutil
-import socket
 import struct
 import subprocess
 import sys
@@ -31,9 +29,9 @@ from pathlib import Path
 import boto3
 from azure.storage.blob import BlobServiceClient
 from moto.server import DomainDispatcherApplication, ThreadedMotoServer, create_backend_app
+from testing import ROOT, check, free_ports, parser_of, verdict
 from werkzeug.serving import make_server
 
-ROOT = Path(__file__).resolve().parent.parent
 SECRET = "wJalrXUtnFEMIK7MDENGbPxRfiCYEXAMPLEKEY"
 # What Azurite takes, and everybody knows.
 AZURE_ACCOUNT = "devstoreaccount1"
@@ -43,14 +41,6 @@ AZURITE = "azurite@3.37.0"
 ITEMS, COMPONENTS = 6000, 512
 WAIT_SECONDS = 60.0
 OURS = ("AWS_", "GOOGLE_", "AZURE_", "AZURITE_", "MATCHPOINT_")
-
-wrong: list[str] = []
-
-
-def check(held: bool, what: str) -> None:
-    print(f"   {'ok  ' if held else 'NOT '} {what}", flush=True)
-    if not held:
-        wrong.append(what)
 
 
 @dataclass
@@ -100,12 +90,6 @@ class Program:
         check(right, f"{arguments[0]}: {returned}, {said[-200:]}")
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 def build(program: Program, folder: Path) -> None:
     """A deployment of vectors that were made elsewhere."""
     vectors, labels = folder / "shop.fvecs", folder / "shop.csv"
@@ -124,7 +108,7 @@ def build(program: Program, folder: Path) -> None:
 @contextmanager
 def serving(program: Program, *arguments: str | Path) -> Iterator[dict]:
     """What a server says of the one deployment that it has, once it answers."""
-    address = f"127.0.0.1:{free_port()}"
+    address = f"127.0.0.1:{free_ports(1)[0]}"
     command = [program.program, "serve", "--listen", address, "--metrics-listen=off", *arguments]
     process = subprocess.Popen(command, env=program.environment, stderr=subprocess.DEVNULL)
     try:
@@ -289,7 +273,7 @@ def google() -> Iterator[Store]:
 
 @contextmanager
 def azure() -> Iterator[Store]:
-    folder, port = ROOT / ".cache/azurite", free_port()
+    folder, [port] = ROOT / ".cache/azurite", free_ports(1)
     if not (folder / "node_modules/.bin/azurite-blob").exists():
         folder.mkdir(parents=True, exist_ok=True)
         install = ["npm", "install", "--silent", "--no-audit", "--no-fund", "--prefix", folder, AZURITE]
@@ -322,11 +306,7 @@ def azure() -> Iterator[Store]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--program", required=True, type=Path, help="the program matchpoint")
-    path = parser.parse_args().program.resolve()
+    path = parser_of(__doc__).parse_args().program
     stores = [amazon, google]
     if shutil.which("npm"):
         stores.append(azure)
@@ -340,8 +320,7 @@ def main() -> int:
             check_there_and_back(program, folder)
             check_refusals(program, folder)
             check_serving(program, folder)
-    print("\n".join(wrong) or "snapshots come and go by an object store")
-    return 1 if wrong else 0
+    return verdict("snapshots come and go by an object store")
 
 
 if __name__ == "__main__":

@@ -10,10 +10,8 @@ dashboards must give what it is about. --picture draws the first of them as it t
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
-import socket
 import subprocess
 import sys
 import tempfile
@@ -25,6 +23,7 @@ from pathlib import Path
 
 from check_deploy import DEPLOY, annotations, queries
 from dashboard_picture import asker, draw
+from testing import free_ports, parser_of
 
 # The chapter in which each alert fires, and stays until the last, when another operating point decides.
 EXPECTED = {
@@ -45,12 +44,6 @@ EMPTY = {
 # Nor is evidence reset in it.
 UNMARKED = {"Evidence reset"}
 REST_SECONDS = 12
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def write_config(folder: Path, metrics_port: int) -> Path:
@@ -144,13 +137,10 @@ def unmarked(port: int, began: float) -> list[str]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--program", required=True, type=Path, help="the program matchpoint")
+    parser = parser_of(__doc__)
     parser.add_argument("--picture", type=Path, help="draw the dashboard of the promise into this SVG")
     arguments = parser.parse_args()
-    metrics_port, port = free_port(), free_port()
+    metrics_port, port = free_ports(2)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         prometheus = subprocess.Popen(

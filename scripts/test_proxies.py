@@ -14,7 +14,6 @@ scripts/proxies-requirements.txt`, which has Envoy. Ends with exit code 1 and sa
 
 from __future__ import annotations
 
-import argparse
 import base64
 import contextlib
 import http.client
@@ -39,9 +38,20 @@ import jsonschema
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 from grpc_tools import protoc
+from testing import (
+    PHOTOS,
+    ROOT,
+    certificate,
+    check,
+    free_ports,
+    is_ready,
+    make_deployment,
+    parser_of,
+    run,
+    until,
+    verdict,
+)
 
-ROOT = Path(__file__).resolve().parent.parent
-PHOTOS = ROOT / "examples/photos"
 ENROLLED = PHOTOS / "images/gc_explore_monuments_egypt_meidumPyramid/q1_rotpersp.jpg"
 WAIT_SECONDS = 30.0
 # Of the server.
@@ -50,28 +60,6 @@ MESSAGE_BYTES, STALL_SECONDS = 80 << 20, 20
 CALLS_OF_ONE_ADDRESS, BODY_BYTES = 64, 81 << 20
 # Of deploy/envoy.
 JSON_BYTES, IDLE = 111_900_000, "idle_timeout: 60s"
-
-wrong: list[str] = []
-
-
-def check(held: bool, what: str) -> None:
-    print(f"   {'ok  ' if held else 'NOT '} {what}", flush=True)
-    if not held:
-        wrong.append(what)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def until(happened: Callable[[], bool], what: str) -> None:
-    end = time.monotonic() + WAIT_SECONDS
-    while not happened():
-        if end < time.monotonic():
-            sys.exit(f"test_proxies.py: {what}: not within {WAIT_SECONDS:.0f} s")
-        time.sleep(0.05)
 
 
 def adapted(path: Path, words: dict[str, str]) -> str:
@@ -88,26 +76,10 @@ class Served:
     """A deployment, its key and certificate, and the server of it, which can be restarted."""
 
     def __init__(self, program: Path, folder: Path) -> None:
-        self.program, self.folder, self.port = program, folder, free_port()
-        self.certificate, self.key = folder / "server.pem", folder / "server.key"
+        self.program, self.folder, [self.port] = program, folder, free_ports(1)
 
-        def run(*command: str | Path) -> str:
-            return subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout
-
-        model, shop = "models/efficientnet-lite0", str(folder / "shop")
-        run(program, "build", shop, "--images", PHOTOS / "gallery.csv", "--model", model)
-        target = ["--target-far=0.1", "--confidence=0.9"]
-        run(program, "calibrate", shop, "--queries", PHOTOS / "calibrate.csv", *target)
-        named = [
-            "-subj",
-            "/CN=proxy",
-            "-addext",
-            "subjectAltName=DNS:localhost",
-            "-addext",
-            "basicConstraints=CA:FALSE",
-        ]
-        kind = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
-        run("openssl", "req", "-x509", *kind, *named, "-keyout", self.key, "-out", self.certificate)
+        make_deployment(program, folder / "shop")
+        self.certificate, self.key = certificate(folder)
         new = [program, "keys", "new", "--keys-file", folder / "keys.json"]
         self.secret = run(*new, "test", "--scopes", "all").splitlines()[0]
         self.searching = run(*new, "till", "--scopes", "search", "--calls-per-second=3").splitlines()[0]
@@ -120,8 +92,7 @@ class Served:
         log = (self.folder / "server.log").open("ab")
         command = [self.program, "serve", "--deployments", self.folder / "shop", *given]
         self.process = subprocess.Popen(command, stderr=log, cwd=ROOT)
-        ask = [self.program, "health", "--quiet", "--server", f"http://{at}"]
-        until(lambda: subprocess.run(ask, capture_output=True).returncode == 0, "the server is ready")
+        until(lambda: is_ready(self.program, f"http://{at}"), "the server is ready")
 
     def stop(self) -> None:
         if self.process:
@@ -133,7 +104,7 @@ class Replicas:
     """Three servers of one folder, which change nothing of it."""
 
     def __init__(self, served: Served) -> None:
-        self.served, self.ports = served, [free_port() for _ in range(3)]
+        self.served, self.ports = served, free_ports(3)
         self.processes: list[subprocess.Popen[bytes] | None] = [None] * 3
 
     def start(self, number: int) -> None:
@@ -143,8 +114,7 @@ class Replicas:
         command = [self.served.program, "serve", "--deployments", folder / "shop", *given]
         with (folder / "replicas.log").open("ab") as log:
             self.processes[number] = subprocess.Popen(command, stderr=log, cwd=ROOT)
-        ask = [self.served.program, "health", "--quiet", "--server", f"http://{at}"]
-        until(lambda: subprocess.run(ask, capture_output=True).returncode == 0, "the replica is ready")
+        until(lambda: is_ready(self.served.program, f"http://{at}"), "the replica is ready")
 
     def stop(self, number: int) -> None:
         process = self.processes[number]
@@ -155,7 +125,7 @@ class Replicas:
 
 @contextlib.contextmanager
 def nginx(served: Served, ports: list[int] | None = None) -> Iterator[int]:
-    port, folder = free_port(), served.folder
+    [port], folder = free_ports(1), served.folder
     several = " ".join(f"server 127.0.0.1:{one} max_conns=448 fail_timeout=1s;" for one in ports or [])
     site = {
         "listen 443": f"listen 127.0.0.1:{port}",
@@ -179,7 +149,7 @@ def nginx(served: Served, ports: list[int] | None = None) -> Iterator[int]:
 
 @contextlib.contextmanager
 def envoy(served: Served, name: str = "matchpoint.yaml", idle: str = IDLE) -> Iterator[int]:
-    port, folder = free_port(), served.folder
+    [port], folder = free_ports(1), served.folder
     path = ROOT / "deploy/envoy" / name
     words = {
         "deploy/envoy/matchpoint.binpb": str(ROOT / "deploy/envoy/matchpoint.binpb"),
@@ -624,11 +594,7 @@ def check_limits_of_nginx(calls: Calls) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--program", required=True, type=Path, help="the program matchpoint")
-    program = parser.parse_args().program.resolve()
+    program = parser_of(__doc__).parse_args().program
     if not shutil.which("nginx"):
         sys.exit("test_proxies.py: nginx is missing (Debian: apt-get install nginx-light)")
     for name in [name for name in os.environ if name.startswith("MATCHPOINT_")]:
@@ -679,8 +645,7 @@ def main() -> int:
         finally:
             for number in range(3):
                 replicas.stop(number)
-    print("\n".join(wrong) or "both proxies answer as the server does, and no call to three replicas fails")
-    return 1 if wrong else 0
+    return verdict("both proxies answer as the server does, and no call to three replicas fails")
 
 
 if __name__ == "__main__":

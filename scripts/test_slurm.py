@@ -13,7 +13,6 @@ figures, and ends with exit code 1 and says what was not so.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shutil
@@ -24,11 +23,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-MODEL = ROOT / "models/efficientnet-lite0"
+from testing import MODEL, ROOT, check, free_ports, parser_of, until, wrong
+
 IMAGES = ROOT / "examples/photos/images"
 SHARDS = 10
 # Three of ten tasks.
@@ -37,32 +36,6 @@ OVERLAPPING = 2
 NODES = ("n1", "n2", "n3")
 LOST_NODE = "n3"
 WAIT_SECONDS = 300.0
-
-wrong: list[str] = []
-
-
-def check(held: bool, what: str) -> None:
-    print(f"   {'ok  ' if held else 'NOT '} {what}", flush=True)
-    if not held:
-        wrong.append(what)
-
-
-def until(happened: Callable[[], bool], what: str, seconds: float = WAIT_SECONDS) -> None:
-    end = time.monotonic() + seconds
-    while not happened():
-        if end < time.monotonic():
-            sys.exit(f"test_slurm.py: {what}: not within {seconds:.0f} s")
-        time.sleep(0.02)
-
-
-def free_ports(count: int) -> list[int]:
-    probes = [socket.socket() for _ in range(count)]
-    for probe in probes:
-        probe.bind(("127.0.0.1", 0))
-    ports = [probe.getsockname()[1] for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports
 
 
 def processes() -> Iterator[tuple[int, list[str], dict[str, str]]]:
@@ -303,11 +276,7 @@ def disturb(cluster: Cluster, shards: Path, program: Path) -> tuple[int, int]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--program", type=Path, required=True)
-    program = parser.parse_args().program.resolve()
+    program = parser_of(__doc__).parse_args().program
     for needed in ("slurmctld", "slurmd", "munged"):
         if shutil.which(needed) is None and not Path(f"/usr/sbin/{needed}").exists():
             sys.exit(f"test_slurm.py: {needed} is not installed (Debian: apt-get install slurm-wlm munge)")
@@ -350,6 +319,7 @@ def run(cluster: Cluster, program: Path, single: dict[str, object]) -> None:
     until(
         lambda: not cluster.ask("squeue", "-h", "-j", f"{array},{merge}", "-t", "PD,R,CG,S").strip(),
         "all jobs end",
+        WAIT_SECONDS,
     )
     check(merged.exists(), "the dependent job merged all shards")
     if not merged.exists():
