@@ -57,6 +57,8 @@ export PYTHONDONTWRITEBYTECODE=1
 "$venv/bin/python" clients/python/hatch_build.py
 say "types of the Python client (mypy, strict)"
 (cd clients/python && "$venv/bin/mypy" --no-error-summary)
+say "types of the calibration for Python (mypy, strict)"
+(cd clients/calibration-python && "$venv/bin/mypy" --no-error-summary)
 
 # --- A server ------------------------------------------------------------------------------------
 

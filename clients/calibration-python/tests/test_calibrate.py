@@ -246,7 +246,7 @@ def test_masked_scores_are_not_accepted() -> None:
     found = mc.calibrate(**SAMPLE.arguments(), equal_error=True)
     assert found.accepts(np.ma.masked_array([1.0, 1.0], mask=[True, False])).tolist() == [False, True]
     # Nothing is masked here, so the numbers are all there is.
-    unmasked = np.ma.masked_array(SAMPLE.gallery)
+    unmasked: Any = np.ma.masked_array(SAMPLE.gallery)
     assert mc.calibrate(**{**SAMPLE.arguments(), "embeddings": unmasked}, equal_error=True).threshold == found.threshold
 
 

@@ -22,9 +22,9 @@ from ._results import Calibration, OperatingPoint
 class Costs:
     """What errors cost, in one unit, and the share of searches whose label is enrolled."""
 
-    false_accept: float
-    false_reject: float
-    prior_mated: float
+    false_accept: given.Number
+    false_reject: given.Number
+    prior_mated: given.Number
 
 
 def calibrate(
@@ -39,15 +39,15 @@ def calibrate(
     query_ids: object | None = None,
     conditions: Mapping[str, object] | None = None,
     query_conditions: Mapping[str, object] | None = None,
-    target_far: float | None = None,
+    target_far: given.Number | None = None,
     estimated: bool = False,
-    target_frr: float | None = None,
+    target_frr: given.Number | None = None,
     equal_error: bool = False,
     costs: Costs | None = None,
-    confidence: float = 0.95,
+    confidence: given.Number = 0.95,
     grow_to: int | None = None,
     worst_group_of: str | None = None,
-    review_frr: float | None = None,
+    review_frr: given.Number | None = None,
     labels_as_they_are: bool = False,
     strangers_are_distinct: bool = False,
     seed: int = 0,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from numbers import Integral, Real
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -12,6 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 from ._native import InputError
 
 Floats = NDArray[np.float32]
+# Of Python or numpy.
+Number = float | np.floating[Any] | np.integer[Any]
 
 
 @dataclass(frozen=True)
