@@ -43,6 +43,22 @@ def test_scores_are_accepted_as_the_service_compares_them() -> None:
     assert found.accepts([at, below, near, np.nan, 1.0]).tolist() == [True, False, True, False, True]
 
 
+def test_a_threshold_above_one_accepts_nothing_however_scores_were_rounded() -> None:
+    # Each stranger finds a copy of itself, by a product that rounds to above 1: only a threshold above that is left.
+    names = [f"stranger {number}" for number in range(40)]
+    scores = np.full(40, 1.0005, dtype=np.float32)
+    asked: dict[str, Any] = {"query_labels": names, "found": ["cup"] * 40, "labels": ["cup", "jug"]}
+    found = mc.calibrate(scores=scores, **asked, target_far=0.1)
+    assert found.threshold > 1 and found.far is not None and found.far.events == 0
+    assert not found.accepts(scores).any() and not found.accepts([found.threshold, 1.0, 1.001]).any()
+    # As the calibration counts them, and by the same words refuses them.
+    anything = mc.calibrate(**SAMPLE.arguments(), equal_error=True)
+    assert anything.accepts([1.001, -1.001]).tolist() == [True, False]
+    for beyond in (1.5, -37.0, np.inf):
+        with pytest.raises(mc.InputError, match="row 1 of scores is outside of -1 to 1"):
+            anything.accepts([0.5, beyond])
+
+
 def test_scores_of_the_services_arithmetic_are_decided_as_they_were_counted() -> None:
     # Numpy's products may put the nearest stranger on the other side: the threshold is the next number above it.
     found = mc.calibrate(**SAMPLE.arguments(), target_far=0.1)
@@ -151,6 +167,15 @@ WRONG: list[tuple[dict[str, Any], str]] = [
         {"scores": np.ma.masked_greater([[0.5, 0.9]], 0.6), "labels": AB, "query_labels": ["a"], "equal_error": True},
         "scores has masked entries",
     ),
+    (
+        {
+            "scores": [[0.5, np.ma.masked_array(0.9, mask=True)]],
+            "labels": AB,
+            "query_labels": ["a"],
+            "equal_error": True,
+        },
+        "scores has masked entries",
+    ),
     ({"embeddings": MATRIX, "labels": AB}, "give exactly one of target_far"),
     ({"embeddings": MATRIX, "labels": AB, "target_far": 0.1, "equal_error": True}, "there are 2"),
     ({"embeddings": MATRIX, "labels": AB, "target_far": 1}, "target FAR 1 is outside"),
@@ -245,6 +270,11 @@ def test_numbers_and_truth_values_of_numpy_mean_what_pythons_mean() -> None:
 def test_masked_scores_are_not_accepted() -> None:
     found = mc.calibrate(**SAMPLE.arguments(), equal_error=True)
     assert found.accepts(np.ma.masked_array([1.0, 1.0], mask=[True, False])).tolist() == [False, True]
+    row: Any = np.ma.masked_array([1.0, 1.0], mask=[True, False])
+    lists: list[Any] = [[row, row], ([row], [row]), [[[row], [row]]], [[np.ma.masked, 1.0]]]
+    for nested in lists:
+        accepted = found.accepts(nested)
+        assert accepted.shape[-1] == 2 and not accepted[..., 0].any() and accepted[..., 1].all()
     # Nothing is masked here, so the numbers are all there is.
     unmasked: Any = np.ma.masked_array(SAMPLE.gallery)
     assert mc.calibrate(**{**SAMPLE.arguments(), "embeddings": unmasked}, equal_error=True).threshold == found.threshold

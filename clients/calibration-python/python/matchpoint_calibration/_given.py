@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any
@@ -42,22 +42,29 @@ class BestMatches:
 
 def numbers(given: object, what: str) -> Floats:
     """Anything that numpy makes numbers of, in single precision."""
+    if masks(given):
+        raise InputError(f"{what} has masked entries; leave their rows out, or fill them")
     try:
         array = np.asarray(given)
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(
             f"{what} is no array of numbers: {error}; of a tensor, give `.detach().float().cpu()`"
         ) from error
-    rows = given if isinstance(given, (list, tuple)) else ()
-    # Numpy drops the mask, and what lies below it would count.
-    if np.ma.is_masked(given) or any(np.ma.is_masked(row) for row in rows if isinstance(row, np.ma.MaskedArray)):
-        raise InputError(f"{what} has masked entries; leave their rows out, or fill them")
     if array.dtype.kind not in "fiu":
         raise InputError(
             f"{what} holds {array.dtype}, and not numbers; rows of different lengths make no matrix either"
         )
     with np.errstate(over="ignore"):
         return np.ascontiguousarray(array, dtype="<f4")
+
+
+def masks(given: object) -> bool:
+    """Whether anything is masked. Numpy drops the masks of arrays in a list, and what lies below them would count."""
+    if isinstance(given, np.ma.MaskedArray):
+        return bool(np.ma.is_masked(given))
+    if isinstance(given, Sequence) and not isinstance(given, (str, bytes)):
+        return any(masks(one) for one in given)
+    return False
 
 
 def matrix(given: object, what: str) -> Floats:
@@ -72,6 +79,23 @@ def matrix(given: object, what: str) -> Floats:
     return array
 
 
+def decided(given: object, what: str) -> Floats:
+    """Scores as the service compares them: from -1 to 1, to which rounding beyond is brought back; else NaN."""
+    with np.errstate(over="ignore"):
+        plain = np.asarray(filled(given), dtype=np.float32)
+    refuse_scale(plain.reshape(-1, 1), what)
+    return np.asarray(plain.clip(-1, 1))
+
+
+def filled(given: object) -> object:
+    """The same with NaN for what is masked, within lists too."""
+    if isinstance(given, np.ma.MaskedArray):
+        return np.ma.filled(given.astype(np.float32), np.nan)
+    if isinstance(given, Sequence) and not isinstance(given, (str, bytes)):
+        return [filled(one) for one in given]
+    return given
+
+
 def similarities(given: object, what: str) -> Floats:
     """Scores: numbers from -1 to 1."""
     array = numbers(given, what)
@@ -83,14 +107,18 @@ def similarities(given: object, what: str) -> Floats:
         raise InputError(f"{what} is empty: its shape is {array.shape}")
     by_query = array.reshape(len(array), -1)
     refuse_rows(np.isnan(by_query).any(axis=1), what, "holds NaN; leave that query out")
-    # As much as rounding does to a cosine.
+    refuse_scale(by_query, what)
+    return array
+
+
+def refuse_scale(by_query: Floats, what: str) -> None:
+    """Refuses what is no cosine, but for as much as rounding does to one."""
     refuse_rows(
         (np.abs(by_query) > 1.001).any(axis=1),
         what,
         "is outside of -1 to 1; give cosine similarities, or bring your scores there by something that rises with "
         "them, such as 1 / (1 + distance)",
     )
-    return array
 
 
 def refuse_rows(wrong: ArrayLike, what: str, why: str) -> None:

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from . import _given as given
+
 
 def percent(share: float) -> str:
     return f"{100 * share:.3g} %"
@@ -144,14 +146,14 @@ class Calibration:
     report: str = field(repr=False)
 
     def accepts(self, scores: ArrayLike) -> NDArray[np.bool_]:
-        """Which scores are accepted, compared in single precision as the service compares them.
+        """Which scores are accepted, compared as the service compares them: in single precision, and none above 1.
 
-        NaN and what is masked never are.
+        NaN and what is masked never are. A threshold above 1 accepts nothing, whatever a product of numpy rounds to.
+        A score beyond what rounding does to a cosine (1.001) is an InputError, as it is for `calibrate`.
 
         Take them from `similarities`: a score of other arithmetic may fall on the other side of the threshold.
         """
-        plain = np.ma.filled(np.ma.asarray(scores, dtype=np.float32), np.nan)
-        return np.asarray(plain >= np.float32(self.threshold))
+        return np.asarray(given.decided(scores, "scores") >= np.float32(self.threshold))
 
     def save_report(self, path: str | Path) -> Path:
         """Writes the report as one HTML file."""
