@@ -2,7 +2,7 @@
 //! of the other end.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +20,23 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send> Wire for T {}
 
 /// A connection, encrypted or not.
 pub(super) type Connection = Box<dyn Wire>;
+
+/// The address that a client has its shares by: one or, for IPv6, a network, because a client that has one of its
+/// addresses has all of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct ClientAddress(IpAddr);
+
+impl ClientAddress {
+    pub(super) fn of(address: SocketAddr) -> Self {
+        Self(match address.ip().to_canonical() {
+            IpAddr::V4(address) => IpAddr::V4(address),
+            IpAddr::V6(address) => {
+                let network = u128::from(address) & (u128::MAX << 64);
+                IpAddr::V6(Ipv6Addr::from(network))
+            }
+        })
+    }
+}
 
 /// The other end of a connection.
 #[derive(Clone, Debug)]

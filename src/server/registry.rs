@@ -480,6 +480,8 @@ pub(super) fn code_name(code: Code) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use matchpoint_embed::caller::ClientId;
+
     use super::*;
 
     #[test]
@@ -491,7 +493,7 @@ mod tests {
 
         let sooner = Instant::now() + Duration::from_secs(1);
         let caller = Caller {
-            client: 1,
+            client: ClientId::default(),
             deadline: Some(sooner),
         };
         assert_eq!(registry.waiting(caller).deadline, Some(sooner));

@@ -11,9 +11,11 @@ use tonic::codegen::http::{HeaderValue, Request, Response};
 use tower::{Layer, Service};
 use tracing::Instrument;
 
-use super::connections::Peer;
+use super::access::denied::identity_of;
+use super::connections::{ClientAddress, Peer};
 use super::registry::Registry;
-use matchpoint_embed::caller::Caller;
+use crate::identity::Identity;
+use matchpoint_embed::caller::{Caller, ClientId};
 
 /// The header with the client's timeout.
 const TIMEOUT: &str = "grpc-timeout";
@@ -91,9 +93,36 @@ fn accepted(sent: Option<&HeaderValue>) -> Option<String> {
     (printable && text.len() <= BYTES_MAX).then(|| text.to_owned())
 }
 
-/// The caller of a request that came through [`RequestIds`]; an unknown caller for any other.
+/// The caller of a request that came through [`RequestIds`] and the gate; an unknown caller for any other.
 pub(super) fn caller_of<T>(request: &tonic::Request<T>) -> Caller {
-    request.extensions().get().copied().unwrap_or_default()
+    let by_address: Caller = request.extensions().get().copied().unwrap_or_default();
+    let Some(caller) = known_as(&identity_of(request)) else {
+        return by_address;
+    };
+    Caller {
+        client: ClientId {
+            caller,
+            ..by_address.client
+        },
+        ..by_address
+    }
+}
+
+/// The number of a caller with a name, wherever its calls come from; `None` for one who has only an address.
+fn known_as(identity: &Identity) -> Option<u64> {
+    let name: &str = match identity {
+        Identity::Certified(name) => name,
+        Identity::Nobody | Identity::Anyone | Identity::Known(_) | Identity::Token(_) => {
+            identity.name()?
+        }
+    };
+    Some(number(&(std::mem::discriminant(identity), name)))
+}
+
+fn number(of: &impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    of.hash(&mut hasher);
+    hasher.finish()
 }
 
 /// The caller of a stream's items. The stream as a whole has a deadline, and each item has the server's time
@@ -105,14 +134,15 @@ pub(super) fn caller_of_items<T>(request: &tonic::Request<T>) -> Caller {
     }
 }
 
-/// The caller of a request: its connection, because clients behind a proxy may share an address, and its
-/// deadline.
+/// The caller of a request by its address, and by its connection, because clients behind a proxy may share an
+/// address; and its deadline.
 fn caller<B>(request: &Request<B>) -> Caller {
-    let mut hasher = DefaultHasher::new();
     let address = request.extensions().get::<Peer>().map(|peer| peer.address);
-    address.hash(&mut hasher);
     Caller {
-        client: hasher.finish(),
+        client: ClientId {
+            caller: number(&address.map(ClientAddress::of)),
+            connection: number(&address),
+        },
         deadline: time_of(request).and_then(|time| Instant::now().checked_add(time)),
     }
 }
@@ -155,6 +185,40 @@ mod tests {
         for wrong in ["", "m", "10", "1x", "123456789S", "-1S", "1.5S", "é", "1é"] {
             assert_eq!(seconds(wrong), None, "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_caller_is_known_by_name_or_else_by_address() {
+        let client = |address: &str, identity: Identity| {
+            let mut request = Request::new(());
+            let peer = Peer {
+                address: address.parse().unwrap(),
+                certificate: None,
+            };
+            request.extensions_mut().insert(peer);
+            let caller = caller(&request);
+            let mut call = tonic::Request::new(());
+            call.extensions_mut().insert(caller);
+            call.extensions_mut().insert(identity);
+            caller_of(&call).client
+        };
+        let (one, another) = ("192.0.2.1:1000", "192.0.2.1:1001");
+        let by_address = [one, another].map(|address| client(address, Identity::Anyone));
+        assert_eq!(by_address[0].caller, by_address[1].caller);
+        assert_ne!(by_address[0].connection, by_address[1].connection);
+        let elsewhere = client("192.0.2.2:1000", Identity::Anyone);
+        assert_ne!(elsewhere.caller, by_address[0].caller);
+        // Whoever has one address of such a network has all.
+        let network = ["[2001:db8::1]:1000", "[2001:db8::2]:1000"];
+        let network = network.map(|address| client(address, Identity::Anyone).caller);
+        assert_eq!(network[0], network[1]);
+
+        let named = |name: &str| Identity::Certified(name.into());
+        let till = [one, "192.0.2.2:1000"].map(|address| client(address, named("till")));
+        assert_eq!(till[0].caller, till[1].caller);
+        assert_ne!(till[0].connection, till[1].connection);
+        let others = [client(one, named("robot")), by_address[0], elsewhere];
+        assert!(others.iter().all(|other| other.caller != till[0].caller));
     }
 
     #[test]

@@ -3,13 +3,28 @@
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use super::queue::BACKGROUND;
+/// Whose turn it is in the queue: callers take turns, and so do the connections of each of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ClientId {
+    /// The number of somebody who is known by name or, if nobody is, of an address.
+    pub caller: u64,
+    /// The number of one of its connections.
+    pub connection: u64,
+}
+
+impl ClientId {
+    /// Background work, which gives way to all callers.
+    pub(super) const BACKGROUND: Self = Self {
+        caller: u64::MAX,
+        connection: u64::MAX,
+    };
+}
 
 /// The caller of a request. The default is no particular client, and no deadline.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Caller {
-    /// The number of the client. Clients take turns in the queue.
-    pub client: u64,
+    /// Who it is for the queue.
+    pub client: ClientId,
     /// After this time, an answer is too late; `None` without a deadline.
     pub deadline: Option<Instant>,
 }
@@ -27,7 +42,7 @@ impl Caller {
     #[must_use]
     pub fn in_background() -> Self {
         Self {
-            client: BACKGROUND,
+            client: ClientId::BACKGROUND,
             deadline: None,
         }
     }

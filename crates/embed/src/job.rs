@@ -6,10 +6,10 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tracing::Span;
 
-use super::caller::Cancellation;
+use super::caller::{Cancellation, ClientId};
 use super::embedder::{Embedded, Embedder};
 use super::error::EmbedError;
-use super::queue::{ClientId, Queued};
+use super::turns::Queued;
 use crate::pixels::ImageLimits;
 
 /// The kind of a job, which determines how long it takes.

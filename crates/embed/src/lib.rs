@@ -47,6 +47,7 @@ mod seat;
 mod session;
 mod tensor;
 mod toml_table;
+mod turns;
 
 pub use adapted::{AdaptedFolder, MapEmbedding, ModelFile, adapted_folder};
 pub use error::{EmbedError, ModelError};

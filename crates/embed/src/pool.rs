@@ -13,12 +13,12 @@ use std::time::{Duration, Instant};
 
 use super::Model;
 use super::appointments::Appointments;
-use super::caller::{Caller, Cancellation};
+use super::caller::{Caller, Cancellation, ClientId};
 use super::embedder::Embedder;
 use super::error::ModelError;
 use super::job::{JobKind, JobResult, PoolError, PoolJob, PoolWorker, micros};
 use super::job_duration::JobDurations;
-use super::queue::{ClientId, Pushed, Queue};
+use super::queue::{Pushed, Queue};
 use super::seat::{RunningJob, Seat};
 
 /// How long the end of a dropped pool waits for running jobs, whose results nobody needs.
@@ -363,7 +363,7 @@ impl Crew {
         }
         let seconds = job.started.elapsed().as_secs();
         job.span.in_scope(|| {
-            tracing::error!(seconds, kind = ?job.kind, client = job.client, stuck,
+            tracing::error!(seconds, kind = ?job.kind, client = job.client.connection, stuck,
                 "a worker does not come back from its job, and is given up");
         });
     }

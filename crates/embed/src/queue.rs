@@ -1,37 +1,15 @@
-//! The queue of a pool: bounded, and fair between clients.
+//! The queue of a pool: bounded, and fair between callers.
 //!
-//! Each client has its own lane, and lanes take turns. So a flood of jobs from one client delays each other
-//! client by one job, and not by the whole flood. Turns are shares of time (weighted fair queueing): a client
-//! whose jobs cost a hundred times as much gets a hundredth of the turns. If there are several workers,
-//! expensive jobs never occupy all of them, so that cheap jobs do not wait for them. If the queue is full, a
-//! new job of a shorter lane replaces the newest job of the longest lane, so that places are shared fairly too.
-//! Jobs that have become useless lose their places first.
+//! Whose job is next, [`TurnOrder`] decides. If there are several workers, expensive jobs never occupy all of them, so
+//! that cheap jobs do not wait for them. If the queue is full, a new job of a caller with fewer replaces the newest
+//! one of the caller with most, so that places are shared fairly too. Jobs that have become useless lose their
+//! places first.
 
-use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-/// The number of a client; for the server, a client is a connection.
-pub(super) type ClientId = u64;
-
-/// The properties of a job that the queue needs.
-pub(super) trait Queued {
-    /// Whether nobody needs it any more.
-    fn is_over(&self) -> bool;
-
-    /// The estimated time that it takes a worker, in microseconds; 0 if that is not known.
-    fn cost(&self) -> u64;
-
-    /// Whether it takes so long that other jobs must not wait for it.
-    fn is_expensive(&self) -> bool;
-}
-
-/// The client number of background work. It has a turn if no other client waits, or after [`PASSED_MAX`] turns
-/// of others. It never replaces a job of another client, and its own jobs are replaced first.
-pub(super) const BACKGROUND: ClientId = u64::MAX;
-/// The highest number of turns that background work waits. So it costs callers one turn in this many, and is
-/// done even on a server that is always busy.
-const PASSED_MAX: u32 = 64;
+use super::caller::ClientId;
+use super::turns::{Queued, TurnOrder};
 
 /// The jobs of many clients, in the order in which they will be run.
 pub(super) struct Queue<T> {
@@ -44,38 +22,12 @@ pub(super) struct Queue<T> {
 }
 
 struct QueueState<T> {
-    /// The lanes, none of them empty. The first one with the lowest `due` has the next turn.
-    lanes: VecDeque<Lane<T>>,
-    /// Virtual time: the `due` of the last turn, at which a new lane starts.
-    now: u64,
+    waiting: TurnOrder<T>,
+    len: usize,
     /// Number of expensive jobs that are running, and the highest allowed number.
     expensive: usize,
     expensive_max: usize,
-    /// Number of turns of others while background work waited.
-    passed: u32,
-    len: usize,
     open: bool,
-}
-
-struct Lane<T> {
-    client: ClientId,
-    /// The virtual time at which its first job would be done.
-    due: u64,
-    waiting: VecDeque<T>,
-}
-
-impl<T: Queued> Lane<T> {
-    fn cost(&self) -> u64 {
-        self.waiting.front().map_or(0, Queued::cost)
-    }
-
-    fn is_expensive(&self) -> bool {
-        self.waiting.front().is_some_and(Queued::is_expensive)
-    }
-
-    fn in_use(&self) -> impl Iterator<Item = &T> {
-        self.waiting.iter().filter(|job| !job.is_over())
-    }
 }
 
 /// The result of pushing a job.
@@ -100,106 +52,29 @@ impl<T: Queued> fmt::Debug for Queue<T> {
 impl<T: Queued> QueueState<T> {
     fn push(&mut self, client: ClientId, job: T) {
         self.len += 1;
-        if let Some(lane) = self.lanes.iter_mut().find(|lane| lane.client == client) {
-            lane.waiting.push_back(job);
-            return;
-        }
-        self.lanes.push_back(Lane {
-            client,
-            due: self.now.saturating_add(job.cost()),
-            waiting: VecDeque::from([job]),
-        });
+        self.waiting.push(client, job);
+    }
+
+    /// Whether an expensive job may run now.
+    fn takes_expensive(&self) -> bool {
+        self.expensive < self.expensive_max
     }
 
     fn pop(&mut self) -> Option<T> {
-        let turn = self.turn()?;
-        let mut lane = self.lanes.remove(turn)?;
-        let job = lane.waiting.pop_front()?;
+        let job = self.waiting.take(self.takes_expensive())?;
         self.len -= 1;
-        if lane.client != BACKGROUND {
-            self.now = self.now.max(lane.due.saturating_sub(job.cost()));
-        }
-        if !lane.waiting.is_empty() {
-            lane.due = lane.due.saturating_add(lane.cost());
-            self.lanes.push_back(lane);
-        }
         self.expensive += usize::from(job.is_expensive());
         Some(job)
     }
 
-    /// Whether there is a job that may run now.
-    fn has_turn(&self) -> bool {
-        self.lanes.iter().any(|lane| self.may_run(lane))
-    }
-
-    fn may_run(&self, lane: &Lane<T>) -> bool {
-        self.expensive < self.expensive_max || !lane.is_expensive()
-    }
-
-    /// Removes the jobs that have become useless.
-    fn sweep(&mut self) -> Vec<T> {
-        let mut over = Vec::new();
-        for lane in &mut self.lanes {
-            let waiting = std::mem::take(&mut lane.waiting).into_iter();
-            let (gone, in_use): (VecDeque<T>, VecDeque<T>) = waiting.partition(Queued::is_over);
-            over.extend(gone);
-            lane.waiting = in_use;
+    /// Removes a waiting job that has to make room for this one.
+    fn displace_for(&mut self, client: ClientId, job: &T) -> Option<T> {
+        let mut displaced = self.waiting.displace(client);
+        if displaced.is_none() && client != ClientId::BACKGROUND && !job.is_expensive() {
+            displaced = self.waiting.displace_expensive();
         }
-        self.lanes.retain(|lane| !lane.waiting.is_empty());
-        self.len -= over.len();
-        over
-    }
-
-    /// The lane that has the next turn.
-    fn turn(&mut self) -> Option<usize> {
-        let behind = |lane: &Lane<T>| lane.client == BACKGROUND;
-        let of_background = |lane: &Lane<T>| behind(lane) && self.may_run(lane);
-        let background = self.lanes.iter().position(of_background);
-        let lanes = self.lanes.iter().enumerate();
-        let others = lanes.filter(|(_, lane)| !behind(lane) && self.may_run(lane));
-        // The first one if several are equal.
-        let first = others.min_by_key(|(_, lane)| lane.due).map(|(at, _)| at);
-        if background.is_some() && first.is_some() && self.passed < PASSED_MAX {
-            self.passed += 1;
-            return first;
-        }
-        self.passed = 0;
-        background.or(first)
-    }
-
-    /// Removes the newest job of background work or of the longest lane, if that lane is longer than this
-    /// client's would become.
-    fn displace(&mut self, client: ClientId) -> Option<T> {
-        if client == BACKGROUND {
-            return None;
-        }
-        let own = self.lanes.iter().find(|lane| lane.client == client);
-        let own = own.map_or(0, |lane| lane.waiting.len());
-        let longest = self
-            .lanes
-            .iter_mut()
-            .max_by_key(|lane| (lane.client == BACKGROUND, lane.waiting.len()))
-            .filter(|lane| lane.client == BACKGROUND || own + 1 < lane.waiting.len())?;
-        let job = longest.waiting.pop_back()?;
-        self.len -= 1;
-        // It may have been the only job of the background lane.
-        self.lanes.retain(|lane| !lane.waiting.is_empty());
-        Some(job)
-    }
-
-    /// Removes the newest expensive job, to make room for one that is not expensive.
-    fn displace_expensive(&mut self) -> Option<T> {
-        let is_last_expensive =
-            |lane: &Lane<T>| lane.waiting.back().is_some_and(Queued::is_expensive);
-        let lane = self
-            .lanes
-            .iter_mut()
-            .rev()
-            .find(|lane| is_last_expensive(lane))?;
-        let job = lane.waiting.pop_back()?;
-        self.len -= 1;
-        self.lanes.retain(|lane| !lane.waiting.is_empty());
-        Some(job)
+        self.len -= usize::from(displaced.is_some());
+        displaced
     }
 }
 
@@ -208,12 +83,10 @@ impl<T: Queued> Queue<T> {
     pub(super) fn new(len_max: usize, workers: usize) -> Self {
         Self {
             state: Mutex::new(QueueState {
-                lanes: VecDeque::new(),
-                now: 0,
+                waiting: TurnOrder::default(),
+                len: 0,
                 expensive: 0,
                 expensive_max: workers.saturating_sub(1).max(1),
-                passed: 0,
-                len: 0,
                 open: true,
             }),
             len_max,
@@ -232,26 +105,10 @@ impl<T: Queued> Queue<T> {
         if state.open { state.len } else { 0 }
     }
 
-    /// Calls `show` with each job that would run before a new job of this client with this cost: those in its
-    /// own lane, and those of other lanes that are due no later. Jobs of background work run after all others.
-    /// Useless jobs are left out.
-    pub(super) fn ahead(&self, client: ClientId, cost: u64, mut show: impl FnMut(&T)) {
-        let state = self.state();
-        let own = state.lanes.iter().find(|lane| lane.client == client);
-        let own_due = own.map_or(state.now, |lane| {
-            lane.due.saturating_sub(lane.cost()) + lane.in_use().map(Queued::cost).sum::<u64>()
-        });
-        let own_due = own_due.saturating_add(cost);
-        for lane in &state.lanes {
-            let all = lane.client == client || client == BACKGROUND;
-            let none = lane.client == BACKGROUND && client != BACKGROUND;
-            let mut due = lane.due.saturating_sub(lane.cost());
-            let before = lane.in_use().take_while(|job| {
-                due = due.saturating_add(job.cost());
-                all || !none && due <= own_due
-            });
-            before.for_each(&mut show);
-        }
+    /// Calls `show` with each job that would run before a new job of this client with this cost; see
+    /// [`TurnOrder::ahead`].
+    pub(super) fn ahead(&self, client: ClientId, cost: u64, show: impl FnMut(&T)) {
+        self.state().waiting.ahead(client, cost, show);
     }
 
     /// Queues a job, or returns immediately if there is no place. If the queue is full, useless jobs are
@@ -262,20 +119,17 @@ impl<T: Queued> Queue<T> {
             return Pushed::Closed(job);
         }
         if self.len_max <= state.len {
-            over.append(&mut state.sweep());
+            let mut swept = state.waiting.sweep();
+            state.len -= swept.len();
+            over.append(&mut swept);
         }
-        let displaced = if state.len < self.len_max {
-            None
-        } else {
-            let mut displaced = state.displace(client);
-            if displaced.is_none() && client != BACKGROUND && !job.is_expensive() {
-                displaced = state.displace_expensive();
-            }
-            let Some(displaced) = displaced else {
+        let mut displaced = None;
+        if self.len_max <= state.len {
+            displaced = state.displace_for(client, &job);
+            if displaced.is_none() {
                 return Pushed::Full(job);
-            };
-            Some(displaced)
-        };
+            }
+        }
         state.push(client, job);
         drop(state);
         self.arrived.notify_one();
@@ -311,7 +165,9 @@ impl<T: Queued> Queue<T> {
 
     /// Waits for a job; `None` once the queue is closed and empty.
     pub(super) fn pop(&self) -> Option<T> {
-        let idle = |state: &mut QueueState<T>| (state.open || 0 < state.len) && !state.has_turn();
+        let idle = |state: &mut QueueState<T>| {
+            (state.open || 0 < state.len) && !state.waiting.has_turn(state.takes_expensive())
+        };
         let mut state = self
             .arrived
             .wait_while(self.state(), idle)
@@ -339,7 +195,7 @@ impl<T: Queued> Queue<T> {
 mod tests {
     use super::*;
 
-    impl Queued for (ClientId, u32) {
+    impl Queued for (u64, u32) {
         fn is_over(&self) -> bool {
             self.1 == OVER
         }
@@ -359,47 +215,20 @@ mod tests {
     /// The number of a job that is useless.
     const OVER: u32 = 99;
 
-    fn push(
-        queue: &Queue<(ClientId, u32)>,
-        client: ClientId,
-        number: u32,
-    ) -> Pushed<(ClientId, u32)> {
-        queue.push(client, (client, number), &mut Vec::new())
+    fn client(caller: u64) -> ClientId {
+        ClientId {
+            caller,
+            connection: 0,
+        }
     }
 
-    fn drained(queue: &Queue<(ClientId, u32)>) -> Vec<(ClientId, u32)> {
+    fn push(queue: &Queue<(u64, u32)>, caller: u64, number: u32) -> Pushed<(u64, u32)> {
+        queue.push(client(caller), (caller, number), &mut Vec::new())
+    }
+
+    fn drained(queue: &Queue<(u64, u32)>) -> Vec<(u64, u32)> {
         queue.close();
         std::iter::from_fn(|| queue.pop()).collect()
-    }
-
-    #[test]
-    fn clients_take_turns_and_each_keeps_its_own_order() {
-        let queue = Queue::new(10, 8);
-        for number in 0..4 {
-            assert_eq!(push(&queue, 1, number), Pushed::Waits);
-        }
-        assert_eq!(push(&queue, 2, 0), Pushed::Waits);
-        assert_eq!(push(&queue, 3, 0), Pushed::Waits);
-        assert_eq!(push(&queue, 2, 1), Pushed::Waits);
-        let order = [(1, 0), (2, 0), (3, 0), (1, 1), (2, 1), (1, 2), (1, 3)];
-        assert_eq!(drained(&queue), order);
-    }
-
-    #[test]
-    fn turns_are_shares_of_time() {
-        let queue = Queue::new(100, 2);
-        for number in 0..4 {
-            assert_eq!(push(&queue, 1, DEAR + number), Pushed::Waits);
-        }
-        for number in 0..20 {
-            assert_eq!(push(&queue, 2, number), Pushed::Waits);
-        }
-        let order: Vec<u32> = (0..6).map_while(|_| queue.pop()).map(|job| job.1).collect();
-        assert_eq!(order, [0, 1, 2, 3, 4, 5]);
-        // A client that comes later has not saved up turns, and is not behind either.
-        assert_eq!(push(&queue, 3, 50), Pushed::Waits);
-        let next = [queue.pop(), queue.pop()].map(|job| job.map(|job| job.0));
-        assert!(next.contains(&Some(3)), "{next:?}");
     }
 
     #[test]
@@ -430,7 +259,7 @@ mod tests {
         assert_eq!(push(&queue, 5, DEAR), Pushed::Full((5, DEAR)));
         assert_eq!(push(&queue, 6, 0), Pushed::InsteadOf((4, DEAR)));
         let mut ahead = 0;
-        queue.ahead(7, 1_000, |_| ahead += 1);
+        queue.ahead(client(7), 1_000, |_| ahead += 1);
         assert_eq!(ahead, 1, "what is expensive is due later");
         assert_eq!(queue.pop(), Some((6, 0)));
     }
@@ -453,28 +282,6 @@ mod tests {
     }
 
     #[test]
-    fn what_is_ahead_is_what_will_be_run_first() {
-        let queue = Queue::new(20, 8);
-        let ahead = |client| {
-            let mut shown = Vec::new();
-            queue.ahead(client, 1_000, |job: &(ClientId, u32)| shown.push(*job));
-            shown
-        };
-        assert_eq!(ahead(2), []);
-        for number in 0..8 {
-            assert_eq!(push(&queue, 1, number), Pushed::Waits);
-        }
-        assert_eq!(ahead(2), [(1, 0)]);
-        assert_eq!(ahead(1).len(), 8);
-        for number in [OVER, 0, 1] {
-            assert_eq!(push(&queue, 2, number), Pushed::Waits);
-        }
-        assert_eq!(ahead(2), [(1, 0), (1, 1), (1, 2), (2, 0), (2, 1)]);
-        assert_eq!(ahead(1).len(), 10);
-        assert_eq!(ahead(3), [(1, 0), (2, 0)]);
-    }
-
-    #[test]
     fn what_is_of_no_use_leaves_before_anything_else_has_to() {
         let queue = Queue::new(4, 8);
         for number in [OVER, 0, OVER] {
@@ -482,37 +289,10 @@ mod tests {
         }
         assert_eq!(push(&queue, 2, OVER), Pushed::Waits);
         let mut over = Vec::new();
-        assert_eq!(queue.push(3, (3, 0), &mut over), Pushed::Waits);
+        assert_eq!(queue.push(client(3), (3, 0), &mut over), Pushed::Waits);
         assert_eq!(over, [(1, OVER), (1, OVER), (2, OVER)]);
         assert_eq!(queue.len(), 2);
         assert_eq!(drained(&queue), [(1, 0), (3, 0)]);
-    }
-
-    #[test]
-    fn the_background_waits_for_all_others_but_not_for_ever() {
-        let queue = Queue::new(200, 8);
-        assert_eq!(push(&queue, BACKGROUND, 0), Pushed::Waits);
-        assert_eq!(push(&queue, BACKGROUND, 1), Pushed::Waits);
-        for number in 100..200 {
-            assert_eq!(push(&queue, 1, number), Pushed::Waits);
-        }
-        let order = drained(&queue);
-        let places: Vec<usize> = (0..order.len())
-            .filter(|place| order[*place].0 == BACKGROUND)
-            .collect();
-        assert_eq!(places, [PASSED_MAX as usize, 101]);
-    }
-
-    #[test]
-    fn in_a_full_queue_the_background_takes_no_place_and_loses_its_own_first() {
-        let queue = Queue::new(3, 8);
-        for number in 0..2 {
-            assert_eq!(push(&queue, 1, number), Pushed::Waits);
-        }
-        assert_eq!(push(&queue, BACKGROUND, 0), Pushed::Waits);
-        assert_eq!(push(&queue, 1, 2), Pushed::InsteadOf((BACKGROUND, 0)));
-        assert_eq!(push(&queue, BACKGROUND, 1), Pushed::Full((BACKGROUND, 1)));
-        assert_eq!(drained(&queue), [(1, 0), (1, 1), (1, 2)]);
     }
 
     #[test]
@@ -521,7 +301,7 @@ mod tests {
         assert_eq!(push(&queue, 1, 0), Pushed::Waits);
         queue.close();
         assert_eq!(push(&queue, 1, 1), Pushed::Closed((1, 1)));
-        assert_eq!(queue.push_when_free(1, (1, 1)), Err((1, 1)));
+        assert_eq!(queue.push_when_free(client(1), (1, 1)), Err((1, 1)));
         assert_eq!(queue.pop(), Some((1, 0)));
         assert_eq!(queue.pop(), None);
     }
@@ -539,11 +319,13 @@ mod tests {
                 });
             }
             let pushing: Vec<_> = (0..4)
-                .map(|client| {
+                .map(|caller| {
                     let queue = &queue;
                     scope.spawn(move || {
                         for number in 0..500_u32 {
-                            queue.push_when_free(client, (client, number)).unwrap();
+                            queue
+                                .push_when_free(client(caller), (caller, number))
+                                .unwrap();
                         }
                     })
                 })

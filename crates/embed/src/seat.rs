@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use tracing::Span;
 
+use super::caller::ClientId;
 use super::job::{JobKind, PoolJob};
-use super::queue::ClientId;
 
 /// A worker's current job. It is cleared by the worker at the end of the job, or by the supervisor that gives
 /// the worker up. Whichever does it also releases what the job had reserved.

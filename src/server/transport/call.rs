@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use prost::Message;
 use tonic::{Response, Status};
 
-use super::quota::{ClientAddress, Quota, QuotaExceeded, QuotaShare};
+use super::quota::{Quota, QuotaExceeded, QuotaShare};
+use crate::server::connections::ClientAddress;
 use crate::server::pace::Pace;
 
 /// One running call.

@@ -22,7 +22,7 @@ use tower::Service;
 pub(super) use call::{Call, roomy};
 pub(super) use quota::QuotaShare;
 
-use super::connections::begin;
+use super::connections::{ClientAddress, begin};
 use super::listeners::{Carries, Listeners, NewConnection};
 use super::log_throttle::LogThrottle;
 use crate::config::ServerConfig;
@@ -30,7 +30,7 @@ use crate::console::Console;
 use crate::identity::CallerAccess;
 use crate::telemetry;
 use connection::{Shared, streamed_paths};
-use quota::{ClientAddress, Quota};
+use quota::Quota;
 
 /// How long nothing is accepted after a failure, for example without free file descriptors, because other work
 /// needs the time more.

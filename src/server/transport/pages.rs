@@ -19,9 +19,8 @@ use tonic::codegen::http::{HeaderValue, Request, Response, StatusCode, header};
 use super::answer::AnswerBody;
 use super::call::{Call, Taking};
 use super::connection::Shared;
-use super::quota::ClientAddress;
 use crate::console::{Console, Visit};
-use crate::server::connections::Peer;
+use crate::server::connections::{ClientAddress, Peer};
 use crate::server::pace::Pace;
 use crate::telemetry;
 

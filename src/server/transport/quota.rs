@@ -1,30 +1,13 @@
 //! Quotas that clients share: a total, and at most a part of it for one address.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tonic::{Code, Status};
 
+use crate::server::connections::ClientAddress;
 use crate::server::status::status_to_retry;
 use crate::telemetry;
-
-/// The client that a share counts for: an address or, for IPv6, a network, because a client that has one of its
-/// addresses has all of them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(in crate::server) struct ClientAddress(IpAddr);
-
-impl ClientAddress {
-    pub(super) fn of(address: SocketAddr) -> Self {
-        Self(match address.ip().to_canonical() {
-            IpAddr::V4(address) => IpAddr::V4(address),
-            IpAddr::V6(address) => {
-                let network = u128::from(address) & (u128::MAX << 64);
-                IpAddr::V6(Ipv6Addr::from(network))
-            }
-        })
-    }
-}
 
 /// A quota with a total and a limit for one address. Clones share it.
 #[derive(Clone, Debug)]

@@ -19,7 +19,7 @@ use std::sync::{Arc, Barrier, OnceLock, mpsc};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use matchpoint_embed::caller::{Caller, Cancellation};
+use matchpoint_embed::caller::{Caller, Cancellation, ClientId};
 use matchpoint_embed::decode_memory::DecodeBudget;
 use matchpoint_embed::draft::OnnxFile;
 use matchpoint_embed::job::{JobKind, PoolError, PoolWorker};
@@ -1519,9 +1519,16 @@ async fn workers_that_come_back_leave_as_many_as_there_were_to_be() {
     assert_eq!(stuck.remove(0).await, Ok(()));
 }
 
+fn number_of(caller: u64) -> ClientId {
+    ClientId {
+        caller,
+        connection: 0,
+    }
+}
+
 fn client(client: u64) -> Caller {
     Caller {
-        client,
+        client: number_of(client),
         deadline: None,
     }
 }
@@ -1576,7 +1583,7 @@ async fn what_would_wait_beyond_its_deadline_is_refused_at_once() {
         assert!(begin(job).await.is_pending());
     }
     let within = |milliseconds| Caller {
-        client: 2,
+        client: number_of(2),
         deadline: Some(Instant::now() + Duration::from_millis(milliseconds)),
     };
     let late = pool.run(within(30), JobKind::Image, |_| "late").await;
@@ -1608,7 +1615,7 @@ async fn a_flood_of_one_client_takes_no_time_from_another() {
     }
     // Half of what the flood takes, and ten times what stands before the other client.
     let other = Caller {
-        client: 2,
+        client: number_of(2),
         deadline: Some(Instant::now() + Duration::from_millis(400)),
     };
     let mut polite = Box::pin(pool.run(other, JobKind::Image, |_| "answered"));
@@ -1629,7 +1636,7 @@ async fn what_cannot_be_done_in_time_is_not_run() {
         move |_: &mut PoolWorker<'_>| runs.fetch_add(1, Ordering::Relaxed)
     };
     let within = |milliseconds| Caller {
-        client: 2,
+        client: number_of(2),
         deadline: Some(Instant::now() + Duration::from_millis(milliseconds)),
     };
     // Nothing stands before it, and a job takes longer than that.
