@@ -327,6 +327,7 @@ impl Exit {
             DeploymentError::Archive(error) => Self::of_archive(error),
             DeploymentError::RecordsInUse { .. }
             | DeploymentError::Busy { .. }
+            | DeploymentError::Delayed { .. }
             | DeploymentError::Late { .. }
             | DeploymentError::WriterBusy { .. }
             | DeploymentError::Switching

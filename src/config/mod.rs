@@ -104,6 +104,8 @@ pub struct ServerConfig {
     pub metrics_listen: Option<SocketAddr>,
     /// Requests that may wait for a worker.
     pub queue_len_max: usize,
+    /// How long searches may wait for a worker, but for bursts; `None` without a limit.
+    pub queue_delay: Option<Duration>,
     /// Largest gRPC message, in bytes.
     pub message_bytes_max: usize,
     /// Concurrent calls on one connection.
@@ -334,6 +336,7 @@ impl SettingReader {
         let access = self.access(listen.as_ref(), console_listen.flatten());
         let metrics_listen = self.metrics_listen();
         let queue_len_max = self.number("queue_len_max", 1, 100_000);
+        let queue_delay_ms = self.number::<u64>("queue_delay_ms", 0, 60_000);
         let message_bytes_max = self.number("message_bytes_max", 1024, 1 << 30);
         let streams_per_connection_max = self.number("streams_per_connection_max", 1, 65_535);
         let stream_in_flight_max = self.number("stream_in_flight_max", 1, 1024);
@@ -366,6 +369,7 @@ impl SettingReader {
             access: access?,
             metrics_listen: metrics_listen?,
             queue_len_max: queue_len_max?,
+            queue_delay: queue_delay_ms.map(|ms| (0 < ms).then(|| Duration::from_millis(ms)))?,
             message_bytes_max: message_bytes_max?,
             streams_per_connection_max: streams_per_connection_max?,
             stream_in_flight_max: stream_in_flight_max?,

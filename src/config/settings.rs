@@ -182,6 +182,11 @@ pub const SETTINGS: &[Setting] = &[
         "Requests that may wait for a worker; beyond it: RESOURCE_EXHAUSTED, 1 to 100000",
     ),
     server(
+        "queue_delay_ms",
+        Some("50"),
+        "Milliseconds that single searches may wait for a worker, but for bursts; beyond it: RESOURCE_EXHAUSTED. 0 (no limit) to 60000",
+    ),
+    server(
         "message_bytes_max",
         Some("83886080"),
         "Largest gRPC message, in bytes",

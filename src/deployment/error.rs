@@ -225,6 +225,17 @@ pub enum DeploymentError {
         /// The estimated time until the waiting requests are done.
         retry_after: Duration,
     },
+    /// The request would wait for long, as others of its caller have for a while.
+    #[error(
+        "all workers are busy: this request would wait for {} ms, and others of yours have waited as long for a while; try again in a moment",
+        wait.as_millis()
+    )]
+    Delayed {
+        /// The estimated waiting time.
+        wait: Duration,
+        /// The estimated time until the waiting requests are done.
+        retry_after: Duration,
+    },
     /// The image that an item was made from is not stored.
     #[error("the image of item `{id}` is not kept")]
     ImageNotKept {
@@ -370,6 +381,7 @@ impl From<PoolError> for DeploymentError {
                 queue_len_max,
                 retry_after,
             },
+            PoolError::Delayed { wait, retry_after } => Self::Delayed { wait, retry_after },
             PoolError::Late { wait, left } => Self::Late { wait, left },
             PoolError::Stopped => Self::Stopped,
             PoolError::Panicked => Self::ModelFailed {

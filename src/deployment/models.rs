@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use crate::config::{EngineConfig, Workers};
 use crate::deployment::{DeploymentError, ModelReference};
@@ -23,6 +24,7 @@ pub struct Models {
     runtime: Option<Runtime>,
     engine: EngineConfig,
     queue_len_max: usize,
+    queue_delay: Option<Duration>,
     /// The open models, by folder and precision. Only deployments keep a model open.
     open: BTreeMap<(PathBuf, Option<String>), InUse>,
 }
@@ -53,7 +55,18 @@ impl Models {
             runtime: None,
             engine: engine.clone(),
             queue_len_max,
+            queue_delay: None,
             open: BTreeMap::new(),
+        }
+    }
+
+    /// The same, with requests that wait beyond this time only in bursts, if they are better refused; `None` for as
+    /// long as it takes.
+    #[must_use]
+    pub fn with_queue_delay(self, queue_delay: Option<Duration>) -> Self {
+        Self {
+            queue_delay,
+            ..self
         }
     }
 
@@ -69,6 +82,7 @@ impl Models {
             runtime: self.runtime.clone(),
             engine,
             queue_len_max: 1,
+            queue_delay: None,
             open: BTreeMap::new(),
         }
     }
@@ -90,7 +104,10 @@ impl Models {
     fn pool(&self, model: &Arc<Model>) -> Result<Arc<WorkerPool>, DeploymentError> {
         let workers = self.engine.workers.count(model.joined_max());
         let pool = WorkerPool::start(Arc::clone(model), workers, self.queue_len_max)?;
-        Ok(Arc::new(pool))
+        Ok(Arc::new(match self.queue_delay {
+            Some(target) => pool.with_delay_at_most(target),
+            None => pool,
+        }))
     }
 
     /// Opens what a record names: a model folder (or `other`, if given), or workers for vectors.

@@ -112,7 +112,8 @@ pub async fn serve_when_ready(
 /// Returns an error if a deployment cannot be opened.
 pub fn load(config: &ServerConfig) -> Result<ServedState, ServeError> {
     let config = &restored::with_folders(config)?;
-    let mut models = Models::new(&config.engine, config.queue_len_max);
+    let models = Models::new(&config.engine, config.queue_len_max);
+    let mut models = models.with_queue_delay(config.queue_delay);
     let (mut deployments, mut places) = (BTreeMap::new(), BTreeMap::new());
     let (mut unopened, mut first) = (Vec::new(), None);
     let mut configured = 0;

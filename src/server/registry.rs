@@ -480,8 +480,6 @@ pub(super) fn code_name(code: Code) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use matchpoint_embed::caller::ClientId;
-
     use super::*;
 
     #[test]
@@ -493,8 +491,8 @@ mod tests {
 
         let sooner = Instant::now() + Duration::from_secs(1);
         let caller = Caller {
-            client: ClientId::default(),
             deadline: Some(sooner),
+            ..Caller::default()
         };
         assert_eq!(registry.waiting(caller).deadline, Some(sooner));
     }

@@ -20,6 +20,9 @@ use matchpoint_embed::caller::{Caller, ClientId};
 /// The header with the client's timeout.
 const TIMEOUT: &str = "grpc-timeout";
 
+/// The header with the urgency of a call, from `u=0` to `u=7` for the least (RFC 9218).
+const PRIORITY: &str = "priority";
+
 /// The header with the request id, in both directions.
 const HEADER: &str = "x-request-id";
 /// The longest request id of a caller in bytes. It must be short and printable, because it goes into logs.
@@ -108,6 +111,28 @@ pub(super) fn caller_of<T>(request: &tonic::Request<T>) -> Caller {
     }
 }
 
+/// The caller of a call with one answer, which is better refused than kept waiting for long, unless it says itself that
+/// it is less urgent than others.
+pub(super) fn prompt_caller_of<T>(request: &tonic::Request<T>) -> Caller {
+    let caller = caller_of(request);
+    let priority = request.metadata().get(PRIORITY);
+    let priority = priority.and_then(|value| value.to_str().ok());
+    if priority.is_some_and(may_wait) {
+        caller
+    } else {
+        caller.prompt()
+    }
+}
+
+/// Whether a priority is of less urgency than that of a call without one, which is 3.
+fn may_wait(priority: &str) -> bool {
+    // Of several the last one counts, as in every structured field.
+    let mut members = priority.split(',').rev();
+    let urgency = members.find_map(|member| member.trim().strip_prefix("u="));
+    let urgency = urgency.and_then(|urgency| urgency.parse().ok());
+    urgency.is_some_and(|urgency: u8| (4..=7).contains(&urgency))
+}
+
 /// The number of a caller with a name, wherever its calls come from; `None` for one who has only an address.
 fn known_as(identity: &Identity) -> Option<u64> {
     let name: &str = match identity {
@@ -144,6 +169,7 @@ fn caller<B>(request: &Request<B>) -> Caller {
             connection: number(&address),
         },
         deadline: time_of(request).and_then(|time| Instant::now().checked_add(time)),
+        prompt: false,
     }
 }
 
@@ -219,6 +245,26 @@ mod tests {
         assert_ne!(till[0].connection, till[1].connection);
         let others = [client(one, named("robot")), by_address[0], elsewhere];
         assert!(others.iter().all(|other| other.caller != till[0].caller));
+    }
+
+    #[test]
+    fn a_call_is_prompt_unless_it_says_that_it_is_less_urgent() {
+        for may in ["u=4", "u=7", "i, u=5", "u=1, u=6"] {
+            assert!(may_wait(may), "{may}");
+        }
+        for not in [
+            "", "u=3", "u=0", "u=8", "u=-5", "u=x", "i", "u=6, u=2", "au=5",
+        ] {
+            assert!(!may_wait(not), "{not}");
+        }
+        let mut call = tonic::Request::new(());
+        assert!(prompt_caller_of(&call).prompt);
+        let less = tonic::metadata::MetadataValue::from_static("u=5");
+        call.metadata_mut().insert(PRIORITY, less);
+        let caller = prompt_caller_of(&call);
+        assert!(!caller.prompt);
+        // Each has turns of its own.
+        assert_ne!(caller.client, caller.prompt().client);
     }
 
     #[test]

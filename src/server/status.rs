@@ -105,6 +105,9 @@ pub(super) fn from_error(error: &DeploymentError) -> Status {
     if let DeploymentError::Busy {
         retry_after: after, ..
     }
+    | DeploymentError::Delayed {
+        retry_after: after, ..
+    }
     | DeploymentError::Late { wait: after, .. } = error
     {
         return status_to_retry(code, reason, &message(error), Some(*after));
@@ -252,9 +255,9 @@ pub(super) fn classify(error: &DeploymentError) -> (Code, &'static str) {
         | DeploymentError::OtherVectors { .. } => {
             (Code::FailedPrecondition, "MODEL_INDEX_MISMATCH")
         }
-        DeploymentError::Busy { .. } | DeploymentError::WriterBusy { .. } => {
-            (Code::ResourceExhausted, "QUEUE_FULL")
-        }
+        DeploymentError::Busy { .. }
+        | DeploymentError::Delayed { .. }
+        | DeploymentError::WriterBusy { .. } => (Code::ResourceExhausted, "QUEUE_FULL"),
         DeploymentError::ImageNotKept { .. } => (Code::NotFound, "IMAGE_NOT_KEPT"),
         DeploymentError::Late { .. } => (Code::ResourceExhausted, "DEADLINE_TOO_NEAR"),
         DeploymentError::NothingWouldDecide { .. } => {

@@ -60,7 +60,7 @@ table! {
     gauge QUEUE_LENGTH = "matchpoint_queue_length":
         "Requests that wait for a worker of the model, by its precision; sampled twice a second.";
     counter QUEUE_REJECTED = "matchpoint_queue_rejected_total":
-        "Requests that were refused because the queue was full.";
+        "Requests that were refused because the queue was full, or because they would have waited for too long.";
     counter DROPPED_JOBS = "matchpoint_dropped_jobs_total":
         "Requests that left the queue undone, by the model's name and precision, and reason: gone (their clients hung up), late (could no longer be done by their deadlines), displaced (their places went to clients that had fewer).";
     counter IMAGE_FAILURES = "matchpoint_image_failures_total":

@@ -10,7 +10,7 @@
 use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use crate::common::{ROOT, Running, config, copy_of_sample, in_8_bits, photos};
@@ -44,6 +44,7 @@ use matchpoint_client::proto::{
 use matchpoint_gallery::params::IndexParams;
 use matchpoint_gallery::{Access, Gallery};
 use prost::Message as _;
+use tokio::sync::watch;
 use tokio_stream::StreamExt;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
@@ -1009,6 +1010,63 @@ async fn a_full_queue_is_told_alike_in_a_call_a_stream_and_a_batch() {
     });
     let refused: Vec<_> = refused.map(|one| (one.code, kinds(&one.details))).collect();
     assert!(!refused.is_empty() && refused.iter().all(|one| *one == expected));
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn single_searches_are_refused_while_their_delay_stands_and_a_stream_waits() {
+    let settings = [
+        ("MATCHPOINT_QUEUE_DELAY_MS", "1"),
+        ("MATCHPOINT_WORKERS", "1"),
+    ];
+    let running = Running::sample(&settings).await;
+    search(&running, image_query(known())).await.unwrap();
+    let seen = Arc::new(watch::Sender::new((0, false)));
+    let mut calls = tokio::task::JoinSet::new();
+    for _ in 0..40 {
+        let (mut client, seen) = (retrieval(&running), Arc::clone(&seen));
+        calls.spawn(async move {
+            let mut refused = Vec::new();
+            while !seen.borrow().1 {
+                if let Err(status) = client.search(image_query(known())).await {
+                    refused.push(status);
+                    seen.send_modify(|seen| seen.0 += 1);
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            }
+            refused
+        });
+    }
+    let mut refusals = seen.subscribe();
+    let standing = refusals.wait_for(|seen| 40 <= seen.0);
+    let standing = tokio::time::timeout(Duration::from_secs(60), standing).await;
+    drop(standing.unwrap().unwrap());
+    let items = (0..40).map(|number| SearchStreamRequest {
+        request_id: number.to_string(),
+        search: Some(image_query(known())),
+    });
+    let items = tokio_stream::iter(items.collect::<Vec<_>>());
+    let answers = retrieval(&running).search_stream(items).await.unwrap();
+    let answers: Vec<_> = answers
+        .into_inner()
+        .collect::<Result<_, _>>()
+        .await
+        .unwrap();
+    assert_eq!(answers.len(), 40);
+    for answer in answers {
+        let Some(search_stream_response::Outcome::Result(_)) = answer.outcome else {
+            panic!("{answer:?}");
+        };
+    }
+    seen.send_modify(|seen| seen.1 = true);
+    for status in calls.join_all().await.into_iter().flatten() {
+        assert_eq!(
+            (status.code(), reason(&status).as_str()),
+            (Code::ResourceExhausted, "QUEUE_FULL")
+        );
+        assert!(status.message().contains("for a while"), "{status}");
+        assert!(status.get_details_retry_info().is_some());
+    }
     running.stop().await;
 }
 

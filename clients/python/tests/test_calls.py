@@ -143,6 +143,14 @@ def test_a_client_shows_the_certificate_that_a_server_asks_for(connect: Any, cer
     server.stop()
 
 
+def test_one_of_many_says_that_it_may_wait(connect: Any, serve: Serve) -> None:
+    server = serve(found)
+    client = connect(server.address)
+    assert client.search(b"a").label == "a"
+    assert [outcome.result.label for outcome in client.search_many([b"b"])] == ["b"]
+    assert [metadata.get("priority") for metadata in server.metadata] == [None, "u=5"]
+
+
 def test_a_deadline_is_the_client_s_unless_the_call_has_its_own(connect: Any, serve: Serve) -> None:
     release = threading.Event()
     server = serve(lambda request: release.wait(5) and found(request))

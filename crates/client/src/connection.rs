@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use tonic::Code;
@@ -87,6 +88,8 @@ pub enum ClientError {
         details: HashMap<String, String>,
         /// What happened.
         message: String,
+        /// In how many milliseconds to come back, if the server says so.
+        retry_after_ms: Option<NonZeroU32>,
     },
 }
 
@@ -348,12 +351,15 @@ pub(super) fn refused(status: &tonic::Status) -> ClientError {
     }
     let details = status.get_error_details();
     let info = details.error_info();
+    let retry_after = details.retry_info().and_then(|retry| retry.retry_delay);
+    let retry_after_ms = retry_after.and_then(|after| u32::try_from(after.as_millis()).ok());
     ClientError::Refused {
         code: format!("{:?}", status.code()),
         fault: fault(status.code()),
         reason: info.map(|info| info.reason.clone()),
         details: info.map(|info| info.metadata.clone()).unwrap_or_default(),
         message: status.message().to_owned(),
+        retry_after_ms: retry_after_ms.and_then(NonZeroU32::new),
     }
 }
 

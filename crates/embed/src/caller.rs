@@ -27,9 +27,26 @@ pub struct Caller {
     pub client: ClientId,
     /// After this time, an answer is too late; `None` without a deadline.
     pub deadline: Option<Instant>,
+    /// Whether it is better refused than kept waiting for long.
+    pub prompt: bool,
 }
 
 impl Caller {
+    /// The same caller, if it wants an answer soon or none. What else comes over its connection may wait for
+    /// longer, so this has turns beside that.
+    #[must_use]
+    pub fn prompt(self) -> Self {
+        let ClientId { caller, connection } = self.client;
+        Self {
+            client: ClientId {
+                caller,
+                connection: connection.wrapping_add(1),
+            },
+            prompt: true,
+            ..self
+        }
+    }
+
     /// The same caller with a deadline that is at most this far from now.
     #[must_use]
     pub fn within(self, longest: Duration) -> Self {
@@ -43,7 +60,7 @@ impl Caller {
     pub fn in_background() -> Self {
         Self {
             client: ClientId::BACKGROUND,
-            deadline: None,
+            ..Self::default()
         }
     }
 }

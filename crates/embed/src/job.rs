@@ -46,6 +46,14 @@ pub enum PoolError {
         /// The estimated time until the waiting jobs are done.
         retry_after: Duration,
     },
+    /// The job would wait for long, as others of its caller have for a while; try again later.
+    #[error("the job would wait for {} ms, and others of its caller have waited as long for a while", wait.as_millis())]
+    Delayed {
+        /// The estimated time of waiting.
+        wait: Duration,
+        /// The estimated time until the waiting jobs are done.
+        retry_after: Duration,
+    },
     /// The job would not be done by its deadline.
     #[error(
         "the job would wait for {} ms, and its deadline is in {} ms",

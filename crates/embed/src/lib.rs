@@ -45,6 +45,7 @@ mod resize;
 pub mod runtime;
 mod seat;
 mod session;
+mod standing;
 mod tensor;
 mod toml_table;
 mod turns;

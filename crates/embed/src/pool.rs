@@ -20,6 +20,7 @@ use super::job::{JobKind, JobResult, PoolError, PoolJob, PoolWorker, micros};
 use super::job_duration::JobDurations;
 use super::queue::{Pushed, Queue};
 use super::seat::{RunningJob, Seat};
+use super::standing::StandingDelays;
 
 /// How long the end of a dropped pool waits for running jobs, whose results nobody needs.
 pub const ENDING_MAX: Duration = Duration::from_secs(2);
@@ -31,6 +32,8 @@ pub struct WorkerPool {
     queue_len_max: usize,
     worker_count: u32,
     appointments: Appointments,
+    /// `None` if prompt callers may wait as long as all others.
+    delays: Option<StandingDelays>,
     workers: Mutex<Vec<Worker>>,
 }
 
@@ -109,8 +112,16 @@ impl WorkerPool {
             queue_len_max,
             worker_count: u32::try_from(workers).unwrap_or(u32::MAX),
             appointments: Appointments::default(),
+            delays: None,
             workers: Mutex::new(started),
         })
+    }
+
+    /// The same pool, which lets jobs of prompt callers wait beyond this time only in bursts.
+    #[must_use]
+    pub fn with_delay_at_most(mut self, target: Duration) -> Self {
+        self.delays = Some(StandingDelays::beyond(target));
+        self
     }
 
     /// The model that the workers embed with.
@@ -124,7 +135,8 @@ impl WorkerPool {
     ///
     /// # Errors
     /// Returns [`PoolError::Busy`] if the queue is full, or if the place is later given to a client that has
-    /// fewer. Returns [`PoolError::Late`] if the job would not be done by the caller's deadline, or if earlier
+    /// fewer. Returns [`PoolError::Delayed`] if the caller is prompt, and its jobs have waited for long for a
+    /// while. Returns [`PoolError::Late`] if the job would not be done by the caller's deadline, or if earlier
     /// jobs took longer than expected. Returns [`PoolError::Stopped`] after shutdown, and
     /// [`PoolError::Panicked`] if the job panicked.
     pub async fn run<T: Send + 'static>(
@@ -156,22 +168,29 @@ impl WorkerPool {
         answer.unwrap_or(Err(PoolError::Stopped))
     }
 
-    /// Refuses a job that would not be done by the caller's deadline. Returns whether an admitted job is a
-    /// trial.
+    /// Refuses a job that would not be done by the caller's deadline, or that would wait for too long for a prompt
+    /// caller. Returns whether an admitted job is a trial.
     fn admit(&self, kind: JobKind, caller: Caller) -> Result<bool, PoolError> {
+        if caller.deadline.is_none() && !caller.prompt {
+            return Ok(false);
+        }
+        let (now, wait) = (Instant::now(), self.wait(caller.client, kind));
+        let durations = &self.crew.tally.durations;
+        if let Some(delays) = self.delays.as_ref().filter(|_| caller.prompt)
+            && !delays.accepts(caller.client.caller, wait, durations.cost(kind), now)
+        {
+            let retry_after = self.retry_after(wait, now);
+            return Err(PoolError::Delayed { wait, retry_after });
+        }
         let Some(deadline) = caller.deadline else {
             return Ok(false);
         };
-        let now = Instant::now();
         let left = deadline.saturating_duration_since(now);
-        let (wait, own) = (
-            self.wait(caller.client, kind),
-            self.crew.tally.durations.least(kind),
-        );
+        let own = durations.least(kind);
         if wait + own <= left && !left.is_zero() {
             return Ok(false);
         }
-        if wait < left && self.crew.tally.durations.is_trial_due(kind, now) {
+        if wait < left && durations.is_trial_due(kind, now) {
             return Ok(true);
         }
         let wait = wait + own;
@@ -197,12 +216,14 @@ impl WorkerPool {
     fn busy(&self, client: ClientId, kind: JobKind) -> PoolError {
         PoolError::Busy {
             queue_len_max: self.queue_len_max,
-            retry_after: self.appointments.next(
-                Instant::now(),
-                self.wait(client, kind),
-                self.crew.tally.durations.average(JobKind::Image) / self.worker_count,
-            ),
+            retry_after: self.retry_after(self.wait(client, kind), Instant::now()),
         }
+    }
+
+    /// When a caller that would wait so long should come back.
+    fn retry_after(&self, wait: Duration, now: Instant) -> Duration {
+        let pace = self.crew.tally.durations.average(JobKind::Image) / self.worker_count;
+        self.appointments.next(now, wait, pace)
     }
 
     /// Like [`WorkerPool::run`], for batch work outside of async code: waits for a place in the queue, and then

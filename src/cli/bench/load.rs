@@ -33,10 +33,10 @@ use matchpoint_client::{Client, ClientError};
   matchpoint bench load examples/photos/images/*/*.jpg
   matchpoint bench load --rate 50,100 --seconds 60 --deadline-ms 300 photos/*.jpg --json
 
-Without --rate, the server's capacity is measured first, by --clients that each wait for their answer, and
-then so many times that is offered. The last run offers half of the first, and says how long it took until
-every search was answered in time again. This program takes its share of the CPU where it runs beside the
-server.")]
+Without --rate, the server's capacity is measured first, by --clients that each wait for their answer and, if
+they are refused, come back when the server says; then so many times that is offered. The last run offers half
+of the first, and says how long it took until every search was answered in time again. This program takes its
+share of the CPU where it runs beside the server.")]
 pub(super) struct BenchLoadArgs {
     /// The images to search for, in turn
     #[arg(required = true)]
@@ -77,6 +77,8 @@ struct BenchLoadReport {
     deadline_ms: u64,
     /// Answers a second to clients that wait for them; absent with `--rate`.
     capacity_per_second: Option<f64>,
+    /// How these clients fared; absent with `--rate`.
+    closed: Option<ClosedLoop>,
     runs: Vec<Run>,
     /// After the last run: seconds until every search was answered in time again.
     recovery_seconds: f64,
@@ -100,6 +102,18 @@ struct Run {
     refused_p99_us: f64,
     /// What else ended without an answer, by gRPC code.
     failed: BTreeMap<String, usize>,
+}
+
+/// Clients that each wait for their answer, and come back when they are told to.
+#[derive(Serialize)]
+struct ClosedLoop {
+    clients: usize,
+    /// From the first time that each search was sent until its answer.
+    answered: Speed,
+    /// Refusals on the way.
+    refused: usize,
+    /// Searches that ended without an answer.
+    failed: usize,
 }
 
 /// The outcome of one search.
@@ -150,11 +164,12 @@ impl BenchLoadArgs {
         target.search(0).await?;
         let output = Output::new(self.json);
         let lasting = Duration::from_secs_f64(self.seconds.min(86_400.0));
-        let (capacity, rates) = if self.rate.is_empty() {
+        let (closed, rates) = if self.rate.is_empty() {
             output.note("measuring the capacity");
-            let capacity = capacity(&target, self.clients, lasting).await?;
+            let closed = closed_loop(&target, self.clients, lasting).await?;
+            let capacity = closed.answered.per_second;
             let rates = self.times.iter().map(|times| times * capacity).collect();
-            (Some(capacity), rates)
+            (Some(closed), rates)
         } else {
             (None, self.rate.clone())
         };
@@ -175,7 +190,8 @@ impl BenchLoadArgs {
             version: env!("CARGO_PKG_VERSION"),
             images: target.images.len(),
             deadline_ms: self.deadline_ms,
-            capacity_per_second: capacity,
+            capacity_per_second: closed.as_ref().map(|closed| closed.answered.per_second),
+            closed,
             runs,
             recovery_seconds: recovery,
             recovery: Run::of(rate, lasting, deadline, &ended),
@@ -207,33 +223,60 @@ impl LoadTarget {
     }
 }
 
-/// Answers a second to this many clients that each wait for their answer.
-async fn capacity(
+/// This many clients that each wait for their answer, and send their search again when the server says so.
+async fn closed_loop(
     target: &Arc<LoadTarget>,
     clients: usize,
     lasting: Duration,
-) -> anyhow::Result<f64> {
+) -> anyhow::Result<ClosedLoop> {
     let started = Instant::now();
     let mut running = JoinSet::new();
     for client in 0..clients {
         let target = Arc::clone(target);
         running.spawn(async move {
-            let (mut number, mut answered) = (client, 0_usize);
-            while started.elapsed() < lasting {
-                answered += usize::from(target.search(number).await.is_ok());
-                number += clients;
+            let (mut times, mut refused, mut failed) = (Vec::new(), 0, 0);
+            for number in (client..).step_by(clients) {
+                let begun = Instant::now();
+                while lasting > started.elapsed() {
+                    match target.search(number).await {
+                        Ok(()) => times.push(begun.elapsed().as_secs_f64()),
+                        Err(ClientError::Refused {
+                            retry_after_ms: Some(pause),
+                            ..
+                        }) => {
+                            refused += 1;
+                            tokio::time::sleep(Duration::from_millis(pause.get().into())).await;
+                            continue;
+                        }
+                        Err(_) => failed += 1,
+                    }
+                    break;
+                }
+                if lasting <= started.elapsed() {
+                    break;
+                }
             }
-            answered
+            (times, refused, failed)
         });
     }
-    let answered: usize = running.join_all().await.into_iter().sum();
-    if answered == 0 {
+    let (mut times, mut refused, mut failed) = (Vec::new(), 0, 0);
+    for of_one in running.join_all().await {
+        times.extend(of_one.0);
+        refused += of_one.1;
+        failed += of_one.2;
+    }
+    if times.is_empty() {
         return Err(fail(
             Exit::Unavailable,
             "the server answered no search in time: raise --deadline-ms, or say --rate",
         ));
     }
-    Ok(answered as f64 / started.elapsed().as_secs_f64())
+    Ok(ClosedLoop {
+        clients,
+        answered: Speed::of(times, started.elapsed().as_secs_f64()),
+        refused,
+        failed,
+    })
 }
 
 /// Sends searches when they are due, and waits for the last answer.
@@ -320,8 +363,26 @@ fn text(report: &BenchLoadReport) -> String {
             ),
         ),
     ];
-    if let Some(capacity) = report.capacity_per_second {
-        rows.push(("capacity", format!("{capacity:.1}/s")));
+    if let Some(ClosedLoop {
+        clients,
+        answered,
+        refused,
+        failed,
+    }) = &report.closed
+    {
+        let Speed {
+            per_second,
+            p50_us,
+            p99_us,
+        } = answered;
+        rows.push((
+            "capacity",
+            format!(
+                "{per_second:.1}/s to {clients} clients that wait and come back: p50 {:.1} ms, p99 {:.1} ms; {refused} refusals on the way, {failed} failed",
+                p50_us / 1e3,
+                p99_us / 1e3
+            ),
+        ));
     }
     let goodput = report.runs.iter().map(|run| run.good_per_second);
     let peak = goodput.fold(0.0, f64::max);

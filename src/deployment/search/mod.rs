@@ -446,6 +446,7 @@ impl Deployment {
 
     pub(in crate::deployment) fn record_failure(&self, error: &DeploymentError) {
         if let DeploymentError::Busy { .. }
+        | DeploymentError::Delayed { .. }
         | DeploymentError::Late { .. }
         | DeploymentError::WriterBusy { .. } = error
         {

@@ -6,7 +6,7 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::deployment::{Comparison, Query};
 use crate::server::messages::convert;
 use crate::server::registry::Registry;
-use crate::server::request_id::{caller_of, caller_of_items};
+use crate::server::request_id::{caller_of_items, prompt_caller_of};
 use crate::server::status::from_error;
 use crate::server::stream::{answer_each, answer_one};
 use crate::server::transport::{Call, roomy};
@@ -54,7 +54,7 @@ impl RetrievalService for RetrievalHandler {
         &self,
         request: Request<SearchRequest>,
     ) -> Result<Response<SearchResponse>, Status> {
-        let (call, caller) = (Call::of(&request), caller_of(&request));
+        let (call, caller) = (Call::of(&request), prompt_caller_of(&request));
         let service = self.called_by(&request);
         let work = service.find(self.registry.waiting(caller), request.into_inner());
         let answer = self.registry.call("Search", work).await?;
@@ -104,7 +104,7 @@ impl RetrievalService for RetrievalHandler {
         &self,
         request: Request<EmbedRequest>,
     ) -> Result<Response<EmbedResponse>, Status> {
-        let caller = self.registry.waiting(caller_of(&request));
+        let caller = self.registry.waiting(prompt_caller_of(&request));
         let registry = self.registry.called_by(&request);
         let request = request.into_inner();
         let work = async {
@@ -127,7 +127,7 @@ impl RetrievalService for RetrievalHandler {
         &self,
         request: Request<VerifyRequest>,
     ) -> Result<Response<VerifyResponse>, Status> {
-        let caller = self.registry.waiting(caller_of(&request));
+        let caller = self.registry.waiting(prompt_caller_of(&request));
         let registry = self.registry.called_by(&request);
         let request = request.into_inner();
         let work = async {

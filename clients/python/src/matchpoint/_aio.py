@@ -85,7 +85,7 @@ class _AsyncConnection:
                 response_deserializer=call.method.response.FromString,
             )
             try:
-                answer = await send(call.request, timeout=patience.left(), metadata=self.where.metadata)
+                answer = await send(call.request, timeout=patience.left(), metadata=self.where.metadata + call.metadata)
             except asyncio.CancelledError:
                 # What `close` cancels looks like a task that somebody cancelled.
                 if self._closed:
@@ -186,9 +186,12 @@ class AsyncDeployment:
         permission, no such deployment) is raised. Queries are taken as they are needed, so there may be millions.
         """
         check_many(queries, in_flight)
-        return in_tasks(
-            lambda query: self.search(query, timeout=timeout, **options), queries, in_flight, ordered
-        )
+
+        async def search(query: Q) -> SearchResult:
+            call = _calls.search(self._name, await _payload(query), options, _calls.ONE_OF_MANY)
+            return await self._connection.run(call, timeout)
+
+        return in_tasks(search, queries, in_flight, ordered)
 
     async def decide(
         self,

@@ -68,6 +68,11 @@ class Call(Generic[A]):
     subject: str
     #: Whether it may be sent again when it is not known whether it was done.
     repeatable: bool = True
+    metadata: tuple[tuple[str, str], ...] = ()
+
+
+#: Of a call that is one of many: less urgent than others (RFC 9218), so a server that is behind lets it wait.
+ONE_OF_MANY = (("priority", "u=5"),)
 
 
 class SearchOptions(TypedDict, total=False):
@@ -186,11 +191,14 @@ def _check_text(given: Mapping[str, Any]) -> None:
             raise TypeError(f"{name} is {value!r}, and must be text; write str(...)")
 
 
-def search(deployment: str, given: Payload, options: SearchOptions) -> Call[SearchResult]:
+def search(
+    deployment: str, given: Payload, options: SearchOptions, metadata: tuple[tuple[str, str], ...] = ()
+) -> Call[SearchResult]:
     request = retrieval_pb2.SearchRequest(deployment=deployment)
     _set_options(request, options, SearchOptions, "a search")
     _put(request, given)
-    return Call(_SEARCH, request, lambda message: read(SearchResult, message), f"search for {given.name}")
+    subject = f"search for {given.name}"
+    return Call(_SEARCH, request, lambda message: read(SearchResult, message), subject, metadata=metadata)
 
 
 def verify(deployment: str, given: Payload, other: Payload | None, item_id: str | None) -> Call[VerifyResult]:

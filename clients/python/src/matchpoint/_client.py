@@ -76,7 +76,7 @@ class _Connection:
                 response_deserializer=call.method.response.FromString,
             )
             try:
-                answer = send(call.request, timeout=patience.left(), metadata=self.where.metadata)
+                answer = send(call.request, timeout=patience.left(), metadata=self.where.metadata + call.metadata)
             except grpc.RpcError as error:
                 failure = _failures.from_call(call.subject, self.where.server, error)
                 # The server itself said so, if there is a reason.
@@ -161,9 +161,12 @@ class Deployment:
         permission, no such deployment) is raised. Queries are taken as they are needed, so there may be millions.
         """
         check_many(queries, in_flight)
-        return in_threads(
-            lambda query: self.search(query, timeout=timeout, **options), queries, in_flight, ordered
-        )
+
+        def search(query: Q) -> SearchResult:
+            call = _calls.search(self._name, payload(query), options, _calls.ONE_OF_MANY)
+            return self._connection.run(call, timeout)
+
+        return in_threads(search, queries, in_flight, ordered)
 
     def decide(
         self,

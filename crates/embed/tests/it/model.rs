@@ -1529,7 +1529,7 @@ fn number_of(caller: u64) -> ClientId {
 fn client(client: u64) -> Caller {
     Caller {
         client: number_of(client),
-        deadline: None,
+        ..Caller::default()
     }
 }
 
@@ -1565,6 +1565,46 @@ async fn a_flood_of_one_client_gives_its_newest_place_to_another() {
 }
 
 #[tokio::test]
+async fn a_prompt_caller_is_refused_what_would_wait_for_long_and_others_are_not() {
+    let pool = pool(1, 64).with_delay_at_most(Duration::from_millis(10));
+    pool.run(Caller::default(), JobKind::Image, pause(20))
+        .await
+        .unwrap();
+    let (job, begun, end) = held();
+    let mut running = Box::pin(pool.run(client(1), JobKind::Image, job));
+    assert!(begin(&mut running).await.is_pending());
+    begun.await.unwrap();
+    // A job takes 20 ms, so two may always wait; more do until that has been so for 100 ms.
+    let mut waiting = Vec::new();
+    let refused = loop {
+        let prompt = pool.run(client(1).prompt(), JobKind::Image, |_| "answered");
+        let mut prompt = Box::pin(prompt);
+        match begin(&mut prompt).await {
+            Poll::Pending => waiting.push(prompt),
+            Poll::Ready(refused) => break refused,
+        }
+        tokio::time::sleep(Duration::from_millis(30)).await;
+    };
+    let Err(PoolError::Delayed { wait, retry_after }) = refused else {
+        panic!("{refused:?} after {}", waiting.len());
+    };
+    assert!(5 <= waiting.len(), "{}", waiting.len());
+    let expected = u32::try_from(waiting.len()).unwrap() * Duration::from_millis(20);
+    assert!(expected <= wait && wait <= retry_after, "{wait:?}");
+    // Who may wait does, and so does another caller.
+    let mut batch = Box::pin(pool.run(client(1), JobKind::Image, |_| "answered"));
+    assert!(begin(&mut batch).await.is_pending());
+    let mut other = Box::pin(pool.run(client(2).prompt(), JobKind::Image, |_| "answered"));
+    assert!(begin(&mut other).await.is_pending());
+    end.send(()).unwrap();
+    running.await.unwrap();
+    for job in waiting {
+        assert_eq!(job.await, Ok("answered"));
+    }
+    assert_eq!((batch.await, other.await), (Ok("answered"), Ok("answered")));
+}
+
+#[tokio::test]
 async fn what_would_wait_beyond_its_deadline_is_refused_at_once() {
     let pool = pool(1, 8);
     // The pace: a job of 20 ms.
@@ -1585,6 +1625,7 @@ async fn what_would_wait_beyond_its_deadline_is_refused_at_once() {
     let within = |milliseconds| Caller {
         client: number_of(2),
         deadline: Some(Instant::now() + Duration::from_millis(milliseconds)),
+        ..Caller::default()
     };
     let late = pool.run(within(30), JobKind::Image, |_| "late").await;
     assert!(matches!(late, Err(PoolError::Late { .. })), "{late:?}");
@@ -1617,6 +1658,7 @@ async fn a_flood_of_one_client_takes_no_time_from_another() {
     let other = Caller {
         client: number_of(2),
         deadline: Some(Instant::now() + Duration::from_millis(400)),
+        ..Caller::default()
     };
     let mut polite = Box::pin(pool.run(other, JobKind::Image, |_| "answered"));
     assert!(begin(&mut polite).await.is_pending());
@@ -1638,6 +1680,7 @@ async fn what_cannot_be_done_in_time_is_not_run() {
     let within = |milliseconds| Caller {
         client: number_of(2),
         deadline: Some(Instant::now() + Duration::from_millis(milliseconds)),
+        ..Caller::default()
     };
     // Nothing stands before it, and a job takes longer than that.
     let late = pool.run(within(500), JobKind::Image, count()).await;
