@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::common::shop::npy;
 use crate::common::{
     ROOT, Served, copy_folder, copy_of_sample, matchpoint, model, photos, run, sample, text,
 };
@@ -1837,21 +1838,6 @@ fn a_remedy_is_named_or_measured_and_every_command_knows_it() {
         "{}",
         text(&refused.stderr)
     );
-}
-
-/// A `.npy` file of little-endian `f32`, as numpy writes it.
-fn npy(rows: &[[f32; 3]]) -> Vec<u8> {
-    let mut header = format!(
-        "{{'descr': '<f4', 'fortran_order': False, 'shape': ({}, 3), }}",
-        rows.len()
-    );
-    header.push_str(&" ".repeat(63 - (10 + header.len()) % 64));
-    header.push('\n');
-    let mut file = b"\x93NUMPY\x01\x00".to_vec();
-    file.extend(u16::try_from(header.len()).unwrap().to_le_bytes());
-    file.extend(header.as_bytes());
-    file.extend(rows.iter().flatten().flat_map(|value| value.to_le_bytes()));
-    file
 }
 
 #[test]

@@ -18,6 +18,7 @@ mod identity;
 mod limits;
 mod metrics;
 mod monitoring;
+mod points_import;
 mod remote;
 mod replicas;
 mod shadow;

@@ -173,6 +173,12 @@ pub enum CalibrationError {
     /// Targets for groups need a policy with a target FAR.
     #[error("the worst group is that of a certified target FAR; no other policy has one")]
     GroupsWithoutTargetFar,
+    /// Settings name no target, or several.
+    #[error(
+        "the settings name no target or several; one of target_far, target_frr, equal_error and costs is what a \
+         threshold is for"
+    )]
+    NotOneTarget,
     /// A review band needs a policy whose threshold does not depend on mated searches.
     #[error("a review band goes with a target FAR; no other policy has one")]
     ReviewWithoutTargetFar,

@@ -31,6 +31,15 @@ pub(crate) fn open(
     )?)
 }
 
+/// What a command that may be a dry run does with a deployment.
+pub(crate) fn access(dry_run: bool) -> Access {
+    if dry_run {
+        Access::ReadOnly
+    } else {
+        Access::ReadWrite
+    }
+}
+
 /// How many queries may be embedded at once: what the queue of the workers holds.
 pub(crate) fn window(engine: &EngineConfig) -> usize {
     engine.workers.count(engine.compute.joined_max()) * 4
@@ -67,7 +76,7 @@ impl Probes {
     }
 }
 
-/// Searches for every query, on all workers.
+/// Searches for every image of a list, on all workers.
 pub(crate) fn run(
     deployment: &Arc<Deployment>,
     sources: &ImageSources,
@@ -76,21 +85,12 @@ pub(crate) fn run(
     cache: CacheFlags,
 ) -> anyhow::Result<Probes> {
     let kept = (!cache.no_cache).then(|| deployment.embedding_cache());
-    let mut probes = Probes {
-        gathered: Gathered::of(deployment)?.with_cache(kept.flatten()),
-        failed: sources.refused.clone(),
-        timings: Vec::new(),
-        took: Duration::ZERO,
-    };
-    let labels = probes.gathered.labels();
+    let gathered = Gathered::of(deployment)?.with_cache(kept.flatten());
+    let labels = gathered.labels();
     // An empty gallery is reported by another error.
     if !labels.is_empty() {
         sources.refuse_contradictions(|label| labels.contains(label))?;
     }
-    let settings = QuerySettings {
-        masked,
-        in_flight_max: window(engine),
-    };
     let query = |source: &ImageSource| QueryToSearch {
         query: LabelledQuery {
             id: source.id.clone(),
@@ -99,8 +99,30 @@ pub(crate) fn run(
         },
         source: Ok(ProbeSource::File(source.path.clone())),
     };
-    let queries = tokio_stream::iter(sources.items.iter().map(|source| Ok(query(source))));
-    let mut progress = ItemProgress::new("search", sources.items.len());
+    let queries = sources.items.iter().map(query);
+    let settings = QuerySettings {
+        masked,
+        in_flight_max: window(engine),
+    };
+    let mut probes = search(deployment, gathered, settings, queries)?;
+    probes.failed = [sources.refused.clone(), probes.failed].concat();
+    Ok(probes)
+}
+
+/// Searches for every query, on all workers.
+pub(crate) fn search(
+    deployment: &Arc<Deployment>,
+    gathered: Gathered,
+    settings: QuerySettings,
+    queries: impl ExactSizeIterator<Item = QueryToSearch>,
+) -> anyhow::Result<Probes> {
+    let mut probes = Probes {
+        gathered,
+        failed: Vec::new(),
+        timings: Vec::new(),
+        took: Duration::ZERO,
+    };
+    let mut progress = ItemProgress::new("search", queries.len());
     let (timings, failed) = (&mut probes.timings, &mut probes.failed);
     let done = |id: &str, outcome: Result<Timings, QueryFailure>| {
         progress.step();
@@ -116,6 +138,7 @@ pub(crate) fn run(
         }
         Ok(())
     };
+    let queries = tokio_stream::iter(queries.map(Ok));
     let search = probes.gathered.search(deployment, settings, queries, done);
     crate::cli::runtime::single_threaded()?.block_on(search)?;
     probes.gathered.settle()?;

@@ -231,6 +231,7 @@ impl Calibrate {
             },
             remedy: self.remedy_choice(),
             margin_factor: self.margin_factor()?,
+            leaves_room: true,
         };
         self.refuse_mutual_mates(target)?;
         let Some(folder) = &self.deployment else {
@@ -246,11 +247,7 @@ impl Calibrate {
                 self.shown(file.is_some()),
             );
         };
-        let access = if self.dry_run {
-            Access::ReadOnly
-        } else {
-            Access::ReadWrite
-        };
+        let access = labelled_search::access(self.dry_run);
         let sources = self.sources()?;
         let pictures = self.pictures()?;
         let scope = self.scope(DEPLOYMENT_PAIRS_MAX);

@@ -8,3 +8,4 @@ pub(super) mod image_sources;
 pub(super) mod images;
 pub(super) mod left_out;
 pub(super) mod listing;
+pub(super) mod saved_calibration;

@@ -1,5 +1,6 @@
 //! `matchpoint points`: the operating points of a deployment: list, show, compare, choose.
 
+mod import;
 mod outcomes;
 pub(super) mod served;
 pub(super) mod served_point;
@@ -10,6 +11,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+use self::import::ImportArgs;
 use self::outcomes::{
     Activated, ComparedPoints, FlipLine, NONE_ACTIVE, comparison_text, list_text,
 };
@@ -38,7 +40,8 @@ use matchpoint_gallery::Access;
   matchpoint points list shop --server http://127.0.0.1:50051
   matchpoint points activate shop op-5f2c --server http://127.0.0.1:50051
   matchpoint points compare shop op-5f2c9a0b1d3e4f60 op-77aa01c2d3e4f501
-  matchpoint points rollback shop")]
+  matchpoint points rollback shop
+  matchpoint points import shop gate")]
 pub(crate) struct PointsArgs {
     #[command(subcommand)]
     command: PointsCommand,
@@ -59,6 +62,13 @@ enum PointsCommand {
     Activate(Chosen),
     /// Return to the one that decided before
     Rollback(Back),
+    /// Take one that was made in Python, if it comes to the same here
+    ///
+    /// FOLDER is what `found.save(FOLDER)` of `matchpoint_calibration` wrote. Its gallery has to be that of the
+    /// deployment: ids, labels, and vectors to the last bit. Its queries are searched for here, as the server would,
+    /// and the same policy has to come to the same threshold. Then that decides. If anything differs, it is named,
+    /// and nothing is changed (exit code 4).
+    Import(ImportArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -172,6 +182,7 @@ impl PointsArgs {
                     None => choose(which, opening, |deployment| Ok(deployment.roll_back(None)?))?,
                 }
             }
+            PointsCommand::Import(import) => import.run()?,
         }
         Ok(Exit::Done)
     }

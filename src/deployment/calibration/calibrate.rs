@@ -18,6 +18,8 @@ pub struct CalibrationSettings {
     pub remedy: RemedyChoice,
     /// The multiple of the best similarity to another label that margins subtract.
     pub margin_factor: MarginFactor,
+    /// Whether room is left for ordinary changes of the gallery, if the labels allow it.
+    pub leaves_room: bool,
 }
 
 impl Deployment {
@@ -89,8 +91,8 @@ impl Deployment {
     }
 }
 
-/// A threshold that allows for ordinary changes of the gallery. If there are too few labels for that, one that
-/// meets the target for the present gallery.
+/// A threshold that allows for ordinary changes of the gallery. If that was not asked for, or there are too few labels
+/// for it, one that meets the target for the present gallery.
 fn with_room(
     draft: PointDraft,
     gathered: &Gathered,
@@ -105,7 +107,7 @@ fn with_room(
             draft.target(),
         )
     };
-    if let Some(roomy) = draft.with_room() {
+    if let Some(roomy) = draft.with_room().filter(|_| settings.leaves_room) {
         match choose(&roomy) {
             Ok(remedied) => return Ok((roomy, remedied)),
             Err(DeploymentError::Calibration(refused)) if refused.refusal().is_some() => {}

@@ -7,6 +7,7 @@ pub(super) mod embedding_cache;
 pub(super) mod evaluation;
 mod gallery_searches;
 pub(super) mod labelled_queries;
+mod made_elsewhere;
 pub(super) mod remedy;
 pub(super) mod searches;
 mod traffic_sample;

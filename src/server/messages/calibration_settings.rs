@@ -85,6 +85,7 @@ pub(in crate::server) fn calibration_settings(
                 .map_err(|cause| invalid(&format!("margin_factor cannot be used: {cause}")))?,
             None => MarginFactor::DEFAULT,
         },
+        leaves_room: true,
     })
 }
 

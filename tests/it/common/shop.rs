@@ -22,6 +22,23 @@ pub fn vector(label: usize, number: usize) -> Vec<f32> {
     (0..COMPONENTS).map(wave).collect()
 }
 
+/// A `.npy` file of little-endian `f32`, as numpy writes it.
+pub fn npy(rows: &[impl AsRef<[f32]>]) -> Vec<u8> {
+    let components = rows.first().map_or(0, |row| row.as_ref().len());
+    let mut header = format!(
+        "{{'descr': '<f4', 'fortran_order': False, 'shape': ({}, {components}), }}",
+        rows.len()
+    );
+    header.push_str(&" ".repeat(63 - (10 + header.len()) % 64));
+    header.push('\n');
+    let mut file = b"\x93NUMPY\x01\x00".to_vec();
+    file.extend(u16::try_from(header.len()).unwrap().to_le_bytes());
+    file.extend(header.as_bytes());
+    let values = rows.iter().flat_map(AsRef::as_ref);
+    file.extend(values.flat_map(|value| value.to_le_bytes()));
+    file
+}
+
 /// Builds a deployment of vectors that are made elsewhere.
 pub fn build_shop(at: &Path, more: &[&str]) {
     build_shop_of(at, 0, more);

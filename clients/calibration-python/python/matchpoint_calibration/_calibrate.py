@@ -15,7 +15,7 @@ from . import _given as given
 from . import _native
 from ._errors import RefusedError
 from ._native import InputError
-from ._results import Calibration, OperatingPoint
+from ._results import Calibration, OperatingPoint, Searched
 
 
 @dataclass(frozen=True)
@@ -91,13 +91,17 @@ def calibrate(
         "strangers_are_distinct": strangers_are_distinct,
         "worst_group_of": worst_group_of,
         "review_frr": review_frr,
-        "pairs_max": pairs_max,
-        "name": name or ("scores" if embeddings is None else "embeddings"),
-        "created": _written(datetime.now(timezone.utc) if created is None else created),
     }
     _make_plain(asked)
     _check_target(asked)
-    request = json.dumps(asked, allow_nan=False)
+    described = {
+        "name": given.word(name or ("scores" if embeddings is None else "embeddings"), "name"),
+        "created": _written(datetime.now(timezone.utc) if created is None else created),
+        "pairs_max": None if pairs_max is None else given.count(pairs_max, "pairs_max"),
+        "settings": asked,
+    }
+    request = json.dumps(described, allow_nan=False)
+    searched: Searched | None = None
     if (embeddings is None) == (scores is None):
         raise InputError("give one of embeddings and scores")
     if scores is None:
@@ -106,7 +110,10 @@ def calibrate(
         gallery, searching = _vectors(
             embeddings, labels, queries, query_labels, (ids, query_ids), (conditions, query_conditions)
         )
-        outcome = _native.calibrate_vectors(request, gallery, searching)
+        searched = None if searching is None else Searched(asked, gallery, searching)
+        outcome = _native.calibrate_vectors(
+            request, gallery.as_rows(), None if searching is None else searching.as_rows()
+        )
     else:
         for name_, value in (("queries", queries), ("ids", ids), ("conditions", conditions), ("pairs_max", pairs_max)):
             if value is not None:
@@ -117,7 +124,7 @@ def calibrate(
     if outcome.record is None or outcome.id is None or outcome.goal is None:
         raise RefusedError(findings, outcome.page)
     point = OperatingPoint(id=outcome.id, json=outcome.record, recording=outcome.recording)
-    return Calibration._of(findings, outcome.goal, outcome.page, point)
+    return Calibration._of(findings, outcome.goal, outcome.page, point, searched)
 
 
 def similarities(queries: object, items: object) -> NDArray[np.float32]:
@@ -153,10 +160,8 @@ def _make_plain(asked: dict[str, Any]) -> None:
         if asked[name] is not None:
             asked[name] = given.number(asked[name], name, "a fraction, such as 0.01")
     asked["seed"] = given.count(asked["seed"], "seed")
-    for name in ("grow_to", "pairs_max"):
-        if asked[name] is not None:
-            asked[name] = given.count(asked[name], name)
-    asked["name"] = given.word(asked["name"], "name")
+    if asked["grow_to"] is not None:
+        asked["grow_to"] = given.count(asked["grow_to"], "grow_to")
     if asked["worst_group_of"] is not None:
         asked["worst_group_of"] = given.word(asked["worst_group_of"], "worst_group_of")
     costs = asked["costs"]
@@ -189,11 +194,11 @@ def _vectors(
     query_labels: object | None,
     ids: tuple[object | None, object | None],
     conditions: tuple[Mapping[str, object] | None, Mapping[str, object] | None],
-) -> tuple[given.Rows, given.Rows | None]:
+) -> tuple[given.Labelled, given.Labelled | None]:
     items = given.matrix(embeddings, "embeddings")
     item_labels = given.texts(labels, "labels", len(items), "embeddings")
     known = given.columns(conditions[0], "conditions", len(items), "embeddings")
-    gallery = _rows(items, item_labels, given.names(ids[0], "ids", len(items), "embeddings"), known)
+    gallery = given.Labelled(items, item_labels, given.names(ids[0], "ids", len(items), "embeddings"), known)
     if queries is None:
         for name, value in (("query_labels", query_labels), ("query_ids", ids[1]), ("query_conditions", conditions[1])):
             if value is not None:
@@ -211,11 +216,7 @@ def _vectors(
     _refuse_one_label([*item_labels, *their_labels])
     their_ids = given.names(ids[1], "query_ids", len(searched), "queries")
     known = given.columns(conditions[1], "query_conditions", len(searched), "queries")
-    return gallery, _rows(searched, their_labels, their_ids, known)
-
-
-def _rows(values: given.Floats, labels: list[str], ids: list[str], conditions: Mapping[str, list[str]]) -> given.Rows:
-    return given.Rows(values.tobytes(), values.shape[1], labels, ids, conditions)
+    return gallery, given.Labelled(searched, their_labels, their_ids, known)
 
 
 def _matches(

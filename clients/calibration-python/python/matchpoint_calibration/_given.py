@@ -29,6 +29,19 @@ class Rows:
 
 
 @dataclass(frozen=True)
+class Labelled:
+    """Vectors in one matrix of single precision, and what is known of each."""
+
+    values: Floats
+    labels: list[str]
+    ids: list[str]
+    conditions: Mapping[str, list[str]]
+
+    def as_rows(self) -> Rows:
+        return Rows(self.values.tobytes(), self.values.shape[1], self.labels, self.ids, self.conditions)
+
+
+@dataclass(frozen=True)
 class BestMatches:
     """The best match of each search, as the compiled module takes them."""
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import html
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import _given as given
+from ._native import InputError
 
 
 def percent(share: float) -> str:
@@ -107,6 +110,36 @@ class OperatingPoint:
         return Path(folder) / "operating-points" / f"{self.id}.json"
 
 
+@dataclass(frozen=True)
+class Searched:
+    """What a calibration was made of: the settings, the gallery, and what was searched for in it."""
+
+    settings: Mapping[str, Any]
+    gallery: given.Labelled
+    queries: given.Labelled
+
+    def save(self, folder: Path, operating_point: str, digest: str) -> None:
+        """Writes it for `matchpoint points import`, if the vectors are still those of `digest`."""
+        hashed = hashlib.sha256(self.gallery.values.data)
+        hashed.update(self.queries.values.data)
+        if hashed.hexdigest() != digest:
+            raise InputError("the vectors were changed since they were calibrated; calibrate again, then save")
+        for name, vectors in (("gallery", self.gallery), ("queries", self.queries)):
+            np.save(folder / f"{name}.npy", vectors.values)
+        content = {
+            "format": 1,
+            "operating_point": operating_point,
+            "settings": self.settings,
+            "gallery": {"ids": self.gallery.ids, "labels": self.gallery.labels},
+            "queries": {
+                "ids": self.queries.ids,
+                "labels": self.queries.labels,
+                "conditions": self.queries.conditions,
+            },
+        }
+        (folder / "calibration.json").write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+
+
 @dataclass(frozen=True, repr=False)
 class Calibration:
     """A threshold, what it promises, and what was measured.
@@ -144,6 +177,7 @@ class Calibration:
     operating_point: OperatingPoint
     findings: Mapping[str, Any] = field(repr=False)
     report: str = field(repr=False)
+    _searched: Searched | None = field(repr=False, compare=False)
 
     def accepts(self, scores: ArrayLike) -> NDArray[np.bool_]:
         """Which scores are accepted, compared as the service compares them: in single precision, and none above 1.
@@ -154,6 +188,22 @@ class Calibration:
         Take them from `similarities`: a score of other arithmetic may fall on the other side of the threshold.
         """
         return np.asarray(given.decided(scores, "scores") >= np.float32(self.threshold))
+
+    def save(self, folder: str | Path) -> Path:
+        """Writes the record and all that it takes to make it again, for `matchpoint points import DEPLOYMENT FOLDER`.
+
+        That is vectors, ids, labels and conditions: keep the folder as you keep them.
+        """
+        if self._searched is None:
+            raise InputError(
+                "only a calibration of embeddings and queries can be made again in a deployment; of its own items it "
+                "is made there, by `matchpoint calibrate DEPLOYMENT --gallery-as-queries`; "
+                "operating_point.save(folder) writes the record alone"
+            )
+        self.operating_point.save(folder)
+        digest = self.findings["content"]["binding"]["gallery_digest"]
+        self._searched.save(Path(folder), self.operating_point.id, digest)
+        return Path(folder)
 
     def save_report(self, path: str | Path) -> Path:
         """Writes the report as one HTML file."""
@@ -188,7 +238,14 @@ class Calibration:
         )
 
     @classmethod
-    def _of(cls, findings: Mapping[str, Any], goal: str, report: str, point: OperatingPoint) -> Calibration:
+    def _of(
+        cls,
+        findings: Mapping[str, Any],
+        goal: str,
+        report: str,
+        point: OperatingPoint,
+        searched: Searched | None,
+    ) -> Calibration:
         content = findings["content"]
         measured, held_out = content["measured"], content.get("held_out") or {}
         promise, evidence = content.get("promise"), content.get("evidence") or {}
@@ -212,6 +269,7 @@ class Calibration:
             operating_point=point,
             findings=findings,
             report=report,
+            _searched=searched,
         )
 
 

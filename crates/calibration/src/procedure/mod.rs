@@ -63,6 +63,7 @@ mod labelled_vectors;
 mod point_draft;
 mod refusal;
 mod settings;
+mod stated_settings;
 mod vector_findings;
 mod vector_trials;
 
@@ -75,5 +76,6 @@ pub use labelled_vectors::{LabelledVectors, VectorRow};
 pub use point_draft::{ChosenThreshold, PointDraft, PointTrials};
 pub use refusal::Refusal;
 pub use settings::{Assured, ThresholdSettings, refuse_mutual_mates};
+pub use stated_settings::StatedSettings;
 pub use vector_findings::{CalibratedSizes, VectorFindings};
 pub use vector_trials::{Copied, NearCopied, VectorStage, VectorTrials};
