@@ -53,6 +53,8 @@ struct VerifyReport {
     gallery_digest: String,
     operating_points: usize,
     index: String,
+    /// Number of candidates that a search in the index keeps; `None` if every search compares with every item.
+    candidates: Option<u32>,
     /// Items that are settled in the index.
     settled_items: usize,
     /// Whether the index was taken from its file; otherwise it was built for this check.
@@ -136,6 +138,7 @@ fn verify(
         gallery_digest: view.digest(),
         operating_points: points.len(),
         index: view.index_description(),
+        candidates: view.search_breadth().map(|breadth| breadth.ef),
         settled_items: view.base_items(),
         index_file_used: view.index_is_stored(),
         index_bytes: view.index_bytes(),
@@ -167,10 +170,10 @@ fn recall(view: &GalleryView, sample: usize, k: usize) -> anyhow::Result<Recall>
 }
 
 fn text(report: &VerifyReport) -> String {
-    let index = match &report.recall {
+    let index = match report.candidates {
         None => "none: every search compares with every item".to_owned(),
-        Some(_) => format!(
-            "{}, {} items settled, {} bytes, {}",
+        Some(candidates) => format!(
+            "{}, {candidates} candidates a search, {} items settled, {} bytes, {}",
             report.index,
             report.settled_items,
             report.index_bytes,

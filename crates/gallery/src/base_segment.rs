@@ -18,6 +18,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use sha2::{Digest, Sha256};
 
 use crate::index::bits::Bits;
+use crate::index::breadth::SearchBreadth;
 use crate::index::build::BuildParams;
 use crate::index::codes::UnitVectors;
 use crate::index::error::IndexError;
@@ -66,6 +67,11 @@ impl BaseSegment {
         self.graph.width()
     }
 
+    /// How many candidates a search in it has to keep.
+    pub(super) fn breadth(&self) -> SearchBreadth {
+        self.graph.breadth()
+    }
+
     /// Builds the graph of items in the order given, with all threads of the current `rayon` pool, and writes
     /// the file if a path is given. If it cannot be written, the vectors stay in memory.
     pub(super) fn build(
@@ -77,7 +83,21 @@ impl BaseSegment {
         let keys: Vec<Hash> = items.iter().map(|item| item.key).collect();
         let build = |values: &[f32]| {
             let rows = UnitVectors::new(values, dimension)?;
-            Graph::build(rows, build_params(params), digest(&keys))
+            let graph = Graph::build(rows, build_params(params), digest(&keys))?;
+            let SearchBreadth {
+                ef,
+                searches,
+                missed,
+            } = graph.breadth();
+            if !graph.breadth().suffices() {
+                tracing::warn!(
+                    ef,
+                    searches,
+                    missed,
+                    "the items are hard to search: more than one search in a thousand misses the nearest one"
+                );
+            }
+            Ok::<_, IndexError>(graph)
         };
         let slots = items.iter().map(|item| item.slot).collect();
         if let Some(path) = file {

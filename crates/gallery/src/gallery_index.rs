@@ -11,6 +11,7 @@ use hnsw_rs::hnsw::Hnsw;
 use crate::base_segment::BaseSegment;
 use crate::filter::ItemFilter;
 use crate::index::bits::Bits;
+use crate::index::breadth::SearchBreadth;
 use crate::index::error::IndexError;
 use crate::index::search::IndexSearch;
 use crate::mapped_vectors::Vector;
@@ -81,6 +82,14 @@ impl GalleryIndex {
     /// The number of bits of its codes.
     pub(super) fn width(&self) -> CodeWidth {
         self.base.width()
+    }
+
+    /// How many candidates a search keeps, if it asks for no more, and what a sample of searches missed with as many
+    /// or, if more are kept than the graph needs, with fewer.
+    pub(super) fn breadth(&self) -> SearchBreadth {
+        let needed = self.base.breadth();
+        let ef = u32::try_from(self.params.ef_search).map_or(needed.ef, |ef| ef.max(needed.ef));
+        SearchBreadth { ef, ..needed }
     }
 
     /// The number of items that are compared one by one before the oldest of them are linked.
@@ -179,7 +188,12 @@ impl GalleryIndex {
     }
 
     fn ef(&self, asked: &IndexQuery<'_>) -> usize {
-        asked.ef.max(self.params.ef_search).max(2 * asked.k)
+        let needed = self.base.breadth().ef as usize;
+        asked
+            .ef
+            .max(self.params.ef_search)
+            .max(needed)
+            .max(2 * asked.k)
     }
 }
 

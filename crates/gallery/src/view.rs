@@ -10,6 +10,7 @@ use crate::error::GalleryError;
 use crate::filter::ItemFilter;
 use crate::gallery_index::{GalleryIndex, IndexQuery};
 use crate::index::bits::Bits;
+use crate::index::breadth::SearchBreadth;
 use crate::index::scan::CodedQuery;
 use crate::item::{ContentSum, ItemHead, embedding_bytes};
 use crate::item_set::ItemSet;
@@ -186,11 +187,12 @@ impl GalleryView {
         self.index.is_some()
     }
 
-    /// Whether the index keeps more candidates for `k` items than for one.
+    /// How many candidates a search in the index keeps, if it asks for no more, and what that misses; `None` if every
+    /// search is exact.
     #[must_use]
-    pub fn is_wide(&self, k: usize) -> bool {
+    pub fn search_breadth(&self) -> Option<SearchBreadth> {
         let index = self.index.as_ref();
-        index.is_some_and(|(index, _)| index.params().ef_search < 2 * k)
+        index.map(|(index, _)| index.breadth())
     }
 
     /// The method of search: `exact`, or the graph with its parameters.

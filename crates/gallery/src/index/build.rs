@@ -14,6 +14,7 @@ use std::sync::{Mutex, PoisonError};
 use rayon::iter::ParallelIterator;
 use rayon::slice::{ParallelSlice, ParallelSliceMut};
 
+use crate::index::breadth::{SearchBreadth, breadth_for, sample_size};
 use crate::index::codes::Codes;
 use crate::index::error::IndexError;
 use crate::index::links::{Level, LevelSizes, Links, NO_LINK, UPPER_LEVELS_MAX, upper_bytes};
@@ -60,6 +61,7 @@ pub(super) struct GraphDraft {
     pub(super) upper: Vec<u8>,
     pub(super) upper_rows: Vec<u8>,
     pub(super) sizes: LevelSizes,
+    pub(super) breadth: SearchBreadth,
     /// The rows in the order of insertion.
     order: Vec<u32>,
     params: BuildParams,
@@ -78,6 +80,7 @@ pub(super) fn build(
     let mut draft = GraphDraft::new(rows, members, params);
     let pool = Mutex::new(Vec::new());
     let mut done = 1;
+    let first_searched = draft.order.len() - sample_size(draft.order.len());
     while done < draft.order.len() {
         // Rows of one batch do not find each other. So a batch has at most a sixteenth of the rows linked so
         // far, and at most a fiftieth of all rows.
@@ -85,6 +88,9 @@ pub(super) fn build(
         let size = (done / 16)
             .clamp(1, (all / 50).clamp(64, 8192))
             .min(all - done);
+        if (done..done + size).contains(&first_searched) {
+            draft.breadth = draft.measure(done, first_searched, codes);
+        }
         draft.insert(done..done + size, codes, &pool);
         done += size;
     }
@@ -120,9 +126,17 @@ impl GraphDraft {
                 .flat_map(|row| row.to_le_bytes())
                 .collect(),
             sizes,
+            breadth: SearchBreadth::default(),
             order,
             params,
         }
+    }
+
+    /// Searches for the rows from the position `from` on in the order of insertion, of which the first `linked` are linked.
+    fn measure(&self, linked: usize, from: usize, codes: &Codes<'_>) -> SearchBreadth {
+        let (linked, _) = self.order.split_at(linked);
+        let (_, sample) = self.order.split_at(from);
+        breadth_for(&self.links(), codes, linked, sample)
     }
 
     fn links(&self) -> Links<'_> {

@@ -12,8 +12,9 @@ use rayon::slice::ParallelSlice;
 use sha2::{Digest, Sha256};
 
 use crate::index::bits::Bits;
+use crate::index::breadth::{BREADTH_MAX, SearchBreadth};
 use crate::index::build::BuildParams;
-use crate::index::codes::{DIMENSION_MAX, ROWS_MAX, UnitVectors, stride};
+use crate::index::codes::{DIMENSION_MAX, ROWS_MAX, stride};
 use crate::index::duplicates::{GROUP, group_numbers};
 use crate::index::error::IndexError;
 use crate::index::links::{LevelSizes, NO_LINK, UPPER_LEVELS_MAX, upper_bytes};
@@ -21,7 +22,7 @@ use matchpoint_vector::kernels::codes::CodeWidth;
 
 const MAGIC: [u8; 8] = *b"MPINDEX\0";
 /// The only version of the format that is read and written.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 /// The position of the width of the codes in the header, and its values.
 const WIDTH: usize = 12;
 const EIGHT: u32 = 0;
@@ -51,8 +52,10 @@ pub(super) struct IndexHeader {
     pub(super) params: BuildParams,
     pub(super) sizes: LevelSizes,
     pub(super) fingerprint: [u8; 32],
-    groups: usize,
-    duplicates: usize,
+    pub(super) breadth: SearchBreadth,
+    /// Computed from the parts when they are written.
+    pub(super) groups: usize,
+    pub(super) duplicates: usize,
 }
 
 /// The sections, in the order of the file.
@@ -184,25 +187,6 @@ pub(super) fn write(
 }
 
 impl IndexHeader {
-    pub(super) fn new(
-        rows: UnitVectors<'_>,
-        width: CodeWidth,
-        params: BuildParams,
-        sizes: LevelSizes,
-        fingerprint: [u8; 32],
-    ) -> Self {
-        Self {
-            dimension: rows.dimension(),
-            rows: rows.count(),
-            width,
-            params,
-            sizes,
-            fingerprint,
-            groups: 0,
-            duplicates: 0,
-        }
-    }
-
     /// The header without its digests.
     fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(HEADER);
@@ -227,6 +211,12 @@ impl IndexHeader {
         bytes.extend(self.params.seed.to_le_bytes());
         bytes.extend(self.sizes.iter().flat_map(|size| size.to_le_bytes()));
         bytes.extend(self.fingerprint);
+        let SearchBreadth {
+            ef,
+            searches,
+            missed,
+        } = self.breadth;
+        bytes.extend([ef, searches, missed].map(u32::to_le_bytes).as_flattened());
         bytes.resize(DIGESTS, 0);
         bytes
     }
@@ -249,7 +239,8 @@ impl IndexHeader {
             [count()?, count()?, count()?, count()?, count()?, count()?];
         let seed = number()?;
         let (sizes, rest) = rest.split_first_chunk::<{ UPPER_LEVELS_MAX * NUMBER }>()?;
-        let (fingerprint, _) = rest.split_first_chunk::<32>()?;
+        let (fingerprint, rest) = rest.split_first_chunk::<32>()?;
+        let mut breadth = numbers(rest);
         let mut header = Self {
             dimension,
             rows,
@@ -261,6 +252,11 @@ impl IndexHeader {
             },
             sizes: [0; UPPER_LEVELS_MAX],
             fingerprint: *fingerprint,
+            breadth: SearchBreadth {
+                ef: breadth.next()?,
+                searches: breadth.next()?,
+                missed: breadth.next()?,
+            },
             groups,
             duplicates,
         };
@@ -279,6 +275,8 @@ impl IndexHeader {
             && self.params.check().is_ok()
             && self.groups <= self.duplicates
             && self.duplicates <= self.rows
+            && self.breadth.ef <= BREADTH_MAX
+            && self.breadth.missed <= self.breadth.searches
             && descending
             && sizes.next().is_some_and(|&nodes| {
                 nodes as usize <= self.rows && (nodes == 0) == (self.rows == 0)
@@ -635,9 +633,9 @@ mod tests {
             assert!(matches!(error, IndexError::Damaged { .. }), "{error}");
         }
         let mut newer = bytes;
-        newer[8] = 2;
+        newer[8] = 3;
         let format = IndexError::Format {
-            found: 2,
+            found: 3,
             readable: FORMAT,
         };
         assert_eq!(read(&newer).unwrap_err(), format);

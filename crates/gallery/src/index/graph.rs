@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::index::bits::Bits;
+use crate::index::breadth::SearchBreadth;
 use crate::index::build::{BuildParams, build};
 use crate::index::codes::{Codes, UnitVectors, encode_all, encode_query, stride};
 use crate::index::duplicates::{Duplicates, group};
@@ -11,7 +12,7 @@ use crate::index::file::{self, IndexHeader, IndexLayout, Sections};
 use crate::index::links::Links;
 use crate::index::scratch::Scratch;
 use crate::index::search::{IndexSearch, ScoredRow};
-use crate::index::traversal::{ScanBuffers, descend, prefetch_vector, scan, traverse};
+use crate::index::traversal::{ScanBuffers, prefetch_vector, scan, traverse_all};
 use crate::index::width::{NEIGHBOURS, width_for};
 use matchpoint_vector::kernels;
 use matchpoint_vector::kernels::codes::{CodeKernel, CodeWidth};
@@ -70,7 +71,17 @@ impl Graph {
         let grouped = group(rows, &bytes, codes.stride);
         let draft = build(&codes, rows.count(), &grouped.firsts, params);
         let kernel = codes.kernel;
-        let header = IndexHeader::new(rows, width, params, draft.sizes, fingerprint);
+        let header = IndexHeader {
+            dimension: rows.dimension(),
+            rows: rows.count(),
+            width,
+            params,
+            sizes: draft.sizes,
+            fingerprint,
+            breadth: draft.breadth,
+            groups: 0,
+            duplicates: 0,
+        };
         let parts = Sections {
             codes: bytes,
             bottom: draft.bottom,
@@ -132,6 +143,12 @@ impl Graph {
     #[must_use]
     pub fn width(&self) -> CodeWidth {
         self.header.width
+    }
+
+    /// How many candidates a search has to keep, as measured when it was built.
+    #[must_use]
+    pub fn breadth(&self) -> SearchBreadth {
+        self.header.breadth
     }
 
     /// The fingerprint that identifies the rows.
@@ -240,12 +257,7 @@ impl Graph {
             sizes: &self.header.sizes,
             m: self.header.params.m,
         };
-        let mut entry = 0;
-        for level in (1..=links.height()).rev() {
-            entry = descend(&links.level(level), codes, entry, scratch);
-        }
-        let entry = links.upper_row(entry);
-        traverse(&links.level(0), codes, ef, entry, scratch);
+        traverse_all(&links, codes, ef, scratch);
     }
 
     fn scan(&self, search: &IndexSearch<'_>, codes: &Codes<'_>, scratch: &mut Scratch) {

@@ -7,6 +7,7 @@
 //! [`scratch::Scratch`] has grown, allocates no memory.
 
 pub mod bits;
+pub mod breadth;
 pub mod build;
 pub mod codes;
 pub mod error;

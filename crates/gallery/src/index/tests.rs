@@ -164,6 +164,39 @@ fn rows_too_near_each_other_for_eight_bits_are_told_apart() {
 }
 
 #[test]
+fn a_search_keeps_as_many_candidates_as_the_rows_need() {
+    // Many rows around each centre, which is where a stored graph leads astray, and few.
+    let near = around(16_000, 40, 8, (0.1, 2));
+    let far = clustered(16_000, 40, 1600, 2);
+    let [near_graph, far_graph] = [&near, &far].map(|values| build(values, 40));
+    let needed = near_graph.breadth();
+    assert!(128 < needed.ef && needed.suffices(), "{needed:?}");
+    assert_eq!(needed.searches, 1000);
+    let ordinary = far_graph.breadth();
+    assert!(ordinary.ef == 128 && ordinary.suffices(), "{ordinary:?}");
+    let again = Graph::from_bytes(Arc::new(near_graph.as_bytes().to_vec())).unwrap();
+    assert_eq!(again.breadth(), needed);
+    // Queries that had no part in it.
+    let queries = around(300, 40, 8, (0.1, 3));
+    let missed = |ef: u32| {
+        let misses = queries.chunks(40).filter(|query| {
+            let search = IndexSearch {
+                vector: query,
+                k: 1,
+                ef: ef as usize,
+                allowed: None,
+            };
+            let vector_of = |row: u32| near.chunks(40).nth(row as usize);
+            let mut scratch = Scratch::new();
+            let found = near_graph.search(&search, vector_of, &mut scratch).unwrap();
+            found[0].score < exact(&near, query, 1, None)[0].score
+        });
+        misses.count()
+    };
+    assert!(missed(needed.ef) <= 1 && 1 < missed(40));
+}
+
+#[test]
 fn neighbours_enrolled_one_after_the_other_are_found() {
     let mut sorted: Vec<Vec<f32>> = clustered(3000, 24, 100, 2)
         .chunks(24)

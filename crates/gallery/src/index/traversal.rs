@@ -1,13 +1,24 @@
 //! Follows the links of a level to the nodes that are nearest to a query.
 
 use crate::index::codes::Codes;
-use crate::index::links::Level;
+use crate::index::links::{Level, Links};
 use crate::index::scratch::Scratch;
 use matchpoint_vector::kernels::codes::{prefetch, prefetch_row};
 
 /// Number of cache lines of a row that are prefetched when its node is found. The kernel prefetches the rest of
 /// longer rows.
 const LINES_AHEAD: usize = 4;
+
+/// Descends from the highest level to the lowest, and leaves its best `ef` nodes in the pool of `scratch`, which also
+/// contains the query as codes.
+pub(super) fn traverse_all(links: &Links<'_>, codes: &Codes<'_>, ef: usize, scratch: &mut Scratch) {
+    let mut entry = 0;
+    for level in (1..=links.height()).rev() {
+        entry = descend(&links.level(level), codes, entry, scratch);
+    }
+    let entry = links.upper_row(entry);
+    traverse(&links.level(0), codes, ef, entry, scratch);
+}
 
 /// Starting at `entry`, moves to the best neighbour as long as that is nearer; returns the last node. The query
 /// is in `scratch`, as codes.
