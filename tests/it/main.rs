@@ -15,6 +15,7 @@ mod grpc;
 mod hostile;
 mod house;
 mod identity;
+mod indexed;
 mod limits;
 mod metrics;
 mod monitoring;

@@ -6,6 +6,17 @@ use super::certify_frr::FrrCertificate;
 use super::coverage::Coverage;
 use super::operating_point::Content;
 
+/// The properties of today's gallery on which a promise depends.
+#[derive(Clone, Copy, Debug)]
+pub struct SearchedGallery {
+    /// Number of items.
+    pub items: u64,
+    /// What it has in common with the gallery of the calibration; `None` if that is not known.
+    pub coverage: Option<Coverage>,
+    /// Whether a search may miss items.
+    pub approximate: bool,
+}
+
 /// What an operating point still promises in today's gallery.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct PromiseToday {
@@ -27,8 +38,8 @@ pub struct PromiseToday {
     pub certified: bool,
     /// The certified target FRR; `None` if there is none.
     pub target_frr: Option<f64>,
-    /// The upper bound on the FRR today. `None` if there is no certificate, if the coverage is not known, or if
-    /// added items may lower a margin score.
+    /// The upper bound on the FRR today. `None` if there is no certificate, if the coverage is not known, if added
+    /// items may lower a margin score, or if the gallery is searched through an index since.
     pub frr_bound: Option<f64>,
     /// What the review band still promises; `None` if there is no review band.
     pub unseen: Option<UnseenToday>,
@@ -55,9 +66,17 @@ impl UnseenToday {
 }
 
 impl PromiseToday {
-    /// What `content` promises in a gallery of `items` items.
+    /// What `content` promises in a gallery of today.
     #[must_use]
-    pub fn of(content: &Content, items: u64, coverage: Option<Coverage>) -> Self {
+    pub fn of(content: &Content, today: &SearchedGallery) -> Self {
+        let &SearchedGallery {
+            items,
+            coverage,
+            approximate,
+        } = today;
+        // Searches that may miss items, which those of the calibration did not. What is missed cannot raise a score that
+        // falls with a filter, and every other promise may end with it.
+        let indexed_since = approximate && content.index_check.is_none();
         let extent = coverage.map_or(items, Coverage::extent);
         let covered_items = content.covered_items();
         // The proof holds for the items that were searched. With added items there is a prediction, from the
@@ -70,8 +89,11 @@ impl PromiseToday {
         let predicted = grown.is_some() && !coverage.is_some_and(Coverage::is_ordinary);
         // If items were removed, another item can become the best or stand out more. That cannot raise a plain
         // best similarity, but it can raise an adjusted score.
-        let bounded = content.adjustment.is_none()
-            || coverage.is_some_and(|coverage| coverage.removed() == 0);
+        let adjustment = content.adjustment.as_ref();
+        let falls = adjustment.is_none_or(Adjustment::falls_with_a_filter);
+        let bounded = (adjustment.is_none()
+            || coverage.is_some_and(|coverage| coverage.removed() == 0))
+            && (falls || !indexed_since);
         let asked = content.target_far().map(TargetFar::far);
         let far_bound = coverage.filter(|_| bounded).zip(content.far_bound());
         let frr = content.frr_certificate();
@@ -80,8 +102,10 @@ impl PromiseToday {
             coverage.frr_bound(found.frr_bound, found.lost_at_most(), labels)
         };
         // An added item of another label lowers a margin score even if it is not the best.
-        let margin = content.adjustment.as_ref().and_then(Adjustment::margin);
-        let mates = coverage.filter(|coverage| margin.is_none() || coverage.added() == 0);
+        let margin = adjustment.and_then(Adjustment::margin);
+        let mates = coverage
+            .filter(|coverage| margin.is_none() || coverage.added() == 0)
+            .filter(|_| !indexed_since);
         let unseen = content.review.map(|band| UnseenToday {
             target: band.unseen.target.frr(),
             bound: mates.map(|coverage| frr_today(coverage, &band.unseen)),

@@ -36,7 +36,8 @@ pub struct DecisionBasis {
     #[prost(bool, tag = "8")]
     pub certified: bool,
     /// The false reject rate that the operating point promises per search, in (0, 1). Absent if it promises none, and once so
-    /// many items were removed or added since the calibration that `frr_bound` is above it.
+    /// many items were removed or added since the calibration that `frr_bound` is above it, or that they are searched through
+    /// an index now and were not then.
     #[prost(double, optional, tag = "9")]
     pub target_frr: ::core::option::Option<f64>,
     /// The score that was compared with `threshold`: that of the best match, unless `adjustment` says otherwise. Absent when

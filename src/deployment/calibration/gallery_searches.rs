@@ -107,7 +107,8 @@ fn best_of_others_but(
     let Some(best) = hits.first() else {
         return Ok(None);
     };
-    if let Some(other) = hits.iter().find(|hit| hit.item.label != best.item.label) {
+    let other = hits.iter().find(|hit| hit.item.label != best.item.label);
+    if let Some(other) = other.filter(|_| !view.is_approximate()) {
         return Ok(Some(other.score));
     }
     let others = Probe {
@@ -136,11 +137,15 @@ fn as_query(
     };
     hits.retain(|hit| hit.item.id != head.id);
     hits.truncate(PROBE_HITS);
-    let other = best_of_others_but(view, &embedding, head, &hits)?;
+    let others = left_out(view, &embedding, &head.label)?;
+    let other = match hits.first() {
+        Some(best) if best.item.label == head.label => others.hits.first().map(|hit| hit.score),
+        _ => best_of_others_but(view, &embedding, head, &hits)?,
+    };
     Ok(Probed {
         hits,
         other,
-        others: Some(left_out(view, &embedding, &head.label)?),
+        others: Some(others),
         index_missed,
         source_sha256: head.source_sha256,
         // The vector is in the gallery, which is analysed as a whole.

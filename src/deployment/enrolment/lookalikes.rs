@@ -10,7 +10,7 @@ use arc_swap::ArcSwap;
 
 use crate::deployment::DeploymentError;
 use crate::deployment::points::active::ActivePoint;
-use crate::deployment::search::deciding::{PROBE_HITS, best_of_another};
+use crate::deployment::search::deciding::PROBE_HITS;
 use crate::deployment::search::request::{Hit, Timings};
 use crate::monitor::{LeftOutItem, Monitor, OtherItem, left_out_sample};
 use matchpoint_calibration::adjustment::ComparedPair;
@@ -47,19 +47,16 @@ pub(in crate::deployment) fn accepted_others(
     for hit in hits.iter().take(most) {
         let own = &hit.item.label;
         let other = hits.iter().find(|other| other.item.label != *own);
-        let mut other = other.map(|other| other.score);
-        if other.is_none() && active.takes_margin() {
-            other = best_of_another(view, embedding, own, Some(label))?;
-        }
         let compared = ComparedPair {
             score: hit.score,
             probe: embedding.as_slice(),
             item: &hit.vector,
-            other,
+            other: other.map(|other| other.score),
             label: Some(own),
             left_out: Some(label),
         };
-        let judged = active.adjusted(&compared, &mut Timings::default())?;
+        let timings = &mut Timings::default();
+        let judged = active.adjusted_by_all(view, embedding, compared, timings)?;
         let accepted = active.decide(judged) == Decision::Accept;
         if let Some(score) = judged.score().filter(|_| accepted) {
             found.push(OtherItem {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::promise_today::coverage_in;
+use super::promise_today::{coverage_in, searched_gallery};
 use crate::deployment::DeploymentError;
 use crate::deployment::search::deciding::{Deciding, Searched, best_of_another};
 use crate::deployment::search::request::Timings;
@@ -16,7 +16,7 @@ use matchpoint_calibration::refusal::Mismatch;
 use matchpoint_calibration::standing::PromiseToday;
 use matchpoint_gallery::item_set::ItemSet;
 use matchpoint_gallery::view::GalleryView;
-use matchpoint_vector::Similarity;
+use matchpoint_vector::{Embedding, Similarity};
 
 /// The active operating point, or the reason why every decision is UNDECIDED.
 #[derive(Clone, Debug)]
@@ -255,22 +255,51 @@ impl ActivePoint {
             probe,
             options,
         } = searched;
-        let left_out = options.without_label.as_deref();
-        let mut other = other.filter(|_| options.filter.is_none());
-        if self.takes_margin() && other.is_none() {
-            let started = Instant::now();
-            other = best_of_another(view, probe, &best.item.label, left_out)?;
-            timings.search += started.elapsed();
-        }
         let compared = ComparedPair {
             score: best.score,
             probe: probe.as_slice(),
             item: &best.vector,
-            other,
+            other: other.filter(|_| options.filter.is_none()),
             label: Some(&best.item.label),
-            left_out,
+            left_out: options.without_label.as_deref(),
         };
+        self.adjusted_by_all(view, probe, compared, timings)
+    }
+
+    /// Computes the decision score of a pair whose best item of another label is the best that a search found, if any.
+    ///
+    /// Behind an index every item is compared for the best of another label, unless the one that was found is enough for
+    /// a reject: a nearer one only lowers the score.
+    pub(in crate::deployment) fn adjusted_by_all(
+        &self,
+        view: &GalleryView,
+        embedding: &Embedding,
+        mut compared: ComparedPair<'_>,
+        timings: &mut Timings,
+    ) -> Result<JudgedScore, DeploymentError> {
+        let found = compared.other.is_some();
+        let label = compared.label.filter(|_| self.takes_margin());
+        let Some(label) = label.filter(|_| !found || view.is_approximate()) else {
+            return self.adjusted(&compared, timings);
+        };
+        if found {
+            let at_most = self.adjusted(&compared, timings)?;
+            if self.is_unseen_reject(at_most) {
+                return Ok(at_most);
+            }
+        }
+        let started = Instant::now();
+        compared.other = best_of_another(view, embedding, label, compared.left_out)?;
+        timings.search += started.elapsed();
         self.adjusted(&compared, timings)
+    }
+
+    /// Whether a score is rejected and not reviewed.
+    fn is_unseen_reject(&self, judged: JudgedScore) -> bool {
+        let decision = self.decide(judged);
+        let band = self.valid().and_then(|point| point.content().review);
+        decision == Decision::Reject
+            && !band.is_some_and(|band| band.holds(decision, judged.score()))
     }
 
     pub(in crate::deployment) fn adjusted(
@@ -313,8 +342,8 @@ impl ActivePoint {
     #[must_use]
     pub fn promise_in(&self, gallery: &GalleryView) -> Option<PromiseToday> {
         let content = self.valid()?.content();
-        let items = gallery.len() as u64;
-        Some(PromiseToday::of(content, items, self.coverage(gallery)))
+        let today = searched_gallery(gallery, self.coverage(gallery));
+        Some(PromiseToday::of(content, &today))
     }
 
     /// The reason why the items of the calibration are not known; `None` if they are, and if no operating point

@@ -6,7 +6,7 @@ use crate::deployment::DeploymentError;
 use crate::deployment::folder::Folder;
 use matchpoint_calibration::coverage::Coverage;
 use matchpoint_calibration::operating_point::{Content, OperatingPoint};
-use matchpoint_calibration::standing::PromiseToday;
+use matchpoint_calibration::standing::{PromiseToday, SearchedGallery};
 use matchpoint_gallery::Gallery;
 use matchpoint_gallery::item_set::ItemSet;
 use matchpoint_gallery::view::GalleryView;
@@ -30,7 +30,7 @@ pub fn promise_in_gallery(
     let problem = problem.map(ToString::to_string);
     let coverage = coverage_in(&view, content, items.as_ref().ok());
     OpenedPromise {
-        today: PromiseToday::of(content, view.len() as u64, coverage),
+        today: PromiseToday::of(content, &searched_gallery(&view, coverage)),
         problem,
     }
 }
@@ -42,6 +42,18 @@ pub struct OpenedPromise {
     pub today: PromiseToday,
     /// The reason why the items of the calibration are not known; `None` if they are.
     pub problem: Option<String>,
+}
+
+/// What a promise depends on, with the part of the calibration's gallery that this one still has.
+pub(in crate::deployment) fn searched_gallery(
+    gallery: &GalleryView,
+    coverage: Option<Coverage>,
+) -> SearchedGallery {
+    SearchedGallery {
+        items: gallery.len() as u64,
+        coverage,
+        approximate: gallery.is_approximate(),
+    }
 }
 
 /// How much of a calibration's gallery a gallery still has; `None` if that is not known.

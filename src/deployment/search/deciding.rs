@@ -54,8 +54,7 @@ pub(in crate::deployment) fn deciding(hits: &[Hit]) -> Option<Deciding> {
 /// The best similarity to an item of another label than `label` among all items, whatever the caller's
 /// filter, except those of a label that is left out; `None` if there is none.
 ///
-/// It searches as widely as a calibration does. If that finds only one label, it searches more widely, and if
-/// necessary compares every item.
+/// It compares every item: an item that an index missed would raise a margin score above that of the calibration.
 pub(in crate::deployment) fn best_of_another(
     view: &GalleryView,
     embedding: &Embedding,
@@ -63,6 +62,7 @@ pub(in crate::deployment) fn best_of_another(
     without_label: Option<&str>,
 ) -> Result<Option<Similarity>, DeploymentError> {
     let nearest = Probe {
+        exact: true,
         without_label,
         ..Probe::nearest(PROBE_HITS)
     };

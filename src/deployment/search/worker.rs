@@ -134,10 +134,14 @@ pub(in crate::deployment) fn search_view(
         ef: options.ef,
     };
     let mut hits = view.nearest(embedding, &probe)?;
-    let wider = options.exact || options.ef.is_some() || options.one_per_label;
-    // If every item is compared, as with a filter, a wider search finds nothing else.
+    let wider = options.exact
+        || options.ef.is_some()
+        || options.one_per_label
+        || (PROBE_HITS < options.limit && view.is_approximate());
+    // A label that is left out means that every item is compared. What a filter allows is searched as asked for: a wider
+    // search is nearer to the exact one, by which strangers were counted.
     let some_only = options.filter.is_some() || options.without_label.is_some();
-    let deciding = if some_only || !(wider || view.is_wide(options.limit)) {
+    let deciding = if some_only || !wider {
         deciding(&hits)
     } else {
         let probe = Probe::nearest(PROBE_HITS);
@@ -192,20 +196,19 @@ pub(in crate::deployment) fn compare(
         found: query.dimension(),
     })?;
     let label = head.as_ref().map(|head| head.label.as_str());
-    // For an image that is not enrolled, it is not known which labels are others.
-    let other = match label.filter(|_| active.takes_margin()) {
-        Some(label) => best_of_another(&view, &query, label, None)?,
-        None => None,
-    };
     let compared = ComparedPair {
         score,
         probe: query.as_slice(),
         item: vector,
-        other,
+        other: None,
+        // For an image that is not enrolled, it is not known which labels are others.
         label,
         left_out: None,
     };
-    Ok((score, active.adjusted(&compared, timings)?))
+    Ok((
+        score,
+        active.adjusted_by_all(&view, &query, compared, timings)?,
+    ))
 }
 
 /// An image to be enrolled.
@@ -267,17 +270,20 @@ pub(in crate::deployment) fn probe(
 
     let options = SearchOptions::nearest(PROBE_HITS);
     let (hits, deciding) = search_view(view, &embedding, &options, timings)?;
-    let other = match deciding {
-        Some(Deciding { best, other: None }) => {
-            best_of_another(view, &embedding, &best.item.label, None)?
-        }
-        Some(Deciding { other, .. }) => other,
-        None => None,
-    };
     let others = if request.others {
         Some(left_out(view, &embedding, &request.label)?)
     } else {
         None
+    };
+    let other = match (deciding, &others) {
+        (None, _) => None,
+        (Some(found), Some(others)) if found.best.item.label == request.label => {
+            others.hits.first().map(|hit| hit.score)
+        }
+        (Some(Deciding { best, other }), _) if other.is_none() || view.is_approximate() => {
+            best_of_another(view, &embedding, &best.item.label, None)?
+        }
+        (Some(Deciding { other, .. }), _) => other,
     };
     let index_missed = if request.check_index {
         index_misses(view, &embedding, &hits)?
