@@ -105,6 +105,7 @@ fn the_network_computes_what_the_head_says_in_every_precision() {
     let (adapted, folder) = (adapted(), TempDir::new().unwrap());
     let weights = fs::read(adapted.join("head.f32")).unwrap();
     let head = record(adapted).head(&weights).unwrap();
+    assert!(head.eight_bits() && head.roots());
     for precision in [None, Some("int8"), Some("fp16")] {
         let before = embedded(&model(), precision, folder.path());
         let behind = embedded(adapted, precision, folder.path());
@@ -118,6 +119,43 @@ fn the_network_computes_what_the_head_says_in_every_precision() {
     for name in ["LICENSE", "NOTICE", "golden.jpg", "model.toml"] {
         assert!(adapted.join(name).is_file(), "{name}");
     }
+}
+
+#[test]
+fn a_head_in_thirty_two_bits_is_one_as_well() {
+    let folder = TempDir::new().unwrap();
+    let wide = folder.path().join("model");
+    let images = photos().join("labels.csv");
+    let command = "adapt --images {} --model {} --out {} --recipe root-softmax-tcm --head-bits 32";
+    done(command, &[&images, &model(), &wide]);
+    let weights = fs::read(wide.join("head.f32")).unwrap();
+    let head = record(&wide).head(&weights).unwrap();
+    assert!(!head.eight_bits());
+    let bytes = |of: &Path| fs::metadata(of.join("model.onnx")).unwrap().len();
+    let weights = u64::try_from(head.from() * head.to()).unwrap();
+    let saved = bytes(&wide) - bytes(adapted());
+    assert!(
+        (weights * 4 * 7 / 10..weights * 3).contains(&saved),
+        "{saved}"
+    );
+    let before = embedded(&model(), None, folder.path());
+    let behind = embedded(&wide, None, folder.path());
+    let narrow = embedded(adapted(), None, folder.path());
+    for ((before, behind), narrow) in before.iter().zip(&behind).zip(&narrow) {
+        let mapped = head.apply(before).unwrap();
+        let to = |other| Similarity::between(mapped.as_slice(), other).unwrap().get();
+        assert!(0.999_999 <= to(behind), "{}", to(behind));
+        assert!((0.999..0.999_999).contains(&to(narrow)), "{}", to(narrow));
+    }
+    let refusal = "cannot be used with";
+    let (vectors, labels) = vectors(folder.path(), 4, 4);
+    let plain = "adapt --embeddings {} --labels {} --out {} --head-bits 32";
+    refused(
+        plain,
+        &[&vectors, &labels, &folder.path().join("never")],
+        2,
+        refusal,
+    );
 }
 
 #[test]

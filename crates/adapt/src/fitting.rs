@@ -30,6 +30,8 @@ pub struct AdaptRequest<'a> {
     pub recipe: Option<&'static Recipe>,
     /// The most components that the head may give; [`COMPONENTS`](super::COMPONENTS) is usual.
     pub components: usize,
+    /// Whether the head multiplies in 8 bits; it is judged as such.
+    pub eight_bits: bool,
     /// The seed of all random choices.
     pub seed: u64,
 }
@@ -88,6 +90,11 @@ impl AdaptRequest<'_> {
         let head = recipe.fit(&fit, self.components, self.seed, &|done, of| {
             watch(AdaptStage::Fit, done, of)
         })?;
+        let head = if self.eight_bits {
+            head.in_eight_bits()
+        } else {
+            head
+        };
         if !watch(AdaptStage::Judge, 0, 1) {
             return Err(AdaptError::Stopped);
         }

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use base16ct::lower::encode_string;
-use matchpoint_vector::{Embedding, NotAnEmbedding};
+use matchpoint_vector::{EightBits, Embedding, NotAnEmbedding};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
@@ -20,6 +20,7 @@ const ROWS: usize = 2_048;
 pub struct Head {
     from: usize,
     roots: bool,
+    eight_bits: bool,
     /// `to` rows of `from` weights.
     weights: Vec<f32>,
     bias: Vec<f32>,
@@ -36,10 +37,25 @@ impl Head {
         let head = Self {
             from: matrix.columns,
             roots,
+            eight_bits: false,
             weights: matrix.values.iter().map(|value| *value as f32).collect(),
             bias: rows.map(|row| -dot(row, centre) as f32).collect(),
         };
         head.is_finite().then_some(head)
+    }
+
+    /// The head that multiplies in 8 bits: its weights are rounded in blocks, and so is what it is applied to.
+    ///
+    /// A network reads a quarter of the bytes then. The rounding is that of ONNX Runtime, so that a stored
+    /// embedding gets the vector that the network gives.
+    #[must_use]
+    pub fn in_eight_bits(mut self) -> Self {
+        let rows = self.weights.chunks(self.from);
+        self.weights = rows
+            .flat_map(|row| EightBits::of(row).values().collect::<Vec<f32>>())
+            .collect();
+        self.eight_bits = true;
+        self
     }
 
     fn is_finite(&self) -> bool {
@@ -58,6 +74,7 @@ impl Head {
         from: usize,
         to: usize,
         roots: bool,
+        eight_bits: bool,
     ) -> Result<Self, AdaptError> {
         let wrong = |problem: String| AdaptError::Stored { problem };
         let expected = from.checked_add(1).and_then(|row| row.checked_mul(to));
@@ -76,6 +93,7 @@ impl Head {
         let head = Self {
             from,
             roots,
+            eight_bits,
             weights,
             bias,
         };
@@ -110,6 +128,12 @@ impl Head {
         self.roots
     }
 
+    /// Whether the weights, and what is multiplied by them, are rounded to 8 bits.
+    #[must_use]
+    pub fn eight_bits(&self) -> bool {
+        self.eight_bits
+    }
+
     /// The weights, one row for each output component.
     #[must_use]
     pub fn weights(&self) -> &[f32] {
@@ -131,6 +155,11 @@ impl Head {
             Cow::Owned(signed_roots(unit))
         } else {
             Cow::Borrowed(unit)
+        };
+        let unit = if self.eight_bits {
+            Cow::Owned(EightBits::of(&unit).values().collect())
+        } else {
+            unit
         };
         let wide: Vec<f64> = unit.iter().map(|value| f64::from(*value)).collect();
         let row = |(row, bias): (&[f32], &f32)| {
@@ -164,6 +193,11 @@ impl Head {
             Cow::Owned(rows.signed_roots())
         } else {
             Cow::Borrowed(rows)
+        };
+        let seen = if self.eight_bits {
+            Cow::Owned(seen.in_eight_bits())
+        } else {
+            seen
         };
         let weights = Dense {
             columns: self.from,

@@ -1,7 +1,7 @@
 //! Embeddings with their labels, to which heads are fitted and by which they are judged.
 
 use matchpoint_calibration::analysis::embeddings::Embeddings;
-use matchpoint_vector::Embedding;
+use matchpoint_vector::{EightBits, Embedding};
 use rayon::prelude::*;
 
 use super::dense::dot;
@@ -69,6 +69,13 @@ impl LabelledRows {
     pub(super) fn signed_roots(&self) -> Self {
         let rows = self.vectors.par_chunks(self.dimension);
         self.with_vectors(self.dimension, rows.flat_map_iter(signed_roots).collect())
+    }
+
+    /// The rows rounded to 8 bits in blocks.
+    pub(super) fn in_eight_bits(&self) -> Self {
+        let rows = self.vectors.par_chunks(self.dimension);
+        let rounded = rows.flat_map_iter(|row| EightBits::of(row).values().collect::<Vec<f32>>());
+        self.with_vectors(self.dimension, rounded.collect())
     }
 
     /// The number of rows.

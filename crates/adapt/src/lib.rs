@@ -27,6 +27,7 @@
 //!     parts: &parts,
 //!     recipe: Some(Recipe::named("whitening")?),
 //!     components: COMPONENTS,
+//!     eight_bits: false,
 //!     seed: 0,
 //! };
 //! let adapted = request.run(&|_, _, _| true)?;

@@ -12,9 +12,10 @@ use super::head::{Head, vector_sha256};
 use super::judgement::Judgement;
 use super::parts::Part;
 
-/// The versions of the format. Version 1 has no square roots; a head without them is still written in version
-/// 1, so that older programs can read it.
-const FORMATS: std::ops::RangeInclusive<u32> = 1..=2;
+/// The versions of the format. Version 1 has neither square roots nor products in 8 bits, and version 2 has no
+/// products in 8 bits; a head is written in the first version that has what it needs, so that older programs can
+/// read it.
+const FORMATS: std::ops::RangeInclusive<u32> = 1..=3;
 
 /// The model whose embeddings a head takes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,6 +43,9 @@ pub struct HeadRecord {
     /// Whether the signed square roots of the components are mapped.
     #[serde(default)]
     pub roots: bool,
+    /// Whether the weights, and what is multiplied by them, are rounded to 8 bits.
+    #[serde(default)]
+    pub eight_bits: bool,
     /// SHA-256 of the head's bytes.
     pub weights_sha256: String,
     /// The model whose embeddings it takes; `None` for vectors without a known model.
@@ -75,12 +79,17 @@ impl HeadRecord {
             (part, labels.collect())
         });
         Self {
-            format: if adapted.head.roots() { 2 } else { 1 },
+            format: match (adapted.head.eight_bits(), adapted.head.roots()) {
+                (true, _) => 3,
+                (false, true) => 2,
+                (false, false) => 1,
+            },
             recipe: adapted.recipe.name.to_owned(),
             seed: request.seed,
             from: adapted.head.from(),
             to: adapted.head.to(),
             roots: adapted.head.roots(),
+            eight_bits: adapted.head.eight_bits(),
             weights_sha256: encode_string(&Sha256::digest(adapted.head.to_bytes())),
             base,
             data_sha256: data_sha256(request),
@@ -157,7 +166,7 @@ impl HeadRecord {
                 ),
             });
         }
-        Head::from_bytes(bytes, self.from, self.to, self.roots)
+        Head::from_bytes(bytes, self.from, self.to, self.roots, self.eight_bits)
     }
 
     /// Whether the head was fitted to pictures of a label.

@@ -57,6 +57,15 @@ impl World {
 }
 
 fn adapt(rows: &LabelledRows, recipe: Option<&str>, seed: u64) -> (AdaptedHead, HeadRecord) {
+    adapt_in(false, rows, recipe, seed)
+}
+
+fn adapt_in(
+    eight_bits: bool,
+    rows: &LabelledRows,
+    recipe: Option<&str>,
+    seed: u64,
+) -> (AdaptedHead, HeadRecord) {
     let names: Vec<String> = rows
         .labels()
         .iter()
@@ -70,6 +79,7 @@ fn adapt(rows: &LabelledRows, recipe: Option<&str>, seed: u64) -> (AdaptedHead, 
         parts: &parts,
         recipe: recipe.map(|name| Recipe::named(name).unwrap()),
         components: COMPONENTS,
+        eight_bits,
         seed,
     };
     let adapted = request.run(&|_, _, _| true).unwrap();
@@ -101,7 +111,7 @@ fn a_head_of_roots_is_kept_as_one_and_older_records_have_none() {
         .iter()
         .map(|value| value.abs().sqrt().copysign(*value))
         .collect();
-    let linear = Head::from_bytes(&bytes, head.from(), head.to(), false).unwrap();
+    let linear = Head::from_bytes(&bytes, head.from(), head.to(), false, false).unwrap();
     let roots = Embedding::normalise(roots).unwrap();
     let expected = linear.apply(roots.as_slice()).unwrap();
     for found in [
@@ -118,12 +128,48 @@ fn a_head_of_roots_is_kept_as_one_and_older_records_have_none() {
     let older = HeadRecord::parse(older.as_bytes()).unwrap();
     assert!(!older.roots && older.head(&bytes).unwrap() == linear);
     assert!(text.contains("\"format\": 2"));
-    let newer = text.replace("\"format\": 2", "\"format\": 3");
+    let newer = text.replace("\"format\": 2", "\"format\": 4");
     let error = HeadRecord::parse(newer.as_bytes()).unwrap_err();
-    assert!(error.to_string().contains("1 to 2 are read"), "{error}");
+    assert!(error.to_string().contains("1 to 3 are read"), "{error}");
     // A head without square roots is still written in the first version.
     let plain = adapt(&rows, Some("whitening"), 3).1.to_bytes().unwrap();
     assert!(String::from_utf8(plain).unwrap().contains("\"format\": 1"));
+}
+
+#[test]
+fn a_head_in_eight_bits_is_judged_and_kept_as_one_and_maps_nearly_the_same() {
+    let world = World {
+        within: 0.5,
+        odd: 5.0,
+    };
+    let rows = world.rows(80, &mut SeededRng::new(2, 0));
+    let whole = adapt(&rows, Some("root-whitening"), 3).0;
+    let (rounded, record) = adapt_in(true, &rows, Some("root-whitening"), 3);
+    assert!(rounded.head.eight_bits() && !whole.head.eight_bits());
+    assert_eq!(
+        rounded.head.to_bytes(),
+        whole.head.clone().in_eight_bits().to_bytes()
+    );
+    // The judgement is of the head that is kept.
+    assert_ne!(rounded.judgement.changes, whole.judgement.changes);
+    let bytes = record.to_bytes().unwrap();
+    let text = String::from_utf8(bytes.clone()).unwrap();
+    assert!(text.contains("\"format\": 3"), "{text}");
+    let read = HeadRecord::parse(&bytes).unwrap();
+    let head = read.head(&rounded.head.to_bytes()).unwrap();
+    assert_eq!(head, rounded.head);
+    let (together, exact) = (
+        head.apply_to(&rows).unwrap(),
+        whole.head.apply_to(&rows).unwrap(),
+    );
+    let mut least = 1.0_f32;
+    for row in 0..rows.len() {
+        let alone = head.apply(rows.row(row).unwrap()).unwrap();
+        let between = |other| Similarity::between(alone.as_slice(), other).unwrap().get();
+        assert!(0.999_999 < between(together.row(row).unwrap()), "{row}");
+        least = least.min(between(exact.row(row).unwrap()));
+    }
+    assert!((0.999..0.999_999).contains(&least), "{least}");
 }
 
 #[test]
@@ -155,6 +201,7 @@ fn supported(rows: &LabelledRows) -> SupportedTargets {
         parts: &parts,
         recipe: Some(Recipe::named("whitening").unwrap()),
         components: COMPONENTS,
+        eight_bits: false,
         seed: 0,
     };
     let adapted = request.run(&|_, _, _| true).unwrap();
@@ -247,7 +294,9 @@ fn a_head_is_taken_where_pictures_of_one_label_differ_more_along_some_axes() {
         (read.head(&bytes).unwrap(), &read),
         (adapted.head.clone(), &record)
     );
-    assert!(read.head(&bytes[1..]).is_err() && Head::from_bytes(&bytes, 15, 16, false).is_err());
+    assert!(
+        read.head(&bytes[1..]).is_err() && Head::from_bytes(&bytes, 15, 16, false, false).is_err()
+    );
     assert_eq!(read.labels[&Part::Fit].len(), 80);
     assert_eq!(read.fitted_on.len(), 320);
     let fitted = rows

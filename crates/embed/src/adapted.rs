@@ -177,7 +177,8 @@ impl Fusing<'_> {
             mapped.map_err(|cause| no_head(self.base, format!("its golden image: {cause}")))?;
         let cosine_min = self.cosine_min(&manifest, &onnx, &reference);
         let (output, take) = (&manifest.output.name, manifest.output.take);
-        let bytes = with_head(onnx.bytes(), output, take, self.head);
+        let bytes = with_head(onnx.bytes(), output, take, self.head)
+            .map_err(|cause| no_head(self.base, cause.to_string()))?;
         let sha256 = encode_string(&Sha256::digest(&bytes));
         self.push(&manifest.file, bytes);
         let values = mapped.as_slice().iter();

@@ -1,7 +1,9 @@
 //! Adds a head to a network as nodes after the output with the embedding: signed square roots if the head uses
 //! them, unit length, product, sum, and unit length again.
 
-use super::onnx::{field, number_field};
+use matchpoint_vector::EightBits;
+
+use super::onnx::{OnnxError, field, fields_of, number_field};
 use super::output::EmbeddingPart;
 
 /// The start of the names of a head's tensors and nodes. A network that already has such names cannot get
@@ -12,10 +14,16 @@ pub(super) const OUTPUT: &str = "matchpoint.head/embedding";
 
 /// `TensorProto.DataType`
 const FLOAT: u64 = 1;
+const UINT8: u64 = 2;
 const INT64: u64 = 7;
 /// `AttributeProto.AttributeType`
 const INT: u64 = 2;
 const INTS: u64 = 7;
+
+/// Multiplies by weights of a few bits.
+const IN_BITS: &str = "MatMulNBits";
+/// The operators beyond the standard, which ONNX Runtime has; that is one of them.
+const MORE_OPERATORS: &[u8] = b"com.microsoft";
 
 /// The numbers of a head: `to` rows of `from` weights, and a bias for each row.
 #[derive(Clone, Copy, Debug)]
@@ -24,6 +32,8 @@ pub struct HeadWeights<'a> {
     pub from: usize,
     /// Whether the head uses the signed square roots of the components.
     pub roots: bool,
+    /// Whether the network multiplies in 8 bits; the weights are rounded for it already.
+    pub eight_bits: bool,
     /// The weights, row by row.
     pub weights: &'a [f32],
     /// The bias of each output component.
@@ -49,6 +59,9 @@ impl Chain {
         node.extend(field(4, operator.as_bytes()));
         for attribute in attributes {
             node.extend(field(5, attribute));
+        }
+        if operator == IN_BITS {
+            node.extend(field(7, MORE_OPERATORS));
         }
         self.graph.extend(field(1, &node));
         self.tensor = result;
@@ -101,6 +114,39 @@ impl Chain {
         self.node("Sqrt", "roots_of_sizes", &[], &[]);
         let roots = std::mem::replace(&mut self.tensor, values);
         self.node("Div", "signed_roots", &[&roots], &[]);
+    }
+
+    /// The product with the weights, row by row.
+    fn product(&mut self, head: &HeadWeights<'_>) {
+        let (from, to) = (head.from, head.bias.len());
+        if !head.eight_bits {
+            let column = |at: usize| head.weights.iter().skip(at).step_by(from.max(1)).copied();
+            let weights = self.floats("weights", &[from, to], (0..from).flat_map(column));
+            return self.node("MatMul", "product", &[&weights], &[]);
+        }
+        let (mut bytes, mut scales) = (Vec::new(), Vec::new());
+        for row in head.weights.chunks(from.max(1)) {
+            let row = EightBits::of(row);
+            scales.extend(row.scales);
+            for block in row.multiples.chunks(EightBits::BLOCK) {
+                // Zero is 128, and the last block of a row is filled up with it.
+                bytes.extend(block.iter().map(|one| one.cast_unsigned() ^ 128));
+                bytes.extend(std::iter::repeat_n(128, EightBits::BLOCK - block.len()));
+            }
+        }
+        let blocks = from.div_ceil(EightBits::BLOCK);
+        let weights = self.tensor("weights", &[to, blocks, EightBits::BLOCK], UINT8, &bytes);
+        let scales = self.floats("scales", &[to * blocks], scales.into_iter());
+        let attributes = [
+            integer("K", from as u64),
+            integer("N", to as u64),
+            integer("bits", 8),
+            integer("block_size", EightBits::BLOCK as u64),
+            // What is multiplied may be rounded to 8 bits too. Without that, a processor multiplies in 32 bits,
+            // and unpacks the weights each time.
+            integer("accuracy_level", 4),
+        ];
+        self.node(IN_BITS, "product", &[&weights, &scales], &attributes);
     }
 
     /// Selects the embedding within the output, as `[batch, components]`.
@@ -165,7 +211,7 @@ pub(super) fn with_head(
     output: &str,
     part: EmbeddingPart,
     head: &HeadWeights<'_>,
-) -> Vec<u8> {
+) -> Result<Vec<u8>, OnnxError> {
     let (from, to) = (head.from, head.bias.len());
     let mut chain = Chain {
         graph: Vec::new(),
@@ -179,10 +225,8 @@ pub(super) fn with_head(
         chain.signed_roots();
     }
     chain.unit_length("before", from, "unit");
-    let column = |at: usize| head.weights.iter().skip(at).step_by(from.max(1)).copied();
-    let weights = chain.floats("weights", &[from, to], (0..from).flat_map(column));
+    chain.product(head);
     let bias = chain.floats("bias", &[to], head.bias.iter().copied());
-    chain.node("MatMul", "product", &[&weights], &[]);
     chain.node("Add", "sum", &[&bias], &[]);
     chain.unit_length("behind", to, "embedding");
     // [any, to] of floats.
@@ -190,7 +234,17 @@ pub(super) fn with_head(
     let tensor = [number_field(1, FLOAT), field(2, &sides)].concat();
     let value = [field(1, OUTPUT.as_bytes()), field(2, &field(1, &tensor))].concat();
     chain.graph.extend(field(12, &value));
-    [onnx, &field(7, &chain.graph)].concat()
+    let known = fields_of(onnx, 8)?;
+    let known = known
+        .iter()
+        .any(|set| fields_of(set, 1).is_ok_and(|name| name == [MORE_OPERATORS]));
+    let operators = if head.eight_bits && !known {
+        let set = [field(1, MORE_OPERATORS), number_field(2, 1)].concat();
+        field(8, &set)
+    } else {
+        Vec::new()
+    };
+    Ok([onnx, &field(7, &chain.graph), &operators].concat())
 }
 
 #[cfg(test)]
@@ -203,6 +257,7 @@ mod tests {
         let head = |roots| HeadWeights {
             from: 2,
             roots,
+            eight_bits: false,
             weights: &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0],
             bias: &[0.0, 1.0, 2.0],
         };
@@ -218,7 +273,7 @@ mod tests {
             .into_iter()
             .flat_map(|part| [(part, true), (part, false)])
         {
-            let with = with_head(&file, "features", part, &head(roots));
+            let with = with_head(&file, "features", part, &head(roots)).unwrap();
             assert!(with.starts_with(&file));
             assert_eq!(check(&with), Ok(()));
             let names = computed(&with).unwrap();
@@ -232,6 +287,30 @@ mod tests {
                 .flat_map(|w| w.to_le_bytes())
                 .collect();
             assert!(with.windows(turned.len()).any(|part| part == turned));
+        }
+    }
+
+    #[test]
+    fn weights_in_eight_bits_are_blocks_of_rows_and_the_operators_are_named_once() {
+        let head = HeadWeights {
+            from: 2,
+            roots: false,
+            eight_bits: true,
+            weights: &[1.0, -2.0, 0.0, 0.0],
+            bias: &[0.0, 1.0],
+        };
+        let more = field(8, &field(1, MORE_OPERATORS));
+        for before in [field(7, &field(2, b"net")), [field(7, &[]), more].concat()] {
+            let with = with_head(&before, "features", EmbeddingPart::Vector, &head).unwrap();
+            assert_eq!(check(&with), Ok(()));
+            let sets = fields_of(&with, 8).unwrap();
+            assert_eq!(sets.len(), 1);
+            assert_eq!(fields_of(sets[0], 1).unwrap(), [MORE_OPERATORS]);
+            // Each row is one block, with zeros behind; all of the second are zeros.
+            let blocks = [&[192, 1][..], &[128; 62]].concat();
+            assert!(with.windows(64).any(|part| part == blocks));
+            let scales = [2.0_f32 / 127.0, 0.0].map(f32::to_le_bytes).concat();
+            assert!(with.windows(8).any(|part| part == scales));
         }
     }
 }

@@ -332,7 +332,7 @@ pub(super) fn computed(onnx: &[u8]) -> Result<Vec<String>, OnnxError> {
 }
 
 /// The contents of every field of this number.
-fn fields_of(message: &[u8], number: u64) -> Result<Vec<&[u8]>, OnnxError> {
+pub(super) fn fields_of(message: &[u8], number: u64) -> Result<Vec<&[u8]>, OnnxError> {
     let (mut found, mut fields) = (Vec::new(), ProtobufFields(message));
     while let Some(field) = fields.next()? {
         if let (true, ProtobufValue::Bytes(bytes)) = (field.number == number, field.value) {

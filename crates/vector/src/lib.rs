@@ -17,7 +17,9 @@
 //!
 //! The only crate of the workspace that has `unsafe` code: SIMD instructions, and the memory map.
 
+mod eight_bits;
 mod embedding;
 pub mod kernels;
 
+pub use eight_bits::EightBits;
 pub use embedding::{Embedding, NotAnEmbedding, Similarity};

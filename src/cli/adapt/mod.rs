@@ -79,6 +79,9 @@ pub(super) struct Adapt {
     /// Components that the head gives, at most: fewer take less memory and time in every search, and err more
     #[arg(long, value_name = "COUNT", default_value_t = 512, value_parser = clap::value_parser!(u16).range(1..))]
     components: u16,
+    /// Bits of the head's product in the network: 8 read a quarter of the bytes; 32 need no operator beyond ONNX
+    #[arg(long, value_name = "BITS", default_value = "8", value_parser = ["8", "32"], conflicts_with = "embeddings")]
+    head_bits: String,
     /// Seed of the split of the labels and of all random choices
     #[arg(long, value_name = "NUMBER", default_value_t = 0)]
     seed: u64,
@@ -209,6 +212,8 @@ impl Adapt {
             parts: &parts,
             recipe,
             components: usize::from(self.components),
+            // Plain vectors have no network that reads the head.
+            eight_bits: self.head_bits == "8" && rows.model.is_some(),
             seed: self.seed,
         };
         let signal = Signal::listen(STOPPING)?;

@@ -42,6 +42,7 @@ impl Writing<'_> {
             let weights = HeadWeights {
                 from: head.from(),
                 roots: head.roots(),
+                eight_bits: head.eight_bits(),
                 weights: head.weights(),
                 bias: head.bias(),
             };
