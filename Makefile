@@ -10,7 +10,7 @@ TESTED := --bins --tests
 # CMake and NASM, where the machine has none.
 export PATH := $(CURDIR)/.cache/build-tools/bin:$(PATH)
 
-.PHONY: help docs protocol demo test test-rest test-tools test-documents test-doc test-python test-wheel test-image test-calibration-python test-typescript test-long test-rust test-prometheus test-proxies test-object-stores test-console test-slurm test-network test-go lint tools runtime bench build fuzz wheel sbom clean compare-pillow
+.PHONY: help docs protocol demo test test-rest test-tools test-documents test-doc test-python test-wheel test-image test-calibration-python test-typescript test-long test-rust test-prometheus test-proxies test-object-stores test-console test-slurm test-network test-store test-go lint tools runtime bench build fuzz wheel sbom clean compare-pillow
 
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -90,6 +90,12 @@ test-network: runtime ## Three replicas on hosts of their own, one of which is c
 	@echo "== replicas on a network"
 	@cargo build --locked --quiet $(TESTED)
 	@"$$(scripts/venv.sh network scripts/network-requirements.txt)"/bin/python scripts/test_network.py \
+		--program target/debug/matchpoint
+
+test-store: runtime ## Servers that keep one deployment in PostgreSQL, whose primary is killed
+	@echo "== one store, several servers"
+	@cargo build --locked --quiet $(TESTED)
+	@"$$(scripts/venv.sh store scripts/store-requirements.txt)"/bin/python scripts/test_store.py \
 		--program target/debug/matchpoint
 
 test-slurm: runtime ## A build on a real Slurm cluster, while tasks and a node are killed (needs `slurm-wlm`, `munge`, root)

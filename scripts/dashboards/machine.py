@@ -163,6 +163,20 @@ def machine() -> dashboard.Dashboard:
                     "{{deployment}}": "count by (deployment) (count by (deployment, state) (matchpoint_state_info{@}))"
                 },
             ),
+            chart(
+                "Behind the store",
+                (8, 7),
+                "Since when a deployment is not known to have all that its store has. Grows while the store is out of reach. Nothing without a store.",
+                "s",
+                {"{{deployment}}": "matchpoint_store_lag_seconds{@}"},
+            ),
+            value(
+                "Makes the changes",
+                (4, 7),
+                "1 at the server that makes the changes of a deployment that is kept in a store.",
+                "none",
+                {"{{deployment}}": "matchpoint_store_writer{@}"},
+            ),
             value(
                 "Items changed on the disk",
                 (4, 7),

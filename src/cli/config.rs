@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use super::exit::Exit;
 use super::output::Output;
-use crate::config::{ProcessEnvironment, ServerFlags, Setting, SettingValue};
+use crate::config::{ProcessEnvironment, ServerFlags, Setting, SettingValue, store_shown};
 
 /// Show the server's configuration
 #[derive(Debug, clap::Args)]
@@ -57,7 +57,10 @@ impl ConfigArgs {
 fn row((setting, given): (&'static Setting, &SettingValue)) -> SettingRow {
     SettingRow {
         key: setting.key,
-        value: given.text.clone(),
+        value: match (setting.key, &given.text) {
+            ("store", Some(address)) => Some(store_shown(address)),
+            (_, text) => text.clone(),
+        },
         source: given.source.to_string(),
         flag: format!("--{}", setting.flag()),
         variable: setting.variable(),

@@ -18,6 +18,7 @@ use matchpoint_calibration::analysis::AnalysisError;
 use matchpoint_client::{ClientError, Fault};
 use matchpoint_embed::ModelError;
 use matchpoint_gallery::error::GalleryError;
+use matchpoint_remote::RemoteError;
 use matchpoint_stores::StoreError;
 
 /// How a command ended.
@@ -280,6 +281,20 @@ impl Exit {
         }
     }
 
+    fn of_remote(error: &RemoteError) -> Self {
+        match error {
+            RemoteError::Address { .. }
+            | RemoteError::OtherSchema { .. }
+            | RemoteError::OtherGallery { .. }
+            | RemoteError::TooOld { .. }
+            | RemoteError::Diverged { .. } => Self::Configuration,
+            RemoteError::Unreachable { .. }
+            | RemoteError::NotTheWriter { .. }
+            | RemoteError::Moved { .. } => Self::Unavailable,
+            RemoteError::Damaged { .. } => Self::BadData,
+        }
+    }
+
     fn of_identity(error: &IdentityError) -> Self {
         match error {
             IdentityError::Io { cause, .. } if cause.kind() == ErrorKind::NotFound => Self::NoInput,
@@ -324,6 +339,8 @@ impl Exit {
             | DeploymentError::Dimension { .. }
             | DeploymentError::ItemNotFound { .. } => Self::BadData,
             DeploymentError::Io { .. } => Self::Io,
+            DeploymentError::Store(error) => Self::of_remote(error),
+            DeploymentError::StoreStopped { .. } => Self::BadData,
             DeploymentError::Archive(error) => Self::of_archive(error),
             DeploymentError::RecordsInUse { .. }
             | DeploymentError::Busy { .. }

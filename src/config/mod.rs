@@ -5,6 +5,7 @@ mod flags;
 mod listen;
 mod raw_settings;
 mod settings;
+mod store;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -22,6 +23,7 @@ pub use raw_settings::{
     API_KEY_VARIABLE, Environment, ProcessEnvironment, RawSettings, SettingSource, SettingValue,
 };
 pub use settings::{SETTINGS, Setting};
+pub use store::{StoreConfig, store_shown};
 
 /// What every command that embeds images needs.
 #[derive(Clone, Debug)]
@@ -92,6 +94,8 @@ pub struct ServerConfig {
     pub read_only: bool,
     /// Whether no other copy of a restored deployment takes writes.
     pub only_copy: bool,
+    /// The store that the deployments are kept in; `None` if each is kept by itself.
+    pub store: Option<StoreConfig>,
     /// Address of the gRPC service.
     pub listen: ListenAddress,
     /// When connections are accepted.
@@ -126,6 +130,14 @@ pub struct ServerConfig {
     pub monitoring: MonitoringConfig,
     /// How often canaries are replayed; `None` for never.
     pub canaries_every: Option<Duration>,
+}
+
+impl ServerConfig {
+    /// Whether copies of one snapshot could come to differ by what they are sent.
+    #[must_use]
+    pub fn copies_differ(&self) -> bool {
+        !self.only_copy && self.store.is_none()
+    }
 }
 
 /// When a server accepts connections.
@@ -346,6 +358,7 @@ impl SettingReader {
         let limits = self.limits(message_bytes_max);
         let read_only = self.one_of("read_only", &[("true", true), ("false", false)]);
         let only_copy = self.one_of("only_copy", &[("true", true), ("false", false)]);
+        let store = self.store(listen.as_ref(), read_only);
         let monitoring = self.monitoring(read_only);
         let canary_minutes = self.number::<u64>("canary_minutes", 0, 10_080);
         if let (Some(engine), Some(message)) = (&engine, message_bytes_max)
@@ -363,6 +376,7 @@ impl SettingReader {
             model: self.text("model").map(PathBuf::from),
             read_only: read_only?,
             only_copy: only_copy?,
+            store: store?,
             listen: listen?,
             listen_when: listen_when?,
             console_listen: console_listen?,
@@ -698,6 +712,30 @@ mod tests {
             .resolve(&environment)
             .unwrap_err();
         assert!(error.to_string().contains("deployments = `,`"), "{error}");
+    }
+
+    #[test]
+    fn a_store_is_an_address_of_postgresql_for_a_server_that_writes_its_copy() {
+        let resolved = |line: &[&str]| {
+            let all = [&["--deployments", "shop"], line].concat();
+            let resolved = flags(&all).resolve(&BTreeMap::<&str, &str>::new());
+            resolved.map_err(|mistakes| mistakes.to_string())
+        };
+        let given = "postgres://shop:secret@db:5433/shop";
+        let config = resolved(&["--store", given, "--store-lag-seconds-max", "7"]).unwrap();
+        let store = config.store.as_ref().unwrap();
+        assert_eq!(store.address.shown(), "db:5433/shop");
+        assert_eq!(store.lag_max, Duration::from_secs(7));
+        assert!(store.writer.ends_with("at 127.0.0.1:50051"));
+        assert!(!format!("{config:?}").contains("secret"));
+        assert_eq!(store_shown(given), "postgres://db:5433/shop");
+        assert!(resolved(&[]).unwrap().store.is_none());
+
+        let said = resolved(&["--store", "redis://shop:secret@db/shop"]).unwrap_err();
+        assert!(said.contains("a scheme that is not known"), "{said}");
+        assert!(!said.contains("secret"), "{said}");
+        let said = resolved(&["--store", given, "--read-only", "true"]).unwrap_err();
+        assert!(said.contains("exclude each other"), "{said}");
     }
 
     #[test]

@@ -116,6 +116,16 @@ pub const SETTINGS: &[Setting] = &[
         "Whether no other copy of a restored deployment takes writes, so that this one may without a warning: true or false",
     ),
     server(
+        "store",
+        None,
+        "PostgreSQL database that several servers keep their deployments in, postgres://USER:PASSWORD@HOST:PORT/DATABASE: a change at one is made at all",
+    ),
+    server(
+        "store_lag_seconds_max",
+        Some("5"),
+        "How long a server may be behind its store before it is not ready, in seconds",
+    ),
+    server(
         "listen",
         Some("127.0.0.1:50051"),
         "Address of the gRPC service, such as 0.0.0.0:50051, or unix:/PATH for a socket that only this machine reaches; port 0 takes a free one",

@@ -16,6 +16,7 @@ use matchpoint_embed::pixels::PixelsError;
 use matchpoint_embed::runtime::RuntimeError;
 use matchpoint_embed::{EmbedError, ModelError};
 use matchpoint_gallery::error::GalleryError;
+use matchpoint_remote::RemoteError;
 use matchpoint_vector::NotAnEmbedding;
 
 /// The reasons why a deployment refused a request or failed.
@@ -285,6 +286,15 @@ pub enum DeploymentError {
     /// The gallery refused or failed.
     #[error(transparent)]
     Gallery(#[from] GalleryError),
+    /// The store refused or failed.
+    #[error(transparent)]
+    Store(#[from] RemoteError),
+    /// The gallery is not what the store has, so that it is not written.
+    #[error("{reason}")]
+    StoreStopped {
+        /// What was found, and how to fix it.
+        reason: String,
+    },
     /// The monitor refused or failed.
     #[error(transparent)]
     Monitor(#[from] MonitorError),

@@ -297,7 +297,7 @@ impl Folder {
         format!("activation-{}", self.record.activations)
     }
 
-    fn check_etag(&self, etag: Option<&str>) -> Result<(), DeploymentError> {
+    pub(super) fn check_etag(&self, etag: Option<&str>) -> Result<(), DeploymentError> {
         let present = self.etag();
         match etag.filter(|etag| *etag != present) {
             None => Ok(()),

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use crate::config::{EngineConfig, Workers};
+use crate::config::{EngineConfig, StoreConfig, Workers};
 use crate::deployment::{DeploymentError, ModelReference};
 use matchpoint_embed::Model;
 use matchpoint_embed::pixels::ImageLimits;
@@ -25,6 +25,8 @@ pub struct Models {
     engine: EngineConfig,
     queue_len_max: usize,
     queue_delay: Option<Duration>,
+    /// The store of all deployments that are opened for writing; `None` if they have none.
+    store: Option<StoreConfig>,
     /// The open models, by folder and precision. Only deployments keep a model open.
     open: BTreeMap<(PathBuf, Option<String>), InUse>,
 }
@@ -56,6 +58,7 @@ impl Models {
             engine: engine.clone(),
             queue_len_max,
             queue_delay: None,
+            store: None,
             open: BTreeMap::new(),
         }
     }
@@ -68,6 +71,16 @@ impl Models {
             queue_delay,
             ..self
         }
+    }
+
+    /// From now on, deployments that are opened for writing are kept in this store.
+    #[must_use]
+    pub fn kept_in(self, store: Option<StoreConfig>) -> Self {
+        Self { store, ..self }
+    }
+
+    pub(super) fn store(&self) -> Option<&StoreConfig> {
+        self.store.as_ref()
     }
 
     /// Settings for one more model that should use few resources: one worker with one thread, and its own
@@ -83,6 +96,7 @@ impl Models {
             engine,
             queue_len_max: 1,
             queue_delay: None,
+            store: None,
             open: BTreeMap::new(),
         }
     }

@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use super::DeploymentError;
 use super::enrolment::lookalikes::{LeftOutWatch, LeftOutWatched};
 use super::enrolment::maintenance::Maintenance;
+use super::enrolment::store_link::StoreLink;
 use super::enrolment::writer::ChangeWriter;
 use super::folder::{Folder, ModelReference, check_name};
 use super::folder_watch::FolderWatch;
@@ -140,7 +141,7 @@ impl Deployment {
         models: &mut Models,
         options: OpenOptions,
     ) -> Result<Self, DeploymentError> {
-        let folder = Folder::open(path)?;
+        let mut folder = Folder::open(path)?;
         let record = folder.record().clone();
         let name = options.name.clone().unwrap_or(record.name);
         check_name(&name)?;
@@ -183,8 +184,10 @@ impl Deployment {
             active_point: Arc::clone(&active_point),
         };
         let monitor = Arc::new(Monitor::new(Arc::new(observed)));
+        let store = models.store().filter(|_| writes);
+        let link = StoreLink::attach(store, &name, &gallery, &mut folder, &active_point)?;
         let writer = writes
-            .then(|| ChangeWriter::start(Arc::clone(&gallery), Arc::clone(&monitor)))
+            .then(|| ChangeWriter::start(Arc::clone(&gallery), Arc::clone(&monitor), link))
             .transpose()?;
         let folder_watch = writer
             .is_none()

@@ -113,7 +113,8 @@ pub async fn serve_when_ready(
 pub fn load(config: &ServerConfig) -> Result<ServedState, ServeError> {
     let config = &restored::with_folders(config)?;
     let models = Models::new(&config.engine, config.queue_len_max);
-    let mut models = models.with_queue_delay(config.queue_delay);
+    let models = models.with_queue_delay(config.queue_delay);
+    let mut models = models.kept_in(config.store.clone());
     let (mut deployments, mut places) = (BTreeMap::new(), BTreeMap::new());
     let (mut unopened, mut first) = (Vec::new(), None);
     let mut configured = 0;
@@ -232,7 +233,7 @@ fn report(deployment: &Deployment, took: Duration) {
 /// Logs if a deployment may come to differ from copies elsewhere, or is not recorded.
 fn report_copy(deployment: &Deployment, config: &ServerConfig) {
     let deployment_name = deployment.name();
-    if let Some(snapshot) = deployment.copy_of().filter(|_| !config.only_copy) {
+    if let Some(snapshot) = deployment.copy_of().filter(|_| config.copies_differ()) {
         tracing::warn!(
             deployment = deployment_name,
             snapshot,
@@ -364,13 +365,18 @@ async fn publish_gauges(
         };
         for deployment in loaded.deployments.values() {
             deployment.publish_gauges();
+            if deployment.point_waits() {
+                follow_point(deployment);
+            }
         }
         key_ends.publish();
-        // A damaged deployment makes the server unhealthy until another one replaces it.
+        // A damaged deployment makes the server unhealthy until another one replaces it, and one that is behind its
+        // store until it has caught up.
         let mut deployments = loaded.deployments.values();
         let is_worn_out = deployments.any(|one| one.is_worn_out());
         let mut deployments = loaded.deployments.values();
-        let is_whole = !is_worn_out && deployments.all(|one| one.damage().is_none());
+        let is_whole =
+            !is_worn_out && deployments.all(|one| one.damage().is_none() && !one.is_late());
         if is_whole != was_whole {
             was_whole = is_whole;
             telemetry::server_ready(is_whole);
@@ -381,6 +387,21 @@ async fn publish_gauges(
             telemetry::worn_out(is_worn_out);
             health.live(!is_worn_out);
         }
+    }
+}
+
+/// Activates the operating point that another server has chosen. That takes the disk, which threads that answer do
+/// not wait for.
+fn follow_point(deployment: &Arc<Deployment>) {
+    let following = Arc::clone(deployment);
+    let thread = std::thread::Builder::new().name("point".to_owned());
+    let followed = thread.spawn(move || {
+        if let Err(error) = following.follow_point() {
+            tracing::error!(%error, deployment = following.name(), "the store's operating point cannot decide here");
+        }
+    });
+    if let Err(error) = followed {
+        tracing::error!(%error, deployment = deployment.name(), "the store's operating point waits");
     }
 }
 
@@ -487,7 +508,7 @@ fn routes(
         switching: Switching::new(&config.monitoring),
         shadow_share: config.monitoring.shadow_share,
         registry,
-        only_copy: config.only_copy,
+        only_copy: !config.copies_differ(),
         message_bytes_max: limit,
         image_decode_bytes_max: config.engine.image_decode_bytes_max,
     };

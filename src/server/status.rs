@@ -15,6 +15,7 @@ use crate::monitor::MonitorError;
 use matchpoint_calibration::CalibrationError;
 use matchpoint_embed::pixels::PixelsError;
 use matchpoint_gallery::error::GalleryError;
+use matchpoint_remote::RemoteError;
 
 /// The domain of every `ErrorInfo.reason`.
 pub(super) const DOMAIN: &str = "matchpoint.dev";
@@ -36,7 +37,11 @@ const MESSAGE_BYTES_MAX: usize = 1200;
 pub(super) fn status(code: Code, reason: &str, message: &str) -> Status {
     let again = matches!(
         reason,
-        "QUEUE_FULL" | "MODEL_LOADING" | "SHUTTING_DOWN" | "DEPLOYMENT_SWITCHING"
+        "QUEUE_FULL"
+            | "MODEL_LOADING"
+            | "SHUTTING_DOWN"
+            | "DEPLOYMENT_SWITCHING"
+            | "STORE_UNAVAILABLE"
     );
     status_to_retry(code, reason, message, again.then_some(RETRY_AFTER))
 }
@@ -179,6 +184,9 @@ fn message(error: &DeploymentError) -> String {
             "the gallery is {found}, and the deployment was made with gallery {expected}; restore the file that belongs there"
         );
     }
+    if let DeploymentError::Store(RemoteError::Unreachable { .. }) = error {
+        return "the store did not answer, and whether the change was made is not known; send it again in a moment".to_owned();
+    }
     if let DeploymentError::NothingWouldDecide { problem } = error {
         tracing::info!(problem, "what would decide nothing is not served");
         return "every decision would be UNDECIDED: it has no valid operating point, the server's log has why; calibrate it first, or say that this is meant (`matchpoint switch --anyway`)".to_owned();
@@ -269,6 +277,8 @@ pub(super) fn classify(error: &DeploymentError) -> (Code, &'static str) {
         DeploymentError::Stopped => (Code::Unavailable, "SHUTTING_DOWN"),
         DeploymentError::Gallery(cause) => gallery_reason(cause),
         DeploymentError::Archive(cause) => archive_reason(cause),
+        DeploymentError::Store(cause) => store_reason(cause),
+        DeploymentError::StoreStopped { .. } => (Code::DataLoss, "STORE_DIVERGED"),
         DeploymentError::Damaged { .. } => (Code::DataLoss, "DEPLOYMENT_DAMAGED"),
         DeploymentError::Folder { .. }
         | DeploymentError::RecordsInUse { .. }
@@ -277,6 +287,24 @@ pub(super) fn classify(error: &DeploymentError) -> (Code, &'static str) {
         | DeploymentError::Broken { .. }
         | DeploymentError::Model(_)
         | DeploymentError::Runtime(_) => (Code::Internal, "INTERNAL"),
+    }
+}
+
+fn store_reason(error: &RemoteError) -> (Code, &'static str) {
+    match error {
+        RemoteError::NotTheWriter { .. } => (Code::FailedPrecondition, "NOT_THE_WRITER"),
+        RemoteError::Unreachable { .. } | RemoteError::Moved { .. } => {
+            (Code::Unavailable, "STORE_UNAVAILABLE")
+        }
+        RemoteError::OtherGallery { .. } | RemoteError::TooOld { .. } => {
+            (Code::FailedPrecondition, "MODEL_INDEX_MISMATCH")
+        }
+        RemoteError::Diverged { .. } | RemoteError::Damaged { .. } => {
+            (Code::DataLoss, "STORE_DIVERGED")
+        }
+        RemoteError::Address { .. } | RemoteError::OtherSchema { .. } => {
+            (Code::Internal, "INTERNAL")
+        }
     }
 }
 

@@ -73,6 +73,10 @@ table! {
         "Number of the gallery's state; grows with each change.";
     gauge STATE_INFO = "matchpoint_state_info":
         "1; the label `state` names what decides: items, model, index and operating point. Replicas that decide alike have the same. One series for each deployment: with another state, the one before is gone.";
+    gauge(Seconds) STORE_LAG = "matchpoint_store_lag_seconds":
+        "How long ago a deployment was last known to have all that its store has: a second at most if all is well. Grows while the store is out of reach, too. No series without a store.";
+    gauge STORE_WRITER = "matchpoint_store_writer":
+        "1 if this server makes the changes of a deployment that is kept in a store, 0 if it follows. No series without a store.";
     counter GALLERY_CHANGES = "matchpoint_gallery_changes_total":
         "Items enrolled, replaced or removed.";
     gauge GALLERY_COVERAGE_RATIO = "matchpoint_gallery_coverage_ratio":

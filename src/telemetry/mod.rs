@@ -33,7 +33,7 @@ pub use logs::{CHANGES, install_logs};
 use metrics::{counter, gauge, histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
 pub use shadow::{ShadowLabels, shadow_compared, shadow_ended, shadow_skipped, shadow_started};
-pub use states::{folder_changed, state_decides};
+pub use states::{folder_changed, state_decides, store_followed};
 
 /// The decisions, as label values.
 pub const DECISION_VALUES: [&str; 3] = ["accept", "reject", "undecided"];

@@ -5,8 +5,9 @@
 use std::collections::BTreeMap;
 use std::fmt::{Display, Write};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
-use super::metric::{FOLDER_CHANGED, STATE_INFO, help};
+use super::metric::{FOLDER_CHANGED, STATE_INFO, STORE_LAG, STORE_WRITER, help};
 use super::series;
 
 /// By deployment. Metrics belong to the process, and so does this.
@@ -23,6 +24,14 @@ pub fn folder_changed(deployment: &str, changed: bool) {
     let labels = [("deployment", deployment.to_owned())];
     let shown = f64::from(u8::from(changed));
     series::set(FOLDER_CHANGED, &labels, Some(shown));
+}
+
+/// Shows how a deployment stands to its store.
+pub fn store_followed(deployment: &str, lag: Duration, writes: bool) {
+    let labels = [("deployment", deployment.to_owned())];
+    series::set(STORE_LAG, &labels, Some(lag.as_secs_f64()));
+    let shown = f64::from(u8::from(writes));
+    series::set(STORE_WRITER, &labels, Some(shown));
 }
 
 /// The series, as the exporter writes its own.

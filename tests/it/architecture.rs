@@ -84,8 +84,14 @@ const ROOMS: &[Room] = &[
     ),
     room("client", "client", "", &[]),
     room("stores", "stores", "", &[]),
+    room("remote", "remote", "", &["gallery", "vector"]),
     room("telemetry", "matchpoint", "telemetry", &[]),
-    room("config", "matchpoint", "config", &["embed", "monitoring"]),
+    room(
+        "config",
+        "matchpoint",
+        "config",
+        &["embed", "monitoring", "remote"],
+    ),
     room("clock", "matchpoint", "clock", &[]),
     room("files", "matchpoint", "files", &[]),
     room(
@@ -132,6 +138,7 @@ const ROOMS: &[Room] = &[
             "telemetry",
             "config",
             "vector",
+            "remote",
         ],
     ),
     room(
@@ -170,6 +177,7 @@ const ROOMS: &[Room] = &[
             "telemetry",
             "config",
             "stores",
+            "remote",
         ],
     ),
     room(
@@ -199,6 +207,7 @@ const ROOMS: &[Room] = &[
             "telemetry",
             "vector",
             "stores",
+            "remote",
         ],
     ),
 ];
@@ -222,7 +231,12 @@ const OWNED: &[(&str, &[&str])] = &[
     ("tower::", &["console", "server"]),
     ("axum::", &["console"]),
     ("maud::", &["console"]),
-    ("tokio_rustls::", &["identity", "server", "stores"]),
+    (
+        "tokio_rustls::",
+        &["identity", "server", "stores", "remote"],
+    ),
+    ("tokio_postgres::", &["remote"]),
+    ("rustls_native_certs::", &["remote"]),
     ("object_store::", &["stores"]),
     ("webpki::", &["identity"]),
     ("jsonwebtoken::", &["identity"]),
@@ -266,6 +280,7 @@ const OWNED: &[(&str, &[&str])] = &[
             "deployment",
             "client",
             "stores",
+            "remote",
             "console",
             "server",
             "cli",

@@ -1006,3 +1006,26 @@ async fn three_replicas_answer_every_call_while_each_is_killed_and_started_again
     }
     assert!(180 <= answers.len(), "{}", answers.len());
 }
+
+#[test]
+fn a_server_does_not_start_without_its_store_and_repeats_no_password() {
+    let (_root, [shop]) = copies(["shop"]);
+    for (store, code, part) in [
+        ("redis://me:secret@127.0.0.1:1/shop", 78, "postgres://USER"),
+        (
+            "postgres://me:secret@127.0.0.1:1/shop",
+            69,
+            "the store 127.0.0.1:1/shop did not answer",
+        ),
+    ] {
+        let serve = ["serve", "--deployments", path(&shop), "--store", store];
+        let ended = run(&[
+            &serve[..],
+            &["--listen=127.0.0.1:0", "--metrics-listen=off"],
+        ]
+        .concat());
+        let said = text(&ended.stderr);
+        assert_eq!(ended.status.code(), Some(code), "{said}");
+        assert!(said.contains(part) && !said.contains("secret"), "{said}");
+    }
+}

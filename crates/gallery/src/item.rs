@@ -58,6 +58,19 @@ pub struct ItemHead {
 }
 
 impl Item {
+    /// Its checksum, over everything but the image: the digest of a gallery is the sum of those of its items.
+    #[must_use]
+    pub fn checksum(&self) -> [u8; 32] {
+        let embedding = embedding_bytes(self.embedding.as_slice());
+        let names = [self.id.as_str(), self.label.as_str()];
+        checksum_of(
+            names,
+            &self.metadata,
+            &embedding,
+            self.source_sha256.as_ref(),
+        )
+    }
+
     /// Checks everything that a caller can get wrong; `position` is its position in the batch.
     pub(super) fn check(&self, position: usize, dimension: usize) -> Result<(), GalleryError> {
         let refuse = |field, problem| GalleryError::Item {
@@ -128,26 +141,38 @@ impl Item {
 impl ItemHead {
     /// The checksum of this item, given the bytes of its embedding.
     pub(super) fn checksum(&self, embedding: &[u8]) -> Hash {
-        let mut hash = FieldHash::new("matchpoint item 1");
-        hash.field(self.id.as_bytes());
-        hash.field(self.label.as_bytes());
-        hash.number(self.metadata.len());
-        for (key, value) in &self.metadata {
-            hash.field(key.as_bytes());
-            hash.field(value.as_bytes());
-        }
-        hash.field(embedding);
-        hash.field(
-            self.source_sha256
-                .as_ref()
-                .map_or(&[], |source| source.as_slice()),
-        );
-        hash.finish()
+        let names = [self.id.as_str(), self.label.as_str()];
+        checksum_of(
+            names,
+            &self.metadata,
+            embedding,
+            self.source_sha256.as_ref(),
+        )
     }
 }
 
+fn checksum_of(
+    [id, label]: [&str; 2],
+    metadata: &BTreeMap<String, String>,
+    embedding: &[u8],
+    source_sha256: Option<&Hash>,
+) -> Hash {
+    let mut hash = FieldHash::new("matchpoint item 1");
+    hash.field(id.as_bytes());
+    hash.field(label.as_bytes());
+    hash.number(metadata.len());
+    for (key, value) in metadata {
+        hash.field(key.as_bytes());
+        hash.field(value.as_bytes());
+    }
+    hash.field(embedding);
+    hash.field(source_sha256.map_or(&[], |source| source.as_slice()));
+    hash.finish()
+}
+
 /// The stored form of an embedding: little-endian `f32`.
-pub(super) fn embedding_bytes(values: &[f32]) -> Vec<u8> {
+#[must_use]
+pub fn embedding_bytes(values: &[f32]) -> Vec<u8> {
     values
         .iter()
         .flat_map(|value| value.to_le_bytes())
@@ -215,6 +240,22 @@ impl FieldHash {
     pub(super) fn finish(self) -> Hash {
         self.0.finalize().into()
     }
+}
+
+/// The digest of a gallery after a change, from the digest before and the checksums of the items that came and
+/// that went.
+#[must_use]
+pub fn digest_after(before: [u8; 32], came: &[[u8; 32]], went: &[[u8; 32]]) -> [u8; 32] {
+    let mut sum = ContentSum::from_bytes(&before);
+    came.iter().for_each(|checksum| sum.add(checksum));
+    went.iter().for_each(|checksum| sum.subtract(checksum));
+    sum.to_bytes()
+}
+
+/// A digest as text: 64 hexadecimal digits.
+#[must_use]
+pub fn digest_text(digest: [u8; 32]) -> String {
+    ContentSum::from_bytes(&digest).to_string()
 }
 
 /// The digest of a set of items: the sum of their checksums modulo 2^256.

@@ -395,6 +395,14 @@ impl Gallery {
         self.item_table().page(after_id, limit)
     }
 
+    /// Checks everything that [`Gallery::upsert`] would refuse in these items.
+    ///
+    /// # Errors
+    /// Returns an error if one item exceeds a limit or an id occurs twice.
+    pub fn check(&self, items: &[Item]) -> Result<(), GalleryError> {
+        check_batch(items, self.about.dimension)
+    }
+
     /// Enrols items, or replaces those with the same id: all of them or none. When it returns, they are on the
     /// disk and in every later view. The results are in the order of `items`.
     ///

@@ -7,14 +7,17 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::thread::{self, JoinHandle};
 
-use crossbeam_channel::{Receiver, Sender, TrySendError};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError};
 use tokio::sync::oneshot;
 
 use crate::deployment::DeploymentError;
+use crate::deployment::enrolment::store_link::StoreLink;
+use crate::deployment::enrolment::store_standing::StoreStanding;
+use crate::deployment::enrolment::watched_gallery::{WatchedGallery, Written};
 use crate::monitor::Monitor;
-use matchpoint_gallery::error::GalleryError;
 use matchpoint_gallery::item::Item;
 use matchpoint_gallery::{Gallery, Upserted};
+use matchpoint_remote::{ItemChange, SharedPoint};
 
 /// The highest number of waiting changes; callers above it are told to try again.
 const QUEUE_LEN_MAX: usize = 256;
@@ -26,11 +29,14 @@ pub(in crate::deployment) struct ChangeWriter {
     thread: Option<JoinHandle<()>>,
     /// Whether changes are refused; see [`ChangeWriter::hold`].
     held: RwLock<bool>,
+    standing: Option<Arc<StoreStanding>>,
 }
 
 enum Change {
     Upsert(Item, Reply<Upserted>),
     Delete(String, Reply<bool>),
+    /// The operating point that is to decide, for a store.
+    Choose(SharedPoint, Sender<Result<(), DeploymentError>>),
     /// Answered when all changes that were queued before it are written.
     Mark(oneshot::Sender<()>),
 }
@@ -38,23 +44,24 @@ enum Change {
 /// The channel for the outcome of a change. A caller that has disconnected needs none.
 type Reply<T> = oneshot::Sender<Result<Written<T>, DeploymentError>>;
 
-/// The result of a change, and the first generation of the gallery that contains it.
-#[derive(Clone, Copy, Debug)]
-pub(in crate::deployment) struct Written<T> {
-    pub(in crate::deployment) outcome: T,
-    pub(in crate::deployment) generation: u64,
-}
-
 impl ChangeWriter {
-    /// Starts the thread. `monitor` hears which labels came and went.
+    /// Starts the thread. `monitor` hears which labels came and went. With a store the gallery is brought to its
+    /// generation first, which blocks.
     pub(in crate::deployment) fn start(
         gallery: Arc<Gallery>,
         monitor: Arc<Monitor>,
+        link: Option<StoreLink>,
     ) -> Result<Self, DeploymentError> {
         let (queue, changes) = crossbeam_channel::bounded(QUEUE_LEN_MAX);
+        let standing = link.as_ref().map(StoreLink::standing);
+        let gallery = WatchedGallery { gallery, monitor };
+        let mut written = WrittenGallery { gallery, link };
+        if let Some(link) = &mut written.link {
+            link.follow(&written.gallery)?;
+        }
         let thread = thread::Builder::new()
             .name("gallery-writer".to_owned())
-            .spawn(move || work(&WatchedGallery { gallery, monitor }, &changes))
+            .spawn(move || work(written, &changes))
             .map_err(|cause| DeploymentError::Broken {
                 reason: cause.to_string(),
             })?;
@@ -62,7 +69,13 @@ impl ChangeWriter {
             queue: Some(queue),
             thread: Some(thread),
             held: RwLock::new(false),
+            standing,
         })
+    }
+
+    /// How the gallery stands to its store; `None` without one.
+    pub(in crate::deployment) fn standing(&self) -> Option<&StoreStanding> {
+        self.standing.as_deref()
     }
 
     pub(in crate::deployment) async fn upsert(
@@ -81,6 +94,16 @@ impl ChangeWriter {
         let (reply, answer) = oneshot::channel();
         self.send(Change::Delete(id, reply))?;
         answer.await.unwrap_or_else(|_| Err(writer_ended()))
+    }
+
+    /// Chooses the operating point that decides at all servers of the store. Blocks.
+    ///
+    /// # Errors
+    /// Returns an error if the store cannot be reached, or if another server makes the changes.
+    pub(in crate::deployment) fn choose(&self, point: SharedPoint) -> Result<(), DeploymentError> {
+        let (reply, answer) = crossbeam_channel::bounded(1);
+        self.send(Change::Choose(point, reply))?;
+        answer.recv().unwrap_or_else(|_ended| Err(writer_ended()))
     }
 
     /// Refuses changes from now on, and returns when all those before are written. Blocks.
@@ -150,66 +173,61 @@ fn writer_ended() -> DeploymentError {
     }
 }
 
-/// A gallery that only this thread writes to, and the monitor of its deployment.
-struct WatchedGallery {
-    gallery: Arc<Gallery>,
-    monitor: Arc<Monitor>,
+/// What the thread writes: the gallery, and before it the store, if there is one.
+struct WrittenGallery {
+    gallery: WatchedGallery,
+    link: Option<StoreLink>,
 }
 
-impl WatchedGallery {
-    /// Writes items in one transaction.
-    fn upsert(&self, items: Vec<Item>) -> Result<Written<Vec<Upserted>>, DeploymentError> {
-        let labels = items
-            .iter()
-            .flat_map(|item| [Some(item.label.clone()), self.label_of(&item.id)]);
-        self.write(labels.flatten().collect(), || self.gallery.upsert(items))
+impl WrittenGallery {
+    /// Waits for a change, and follows the store meanwhile; `None` once there will be no more.
+    fn next(&mut self, changes: &Receiver<Change>) -> Option<Change> {
+        let Some(link) = &mut self.link else {
+            return changes.recv().ok();
+        };
+        loop {
+            match changes.recv_deadline(link.look_if_due(&self.gallery)) {
+                Ok(change) => return Some(change),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return None,
+            }
+        }
+    }
+
+    fn upsert(&mut self, items: Vec<Item>) -> Result<Written<Vec<Upserted>>, DeploymentError> {
+        let Some(link) = &mut self.link else {
+            return self.gallery.upsert(items);
+        };
+        // What the gallery would refuse must not be in the store.
+        self.gallery.gallery.check(&items)?;
+        let committed = link.commit(&self.gallery, ItemChange::Upsert(&items))?;
+        let written = self.gallery.upsert(items)?;
+        link.compare(&self.gallery, committed)?;
+        Ok(written)
     }
 
     /// Removes an item; `false` if there is none with this id.
-    fn delete(&self, id: String) -> Result<Written<bool>, DeploymentError> {
-        let labels = self.label_of(&id).into_iter().collect();
-        self.write(labels, || {
-            let deleted = self.gallery.delete(&[id])?;
-            Ok(deleted.first().copied().unwrap_or(false))
-        })
-    }
-
-    fn label_of(&self, id: &str) -> Option<String> {
-        Some(self.gallery.get(id)?.label.clone())
-    }
-
-    /// Makes a change, and records which of these labels it added or removed. Nobody else writes meanwhile, so what
-    /// differs before and after is due to this change.
-    fn write<T>(
-        &self,
-        labels: BTreeSet<String>,
-        change: impl FnOnce() -> Result<T, GalleryError>,
-    ) -> Result<Written<T>, DeploymentError> {
-        let before: Vec<(String, bool)> = labels
-            .into_iter()
-            .map(|label| {
-                let enrolled = self.gallery.has_label(&label);
-                (label, enrolled)
-            })
-            .collect();
-        let outcome = change()?;
-        let generation = self.gallery.view().generation();
-        for (label, before) in before {
-            let enrolled = self.gallery.has_label(&label);
-            if enrolled != before {
-                self.monitor.label_changed(&label, generation, enrolled);
-            }
+    fn delete(&mut self, id: String) -> Result<Written<bool>, DeploymentError> {
+        let ids = [id];
+        let committed = match &mut self.link {
+            Some(link) => link.commit(&self.gallery, ItemChange::Delete(&ids))?,
+            None => None,
+        };
+        let written = self.gallery.delete(&ids)?;
+        if let Some(link) = &self.link {
+            link.compare(&self.gallery, committed)?;
         }
         Ok(Written {
-            outcome,
-            generation,
+            outcome: written.outcome.first().copied().unwrap_or(false),
+            generation: written.generation,
         })
     }
 }
 
-fn work(gallery: &WatchedGallery, changes: &Receiver<Change>) {
+fn work(mut gallery: WrittenGallery, changes: &Receiver<Change>) {
     let mut upserts = Upserts::default();
-    while let Ok(first) = changes.recv() {
+    let gallery = &mut gallery;
+    while let Some(first) = gallery.next(changes) {
         for change in std::iter::once(first).chain(changes.try_iter().take(QUEUE_LEN_MAX)) {
             match change {
                 Change::Upsert(item, reply) => {
@@ -222,6 +240,14 @@ fn work(gallery: &WatchedGallery, changes: &Receiver<Change>) {
                 Change::Delete(id, reply) => {
                     upserts.write(gallery);
                     drop(reply.send(gallery.delete(id)));
+                }
+                Change::Choose(point, reply) => {
+                    upserts.write(gallery);
+                    let chosen = match &mut gallery.link {
+                        Some(link) => link.choose(&gallery.gallery, &point),
+                        None => Ok(()),
+                    };
+                    drop(reply.send(chosen));
                 }
                 Change::Mark(reply) => {
                     upserts.write(gallery);
@@ -241,7 +267,7 @@ struct Upserts {
 }
 
 impl Upserts {
-    fn write(&mut self, gallery: &WatchedGallery) {
+    fn write(&mut self, gallery: &mut WrittenGallery) {
         self.ids.clear();
         let (items, replies): (Vec<Item>, Vec<_>) = self.waiting.drain(..).unzip();
         if 1 < items.len()

@@ -3,12 +3,15 @@
 pub(super) mod active;
 pub(super) mod files;
 pub(super) mod promise_today;
+mod shared_point;
 pub(super) mod state;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::deployment::enrolment::maintenance::Maintenance;
+use crate::deployment::enrolment::store_standing::StoreStanding;
+use crate::deployment::enrolment::writer::ChangeWriter;
 use crate::deployment::{
     ActivePoint, Calibrated, Deployment, DeploymentError, Folder, LoadedModel, ValidPoint,
 };
@@ -19,6 +22,7 @@ use matchpoint_calibration::coverage::Coverage;
 use matchpoint_calibration::monitoring::predicted_far::predicted_far;
 use matchpoint_calibration::operating_point::OperatingPoint;
 use matchpoint_calibration::recording::{Flip, Scale, ScaledThreshold};
+use matchpoint_remote::SharedPoint;
 
 /// The longest time that a worker may spend on one job, dozens of times what the slowest picture within the
 /// limits needs.
@@ -128,7 +132,60 @@ impl Deployment {
         self.check_not_held()?;
         let point = folder.operating_point(id)?;
         point.check_binding(&self.binding())?;
+        folder.check_etag(etag)?;
+        self.share_point(&folder, id)?;
         self.decide_by(&mut folder, point, etag)
+    }
+
+    /// Chooses an operating point in the store, if there is one, before it is activated here.
+    fn share_point(&self, folder: &Folder, id: &str) -> Result<(), DeploymentError> {
+        match self.writer()?.standing() {
+            Some(_) => self.writer()?.choose(folder.shared_point(id)?),
+            None => Ok(()),
+        }
+    }
+
+    /// Activates the operating point that another server has chosen, if one waits. If it cannot be
+    /// activated here, every decision is UNDECIDED, as the others decide by it.
+    ///
+    /// # Errors
+    /// Returns an error if it does not fit the deployment, or if the disk fails.
+    pub fn follow_point(&self) -> Result<(), DeploymentError> {
+        let Some(shared) = self.standing().and_then(StoreStanding::waiting_point) else {
+            return Ok(());
+        };
+        let mut folder = self.lock_folder();
+        let followed = self.follow_shared(&mut folder, &shared);
+        if let Err(error) = &followed {
+            let problem = format!("the store's operating point {}: {error}", shared.id);
+            let unreadable = ActivePoint::Unreadable(problem);
+            self.active_point.store(Arc::new(unreadable));
+        }
+        followed.map(drop)
+    }
+
+    fn follow_shared(
+        &self,
+        folder: &mut Folder,
+        shared: &SharedPoint,
+    ) -> Result<(), DeploymentError> {
+        self.check_undamaged(folder)?;
+        let point = folder.add_shared_point(shared)?;
+        point.check_binding(&self.binding())?;
+        let activation = self.decide_by(folder, point, None)?;
+        tracing::info!(
+            deployment = self.name,
+            operating_point = activation.point.id(),
+            "decides by the store's operating point"
+        );
+        Ok(())
+    }
+
+    /// Whether another server has chosen an operating point that is not active here yet.
+    #[must_use]
+    pub fn point_waits(&self) -> bool {
+        self.standing()
+            .is_some_and(|standing| standing.waiting_point().is_some())
     }
 
     /// Activates the operating point that was active before the present one.
@@ -147,6 +204,8 @@ impl Deployment {
         point.check_binding(&self.binding())?;
         let adjuster = folder.adjuster(&point)?;
         let previous = folder.record().active_operating_point.clone();
+        folder.check_etag(etag)?;
+        self.share_point(&folder, point.id())?;
         folder.roll_back(etag)?;
         Ok(self.now_decides(&folder, point, adjuster, previous))
     }
@@ -173,6 +232,9 @@ impl Deployment {
     ) -> Activation {
         let valid = self.valid_point(folder, point.clone(), adjuster);
         self.active_point.store(Arc::new(ActivePoint::Valid(valid)));
+        if let Some(standing) = self.standing() {
+            standing.decides_by(point.id());
+        }
         // After the store: damage that is found from now on holds back by itself.
         self.hold_back();
         self.publish_active_point(
@@ -252,11 +314,22 @@ impl Deployment {
         }
     }
 
-    /// The change that was found on the disk since the deployment was opened, if any. After it nothing is
-    /// accepted.
+    /// The change that was found on the disk since the deployment was opened, or how its items differ from those
+    /// of its store. After it nothing is accepted.
     #[must_use]
     pub fn damage(&self) -> Option<&str> {
-        self.maintenance.get().and_then(Maintenance::damage)
+        let on_disk = self.maintenance.get().and_then(Maintenance::damage);
+        on_disk.or_else(|| self.standing().and_then(StoreStanding::stopped))
+    }
+
+    /// Whether its store is known to have more than this for longer than allowed.
+    #[must_use]
+    pub fn is_late(&self) -> bool {
+        self.standing().is_some_and(StoreStanding::is_too_late)
+    }
+
+    fn standing(&self) -> Option<&StoreStanding> {
+        self.writer.as_ref().and_then(ChangeWriter::standing)
     }
 
     /// Announces the deployment to Prometheus, in place of the earlier one with the same name.
@@ -319,6 +392,9 @@ impl Deployment {
             [dropped.gone, dropped.late, dropped.displaced, dropped.stuck],
         );
         self.publish_size();
+        if let Some(standing) = self.standing() {
+            telemetry::store_followed(&self.name, standing.lag(), standing.is_writer());
+        }
     }
 
     /// Whether so many of its workers are stuck that the process should be restarted.

@@ -180,7 +180,11 @@ impl OperatingPointService for OperatingPointHandler {
         request: Request<ActivateOperatingPointRequest>,
     ) -> Result<Response<ActivateOperatingPointResponse>, Status> {
         let service = self.called_by(&request);
-        let work = async { service.activate(request.get_ref()) };
+        // With a store it waits for that.
+        let piece = self
+            .registry
+            .piece(move || service.activate(request.get_ref()));
+        let work = async { piece.await? };
         self.registry
             .call("ActivateOperatingPoint", work)
             .await
@@ -192,7 +196,11 @@ impl OperatingPointService for OperatingPointHandler {
         request: Request<RollBackOperatingPointRequest>,
     ) -> Result<Response<RollBackOperatingPointResponse>, Status> {
         let service = self.called_by(&request);
-        let work = async { service.roll_back(request.get_ref()) };
+        // With a store it waits for that.
+        let piece = self
+            .registry
+            .piece(move || service.roll_back(request.get_ref()));
+        let work = async { piece.await? };
         self.registry
             .call("RollBackOperatingPoint", work)
             .await
