@@ -1615,6 +1615,53 @@ fn evaluate_refuses_labels_that_chose_the_threshold() {
     assert!(said.contains("`recordings`"), "{said}");
 }
 
+/// The rows of the sample's queries with one role, as a list of their own with labels by `spelled`.
+fn queries_of(role: &str, folder: &Path, spelled: impl Fn(&str) -> String) -> PathBuf {
+    let all = fs::read_to_string(photos().join("calibrate.csv")).unwrap();
+    let mut list = "path,label\n".to_owned();
+    for row in all.lines().skip(1) {
+        let cells: Vec<&str> = row.split(',').collect();
+        if cells[2] == role {
+            let image = photos().join(cells[0]);
+            list.push_str(&format!("{},{}\n", path(&image), spelled(cells[1])));
+        }
+    }
+    let file = folder.join(format!("{role}.csv"));
+    fs::write(&file, list).unwrap();
+    file
+}
+
+#[test]
+fn labels_that_chose_or_fitted_are_known_in_another_spelling() {
+    let (folder, deployment) = copy_of_sample();
+    let strangers = queries_of("unknown", folder.path(), str::to_uppercase);
+    let fitted_on = folder.path().join("fitted.txt");
+    let first = fs::read_to_string(&strangers).unwrap();
+    let first = first.lines().nth(1).and_then(|row| row.split(',').nth(1));
+    fs::write(&fitted_on, first.unwrap()).unwrap();
+    let queries = photos().join("calibrate.csv");
+    for command in [
+        vec!["evaluate", path(&deployment), "--queries", path(&strangers)],
+        vec![
+            "calibrate",
+            path(&deployment),
+            "--queries",
+            path(&queries),
+            "--equal-error",
+            "--fitted-on",
+            path(&fitted_on),
+            "--dry-run",
+        ],
+    ] {
+        let refused = run(&command);
+        assert_eq!(code(&refused), 65, "{}", text(&refused.stdout));
+        let said = text(&refused.stderr);
+        assert!(said.contains("; capitals)"), "{said}");
+        let done = run(&[&command[..], &["--labels-as-they-are"]].concat());
+        assert_eq!(code(&done), 0, "{}", text(&done.stderr));
+    }
+}
+
 #[test]
 fn without_a_target_there_is_a_menu_and_nothing_changes() {
     let (folder, deployment) = copy_of_sample();

@@ -11,6 +11,7 @@ use super::fitting::{AdaptRequest, AdaptedHead, Candidate};
 use super::head::{Head, vector_sha256};
 use super::judgement::Judgement;
 use super::parts::Part;
+use matchpoint_calibration::likeness::without_spelling;
 
 /// The versions of the format. Version 1 has neither square roots nor products in 8 bits, and version 2 has no
 /// products in 8 bits; a head is written in the first version that has what it needs, so that older programs can
@@ -60,6 +61,9 @@ pub struct HeadRecord {
     pub candidates: Vec<Candidate>,
     /// The judgement on labels that had no part in the fit.
     pub judgement: Judgement,
+    /// The labels that the head was fitted to, without what counts as spelling.
+    #[serde(skip)]
+    fitted_labels: BTreeSet<String>,
 }
 
 impl HeadRecord {
@@ -76,8 +80,9 @@ impl HeadRecord {
         let pictures = fit.iter().filter_map(|row| pictures.get(*row)?.clone());
         let labels = [Part::Fit, Part::Calibrate, Part::Judge].map(|part| {
             let labels = request.parts.labels(part).map(ToOwned::to_owned);
-            (part, labels.collect())
+            (part, labels.collect::<BTreeSet<String>>())
         });
+        let labels = BTreeMap::from(labels);
         Self {
             format: match (adapted.head.eight_bits(), adapted.head.roots()) {
                 (true, _) => 3,
@@ -93,7 +98,8 @@ impl HeadRecord {
             weights_sha256: encode_string(&Sha256::digest(adapted.head.to_bytes())),
             base,
             data_sha256: data_sha256(request),
-            labels: labels.into(),
+            fitted_labels: without_spellings(labels.get(&Part::Fit)),
+            labels,
             fitted_on: vectors.map(vector_sha256).chain(pictures).collect(),
             candidates: adapted.candidates.clone(),
             judgement: adapted.judgement.clone(),
@@ -105,9 +111,10 @@ impl HeadRecord {
     /// # Errors
     /// Returns an error for any other bytes.
     pub fn parse(bytes: &[u8]) -> Result<Self, AdaptError> {
-        let record: Self = serde_json::from_slice(bytes).map_err(|cause| AdaptError::Stored {
-            problem: format!("its record cannot be read: {cause}"),
-        })?;
+        let mut record: Self =
+            serde_json::from_slice(bytes).map_err(|cause| AdaptError::Stored {
+                problem: format!("its record cannot be read: {cause}"),
+            })?;
         if !FORMATS.contains(&record.format) {
             let problem = format!(
                 "its record has the format {}, and {} to {} are read; take a newer Matchpoint",
@@ -117,6 +124,7 @@ impl HeadRecord {
             );
             return Err(AdaptError::Stored { problem });
         }
+        record.fitted_labels = without_spellings(record.labels.get(&Part::Fit));
         Ok(record)
     }
 
@@ -169,12 +177,16 @@ impl HeadRecord {
         Head::from_bytes(bytes, self.from, self.to, self.roots, self.eight_bits)
     }
 
-    /// Whether the head was fitted to pictures of a label.
+    /// Whether the head was fitted to pictures of a label, in this or in another spelling of it.
     #[must_use]
     pub fn fitted_label(&self, label: &str) -> bool {
-        let fitted = self.labels.get(&Part::Fit);
-        fitted.is_some_and(|labels| labels.contains(label))
+        self.fitted_labels.contains(&without_spelling(label))
     }
+}
+
+fn without_spellings(labels: Option<&BTreeSet<String>>) -> BTreeSet<String> {
+    let labels = labels.into_iter().flatten();
+    labels.map(|label| without_spelling(label)).collect()
 }
 
 fn data_sha256(request: &AdaptRequest<'_>) -> String {

@@ -173,6 +173,28 @@ fn a_head_in_eight_bits_is_judged_and_kept_as_one_and_maps_nearly_the_same() {
 }
 
 #[test]
+fn a_label_that_was_fitted_is_known_in_another_spelling() {
+    let world = World {
+        within: 0.5,
+        odd: 5.0,
+    };
+    let rows = world.rows(80, &mut SeededRng::new(2, 0));
+    let (_, record) = adapt(&rows, Some("whitening"), 3);
+    let read = HeadRecord::parse(&record.to_bytes().unwrap()).unwrap();
+    assert_eq!(read, record);
+    for (part, labels) in &record.labels {
+        for label in labels {
+            let number = label.strip_prefix("label ").unwrap();
+            let respelled = format!("LABEL\u{200b}_{number}");
+            for spelled in [label, &respelled] {
+                let found = [&read, &record].map(|record| record.fitted_label(spelled));
+                assert_eq!(found, [*part == Part::Fit; 2], "{spelled}");
+            }
+        }
+    }
+}
+
+#[test]
 fn a_record_with_a_figure_that_is_no_number_is_not_written() {
     let world = World {
         within: 0.5,

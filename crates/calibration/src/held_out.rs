@@ -7,6 +7,7 @@ use sha2::{Digest, Sha256};
 use super::CalibrationError;
 use super::binomial::real;
 use super::decision::{Decision, Threshold};
+use super::likeness::{Spellings, shared};
 use super::policy::{CalibrationTarget, choose};
 use super::rates::{Confidence, Rate};
 use super::refusal::Overlap;
@@ -263,17 +264,22 @@ const EXAMPLES_MAX: usize = 3;
 ///
 /// # Errors
 /// Returns an error with the number of such labels and the first few of them.
-pub fn refuse_overlap(first: &LabelSet<'_>, second: &LabelSet<'_>) -> Result<(), Overlap> {
-    let shared = || first.labels.intersection(&second.labels).copied();
-    let count = shared().count() as u64;
-    if count == 0 {
+pub fn refuse_overlap(
+    first: &LabelSet<'_>,
+    second: &LabelSet<'_>,
+    spellings: Spellings,
+) -> Result<(), Overlap> {
+    let shared = shared(&second.labels, &first.labels, spellings);
+    if shared.is_empty() {
         return Ok(());
     }
+    let examples = shared.iter().take(EXAMPLES_MAX);
     Err(Overlap {
         first: first.used_to.to_owned(),
         second: second.used_to.to_owned(),
-        shared: count,
-        examples: shared().take(EXAMPLES_MAX).map(str::to_owned).collect(),
+        shared: shared.len() as u64,
+        respelled: shared.iter().any(|label| label.is_respelled()),
+        examples: examples.map(|label| label.describe()).collect(),
     })
 }
 
@@ -460,16 +466,45 @@ mod tests {
             labels: labels.iter().copied().collect(),
         };
         let first = set("chose the threshold", &["a", "b", "c", "d", "e"]);
-        assert!(refuse_overlap(&first, &set("report it", &["f", "g"])).is_ok());
-        assert!(refuse_overlap(&set("chose", &[]), &set("report", &[])).is_ok());
+        let refuse = |first: &LabelSet<'_>, second: &LabelSet<'_>| {
+            refuse_overlap(first, second, Spellings::OneLabel)
+        };
+        assert!(refuse(&first, &set("report it", &["f", "g"])).is_ok());
+        assert!(refuse(&set("chose", &[]), &set("report", &[])).is_ok());
         let second = set("report its rates", &["e", "d", "c", "b", "z"]);
-        let refused = refuse_overlap(&first, &second).unwrap_err();
+        let refused = refuse(&first, &second).unwrap_err();
         assert_eq!((refused.shared, refused.examples.len()), (4, EXAMPLES_MAX));
         assert_eq!(
             refused.to_string(),
             "labels among those that chose the threshold and also among those that report its \
-             rates: 4, such as 'b', 'c', 'd'; use each label for one of the two"
+             rates: 4, such as `b`, `c`, `d`; use each label for one of the two"
         );
+    }
+
+    #[test]
+    fn a_label_that_is_used_twice_is_seen_in_another_spelling() {
+        let set = |used_to, labels: &[&'static str]| LabelSet {
+            used_to,
+            labels: labels.iter().copied().collect(),
+        };
+        let first = set("chose the threshold", &["gc_cup", "7", "jug"]);
+        let second = set("judge it here", &["GC Cup", "007", "mug"]);
+        let refused = refuse_overlap(&first, &second, Spellings::OneLabel).unwrap_err();
+        assert_eq!(
+            refused.to_string(),
+            "labels among those that chose the threshold and also among those that judge it here: \
+             2, such as `007` (`7`; how a number is written), `GC Cup` (`gc_cup`; capitals, \
+             spaces, hyphens or underscores); use each label for one of the two, or say that \
+             spellings are different things: --labels-as-they-are"
+        );
+        let as_they_are = Spellings::DifferentLabels;
+        assert_eq!(refuse_overlap(&first, &second, as_they_are), Ok(()));
+        // Two spellings among the judging labels are two labels that are refused, not one.
+        let both = set("judge it here", &["Jug", "jug"]);
+        let refused = refuse_overlap(&first, &both, Spellings::OneLabel).unwrap_err();
+        assert_eq!((refused.shared, refused.respelled), (2, true));
+        let refused = refuse_overlap(&first, &both, as_they_are).unwrap_err();
+        assert_eq!((refused.shared, refused.respelled), (1, false));
     }
 
     proptest! {

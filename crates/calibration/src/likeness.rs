@@ -111,6 +111,85 @@ pub fn refuse_spellings(alike: &[Alike]) -> Result<(), LabelsAlike> {
     })
 }
 
+/// Whether labels that differ only in spelling are one label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Spellings {
+    /// They are one label.
+    OneLabel,
+    /// They are different labels, as somebody who knows them has said.
+    DifferentLabels,
+}
+
+impl Spellings {
+    /// Takes them as different labels if somebody has said that labels are right as they are.
+    #[must_use]
+    pub fn said(labels_as_they_are: bool) -> Self {
+        if labels_as_they_are {
+            Self::DifferentLabels
+        } else {
+            Self::OneLabel
+        }
+    }
+}
+
+/// A label without anything that counts as spelling: labels that differ only in spelling have the same.
+#[must_use]
+pub fn without_spelling(label: &str) -> String {
+    key(label, |_| true)
+}
+
+/// For each of `labels` that is among `others`: the one that it is, in the same or in another spelling.
+#[must_use]
+pub fn shared<'a>(
+    labels: &BTreeSet<&'a str>,
+    others: &BTreeSet<&'a str>,
+    spellings: Spellings,
+) -> Vec<SharedLabel<'a>> {
+    let respelled: HashMap<String, &str> = match spellings {
+        Spellings::OneLabel => {
+            let others = others.iter();
+            others.map(|one| (without_spelling(one), *one)).collect()
+        }
+        Spellings::DifferentLabels => HashMap::new(),
+    };
+    let found = labels.iter().filter_map(|&label| {
+        let same = others.get(label);
+        let other = same.or_else(|| respelled.get(&without_spelling(label)));
+        let other = other.copied()?;
+        Some(SharedLabel { label, other })
+    });
+    found.collect()
+}
+
+/// A label that is among others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SharedLabel<'a> {
+    /// The label.
+    pub label: &'a str,
+    /// How it is spelled among the others.
+    pub other: &'a str,
+}
+
+impl SharedLabel<'_> {
+    /// Whether the others spell it in another way.
+    #[must_use]
+    pub fn is_respelled(self) -> bool {
+        self.label != self.other
+    }
+
+    /// Shows the label, and both spellings if there are two.
+    #[must_use]
+    pub fn describe(self) -> String {
+        let label = visible(self.label);
+        if self.is_respelled() {
+            let by = differ_by(self.label, self.other).join(", ");
+            format!("`{label}` (`{}`; {by})", visible(self.other))
+        } else {
+            format!("`{label}`")
+        }
+    }
+}
+
 /// How two labels are alike; `None` if they are equal or not alike.
 #[must_use]
 pub fn likeness(a: &str, b: &str) -> Option<Likeness> {
@@ -237,7 +316,7 @@ struct Form {
 
 impl Form {
     fn of(label: &str) -> Self {
-        let key = key(label, |_| true);
+        let key = without_spelling(label);
         let words = key.split(|c: char| !c.is_alphanumeric() && !is_combining_mark(c));
         let words = words.filter(|word| !word.is_empty());
         Self {

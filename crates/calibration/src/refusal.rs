@@ -135,8 +135,8 @@ fn needed_in_words(needed: &Option<u64>) -> String {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "labels among those that {first} and also among those that {second}: {shared}, such as {}; \
-     use each label for one of the two",
-    quoted(.examples)
+     use each label for one of the two{}",
+    .examples.join(", "), where_respelled(*.respelled)
 )]
 pub struct Overlap {
     /// The first purpose.
@@ -145,13 +145,18 @@ pub struct Overlap {
     pub second: String,
     /// Number of such labels; at least one.
     pub shared: u64,
-    /// The first few, in the order of the labels.
+    /// Whether some of them are spelled in two ways.
+    pub respelled: bool,
+    /// The first few as text, in the order of the labels.
     pub examples: Vec<String>,
 }
 
-fn quoted(labels: &[String]) -> String {
-    let quoted: Vec<String> = labels.iter().map(|label| format!("'{label}'")).collect();
-    quoted.join(", ")
+fn where_respelled(respelled: bool) -> &'static str {
+    if respelled {
+        ", or say that spellings are different things: --labels-as-they-are"
+    } else {
+        ""
+    }
 }
 
 /// The operating point was made for another deployment than the one that is served.

@@ -21,7 +21,7 @@ use crate::deployment::{
 };
 use crate::server::measured_rate;
 use crate::telemetry;
-use matchpoint_calibration::likeness::Alike;
+use matchpoint_calibration::likeness::{Alike, Spellings};
 use matchpoint_calibration::rates::{Confidence, Rate};
 use matchpoint_gallery::Access;
 use matchpoint_report::calibrated::above_target;
@@ -81,8 +81,9 @@ struct EvaluationReport {
 fn labels_problem(
     deployment: &Deployment,
     labels: &BTreeSet<&str>,
+    spellings: Spellings,
 ) -> Result<Option<String>, DeploymentError> {
-    match labels_that_chose(deployment, labels) {
+    match labels_that_chose(deployment, labels, spellings) {
         Ok(overlap) => Ok(overlap.map(|overlap| overlap.to_string())),
         Err(missing @ DeploymentError::RecordingMissing { .. }) => Ok(Some(missing.to_string())),
         Err(error) => Err(error),
@@ -99,7 +100,7 @@ impl Evaluate {
         let labels = alike::labels_of(&sources);
         let alike = alike::check(&labels, &deployment.view().labels(), self.labels)?;
         if !self.allow_calibration_labels
-            && let Some(problem) = labels_problem(&deployment, &labels)?
+            && let Some(problem) = labels_problem(&deployment, &labels, self.labels.spellings())?
         {
             let how = "or say --allow-calibration-labels, and know that the figures flatter";
             return Err(fail(Exit::BadData, format!("{problem}; {how}")));

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::cli::exit::{Exit, fail};
 use matchpoint_arrays::read_list;
 use matchpoint_calibration::held_out::{LabelSet, refuse_overlap};
+use matchpoint_calibration::likeness::Spellings;
 
 /// What the user says about labels that a model was fitted to.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -21,7 +22,11 @@ pub(crate) struct FittedFlags {
 
 /// Refuses queries of labels that a head was fitted to. Such labels score better than new ones, so a threshold
 /// chosen on them would be too loose.
-pub(crate) fn refuse_fitted(fitted_on: &Path, labels: &BTreeSet<&str>) -> anyhow::Result<()> {
+pub(crate) fn refuse_fitted(
+    fitted_on: &Path,
+    labels: &BTreeSet<&str>,
+    spellings: Spellings,
+) -> anyhow::Result<()> {
     let list = read_list(fitted_on)?;
     let fitted = LabelSet {
         used_to: "fitted the model",
@@ -31,5 +36,6 @@ pub(crate) fn refuse_fitted(fitted_on: &Path, labels: &BTreeSet<&str>) -> anyhow
         used_to: "choose the threshold",
         labels: labels.clone(),
     };
-    refuse_overlap(&fitted, &queries).map_err(|overlap| fail(Exit::BadData, overlap.to_string()))
+    refuse_overlap(&fitted, &queries, spellings)
+        .map_err(|overlap| fail(Exit::BadData, overlap.to_string()))
 }

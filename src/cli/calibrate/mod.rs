@@ -300,7 +300,8 @@ impl Calibrate {
         let deployment = self.deployment.as_deref().map_or(Ok(""), name_of)?;
         let sources = self.sources()?;
         if let (Some(sources), Some(list)) = (&sources, &self.fitted.fitted_on) {
-            refuse_fitted(list, &alike::labels_of(sources))?;
+            let labels = alike::labels_of(sources);
+            refuse_fitted(list, &labels, self.assured.labels.spellings())?;
         }
         let assured = self.assured.assured();
         let review_frr = self.target.review()?.map(TargetFrr::frr);
@@ -355,7 +356,7 @@ impl Calibrate {
             None => enrolled.iter().map(String::as_str).collect(),
         };
         if let Some(fitted_on) = &self.fitted.fitted_on {
-            refuse_fitted(fitted_on, &labels)?;
+            refuse_fitted(fitted_on, &labels, self.assured.labels.spellings())?;
         }
         alike::check(&labels, &enrolled, self.assured.labels)?;
         Ok(())

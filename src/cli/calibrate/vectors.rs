@@ -22,6 +22,7 @@ use crate::clock::now_rfc_3339;
 use matchpoint_arrays::{LabelTable, Role};
 use matchpoint_calibration::analysis::AnalysisScope;
 use matchpoint_calibration::certify::TargetFar;
+use matchpoint_calibration::likeness::Spellings;
 use matchpoint_calibration::menu::{Menu, MenuRequest};
 use matchpoint_calibration::operating_point::Content;
 use matchpoint_calibration::procedure::{
@@ -79,7 +80,7 @@ struct ReadVectors {
 }
 
 impl VectorFlags {
-    fn read(&self, fitted: &FittedFlags) -> anyhow::Result<ReadVectors> {
+    fn read(&self, fitted: &FittedFlags, assured: Assured) -> anyhow::Result<ReadVectors> {
         // clap requires a deployment if this flag is missing.
         let Some(path) = &self.embeddings else {
             return Err(fail(Exit::Usage, "name a deployment, or use --embeddings"));
@@ -107,7 +108,8 @@ impl VectorFlags {
         drop(data);
         if let Some(fitted_on) = &fitted.fitted_on {
             let labels = vectors.names.iter().map(String::as_str).collect();
-            refuse_fitted(fitted_on, &labels)?;
+            let spellings = Spellings::said(assured.labels_as_they_are);
+            refuse_fitted(fitted_on, &labels, spellings)?;
         }
         Ok(ReadVectors {
             source,
@@ -124,7 +126,7 @@ impl VectorFlags {
         page: Option<&OutputFile>,
         shown: ShownFlags,
     ) -> anyhow::Result<Exit> {
-        let read = self.read(fitted)?;
+        let read = self.read(fitted, wanted.assured)?;
         let alike = read.vectors.alike();
         wanted.assured.spellings(&alike)?;
         let watched = SharedProgress::new("search");
@@ -189,7 +191,7 @@ impl VectorFlags {
             source,
             rows,
             vectors,
-        } = self.read(fitted)?;
+        } = self.read(fitted, wanted.settings.assured)?;
         let request = VectorRequest {
             source,
             settings: wanted.settings.clone(),

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use crate::cli::exit::{Exit, fail};
 use crate::cli::input::image_sources::ImageSources;
 use crate::cli::output;
-use matchpoint_calibration::likeness::{Alike, alike, refuse_spellings};
+use matchpoint_calibration::likeness::{Alike, Spellings, alike, refuse_spellings};
 use matchpoint_calibration::procedure::Assured;
 
 /// Pairs that a warning names; `--json` has all.
@@ -18,6 +18,12 @@ pub(crate) struct LabelFlags {
     /// underscores, 7 and 7.0) as different things; without it they are refused
     #[arg(long)]
     pub(crate) labels_as_they_are: bool,
+}
+
+impl LabelFlags {
+    pub(crate) fn spellings(self) -> Spellings {
+        Spellings::said(self.labels_as_they_are)
+    }
 }
 
 /// What the user knows of the queries, and the data do not show.

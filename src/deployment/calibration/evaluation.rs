@@ -9,6 +9,7 @@ use crate::deployment::{Deployment, DeploymentError, Gathered, Timings};
 use matchpoint_calibration::certify::TargetFar;
 use matchpoint_calibration::evaluate::evaluate;
 use matchpoint_calibration::held_out::{LabelSet, refuse_overlap};
+use matchpoint_calibration::likeness::Spellings;
 use matchpoint_calibration::operating_point::OperatingPoint;
 use matchpoint_calibration::rates::Rate;
 use matchpoint_calibration::recording::{Condition, Recording, TrialKind};
@@ -164,14 +165,15 @@ impl StageLatency {
     }
 }
 
-/// The labels of these queries that had a part in choosing the active threshold. Figures measured on them are
-/// optimistic.
+/// The labels of these queries that had a part in choosing the active threshold. Figures
+/// measured on them are optimistic.
 ///
 /// # Errors
 /// Returns an error if the searches of the operating point are missing or cannot be read.
 pub fn labels_that_chose(
     deployment: &Deployment,
     labels: &BTreeSet<&str>,
+    spellings: Spellings,
 ) -> Result<Option<Overlap>, DeploymentError> {
     let active = deployment.active_point();
     let Some(point) = active.valid() else {
@@ -185,10 +187,11 @@ pub fn labels_that_chose(
     let enrolled = deployment.view().labels();
     // With a target FAR, enrolled labels have no part in choosing the threshold unless they were left out as
     // strangers.
-    let by_strangers = point.content().target_far().is_some();
+    let content = point.content();
+    let by_strangers = content.target_far().is_some();
     let chose = recording.searches().iter();
     let chose = chose.filter(|search| !by_strangers || search.truth != TrialKind::Mated);
-    let left_out = 0 < point.content().trials.left_out.searches;
+    let left_out = 0 < content.trials.left_out.searches;
     let judging = labels.iter().copied();
     let judging = judging.filter(|label| !by_strangers || left_out || !enrolled.contains(*label));
     let overlap = refuse_overlap(
@@ -203,6 +206,7 @@ pub fn labels_that_chose(
             used_to: "judge it here",
             labels: judging.collect(),
         },
+        spellings,
     );
     Ok(overlap.err())
 }
