@@ -1632,6 +1632,42 @@ fn queries_of(role: &str, folder: &Path, spelled: impl Fn(&str) -> String) -> Pa
 }
 
 #[test]
+fn evaluate_refuses_labels_that_chose_the_review_band() {
+    let (folder, deployment) = copy_of_sample();
+    let mates = queries_of("query", folder.path(), str::to_owned);
+    let evaluate = |more: &[&str]| {
+        let arguments = ["evaluate", path(&deployment), "--queries", path(&mates)];
+        run(&[&arguments[..], more].concat())
+    };
+    // They have no part in a threshold that keeps a FAR.
+    let done = evaluate(&[]);
+    assert_eq!(code(&done), 0, "{}", text(&done.stderr));
+    let calibrated = run(&[
+        "calibrate",
+        path(&deployment),
+        "--queries",
+        path(&photos().join("calibrate.csv")),
+        "--target-far",
+        "0.1",
+        "--confidence",
+        "0.9",
+        "--review-frr",
+        "0.3",
+    ]);
+    assert_eq!(code(&calibrated), 0, "{}", text(&calibrated.stderr));
+    let refused = evaluate(&[]);
+    assert_eq!(code(&refused), 65, "{}", text(&refused.stdout));
+    let said = text(&refused.stderr);
+    assert!(
+        said.contains("chose the threshold or the review band")
+            && said.contains("judge it here: 12"),
+        "{said}"
+    );
+    let allowed = evaluate(&["--allow-calibration-labels"]);
+    assert_eq!(code(&allowed), 0, "{}", text(&allowed.stderr));
+}
+
+#[test]
 fn labels_that_chose_or_fitted_are_known_in_another_spelling() {
     let (folder, deployment) = copy_of_sample();
     let strangers = queries_of("unknown", folder.path(), str::to_uppercase);

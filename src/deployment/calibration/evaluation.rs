@@ -165,7 +165,7 @@ impl StageLatency {
     }
 }
 
-/// The labels of these queries that had a part in choosing the active threshold. Figures
+/// The labels of these queries that had a part in choosing the active threshold or its review band. Figures
 /// measured on them are optimistic.
 ///
 /// # Errors
@@ -186,9 +186,9 @@ pub fn labels_that_chose(
     })?;
     let enrolled = deployment.view().labels();
     // With a target FAR, enrolled labels have no part in choosing the threshold unless they were left out as
-    // strangers.
+    // strangers. But they choose where a review band begins.
     let content = point.content();
-    let by_strangers = content.target_far().is_some();
+    let by_strangers = content.target_far().is_some() && content.review.is_none();
     let chose = recording.searches().iter();
     let chose = chose.filter(|search| !by_strangers || search.truth != TrialKind::Mated);
     let left_out = 0 < content.trials.left_out.searches;
@@ -196,7 +196,11 @@ pub fn labels_that_chose(
     let judging = judging.filter(|label| !by_strangers || left_out || !enrolled.contains(*label));
     let overlap = refuse_overlap(
         &LabelSet {
-            used_to: "chose the threshold",
+            used_to: if content.review.is_some() {
+                "chose the threshold or the review band"
+            } else {
+                "chose the threshold"
+            },
             labels: chose
                 .map(|search| search.label.as_str())
                 .chain(recording.set_aside().iter().map(String::as_str))
