@@ -261,7 +261,10 @@ def test_numbers_and_truth_values_of_numpy_mean_what_pythons_mean() -> None:
     numpys: dict[str, Any] = {"confidence": np.float32(0.5), "seed": np.int64(3), "estimated": np.True_}
     of_numpy = mc.calibrate(**SAMPLE.arguments(), target_far=np.float32(0.125), **numpys)
     of_python = mc.calibrate(**SAMPLE.arguments(), target_far=0.125, estimated=True, confidence=0.5, seed=3)
-    assert of_numpy.threshold == of_python.threshold and of_numpy.far_bound == of_python.far_bound
+    assert of_numpy.threshold == of_python.threshold
+    assert of_numpy.findings["content"]["evidence"] == of_python.findings["content"]["evidence"]
+    # A bound that is only estimated is none that is not exceeded.
+    assert not of_python.certified and of_python.far_bound is None
     costs = mc.Costs(np.float32(8), np.int64(1), np.float16(0.5))
     whole = mc.calibrate(**SAMPLE.arguments(), costs=mc.Costs(8, 1, 0.5))
     assert mc.calibrate(**SAMPLE.arguments(), costs=costs).threshold == whole.threshold

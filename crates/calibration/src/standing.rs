@@ -32,7 +32,8 @@ pub struct PromiseToday {
     /// The target FAR, promised or aimed at. In a gallery that has grown, it is the one that was asked for at
     /// the larger size, if growth was allowed for. `None` if there is no target FAR.
     pub target_far: Option<f64>,
-    /// The upper bound on the FAR today; `None` if there is no bound or the coverage is not known.
+    /// The upper bound on the FAR today. `None` if there is none, if it is only estimated, so that nobody knows
+    /// whether the confidence holds for it, or if the coverage is not known.
     pub far_bound: Option<f64>,
     /// Whether the target FAR is still certified today, and not only aimed at.
     pub certified: bool,
@@ -95,7 +96,9 @@ impl PromiseToday {
             || coverage.is_some_and(|coverage| coverage.removed() == 0))
             && (falls || !indexed_since);
         let asked = content.target_far().map(TargetFar::far);
-        let far_bound = coverage.filter(|_| bounded).zip(content.far_bound());
+        let certifies = content.policy.certifies();
+        let proven = content.far_bound().filter(|_| certifies);
+        let far_bound = coverage.filter(|_| bounded).zip(proven);
         let frr = content.frr_certificate();
         let labels = content.binding.gallery_labels;
         let frr_today = |coverage: Coverage, found: &FrrCertificate| {
@@ -122,7 +125,7 @@ impl PromiseToday {
                 && bounded
                 && coverage.is_some()
                 && extent <= covered_items
-                && content.policy.certifies(),
+                && certifies,
             target_frr: frr.map(|found| found.target.frr()),
             frr_bound: mates
                 .zip(frr)
@@ -142,5 +145,60 @@ impl PromiseToday {
     pub fn kept_frr(&self) -> Option<f64> {
         let bound = self.frr_bound?;
         self.target_frr.filter(|target| bound <= *target)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::operating_point::{OperatingPoint, PointPlan};
+    use crate::policy::CalibrationTarget;
+    use crate::trials::{NonMatedSearch, StrangerOrigin, Trials};
+    use matchpoint_vector::Similarity;
+
+    /// What an operating point promises in its own gallery, from 100 labels of strangers.
+    fn at_home(target: CalibrationTarget, origin: StrangerOrigin) -> PromiseToday {
+        let strangers = (0_u8..100).map(|i| NonMatedSearch {
+            label: format!("s{i}"),
+            probe: format!("q{i}"),
+            top_score: Similarity::new(f32::from(i) / 100.0),
+            origin,
+        });
+        let trials = Trials::new(Vec::new(), strangers.collect()).unwrap();
+        let point = OperatingPoint::calibrated(&trials, PointPlan::small(target)).unwrap();
+        assert!(point.content().far_bound().is_some());
+        let items = point.content().binding.gallery_items;
+        let unchanged = Coverage {
+            calibrated: items,
+            kept: items,
+            items,
+        };
+        let today = SearchedGallery {
+            items,
+            coverage: Some(unchanged),
+            approximate: false,
+        };
+        PromiseToday::of(point.content(), &today)
+    }
+
+    #[test]
+    fn a_bound_that_is_only_estimated_is_not_one_that_is_not_exceeded() {
+        let target = TargetFar::new(0.1, 0.9).unwrap();
+        let certified = at_home(
+            CalibrationTarget::Far(target),
+            StrangerOrigin::NeverEnrolled,
+        );
+        assert!(certified.certified && certified.far_bound.unwrap() <= 0.1);
+        for (target, origin) in [
+            (
+                CalibrationTarget::FarEstimated(target),
+                StrangerOrigin::NeverEnrolled,
+            ),
+            (CalibrationTarget::Far(target), StrangerOrigin::LeftOut),
+        ] {
+            let aimed = at_home(target, origin);
+            assert_eq!((aimed.certified, aimed.far_bound), (false, None));
+            assert_eq!(aimed.target_far, Some(0.1));
+        }
     }
 }

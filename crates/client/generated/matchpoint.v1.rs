@@ -31,8 +31,8 @@ pub struct DecisionBasis {
     #[serde(serialize_with = "crate::enum_names::undecided_reason")]
     pub undecided_reason: i32,
     /// Whether `target_far` is promised for today's gallery: false once items were added that lift `far_bound` above it. False
-    /// if it is only aimed at (the calibration counted enrolled labels as strangers, or estimated), if there is none, and when
-    /// UNDECIDED.
+    /// if it is only aimed at (the calibration counted enrolled labels as strangers, or estimated), if there is none, if it was
+    /// certified for each value of a column and the search states another value (`SearchRequest.conditions`), and when UNDECIDED.
     #[prost(bool, tag = "8")]
     pub certified: bool,
     /// The false reject rate that the operating point promises per search, in (0, 1). Absent if it promises none, and once so
@@ -56,7 +56,8 @@ pub struct DecisionBasis {
     pub items_added: ::core::option::Option<u64>,
     /// The false accept rate that is not exceeded in today's gallery at `confidence`, in \[0, 1\]: that of the calibration, in
     /// the smallest gallery that holds the items of the calibration and those added since. A prediction once `items_added` is
-    /// above 0: it takes those for such as there were. Absent if there is no such bound.
+    /// above 0: it takes those for such as there were. Absent if there is no such bound: if the calibration certified none, as
+    /// where it counted enrolled labels as strangers, or estimated, and for a search of a group that it did not certify.
     #[prost(double, optional, tag = "14")]
     pub far_bound: ::core::option::Option<f64>,
     /// The false reject rate that is not exceeded today at `confidence`, in \[0, 1\]: that of the calibration, each item of it
@@ -311,7 +312,8 @@ pub struct OperatingPoint {
     /// Number of independent trials behind the promise: one query for each label; 0 if there is no promise.
     #[prost(uint64, tag = "6")]
     pub independent_trials: u64,
-    /// One-sided upper bound of the false accept rate at the threshold, at `confidence`; absent if there is none.
+    /// One-sided upper bound of the false accept rate at the threshold, at `confidence`; absent if there is none. Approximate, and
+    /// no promise, if the policy does not certify.
     #[prost(double, optional, tag = "7")]
     pub far_upper_bound: ::core::option::Option<f64>,
     /// False accept rate over all non-mated searches of the calibration.
@@ -2395,7 +2397,8 @@ pub struct SearchRequest {
     pub ef_search: u32,
     /// What is known of the query beside what it shows, such as `camera` = `gate`: up to 16 entries, keys and values of 1 to
     /// 128 bytes. Held against the columns of the same names that the calibration's queries had, so that a condition that
-    /// has become more frequent is noticed (`GetDrift`). Does not influence the decision.
+    /// has become more frequent is noticed (`GetDrift`). Does not influence the decision; but if the false accept rate was
+    /// certified for each value of a column (`CalibrationSettings.worst_group_of`), nothing is promised for another value.
     #[prost(map = "string, string", tag = "10")]
     pub conditions: ::std::collections::HashMap<
         ::prost::alloc::string::String,
@@ -6145,7 +6148,9 @@ impl ::prost::Name for AuditedRate {
 #[derive(serde::Serialize)]
 #[derive(Clone, Copy, PartialEq, ::prost::Message)]
 pub struct Evidence {
-    /// The null hypothesis is that the rate is at most this.
+    /// The null hypothesis is that the rate is at most this. If the gallery was given room to grow
+    /// (`CalibrationSettings.grow_to_items`), it is the target that answers promise now; each decision counts against the one that
+    /// its own answer promised.
     #[prost(double, tag = "1")]
     pub limit: f64,
     /// Whether `limit` is a target of the operating point, rather than the upper end of what its calibration measured.

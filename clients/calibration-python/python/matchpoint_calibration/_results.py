@@ -147,7 +147,7 @@ class Calibration:
     threshold       accept from this score on. It is a number of single precision; above 1 nothing is accepted
     certified       whether the target is promised, and not only aimed at
     goal            what is promised or aimed at, in words
-    far_bound       the FAR that is not exceeded with the confidence asked for; None without such a bound
+    far_bound       the FAR that is not exceeded with the confidence asked for; None unless that is certified
     frr_bound       the same of the FRR
     far, frr        rates per search at the threshold, on the queries that chose it
     held_out_far    the same on labels that did not choose, by cross-fitting; None if they are too few
@@ -248,15 +248,15 @@ class Calibration:
     ) -> Calibration:
         content = findings["content"]
         measured, held_out = content["measured"], content.get("held_out") or {}
-        promise, evidence = content.get("promise"), content.get("evidence") or {}
-        estimated, frr = evidence.get("far-estimated"), evidence.get("frr")
-        far_bound = promise["far_bound"] if promise else estimated["far_upper"] if estimated else None
+        promise, frr = content.get("promise"), (content.get("evidence") or {}).get("frr")
+        certified = findings["outcome"] == "certified"
         return cls(
             # The record has as few digits as tell single-precision numbers apart.
             threshold=float(np.float32(content["threshold"])),
-            certified=findings["outcome"] == "certified",
+            certified=certified,
             goal=goal,
-            far_bound=far_bound,
+            # A bound that is only estimated is exceeded more often than the confidence says.
+            far_bound=promise["far_bound"] if promise and certified else None,
             frr_bound=frr["frr_bound"] if frr else None,
             far=Rate._of(measured["far"]),
             frr=Rate._of(measured["frr"]),

@@ -135,7 +135,7 @@ class Basis:
     adjustment: str | None
     """How `decision_score` was computed, in words; None if it is the similarity of the best match."""
     far_bound: float | None
-    """The false accept rate that is not exceeded in today's gallery, at `confidence`."""
+    """The false accept rate that is not exceeded in today's gallery, at `confidence`; None unless that is certified."""
     frr_bound: float | None
     """The false reject rate that is not exceeded today, at `confidence`."""
     gallery_coverage: float | None
@@ -426,7 +426,7 @@ class OperatingPoint:
     independent_trials: int
     """Number of independent trials behind the promise, one for each label; 0 if nothing is promised."""
     far_upper_bound: float | None
-    """Upper bound of the false accept rate, at `confidence`."""
+    """Upper bound of the false accept rate, at `confidence`; an estimate if nothing is certified."""
     frr_upper_bound: float | None
     """Upper bound of the false reject rate, at `confidence`."""
     far: Rate | None

@@ -356,6 +356,37 @@ struct Canonical<'a> {
 }
 
 #[cfg(test)]
+impl PointPlan {
+    /// A plan for a gallery of 40 items, without anything that can be left out.
+    pub(crate) fn small(target: CalibrationTarget) -> Self {
+        Self {
+            created: "2026-01-02T03:04:05Z".into(),
+            target,
+            seed: 1,
+            binding: Binding {
+                model_fingerprint: "mf-1".into(),
+                model_name: "toy".into(),
+                gallery_id: "g-1".into(),
+                gallery_digest: "00ff".into(),
+                gallery_items: 40,
+                gallery_labels: 20,
+                index: "exact scan".into(),
+                metric: Metric::Cosine,
+            },
+            software: "matchpoint 0.1.0".into(),
+            held_out: None,
+            growth: None,
+            turnover: None,
+            index_check: None,
+            adjustment: None,
+            worst_group: None,
+            review: None,
+            remarks: Vec::new(),
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
@@ -367,34 +398,10 @@ mod tests {
     use crate::trials::{MatedSearch, NonMatedSearch, SearchTally, Top};
     use matchpoint_vector::Similarity;
 
-    fn binding() -> Binding {
-        Binding {
-            model_fingerprint: "mf-1".into(),
-            model_name: "toy".into(),
-            gallery_id: "g-1".into(),
-            gallery_digest: "00ff".into(),
-            gallery_items: 40,
-            gallery_labels: 20,
-            index: "exact scan".into(),
-            metric: Metric::Cosine,
-        }
-    }
-
     fn plan(far: f64) -> PointPlan {
         PointPlan {
-            created: "2026-01-02T03:04:05Z".into(),
-            target: CalibrationTarget::Far(TargetFar::new(far, 0.9).unwrap()),
             seed: u64::MAX,
-            binding: binding(),
-            software: "matchpoint 0.1.0".into(),
-            held_out: None,
-            growth: None,
-            turnover: None,
-            index_check: None,
-            adjustment: None,
-            worst_group: None,
-            review: None,
-            remarks: Vec::new(),
+            ..PointPlan::small(CalibrationTarget::Far(TargetFar::new(far, 0.9).unwrap()))
         }
     }
 
@@ -570,13 +577,13 @@ mod tests {
     #[test]
     fn what_differs_is_named_with_both_sides() {
         let point = point();
-        assert_eq!(point.check_binding(&binding()), Ok(()));
+        assert_eq!(point.check_binding(&plan(0.1).binding), Ok(()));
         let grown = Binding {
             gallery_items: 41,
             gallery_labels: 99,
             gallery_digest: "ee".into(),
             model_name: "renamed".into(),
-            ..binding()
+            ..plan(0.1).binding
         };
         assert_eq!(point.check_binding(&grown), Ok(()));
         let covered = point.content().covered_items();
@@ -585,7 +592,7 @@ mod tests {
             model_fingerprint: "mf-2".into(),
             gallery_id: "g-2".into(),
             index: "hnsw".into(),
-            ..binding()
+            ..plan(0.1).binding
         };
         let mismatch = point.check_binding(&other).unwrap_err();
         assert_eq!(mismatch.differences.len(), 3);
