@@ -13,7 +13,7 @@ use std::path::Path;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
-use crate::common::{ROOT, Running, config, copy_of_sample, in_8_bits, photos};
+use crate::common::{ROOT, Running, config, copy_of_sample, in_8_bits, photos, run, text};
 use matchpoint::deployment::Folder;
 use matchpoint::server;
 use matchpoint_client::proto::calibration_service_client::CalibrationServiceClient;
@@ -561,6 +561,47 @@ async fn items_that_were_exchanged_since_the_calibration_end_its_promise() {
     let unknown = answer.basis.unwrap();
     assert_eq!((unknown.gallery_coverage, unknown.far_bound), (None, None));
     assert!(!unknown.certified);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn nothing_is_certified_for_a_search_of_a_group_without_a_certificate() {
+    let (_folder, deployment) = copy_of_sample();
+    let done = run(&[
+        "calibrate",
+        deployment.to_str().unwrap(),
+        "--queries",
+        photos().join("calibrate.csv").to_str().unwrap(),
+        "--target-far",
+        "0.2",
+        "--confidence",
+        "0.9",
+        "--worst-group-of",
+        "kind",
+    ]);
+    assert!(done.status.success(), "{}", text(&done.stderr));
+    let running = Running::start(&deployment, &[]).await;
+    for (conditions, covered) in [
+        (vec![("kind", "combo")], true),
+        (vec![("kind", "night")], false),
+        (vec![("kind", "Combo")], false),
+        (vec![("camera", "night")], true),
+        // Taken for one of the groups, as live searches are assumed to be.
+        (vec![], true),
+    ] {
+        let stated = conditions.iter();
+        let stated = stated.map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        let request = SearchRequest {
+            conditions: stated.collect(),
+            ..image_query(known())
+        };
+        let answer = search(&running, request).await.unwrap();
+        assert_eq!(answer.decision(), Decision::Accept);
+        let basis = answer.basis.unwrap();
+        assert_eq!(basis.certified, covered, "{conditions:?}");
+        assert_eq!(basis.far_bound.is_some(), covered, "{conditions:?}");
+        assert!(basis.target_far.is_some());
+    }
     running.stop().await;
 }
 

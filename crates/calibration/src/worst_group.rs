@@ -184,6 +184,14 @@ fn certificate(value: &str, choice: &Choice) -> Option<GroupCertificate> {
 }
 
 impl WorstGroup {
+    /// Whether the certificate speaks of a search whose caller states this value of the column. One whose caller
+    /// states none counts as of one of the groups, by the assumption that all promises rest on: live searches are
+    /// like those of the calibration.
+    #[must_use]
+    pub fn covers(&self, stated: Option<&str>) -> bool {
+        stated.is_none_or(|value| self.groups.iter().any(|group| group.value == value))
+    }
+
     /// Describes the groups in words.
     #[must_use]
     pub fn describe(&self) -> String {

@@ -1,5 +1,6 @@
 //! The active operating point, and the basis of its decisions.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -45,6 +46,14 @@ pub struct ValidPoint {
 }
 
 impl DecisionBasis {
+    /// Adapts the basis to a search of which the certificate of a FAR does not speak.
+    #[must_use]
+    pub fn if_covered(mut self, covered: bool) -> Self {
+        self.certified &= covered;
+        self.far_bound = self.far_bound.filter(|_| covered);
+        self
+    }
+
     /// Adapts the basis to a search with a filter.
     #[must_use]
     pub fn if_filtered(self, filtered: bool) -> Self {
@@ -336,6 +345,15 @@ impl ActivePoint {
             return None;
         };
         coverage_in(gallery, valid.point.content(), valid.items.as_ref().ok())
+    }
+
+    /// Whether its certificate of a FAR speaks of a search with these conditions: if it is one for each group of
+    /// strangers, it says nothing of another group.
+    pub(in crate::deployment) fn covers(&self, conditions: &BTreeMap<String, String>) -> bool {
+        let worst = self
+            .valid()
+            .and_then(|point| point.content().worst_group.as_ref());
+        worst.is_none_or(|worst| worst.covers(conditions.get(&worst.column).map(String::as_str)))
     }
 
     /// What the operating point promises in this state of the gallery; `None` if none is active.

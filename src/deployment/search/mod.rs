@@ -72,6 +72,7 @@ impl Deployment {
         let job = self.job_of(caller, &probe, live)?;
         let at = self.state_in_use(options.expect_state)?;
         let (view, active, state) = (at.view, at.active, at.id);
+        let covered = active.covers(&options.conditions);
         let (searched, judge) = (Arc::clone(&view), Arc::clone(&active));
         let (checks, gallery) = (self.checks(), Arc::clone(&self.gallery));
         let image = probe.kept(self.monitor.keeps_images());
@@ -102,7 +103,7 @@ impl Deployment {
         let basis = self.basis(&active, &view, judged);
         let answer = SearchAnswer {
             decision: active.decide(judged),
-            basis: basis.if_filtered(filtered),
+            basis: basis.if_filtered(filtered).if_covered(covered),
             decision_id: id.to_string(),
             generation: view.generation(),
             gallery_items: view.len(),
