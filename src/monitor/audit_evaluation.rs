@@ -7,6 +7,7 @@ use std::path::Path;
 use super::alarms::Alarms;
 use super::counted_strata::{CountRequest, CountedStrata};
 use super::error::MonitorError;
+use super::growth_history::GrowthHistory;
 use super::label_history::LabelHistory;
 use super::resets::Resets;
 use super::review_evidence::{ReviewEvidence, ReviewRequest};
@@ -107,6 +108,10 @@ pub(super) struct AuditContext<'a> {
     /// The alarms of the operating point, which last even if the decisions behind them are no longer stored.
     pub(super) alarms: &'a Alarms,
     pub(super) label_history: &'a LabelHistory,
+    pub(super) growth: &'a GrowthHistory,
+    /// Whether answers of the operating point promise the FAR of a larger gallery now. Those of one that is not
+    /// active promise what its last ones did.
+    pub(super) grown: Option<bool>,
     /// How many searches go to a person.
     pub(super) reviews: &'a ReviewEvidence,
 }
@@ -120,6 +125,7 @@ pub(super) fn drift(
     counted: &mut CountedStrata,
 ) -> Result<(DriftAssessment, AuditObservations), MonitorError> {
     let observations = AuditObservations::of(reader, point.id(), span.since_ms, known)?;
+    let last = observations.rows.last().is_some_and(|row| row.grown);
     let request = CountRequest {
         operating_point: point.id(),
         since_ms: span.since_ms,
@@ -151,6 +157,7 @@ pub(super) fn drift(
         unusable: observations.unusable,
         feedback: observations.feedback,
         gallery: known.gallery,
+        grown: known.grown.unwrap_or(last),
         raised: known.alarms.raised(observations.labelling().earliest_ms),
         reset: span.reset,
     };
@@ -204,6 +211,8 @@ impl AuditObservations {
         let accepted = row.entry.decision == Decision::Accept;
         let truth_of = |said: Option<&Annotation>| truth(&row, said?, known.label_history);
         let truth = truth_of(row.annotation.as_ref());
+        let point = row.entry.operating_point.as_deref().unwrap_or_default();
+        let grown = known.growth.at(point, row.entry.generation);
         let unasked = if let Some(sampled) = sampled(&row, accepted, truth) {
             let said = row.annotation.as_ref();
             let said_ms = said.map(|said| said.unix_ms);
@@ -216,7 +225,7 @@ impl AuditObservations {
             if let Some((truth, gallery)) = truth.zip(known.advise) {
                 self.cases.push(case(self.rows.len(), row, truth, gallery));
             }
-            self.rows.push(sampled);
+            self.rows.push(AuditRow { grown, ..sampled });
             unasked
         } else {
             truth
@@ -280,6 +289,7 @@ pub(super) fn sampled(
         accepted,
         inclusion: Inclusion::new(sampling.probability()).ok()?,
         truth,
+        grown: false,
     })
 }
 

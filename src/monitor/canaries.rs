@@ -125,10 +125,12 @@ impl Monitor {
             None => Vec::new(),
         };
         let delta = self.alarm_delta();
+        let today = self.observed().promise_today();
+        let grown = today.is_some_and(|today| today.grown);
         let round = CanaryRound {
             operating_point: point.id().to_owned(),
             unix_ms: now_ms(),
-            rates: CanaryRates::new(&counts, PromisedLimits::of(&point, delta)),
+            rates: CanaryRates::new(&counts, PromisedLimits::of(&point, delta).now(grown)),
             counts,
             changed,
             failed,

@@ -92,6 +92,8 @@ impl Monitor {
         };
         let known = AuditContext {
             reviews,
+            grown: today.map(|promise| promise.grown),
+            growth: &recorder.growth,
             gallery: today.map(|promise| GalleryToday {
                 promise,
                 problem: problem.as_deref(),

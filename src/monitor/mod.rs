@@ -15,6 +15,7 @@ mod drift_report;
 mod enrolment;
 mod error;
 mod gauges;
+mod growth_history;
 mod label_history;
 mod labelled_sample;
 mod left_out;

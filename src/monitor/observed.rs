@@ -62,6 +62,8 @@ pub struct DecisionRecord<'a> {
     pub best: Option<MatchRecord<'a>>,
     /// The score that was compared with the threshold.
     pub decision_score: Option<Similarity>,
+    /// The target FAR that the answer states; `None` if there is none.
+    pub target_far: Option<f64>,
     /// The traffic shares that the search belongs to; `None` if unknown.
     pub signs: Option<SearchSigns>,
     /// Whether the search had a filter.

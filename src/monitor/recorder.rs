@@ -11,6 +11,7 @@ use arc_swap::ArcSwap;
 use super::counted_strata::CountedStrata;
 use super::error::MonitorError;
 use super::gauges::{ShownPoint, publish};
+use super::growth_history::GrowthHistory;
 use super::label_history::LabelHistory;
 use super::observed::{DecisionRecord, Observed};
 use super::review_evidence::ReviewEvidence;
@@ -36,6 +37,7 @@ pub(super) struct Recorder {
     pub(super) records: PathBuf,
     pub(super) journal: Journal,
     pub(super) label_history: Arc<LabelHistory>,
+    pub(super) growth: Arc<GrowthHistory>,
     pub(super) strata: Strata,
     /// The strata by which decisions are sampled now; a budget adjusts their probabilities.
     sampling: Arc<ArcSwap<Strata>>,
@@ -68,6 +70,7 @@ impl Recorder {
         let stop = Arc::new(AtomicBool::new(false));
         let shown = Arc::new(ShownPoint::default());
         let label_history = Arc::new(LabelHistory::open(folder)?);
+        let growth = Arc::new(GrowthHistory::open(folder)?);
         let sampling = Arc::new(ArcSwap::from_pointee(settings.strata.clone()));
         let traffic = Arc::new(TrafficComparison::new(
             folder,
@@ -89,6 +92,7 @@ impl Recorder {
             shown: Arc::clone(&shown),
             evaluated: None,
             label_history: Arc::clone(&label_history),
+            growth: Arc::clone(&growth),
             budget: settings
                 .labels_per_day
                 .map(|labels| (labels, Instant::now())),
@@ -106,6 +110,7 @@ impl Recorder {
             records: folder.to_owned(),
             journal,
             label_history,
+            growth,
             strata: settings.strata.clone(),
             sampling,
             since_ms,
@@ -173,6 +178,11 @@ impl Recorder {
             | SearchSource::NonMatedCanary { .. } => point,
         };
         let sampling = searched.and_then(|point| self.sampling(&record, point));
+        let growth = searched.and_then(|point| point.content().growth);
+        if let Some((point, growth)) = searched.zip(growth) {
+            let grown = record.target_far == Some(growth.target_far);
+            self.growth.note(point.id(), record.generation, grown);
+        }
         // Filtered searches and canaries belong to another population.
         if let (Some(point), Some(signs), SearchSource::Live, false) =
             (point, record.signs, &record.source, record.filtered)

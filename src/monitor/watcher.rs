@@ -12,6 +12,7 @@ use super::alarms::Alarms;
 use super::audit_evaluation::{AuditContext, AuditSpan, Labelling, drift};
 use super::counted_strata::CountedStrata;
 use super::gauges::{ShownPoint, publish_lost, show, show_traffic};
+use super::growth_history::GrowthHistory;
 use super::label_history::LabelHistory;
 use super::observed::Observed;
 use super::resets::Resets;
@@ -50,6 +51,7 @@ pub(super) struct Watcher {
     /// The operating point that was last evaluated.
     pub(super) evaluated: Option<String>,
     pub(super) label_history: Arc<LabelHistory>,
+    pub(super) growth: Arc<GrowthHistory>,
     /// The number of annotations per day, and when the traffic is counted again for them.
     pub(super) budget: Option<(u32, Instant)>,
     pub(super) sampling: Arc<ArcSwap<Strata>>,
@@ -120,8 +122,11 @@ impl Watcher {
         let resets = Resets::of(&self.records, point.id(), self.since_ms);
         let span = AuditSpan::of(&self.strata, self.delta, &resets);
         let alarms = Alarms::of(&self.records, point.id(), span.since_ms);
+        let today = self.observed.promise_today();
         let known = AuditContext {
             gallery: None,
+            grown: today.map(|today| today.grown),
+            growth: &self.growth,
             advise: None,
             alarms: &alarms,
             label_history: &self.label_history,

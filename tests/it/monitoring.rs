@@ -21,7 +21,7 @@ use matchpoint_client::proto::monitoring_service_client::MonitoringServiceClient
 use matchpoint_client::proto::retrieval_service_client::RetrievalServiceClient;
 use matchpoint_client::proto::{
     AnnotateDecisionsRequest, Annotation, AnnotationKind, AnnotationOutcome, CanaryRound, Decision,
-    DeleteItemRequest, DriftReset, EmbedRequest, GetDecisionRequest, GetDriftRequest,
+    DeleteItemRequest, DriftReset, EmbedRequest, Evidence, GetDecisionRequest, GetDriftRequest,
     GetDriftResponse, GroundTruth, ListAuditQueueRequest, ListItemsRequest, Reference,
     ReplayCanariesRequest, ResetDriftRequest, SearchRequest, SearchResponse, TrafficShare,
     UpsertItemRequest, Vector, Verdict, VerifyRequest, reference, search_request,
@@ -587,6 +587,61 @@ async fn truth_is_judged_by_the_gallery_that_was_searched_and_not_by_that_of_tod
     check(drift(&running).await);
     running.stop().await;
     check(drift(&Running::start(&deployment, &[ALL]).await).await);
+}
+
+#[tokio::test]
+async fn with_room_to_grow_each_decision_is_held_against_the_far_that_its_answer_promised() {
+    let (_folder, deployment) = copy_of_sample();
+    let calibrated = run(&[
+        "calibrate",
+        deployment.to_str().unwrap(),
+        "--queries",
+        photos().join("calibrate.csv").to_str().unwrap(),
+        "--target-far",
+        "0.2",
+        "--confidence",
+        "0.9",
+        "--grow-to",
+        "72",
+    ]);
+    assert!(calibrated.status.success(), "{}", text(&calibrated.stderr));
+    let running = Running::start(&deployment, &[ALL]).await;
+    let known = embedded(&running, KNOWN).await;
+    let promised = async |running: &Running| {
+        let answer = search(running, &known, "").await;
+        assert_eq!(answer.decision(), Decision::Accept);
+        answer.basis.unwrap().target_far.unwrap()
+    };
+    let evidence = async |running: &Running| drift(running).await.far_evidence.unwrap();
+
+    let tight = promised(&running).await;
+    assert!(tight < 0.11, "{tight}");
+    strangers(&running, &known, 12).await;
+    let before = evidence(&running).await;
+    assert_eq!((before.limit, before.limit_is_target), (tight, true));
+    assert!(before.alarm);
+
+    // One more item, and answers promise the FAR of the larger gallery; the alarm stays.
+    let stranger = embedded(&running, STRANGER).await;
+    let request = UpsertItemRequest {
+        id: "new".to_owned(),
+        label: STRANGER.to_owned(),
+        source: Some(upsert_item_request::Source::Embedding(stranger)),
+        ..UpsertItemRequest::default()
+    };
+    let mut gallery = GalleryServiceClient::new(running.channel.clone());
+    gallery.upsert_item(request).await.unwrap();
+    let loose = promised(&running).await;
+    assert_eq!(Some(loose), Some(0.2));
+    let after = evidence(&running).await;
+    assert_eq!((after.limit, after.limit_is_target), (loose, true));
+    assert!(after.alarm && after.log_e_value <= before.log_e_value + 1e-9);
+    running.stop().await;
+    let running = Running::start(&deployment, &[ALL]).await;
+    let again = evidence(&running).await;
+    let figures = |found: &Evidence| (found.limit, found.alarm, found.log_e_value);
+    assert_eq!(figures(&again), figures(&after));
+    running.stop().await;
 }
 
 #[tokio::test]

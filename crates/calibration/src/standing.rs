@@ -35,6 +35,8 @@ pub struct PromiseToday {
     /// The upper bound on the FAR today. `None` if there is none, if it is only estimated, so that nobody knows
     /// whether the confidence holds for it, or if the coverage is not known.
     pub far_bound: Option<f64>,
+    /// Whether the target FAR is that of a larger gallery, because this one has grown and growth was allowed for.
+    pub grown: bool,
     /// Whether the target FAR is still certified today, and not only aimed at.
     pub certified: bool,
     /// The certified target FRR; `None` if there is none.
@@ -118,6 +120,7 @@ impl PromiseToday {
             items,
             extent,
             covered_items,
+            grown: grown.is_some(),
             target_far: grown.map(|growth| growth.target_far).or(asked),
             far_bound: far_bound.and_then(|(coverage, bound)| coverage.far_bound(bound).ok()),
             certified: asked.is_some()

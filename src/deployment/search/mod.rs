@@ -68,19 +68,17 @@ impl Deployment {
         source: SearchSource,
     ) -> Result<SearchAnswer, DeploymentError> {
         let (live, filtered) = (source == SearchSource::Live, options.filter.is_some());
-        let recorded = !options.unrecorded;
         let job = self.job_of(caller, &probe, live)?;
         let at = self.state_in_use(options.expect_state)?;
         let (view, active, state) = (at.view, at.active, at.id);
-        let covered = active.covers(&options.conditions);
+        let (recorded, covered) = (!options.unrecorded, active.covers(&options.conditions));
         let (searched, judge) = (Arc::clone(&view), Arc::clone(&active));
         let (checks, gallery) = (self.checks(), Arc::clone(&self.gallery));
         let image = probe.kept(self.monitor.keeps_images());
         let ticket = (live && recorded).then(|| self.shadow_ticket(&probe, &options));
         let ((hits, best, judged, norm, signs), timings) = self
             .work(job, move |worker, limits, timings| {
-                let query = probe.read(limits)?;
-                let measured = embed_measured(worker, query, limits, timings)?;
+                let measured = embed_measured(worker, probe.read(limits)?, limits, timings)?;
                 let embedding = &measured.embedding;
                 let (hits, best) = search_view(&searched, embedding, &options, timings)?;
                 let found = Searched {
@@ -127,14 +125,15 @@ impl Deployment {
             state,
             best: best.as_ref().map(Deciding::record),
             decision_score: judged.score(),
+            target_far: answer.basis.target_far,
             signs,
             filtered,
             image,
             source,
         });
         if let Some(ticket) = ticket.flatten() {
-            let best = answer.decided.as_ref();
-            ticket.offer(id, shadow_decision(&active, best, judged));
+            let shadowed = shadow_decision(&active, answer.decided.as_ref(), judged);
+            ticket.offer(id, shadowed);
         }
         Ok(answer)
     }
@@ -251,6 +250,7 @@ impl Deployment {
             state,
             best: None,
             decision_score: judged.score(),
+            target_far: answer.basis.target_far,
             signs: None,
             filtered: false,
             image: None,

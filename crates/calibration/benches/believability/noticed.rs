@@ -136,6 +136,7 @@ fn audit(draw: &mut Draw<'_>, certificate: &Certificate, changed: &Changed<'_>) 
             let best = set.best(query, &changed.gallery);
             let place = strata.place(Some(best), certificate.threshold);
             let row = AuditRow {
+                grown: false,
                 stratum: place.stratum,
                 accepted: certificate.threshold.decide(Some(best)) == Decision::Accept,
                 inclusion: place.inclusion,

@@ -37,6 +37,9 @@ pub struct AuditRow {
     pub inclusion: Inclusion,
     /// Its label; `None` until it is labelled.
     pub truth: Option<SearchTruth>,
+    /// Whether its answer promised the FAR of a larger gallery, because this one had grown
+    /// ([`PromiseToday::grown`](crate::standing::PromiseToday::grown)).
+    pub grown: bool,
 }
 
 /// Sampled decisions of one period, made at one threshold and under one design.
@@ -606,6 +609,7 @@ mod tests {
         let mut rows = Vec::new();
         for (stratum, (_, labels)) in counts.iter().enumerate() {
             let row = |truth| AuditRow {
+                grown: false,
                 stratum,
                 accepted: strata.accepts(stratum).unwrap(),
                 inclusion: strata.inclusion(stratum).unwrap(),
@@ -733,6 +737,7 @@ mod tests {
     fn labels_that_were_drawn_with_two_probabilities_weigh_what_they_stand_for() {
         let strata = Strata::new(vec![0.0], vec![Inclusion::ALWAYS; 2]).unwrap();
         let row = |probability, truth| AuditRow {
+            grown: false,
             stratum: 1,
             accepted: true,
             inclusion: Inclusion::new(probability).unwrap(),
@@ -757,6 +762,7 @@ mod tests {
     fn counted_decisions_are_no_estimate_and_those_of_before_stay_one() {
         let strata = Strata::new(vec![0.0], vec![Inclusion::new(0.5).unwrap(); 2]).unwrap();
         let row = |accepted| AuditRow {
+            grown: false,
             stratum: usize::from(accepted),
             accepted,
             inclusion: Inclusion::new(0.5).unwrap(),

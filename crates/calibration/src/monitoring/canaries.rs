@@ -139,6 +139,7 @@ mod tests {
         let limit = Some(Limit { null, target: true });
         PromisedLimits {
             far: limit,
+            far_grown: None,
             frr: limit,
         }
     }

@@ -56,6 +56,7 @@ impl Cusum {
             suspected_at: None,
         };
         for (number, row) in (1..).zip(rows) {
+            let stake = stake.min(bet.stake_max(&row));
             sum.step((stake * bet.weighted_gain(&row)?).ln_1p(), number);
         }
         Ok(sum)
@@ -136,6 +137,7 @@ mod tests {
             &strata,
         );
         let rows = outcomes.iter().map(|&accepted| AuditRow {
+            grown: false,
             stratum: usize::from(accepted),
             accepted,
             inclusion: Inclusion::new(inclusion).unwrap(),

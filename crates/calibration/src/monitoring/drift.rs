@@ -30,6 +30,8 @@ pub struct Limit {
 pub struct PromisedLimits {
     /// The limit for the FAR.
     pub far: Option<Limit>,
+    /// The limit for the FAR in a gallery that has grown, if growth was allowed for; `None` if it is the same.
+    pub far_grown: Option<Limit>,
     /// The limit for the FRR.
     pub frr: Option<Limit>,
 }
@@ -37,16 +39,15 @@ pub struct PromisedLimits {
 impl PromisedLimits {
     /// The limits of an operating point: its target, or, for a rate without one, the upper end of the
     /// interval that the calibration measured. For each rate, the probability of a false alarm is at most
-    /// `delta`.
+    /// `delta`. They are what answers promise: if growth was allowed for, the tighter target of today until the
+    /// gallery has grown, and from then on the one that was asked for at the larger size.
     #[must_use]
     pub fn of(point: &OperatingPoint, delta: f64) -> Self {
         let content = point.content();
         let target = |rate: f64| (rate, true);
         let measured = |rate: &Rate| (rate.interval.upper, false);
-        let far = content
-            .growth
-            .map(|growth| growth.target_far)
-            .or_else(|| content.target_far().map(TargetFar::far));
+        let far = content.target_far().map(TargetFar::far);
+        let grown = content.growth.map(|growth| growth.target_far);
         let frr = content.frr_certificate().map(|found| found.target.frr());
         let null = |(limit, target)| {
             Null::new(limit, delta)
@@ -58,11 +59,73 @@ impl PromisedLimits {
                 .map(target)
                 .or_else(|| content.measured.far.as_ref().map(measured))
                 .and_then(null),
+            far_grown: grown.map(target).and_then(null),
             frr: frr
                 .map(target)
                 .or_else(|| content.measured.frr.as_ref().map(measured))
                 .and_then(null),
         }
+    }
+
+    /// The limits that answers promise now, in a gallery that has grown or not.
+    #[must_use]
+    pub fn now(self, grown: bool) -> Self {
+        Self {
+            far: self.far_grown.filter(|_| grown).or(self.far),
+            ..self
+        }
+    }
+
+    /// The limit for the FAR now, with those of the decisions in `seen`.
+    fn watched_far(self, seen: &AuditWindow<'_>) -> Option<WatchedLimit> {
+        let grown = seen.rows.iter().map(|row| row.grown).chain([seen.grown]);
+        let all = grown.filter_map(|grown| self.now(grown).far);
+        all.map(WatchedLimit::of).reduce(WatchedLimit::with)
+    }
+}
+
+/// What a rate is compared with: the limits of all decisions that it was estimated from.
+#[derive(Clone, Copy, Debug)]
+struct WatchedLimit {
+    lowest: f64,
+    highest: f64,
+    target: bool,
+}
+
+impl WatchedLimit {
+    fn of(limit: Limit) -> Self {
+        let value = limit.null.limit();
+        Self {
+            lowest: value,
+            highest: value,
+            target: limit.target,
+        }
+    }
+
+    fn with(self, other: Self) -> Self {
+        Self {
+            lowest: self.lowest.min(other.lowest),
+            highest: self.highest.max(other.highest),
+            target: self.target && other.target,
+        }
+    }
+
+    /// The limit in words.
+    fn held(self) -> String {
+        if !self.target {
+            return format!(
+                "the upper end of what calibration measured, {}",
+                percent(self.lowest)
+            );
+        }
+        if self.lowest < self.highest {
+            return format!(
+                "its target of {} until the gallery had grown, and {} since",
+                percent(self.lowest),
+                percent(self.highest)
+            );
+        }
+        format!("its target of {}", percent(self.lowest))
     }
 }
 
@@ -270,10 +333,10 @@ impl DriftAssessment {
         };
         let recent = lately.rates(confidence)?;
         let [far_raised, frr_raised] = seen.raised;
-        let (far_evidence, far_onset) =
-            evidence(seen, limits.far, ErrorSide::FalseAccept, far_raised)?;
-        let (frr_evidence, frr_onset) =
-            evidence(seen, limits.frr, ErrorSide::FalseReject, frr_raised)?;
+        let (far_evidence, far_onset) = evidence(seen, limits, ErrorSide::FalseAccept, far_raised)?;
+        let (frr_evidence, frr_onset) = evidence(seen, limits, ErrorSide::FalseReject, frr_raised)?;
+        let [far_limit, frr_limit] = [limits.watched_far(seen), limits.frr.map(WatchedLimit::of)];
+        let limits = limits.now(seen.grown);
         let watched = |subject, rate, recent, limit, evidence| WatchedRate {
             subject,
             rate,
@@ -288,7 +351,7 @@ impl DriftAssessment {
             FindingSubject::Far,
             rates.far,
             recent.far,
-            limits.far,
+            far_limit,
             far_evidence,
         );
         let mut findings = vec![
@@ -297,7 +360,7 @@ impl DriftAssessment {
                 FindingSubject::Frr,
                 rates.frr,
                 recent.frr,
-                limits.frr,
+                frr_limit,
                 frr_evidence,
             )
             .finding(),
@@ -382,14 +445,19 @@ fn with_a_stricter_threshold(
 /// The evidence that a rate is above its limit, and when it rose.
 fn evidence(
     seen: &AuditWindow<'_>,
-    limit: Option<Limit>,
+    limits: PromisedLimits,
     side: ErrorSide,
     raised: bool,
 ) -> Result<(Option<EProcess>, Onset), MonitoringError> {
+    let (limit, grown) = match side {
+        ErrorSide::FalseAccept => (limits.far, limits.far_grown),
+        ErrorSide::FalseReject => (limits.frr, None),
+    };
     let Some(limit) = limit else {
         return Ok((None, Onset::default()));
     };
     let bet = Bet::new(limit.null, side, seen.strata);
+    let bet = bet.with_grown(grown.map(|limit| limit.null));
     let mut process = bet.settle(seen.rows.iter().copied())?;
     let onset = Onset::of(&bet, seen, &process)?;
     if raised {
@@ -404,7 +472,7 @@ struct WatchedRate {
     subject: FindingSubject,
     rate: Option<AuditedRate>,
     recent: Option<AuditedRate>,
-    limit: Option<Limit>,
+    limit: Option<WatchedLimit>,
     evidence: Option<EProcess>,
     labelled: u64,
     sampled: u64,
@@ -444,15 +512,7 @@ impl WatchedRate {
             );
             return (DriftVerdict::Note, says, String::new());
         };
-        let held = format!(
-            "{} {}",
-            if limit.target {
-                "its target of"
-            } else {
-                "the upper end of what calibration measured,"
-            },
-            percent(limit.null.limit())
-        );
+        let held = limit.held();
         if let Some(evidence) = self.evidence.filter(|evidence| evidence.alarm_at.is_some()) {
             return (
                 DriftVerdict::Broken,
@@ -475,11 +535,11 @@ impl WatchedRate {
             return (DriftVerdict::Unknown, says, next);
         };
         let measured = shown(&rate);
-        if rate.upper <= limit.null.limit() {
+        if rate.upper <= limit.lowest {
             let says = format!("The {name} is {measured}: below {held}.");
             return (DriftVerdict::Kept, says, String::new());
         }
-        if limit.null.limit() < rate.lower {
+        if limit.highest < rate.lower {
             let says = format!(
                 "The {name} is {measured}, which looks higher than {held}; the evidence is not yet enough for an alarm."
             );
@@ -492,7 +552,7 @@ impl WatchedRate {
         (
             DriftVerdict::Unknown,
             says,
-            self.more_labels(&rate, limit.null.limit()),
+            self.more_labels(&rate, limit.lowest),
         )
     }
 
@@ -716,8 +776,12 @@ fn feedback(feedback: AcceptFeedback, confidence: Confidence) -> Option<Finding>
 #[cfg(test)]
 mod tests {
     use super::super::audit::{AuditRow, SearchTruth};
-    use super::super::strata::Strata;
+    use super::super::strata::{Inclusion, Strata};
     use super::*;
+    use crate::operating_point::{GrowthAllowed, PointPlan};
+    use crate::policy::CalibrationTarget;
+    use crate::trials::{NonMatedSearch, StrangerOrigin, Trials};
+    use matchpoint_vector::Similarity;
 
     fn limits() -> PromisedLimits {
         let limit = |limit, target| {
@@ -726,6 +790,7 @@ mod tests {
         };
         PromisedLimits {
             far: limit(0.01, true),
+            far_grown: None,
             frr: limit(0.1, false),
         }
     }
@@ -734,6 +799,7 @@ mod tests {
         let strata = Strata::usual();
         let of = |&(stratum, truth, count): &(usize, Option<SearchTruth>, usize)| {
             let row = AuditRow {
+                grown: false,
                 stratum,
                 accepted: strata.accepts(stratum).unwrap(),
                 inclusion: strata.inclusion(stratum).unwrap(),
@@ -753,6 +819,7 @@ mod tests {
         raised: [bool; 2],
     ) -> DriftAssessment {
         let seen = AuditWindow {
+            grown: false,
             raised,
             reset: false,
             strata: &Strata::usual(),
@@ -785,6 +852,7 @@ mod tests {
             covered_items: 125,
             target_far: Some(0.05),
             far_bound: coverage.far_bound(0.04).ok(),
+            grown: false,
             certified: coverage.extent() <= 125,
             target_frr: None,
             frr_bound: None,
@@ -940,6 +1008,133 @@ mod tests {
             verdict(&found, FindingSubject::Frr).verdict,
             DriftVerdict::Broken
         );
+    }
+
+    /// The FAR of 15 % among 400 labelled strangers of which every decision is sampled, and of 3 %.
+    const FAR_15: [usize; 2] = [340, 60];
+    const FAR_3: [usize; 2] = [388, 12];
+
+    /// What is found of strangers in galleries that have grown or not, one after the other, if 2 % are promised today,
+    /// and 20 % once the gallery has grown.
+    fn drift_while_growing(strangers: &[(bool, [usize; 2])]) -> DriftAssessment {
+        let limit = |limit| {
+            let null = Null::new(limit, 0.05).unwrap();
+            Some(Limit { null, target: true })
+        };
+        let strata = Strata::new(vec![0.0], vec![Inclusion::ALWAYS; 2]).unwrap();
+        let of = |&(grown, [rejected, accepted]): &(bool, [usize; 2])| {
+            // One accept in each part of them.
+            let all = rejected + accepted;
+            (0..all).map(move |place| {
+                let accepted = place * accepted / all != (place + 1) * accepted / all;
+                AuditRow {
+                    grown,
+                    stratum: usize::from(accepted),
+                    accepted,
+                    inclusion: Inclusion::ALWAYS,
+                    truth: Some(SearchTruth::NonMated),
+                }
+            })
+        };
+        let rows: Vec<AuditRow> = strangers.iter().flat_map(of).collect();
+        let seen = AuditWindow {
+            grown: strangers.last().unwrap().0,
+            raised: [false; 2],
+            reset: false,
+            strata: &strata,
+            rows: &rows,
+            counted: None,
+            reviews: None,
+            unix_ms: &[],
+            sampling_hashes: &[],
+            cases: &[],
+            unusable: 0,
+            feedback: AcceptFeedback { right: 0, wrong: 0 },
+            gallery: None,
+        };
+        let limits = PromisedLimits {
+            far: limit(0.02),
+            far_grown: limit(0.2),
+            frr: None,
+        };
+        DriftAssessment::new(&seen, limits, Confidence::DISPLAY).unwrap()
+    }
+
+    #[test]
+    fn each_decision_is_held_against_the_far_that_its_own_answer_promised() {
+        let far = |found: &DriftAssessment| {
+            let limit = found.limits.far.unwrap().null.limit();
+            let finding = verdict(found, FindingSubject::Far);
+            (limit, finding.verdict, finding.says.clone())
+        };
+        let today = far(&drift_while_growing(&[(false, FAR_15)]));
+        assert_eq!((today.0, today.1), (0.02, DriftVerdict::Broken));
+        assert!(today.2.contains("its target of 2 %: "), "{}", today.2);
+        let grown = far(&drift_while_growing(&[(true, FAR_15)]));
+        assert_eq!((grown.0, grown.1), (0.2, DriftVerdict::Kept));
+        assert!(
+            grown.2.ends_with("below its target of 20 %."),
+            "{}",
+            grown.2
+        );
+        // A gallery that grows, and a rate that grows with it as far as was promised, break no promise. But all rows
+        // together say nothing of the tighter one, so it is not called kept.
+        let both = drift_while_growing(&[(false, [396, 4]), (true, FAR_15)]);
+        assert_eq!(both.far_evidence.unwrap().alarm_at, None);
+        let both = far(&both);
+        assert_eq!((both.0, both.1), (0.2, DriftVerdict::Unknown));
+        assert!(
+            both.2
+                .contains("of 2 % until the gallery had grown, and 20 % since"),
+            "{}",
+            both.2
+        );
+    }
+
+    #[test]
+    fn an_item_that_is_enrolled_takes_no_evidence_back() {
+        let before = drift_while_growing(&[(false, FAR_15)]);
+        let after = drift_while_growing(&[(false, FAR_15), (true, FAR_3)]);
+        let alarm_at = |found: &DriftAssessment| found.far_evidence.unwrap().alarm_at;
+        assert!(alarm_at(&before).is_some());
+        assert_eq!(alarm_at(&after), alarm_at(&before));
+        // Nor is what was promised of the larger gallery held against the one that is small again.
+        let smaller = drift_while_growing(&[(true, FAR_15), (false, [398, 2])]);
+        assert_eq!(alarm_at(&smaller), None);
+        let limit = smaller.limits.far.map(|far| far.null.limit());
+        assert_eq!(limit, Some(0.02));
+    }
+
+    #[test]
+    fn with_room_to_grow_the_limit_is_the_tighter_target_until_the_gallery_has_grown() {
+        let strangers = (0_u8..100).map(|i| NonMatedSearch {
+            label: format!("s{i}"),
+            probe: format!("q{i}"),
+            top_score: Similarity::new(f32::from(i) / 100.0),
+            origin: StrangerOrigin::NeverEnrolled,
+        });
+        let trials = Trials::new(Vec::new(), strangers.collect()).unwrap();
+        let target = CalibrationTarget::Far(TargetFar::new(0.1, 0.9).unwrap());
+        let point = |growth| {
+            let plan = PointPlan {
+                growth,
+                ..PointPlan::small(target)
+            };
+            PromisedLimits::of(&OperatingPoint::calibrated(&trials, plan).unwrap(), 0.05)
+        };
+        let limit = |limits: PromisedLimits, grown| {
+            let far = limits.now(grown).far.unwrap();
+            assert!(far.target);
+            far.null.limit()
+        };
+        let room = GrowthAllowed {
+            items: 400,
+            target_far: 0.6,
+        };
+        let limits = point(Some(room));
+        assert_eq!((limit(limits, false), limit(limits, true)), (0.1, 0.6));
+        let limits = point(None);
+        assert_eq!((limit(limits, false), limit(limits, true)), (0.1, 0.1));
     }
 
     #[test]

@@ -63,6 +63,7 @@ mod tests {
     fn a_history_ends_with_all_rows_and_has_no_more_points_than_a_chart() {
         let strata = Strata::new(vec![0.0], vec![Inclusion::ALWAYS; 2]).unwrap();
         let row = |accepted| AuditRow {
+            grown: false,
             stratum: usize::from(accepted),
             accepted,
             inclusion: Inclusion::ALWAYS,

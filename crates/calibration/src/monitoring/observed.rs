@@ -29,6 +29,8 @@ pub struct AuditWindow<'a> {
     pub feedback: AcceptFeedback,
     /// How far the promise still holds in today's gallery; `None` for an operating point that is not active.
     pub gallery: Option<GalleryToday<'a>>,
+    /// Whether answers promise the FAR of a larger gallery now, because this one has grown.
+    pub grown: bool,
     /// Whether the alarm of the FAR and that of the FRR were raised by decisions that are no longer kept.
     pub raised: [bool; 2],
     /// Whether the evidence was reset since the operating point became active.

@@ -275,6 +275,7 @@ mod tests {
                 if inclusion.samples(sampling_hash) {
                     let said = uniform(bits(state)) < labelled[stratum];
                     let row = AuditRow {
+                        grown: false,
                         stratum,
                         accepted: strata.accepts(stratum).unwrap(),
                         inclusion,
@@ -340,6 +341,7 @@ mod tests {
         let truths = (0..strangers).map(|_| SearchTruth::NonMated);
         let truths: Vec<SearchTruth> = truths.chain([SearchTruth::MatedRight; 40]).collect();
         let row = |truth: &SearchTruth| AuditRow {
+            grown: false,
             stratum: usize::from(*truth != SearchTruth::NonMated),
             accepted: *truth != SearchTruth::NonMated,
             inclusion: Inclusion::ALWAYS,
@@ -368,6 +370,7 @@ mod tests {
             unusable: 0,
             feedback: AcceptFeedback { right: 0, wrong: 0 },
             gallery: None,
+            grown: false,
             raised: [false; 2],
             reset: false,
         };
@@ -421,6 +424,7 @@ mod tests {
     fn each_stranger_with_a_name_counts_once() {
         let strata = Strata::new(vec![0.0], vec![Inclusion::ALWAYS; 2]).unwrap();
         let row = AuditRow {
+            grown: false,
             stratum: 0,
             accepted: false,
             inclusion: Inclusion::ALWAYS,
@@ -451,6 +455,7 @@ mod tests {
             unusable: 0,
             feedback: AcceptFeedback { right: 0, wrong: 0 },
             gallery: None,
+            grown: false,
             raised: [false; 2],
             reset: false,
         };

@@ -126,6 +126,11 @@ pub enum ErrorSide {
 /// A labelling budget multiplies all pi by one factor that is fixed before the decision is made. The stake is
 /// multiplied by the same factor, which may depend on the past, so the two cancel: only the pi of the design
 /// counts, whatever part of it was in force at the time.
+///
+/// The promise of a FAR can change with the size of the gallery. Then the limit of each decision is the one that
+/// its own answer promised: it is fixed before the decision is made, so the expected value of X is at most 0
+/// as long as every promise is kept, and the bound on false alarms is the same. No evidence against one limit
+/// becomes evidence against another.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Bet<'a> {
     null: Null,
@@ -133,6 +138,8 @@ pub struct Bet<'a> {
     strata: &'a Strata,
     stakes: [f64; STAKES],
     double: f64,
+    /// The highest rate that was promised for decisions in a gallery that had grown, if it is another.
+    grown: Option<f64>,
 }
 
 /// The largest part of its wealth that a bet may lose by one decision.
@@ -167,7 +174,28 @@ impl<'a> Bet<'a> {
             // rates.
             double: (likely / (1.0 - null.limit)).min(most),
             stakes: between((0.5 * likely).min(most) / 8.0, (9.0 * likely).min(most)),
+            grown: None,
         }
+    }
+
+    /// The same bet, if for decisions in a gallery that had grown another limit was promised.
+    #[must_use]
+    pub fn with_grown(self, null: Option<Null>) -> Self {
+        Self {
+            grown: null.map(Null::limit),
+            ..self
+        }
+    }
+
+    /// The limit of a decision: the one that its answer promised.
+    fn limit_of(&self, row: &AuditRow) -> f64 {
+        let grown = self.grown.filter(|_| row.grown);
+        grown.unwrap_or(self.null.limit)
+    }
+
+    /// The highest stake on a decision: one that loses half of the wealth at the most.
+    pub(super) fn stake_max(&self, row: &AuditRow) -> f64 {
+        LOSS_MAX * self.strata.floor().get() / self.limit_of(row)
     }
 
     /// Computes the evidence after `rows`, the sampled decisions in the order in which they were made.
@@ -184,13 +212,13 @@ impl<'a> Bet<'a> {
     ) -> Result<EProcess, MonitoringError> {
         let mut mixture = Mixture::new(self.null, self.stakes.len());
         for row in rows {
-            let gain = self.weighted_gain(&row)?;
-            mixture.step_or_begin(&self.stakes, |stake| (stake * gain).ln_1p());
+            let (gain, most) = (self.weighted_gain(&row)?, self.stake_max(&row));
+            mixture.step_or_begin(&self.stakes, |stake| (stake.min(most) * gain).ln_1p());
         }
         Ok(mixture.process)
     }
 
-    /// X of a sampled row: r (e - limit) / pi. The pi is that of the design, because the factor of a
+    /// X of a sampled row: r (e - limit) / pi, with the limit of the row. The pi is that of the design, because the factor of a
     /// labelling budget cancels.
     ///
     /// # Errors
@@ -230,7 +258,7 @@ impl<'a> Bet<'a> {
             (ErrorSide::FalseReject, accepted, Some(SearchTruth::MatedRight)) => Some(!accepted),
             (ErrorSide::FalseReject, _, Some(SearchTruth::MatedWrong)) => Some(true),
         };
-        error.map_or(0.0, |error| f64::from(u8::from(error)) - self.null.limit)
+        error.map_or(0.0, |error| f64::from(u8::from(error)) - self.limit_of(row))
     }
 }
 
@@ -384,6 +412,7 @@ mod tests {
     fn row(stratum: usize, truth: Option<SearchTruth>) -> AuditRow {
         let strata = Strata::usual();
         AuditRow {
+            grown: false,
             stratum,
             accepted: strata.accepts(stratum).unwrap(),
             inclusion: strata.inclusion(stratum).unwrap(),
@@ -473,6 +502,7 @@ mod tests {
                             let rate = if number < quiet { 0.005 } else { 0.04 };
                             let accepted = (draws.uniform() < rate) == error_accepted;
                             AuditRow {
+                                grown: false,
                                 stratum: usize::from(accepted),
                                 accepted,
                                 inclusion: Inclusion::ALWAYS,

@@ -100,6 +100,7 @@ fn window(world: &World, strata: &Strata, searches: usize, draws: &mut Simulated
         counts[place.stratum] += 1;
         if place.inclusion.samples(draws.bits()) {
             rows.push(AuditRow {
+                grown: false,
                 stratum: place.stratum,
                 accepted: place.accepted,
                 inclusion: place.inclusion,
@@ -466,6 +467,43 @@ fn evidence_that_is_begun_anew_whenever_it_rises_is_wrong_less_often_than_twice_
     assert!(wrong <= 20, "{wrong} of 200");
 }
 
+/// The gallery grows and shrinks, and the FAR is at all times what the answers of that time promise. Then a looser
+/// promise takes back no alarm, and no alarm is raised more often than delta.
+#[test]
+#[expect(clippy::print_stderr, reason = "a figure of docs/evidence.md")]
+fn evidence_against_a_promise_that_changes_with_the_gallery_is_wrong_no_more_often() {
+    let strata = Strata::usual();
+    let near = World {
+        stranger: 0.28,
+        ..QUIET
+    };
+    let [tight, loose] = [QUIET.far(), near.far()].map(|far| Null::new(far, 0.05).unwrap());
+    assert!(2.0 * tight.limit() < loose.limit());
+    let bet = Bet::new(tight, ErrorSide::FalseAccept, &strata).with_grown(Some(loose));
+    let mut draws = SimulatedDraws(77);
+    let mut alarms = [0; 2];
+    for _ in 0..400 {
+        let mut rows = Vec::new();
+        for grown in [false, true, false, true] {
+            let world = if grown { &near } else { &QUIET };
+            let part = window(world, &strata, 2_500, &mut draws).rows;
+            rows.extend(part.into_iter().map(|row| AuditRow { grown, ..row }));
+        }
+        alarms[0] += u32::from(bet.settle(rows.iter().copied()).unwrap().alarm_at.is_some());
+        // Against the tighter promise alone, which was not made of the larger gallery, alarms would be false.
+        let tight = rows.iter().map(|row| AuditRow {
+            grown: false,
+            ..*row
+        });
+        alarms[1] += u32::from(bet.settle(tight).unwrap().alarm_at.is_some());
+    }
+    eprintln!(
+        "alarms in 400: {} by what was promised, {} by the tighter",
+        alarms[0], alarms[1]
+    );
+    assert!(alarms[0] <= 20 && 100 < alarms[1], "{alarms:?}");
+}
+
 /// A small calibration can measure an FRR whose interval ends above one half. It is watched all the same.
 #[test]
 fn a_limit_above_one_half_is_watched_with_the_stated_false_alarms() {
@@ -478,6 +516,7 @@ fn a_limit_above_one_half_is_watched_with_the_stated_false_alarms() {
         for _ in 0..1_000 {
             let errors: Vec<bool> = (0..300).map(|_| draws.uniform() < rate).collect();
             let rows = errors.iter().map(|error| AuditRow {
+                grown: false,
                 stratum: usize::from(!error),
                 accepted: !error,
                 inclusion: Inclusion::ALWAYS,
