@@ -16,7 +16,10 @@ use crate::common::shop::npy;
 use crate::common::{
     ROOT, Served, copy_folder, copy_of_sample, matchpoint, model, photos, run, sample, text,
 };
-use matchpoint_gallery::Gallery;
+use matchpoint_gallery::item::Item;
+use matchpoint_gallery::params::IndexParams;
+use matchpoint_gallery::{Access, Gallery};
+use matchpoint_vector::Embedding;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -745,6 +748,47 @@ fn a_build_names_look_alikes_and_a_damaged_list_of_the_calibrations_items_is_nam
         text(&verified.stderr).contains(".items"),
         "{}",
         text(&verified.stderr)
+    );
+}
+
+#[test]
+fn as_many_items_of_another_gallery_are_not_taken_for_those_of_the_calibration() {
+    let (_folder, deployment) = copy_of_sample();
+    let list = fs::read_dir(deployment.join("calibrated-items")).unwrap();
+    let list = list.map(|entry| entry.unwrap().path()).next().unwrap();
+    // Every item is exchanged, and the list is that of the gallery as it is now.
+    let items = deployment.join("items.db");
+    let gallery = Gallery::open(&items, Access::ReadWrite, IndexParams::default()).unwrap();
+    let before = gallery.view();
+    let others = before.items().map(|(head, vector)| Item {
+        id: head.id.clone(),
+        label: format!("another {}", head.label),
+        metadata: head.metadata.clone(),
+        embedding: Embedding::from_unit(vector.to_vec()).unwrap(),
+        source_sha256: None,
+        image: None,
+    });
+    gallery.upsert(others.collect()).unwrap();
+    let now = gallery.view();
+    assert_eq!(now.len(), before.len());
+    fs::write(&list, now.item_set().to_bytes()).unwrap();
+    drop((before, now, gallery));
+
+    let inspected = run(&["inspect", path(&deployment), "--json"]);
+    let point = &json(&inspected)["deployment"]["operating_points"][0];
+    let problem = point["coverage_problem"].as_str().unwrap();
+    assert!(problem.contains("another gallery"), "{problem}");
+    assert_eq!(
+        (&point["certified"], &point["gallery_coverage"]),
+        (&false.into(), &Value::Null)
+    );
+    assert_eq!(code(&run(&["verify", path(&deployment)])), 65);
+    let served = serve(&deployment);
+    let status = run(&["status", "--json", "--server", &served.address]);
+    let info = &json(&status)["deployments"][0];
+    assert_eq!(
+        (&info["certified"], &info["gallery_coverage"]),
+        (&false.into(), &Value::Null)
     );
 }
 

@@ -4,18 +4,17 @@ use std::collections::HashSet;
 
 use sha2::{Digest as _, Sha256};
 
-use crate::item::Hash;
+use crate::item::{ContentSum, Hash};
 
 /// The highest number of items that are stored one by one. For a larger set, a sample by checksum is stored: a
 /// half, a quarter and so on. The share of a gallery that is still present is then an estimate with a standard
 /// error below 0.004.
 pub const KEPT_MAX: usize = 32_768;
 
-/// The first bytes of a stored set. It ends with the SHA-256 of everything before.
-const MAGIC: &[u8; 8] = b"mpitems2";
-/// The first bytes of an older form without a checksum, which is otherwise the same.
-const MAGIC_BARE: &[u8; 8] = b"mpitems1";
-const HEAD_BYTES: usize = MAGIC.len() + 1 + 8;
+/// The first bytes of a stored set: the format and its number. It ends with the SHA-256 of everything before.
+const MAGIC: &[u8; 8] = b"mpitems3";
+/// The format without its number.
+const FORMAT: &[u8; 7] = b"mpitems";
 
 /// A set of items, identified by their checksums. An item whose id, label, metadata or embedding has changed
 /// counts as another item.
@@ -25,6 +24,8 @@ const HEAD_BYTES: usize = MAGIC.len() + 1 + 8;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ItemSet {
     items: u64,
+    /// The digest of the gallery that had these items and no others.
+    digest: ContentSum,
     /// Only checksums with at least this many leading zeros are stored.
     zeros: u8,
     kept: HashSet<u64>,
@@ -35,11 +36,13 @@ impl ItemSet {
     pub(super) fn of(checksums: impl Iterator<Item = Hash>) -> Self {
         let mut set = Self {
             items: 0,
+            digest: ContentSum::default(),
             zeros: 0,
             kept: HashSet::new(),
         };
         for checksum in checksums {
             set.items += 1;
+            set.digest.add(&checksum);
             let short = shortened(&checksum);
             if set.samples(short) {
                 set.kept.insert(short);
@@ -57,6 +60,13 @@ impl ItemSet {
     #[must_use]
     pub fn len(&self) -> u64 {
         self.items
+    }
+
+    /// The digest of the gallery that had exactly these items
+    /// ([`GalleryView::digest`](crate::view::GalleryView::digest)), computed from all of them.
+    #[must_use]
+    pub fn gallery_digest(&self) -> String {
+        self.digest.to_string()
     }
 
     /// Whether the set is empty.
@@ -91,8 +101,8 @@ impl ItemSet {
         u64::try_from(scaled).unwrap_or(u64::MAX).min(self.items)
     }
 
-    /// The stored form: the format, the sampling, the number of items, the checksums in ascending order, and a
-    /// SHA-256 over all of these.
+    /// The stored form: the format, the sampling, the number of items, the digest of the gallery, the checksums
+    /// in ascending order, and a SHA-256 over all of these.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut sorted: Vec<u64> = self.kept.iter().copied().collect();
@@ -100,29 +110,26 @@ impl ItemSet {
         let mut bytes = MAGIC.to_vec();
         bytes.push(self.zeros);
         bytes.extend(self.items.to_le_bytes());
+        bytes.extend(self.digest.to_bytes());
         bytes.extend(sorted.iter().flat_map(|short| short.to_le_bytes()));
         let checksum = Sha256::digest(&bytes);
         bytes.extend(checksum);
         bytes
     }
 
-    /// Reads what [`ItemSet::to_bytes`] wrote, and also the older form without a checksum.
+    /// Reads what [`ItemSet::to_bytes`] wrote.
     ///
     /// # Errors
     /// Returns what is wrong with the bytes, as text.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, &'static str> {
-        let content = match bytes.strip_prefix(MAGIC_BARE) {
-            Some(_) => bytes,
-            None => checked(bytes)?,
-        };
-        Self::from_content(content).ok_or("it holds what no list of items does")
+        Self::from_content(checked(bytes)?).ok_or("it holds what no list of items does")
     }
 
     fn from_content(bytes: &[u8]) -> Option<Self> {
-        let (head, rest) = bytes.split_at_checked(HEAD_BYTES)?;
-        let (_, head) = head.split_at_checked(MAGIC.len())?;
-        let (zeros, items) = head.split_first()?;
-        let (zeros, items) = (*zeros, u64::from_le_bytes(items.try_into().ok()?));
+        let (&zeros, rest) = bytes.split_first()?;
+        let (items, rest) = rest.split_first_chunk()?;
+        let (digest, rest) = rest.split_first_chunk()?;
+        let (items, digest) = (u64::from_le_bytes(*items), ContentSum::from_bytes(digest));
         let mut kept = HashSet::new();
         let mut last = None;
         let (shorts, odd) = rest.as_chunks();
@@ -136,20 +143,30 @@ impl ItemSet {
         }
         let fits = kept.len() <= KEPT_MAX && kept.len() as u64 <= items;
         let whole = zeros > 0 || kept.len() as u64 == items;
-        (odd.is_empty() && fits && whole).then_some(Self { items, zeros, kept })
+        (odd.is_empty() && fits && whole).then_some(Self {
+            items,
+            digest,
+            zeros,
+            kept,
+        })
     }
 }
 
-/// Verifies the checksum, and returns the bytes without it.
+/// Verifies format and checksum, and returns the bytes between them.
 fn checked(bytes: &[u8]) -> Result<&[u8], &'static str> {
-    if !bytes.starts_with(MAGIC) {
+    if !bytes.starts_with(FORMAT) {
         return Err("it is no list of items");
+    }
+    if !bytes.starts_with(MAGIC) {
+        return Err(
+            "it has another format than this version's, which says of which gallery it lists the items; recalibrate",
+        );
     }
     let (content, checksum) = bytes.split_last_chunk::<32>().ok_or("it was cut off")?;
     if Sha256::digest(content).as_slice() != checksum {
         return Err("its checksum does not match its content");
     }
-    Ok(content)
+    content.strip_prefix(MAGIC).ok_or("it was cut off")
 }
 
 fn shortened(checksum: &Hash) -> u64 {
@@ -212,14 +229,33 @@ mod tests {
     }
 
     #[test]
-    fn a_list_from_before_there_was_a_checksum_is_read_and_its_order_is_held() {
+    fn a_set_says_of_which_gallery_it_is_also_if_only_a_sample_is_stored() {
+        let digest_of = |all: &[Hash]| {
+            let mut sum = ContentSum::default();
+            all.iter().for_each(|checksum| sum.add(checksum));
+            sum.to_string()
+        };
+        for all in [checksums(0..40), checksums(0..40_000)] {
+            let set = ItemSet::of(all.iter().copied());
+            let stored = ItemSet::from_bytes(&set.to_bytes()).unwrap();
+            assert_eq!(stored.gallery_digest(), digest_of(&all));
+            // As many items, one of which is another.
+            let last = checksums(50_000..50_001);
+            let others = [&all[1..], &last[..]].concat();
+            assert_ne!(stored.gallery_digest(), digest_of(&others));
+        }
+    }
+
+    #[test]
+    fn a_list_that_does_not_say_of_which_gallery_it_is_is_refused_by_its_format() {
         let set = ItemSet::of(checksums(0..40).into_iter());
-        let bytes = set.to_bytes();
-        let bare = [MAGIC_BARE, &bytes[MAGIC.len()..bytes.len() - 32]].concat();
-        assert_eq!(ItemSet::from_bytes(&bare), Ok(set));
-        assert!(ItemSet::from_bytes(&bare[..bare.len() - 8]).is_err());
-        let mut unordered = bare;
-        unordered[HEAD_BYTES..HEAD_BYTES + 8].fill(255);
-        assert!(ItemSet::from_bytes(&unordered).is_err());
+        let mut bytes = set.to_bytes();
+        bytes[7] = b'2';
+        let problem = ItemSet::from_bytes(&bytes).unwrap_err();
+        assert!(problem.contains("another format") && problem.contains("recalibrate"));
+        assert_eq!(
+            ItemSet::from_bytes(b"something else"),
+            Err("it is no list of items")
+        );
     }
 }

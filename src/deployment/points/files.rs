@@ -179,13 +179,11 @@ impl Folder {
             problem,
         };
         let items = ItemSet::from_bytes(&bytes).map_err(|problem| damaged(problem.to_owned()))?;
-        let calibrated = point.content().binding.gallery_items;
-        if items.len() == calibrated {
+        if items.gallery_digest() == point.content().binding.gallery_digest {
             return Ok(items);
         }
         Err(damaged(format!(
-            "it lists {} items, and {} was calibrated on {calibrated}",
-            items.len(),
+            "it lists the items of another gallery than the one that {} was calibrated on; restore the file, or recalibrate",
             point.id()
         )))
     }
