@@ -33,13 +33,13 @@ use matchpoint_client::proto::server_service_client::ServerServiceClient;
 use matchpoint_client::proto::{
     ActivateOperatingPointRequest, BatchDeleteItemsRequest, BatchUpsertItemsRequest,
     CalibrateMetadata, CalibrateRequest, CalibrateResponse, CalibrationSettings, CalibrationStage,
-    CompareOperatingPointsRequest, Decision, DeleteItemRequest, EmbedRequest, GetDriftRequest,
-    GetItemRequest, GetOperatingPointRequest, GetServerInfoRequest, LabelLikeness, LabelledQuery,
-    ListItemsRequest, ListOperatingPointsRequest, Reference, Remedy, RollBackOperatingPointRequest,
-    SearchRequest, SearchResponse, SearchStreamRequest, UndecidedReason, UpsertItemRequest,
-    UpsertItemStreamRequest, Vector, Verdict, VerifyRequest, calibrate_request,
-    calibration_settings, labelled_query, reference, search_request, search_stream_response,
-    upsert_item_request, upsert_item_stream_response, verify_request,
+    CompareOperatingPointsRequest, Decision, DecisionBasis, DeleteItemRequest, EmbedRequest,
+    GetDriftRequest, GetItemRequest, GetOperatingPointRequest, GetServerInfoRequest, LabelLikeness,
+    LabelledQuery, ListItemsRequest, ListOperatingPointsRequest, Reference, Remedy,
+    RollBackOperatingPointRequest, SearchRequest, SearchResponse, SearchStreamRequest,
+    UndecidedReason, UpsertItemRequest, UpsertItemStreamRequest, Vector, Verdict, VerifyRequest,
+    calibrate_request, calibration_settings, labelled_query, reference, search_request,
+    search_stream_response, upsert_item_request, upsert_item_stream_response, verify_request,
 };
 use matchpoint_gallery::params::IndexParams;
 use matchpoint_gallery::{Access, Gallery};
@@ -431,6 +431,13 @@ async fn verify_compares_with_an_image_and_with_an_item() {
         .into_inner();
     assert_eq!(by_item.decision(), Decision::Accept);
     assert_eq!(by_image.score.to_bits(), by_item.score.to_bits());
+    // The promise is about what is enrolled, and the same picture may be anybody's if it is not.
+    let promised = |basis: Option<DecisionBasis>| {
+        let basis = basis.unwrap();
+        (basis.certified, basis.far_bound.is_some())
+    };
+    assert_eq!(promised(by_item.basis), (true, true));
+    assert_eq!(promised(by_image.basis), (false, false));
     let other = photo(&format!("{STRANGER}/q1_rotpersp.jpg"));
     let other = client
         .verify(verify(reference::Source::Image(other.into())))

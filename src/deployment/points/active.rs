@@ -79,15 +79,32 @@ impl DecisionBasis {
     /// Adapts the basis to a folder that others have changed since it was opened. Whom they removed is a stranger
     /// there and is accepted here, so nothing is promised of the gallery as it is.
     #[must_use]
-    pub fn if_folder_changed(mut self, changed: bool) -> Self {
+    pub fn if_folder_changed(self, changed: bool) -> Self {
         if changed {
-            self.certified = false;
-            self.far_bound = None;
-            self.target_frr = None;
-            self.frr_bound = None;
-            if let Some(review) = &mut self.review {
-                review.unseen_frr = None;
-            }
+            self.without_promise()
+        } else {
+            self
+        }
+    }
+
+    /// Adapts the basis to a comparison with an item, or with an image that the caller chose. A promise is about what
+    /// is enrolled, and such an image may resemble anything.
+    #[must_use]
+    pub fn of_comparison(self, with_item: bool) -> Self {
+        if with_item {
+            self.among_some()
+        } else {
+            self.without_promise()
+        }
+    }
+
+    fn without_promise(mut self) -> Self {
+        self.certified = false;
+        self.far_bound = None;
+        self.target_frr = None;
+        self.frr_bound = None;
+        if let Some(review) = &mut self.review {
+            review.unseen_frr = None;
         }
         self
     }

@@ -197,6 +197,7 @@ impl Deployment {
             expect_state,
         } = comparison;
         let mut kind = self.precheck(&query)?;
+        let with_item = matches!(reference, VerifyReference::Item(_));
         let (at, reference) = match reference {
             VerifyReference::Query(reference) => {
                 kind = kind.longer(self.precheck(&reference)?);
@@ -230,9 +231,10 @@ impl Deployment {
             })
             .await?;
         let id = self.monitor.fresh_id();
+        let basis = self.basis(&active, &view, judged);
         let answer = VerifyAnswer {
             decision: active.decide(judged),
-            basis: self.basis(&active, &view, judged).among_some(),
+            basis: basis.of_comparison(with_item),
             decision_id: id.to_string(),
             generation: view.generation(),
             state,
