@@ -9,7 +9,6 @@ use super::error::MonitorError;
 use super::left_out_round::LeftOutRound;
 use super::lookalikes::Lookalike;
 use super::resets::{DriftReset, RESETS_MAX, Resets, keep};
-use super::review_evidence::ReviewEvidence;
 use super::traffic_comparison::TrafficInService;
 use super::watch::Monitor;
 use crate::clock::now_ms;
@@ -84,14 +83,8 @@ impl Monitor {
         // Today's gallery is not the one that an earlier operating point had to hold for.
         let today = self.observed().promise_today().filter(|_| decides);
         let problem = self.observed().coverage_problem();
-        let earlier = ReviewEvidence::passing();
-        let reviews = if decides {
-            &*recorder.reviews
-        } else {
-            &earlier
-        };
         let known = AuditContext {
-            reviews,
+            reviews: &recorder.reviews,
             grown: today.map(|promise| promise.grown),
             growth: &recorder.growth,
             gallery: today.map(|promise| GalleryToday {

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::counted_strata::UNSETTLED_MS;
 use super::error::MonitorError;
-use crate::files::{read_json, write_json};
+use crate::files::{read_list, write_json};
 use crate::journal::read::{DecisionSelection, JournalReader};
 use matchpoint_calibration::monitoring::reviews::{
     PredictedReviews, ReviewState, ReviewWatch, ReviewsInService,
@@ -19,19 +19,22 @@ use matchpoint_calibration::review::ReviewBand;
 const FILE: &str = "reviews.json";
 /// How often the evidence is written. What a crash takes is counted again.
 const KEEP_EVERY_MS: u64 = 10_000;
+/// The number of operating points of which it is kept: those that were counted last. A few hundred bytes each.
+const POINTS_MAX: usize = 100;
 
-/// The evidence of a deployment.
+/// The evidence of a deployment: of each operating point, so that one that decides again goes on where it was. A test that
+/// began anew with each switch would have another chance of a false warning each time.
 #[derive(Debug)]
 pub(super) struct ReviewEvidence {
-    /// Where its file is; `None` if it is not kept.
-    file: Option<PathBuf>,
+    file: PathBuf,
     known: Mutex<KnownReviews>,
 }
 
 /// What was counted, and up to when it is in the file.
 #[derive(Debug, Default)]
 struct KnownReviews {
-    counted: Option<CountedReviews>,
+    /// One for each operating point, that which was counted last at the end; `None` before the file was read.
+    points: Option<Vec<CountedReviews>>,
     written_to_ms: u64,
 }
 
@@ -70,15 +73,7 @@ impl ReviewEvidence {
     /// Kept in `records`.
     pub(super) fn kept_in(records: &Path) -> Self {
         Self {
-            file: Some(records.join(FILE)),
-            known: Mutex::default(),
-        }
-    }
-
-    /// Counted once, from what the journal holds.
-    pub(super) fn passing() -> Self {
-        Self {
-            file: None,
+            file: records.join(FILE),
             known: Mutex::default(),
         }
     }
@@ -98,8 +93,14 @@ impl ReviewEvidence {
             delta: asked.delta,
         };
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let KnownReviews {
+            points,
+            written_to_ms,
+        } = &mut *known;
+        let points = points.get_or_insert_with(|| self.stored());
         let complete_ms = reader.complete_since_ms()?;
-        let before = known.counted.take().or_else(|| self.stored());
+        let of_point = |one: &CountedReviews| one.of.operating_point == asked.operating_point;
+        let before = points.iter().find(|one| of_point(one)).cloned();
         // What was counted under a clock that was ahead is counted again.
         let before = before.filter(|before| before.of == of && before.to_unix_ms <= asked.now_ms);
         let mut counted = before.unwrap_or_else(|| CountedReviews::none(of, complete_ms));
@@ -119,28 +120,25 @@ impl ReviewEvidence {
         counted.to_unix_ms = settled_to_ms;
         counted.state = watch.state();
         observe(&mut watch, settled_to_ms, u64::MAX)?;
-        if known.written_to_ms + KEEP_EVERY_MS <= settled_to_ms {
-            known.written_to_ms = settled_to_ms;
-            self.store(&counted);
-        }
         let from_ms = counted.from_unix_ms;
-        known.counted = Some(counted);
+        points.retain(|one| !of_point(one));
+        points.push(counted);
+        let surplus = points.len().saturating_sub(POINTS_MAX);
+        points.drain(..surplus);
+        if *written_to_ms + KEEP_EVERY_MS <= settled_to_ms {
+            *written_to_ms = settled_to_ms;
+            self.store(points);
+        }
         Ok(Some(watch.assessment(from_ms)))
     }
 
-    fn stored(&self) -> Option<CountedReviews> {
-        let file = self.file.as_ref()?;
-        read_json(file).unwrap_or_else(|error| {
-            tracing::warn!(%error, "searches for people are counted again from what the journal holds");
-            None
-        })
+    fn stored(&self) -> Vec<CountedReviews> {
+        let damaged = "how many searches went to a person is damaged; they are counted again from what the journal holds";
+        read_list(&self.file, damaged)
     }
 
-    fn store(&self, counted: &CountedReviews) {
-        let Some(file) = &self.file else {
-            return;
-        };
-        if let Err(error) = write_json(file, counted) {
+    fn store(&self, points: &[CountedReviews]) {
+        if let Err(error) = write_json(&self.file, &points) {
             tracing::warn!(%error, "the count of searches for people is not kept");
         }
     }
@@ -188,13 +186,17 @@ mod tests {
 
     /// Rejects, one a minute from a number on, of which every third has a score in the band, and every tenth was sampled.
     fn record(journal: &Journal, numbers: std::ops::Range<u64>) {
+        record_by("op", journal, numbers);
+    }
+
+    fn record_by(point: &str, journal: &Journal, numbers: std::ops::Range<u64>) {
         for number in numbers {
             let mut rest = [0; 10];
             rest[2..].copy_from_slice(&number.to_be_bytes());
             let score = if number.is_multiple_of(3) { LOW } else { 0.1 };
             let entry = DecisionEntry {
                 id: DecisionId::at(FIRST_MS + number * 60_000, rest),
-                operating_point: Some("op".to_owned()),
+                operating_point: Some(point.to_owned()),
                 generation: 1,
                 gallery_items: 10,
                 state: None,
@@ -246,8 +248,18 @@ mod tests {
         [since_ms, now_ms]: [u64; 2],
         delta: f64,
     ) -> ReviewsInService {
+        update_of("op", evidence, journal, [since_ms, now_ms], delta)
+    }
+
+    fn update_of(
+        point: &str,
+        evidence: &ReviewEvidence,
+        journal: &Journal,
+        [since_ms, now_ms]: [u64; 2],
+        delta: f64,
+    ) -> ReviewsInService {
         let asked = ReviewRequest {
-            operating_point: "op",
+            operating_point: point,
             band: &band(),
             since_ms,
             delta,
@@ -282,9 +294,50 @@ mod tests {
         let restarted = ReviewEvidence::kept_in(folder.path());
         assert_eq!(update(&restarted, &journal, now, 0.05), served);
         // Without what was counted before, only what the journal holds in full is.
-        let alone = update(&ReviewEvidence::passing(), &journal, now, 0.05);
+        let nothing_yet = tempfile::tempdir().unwrap();
+        let alone = ReviewEvidence::kept_in(nothing_yet.path());
+        let alone = update(&alone, &journal, now, 0.05);
         assert_eq!(counted(&alone), [300, 100]);
         assert!(FIRST_MS < alone.counts.since_unix_ms);
+    }
+
+    #[test]
+    fn an_operating_point_that_decides_again_goes_on_with_its_evidence() {
+        let folder = tempfile::tempdir().unwrap();
+        let (then, now) = ([FIRST_MS, FIRST_MS + 51 * HOUR_MS], [FIRST_MS, NOW_MS]);
+        let kept = ReviewEvidence::kept_in(folder.path());
+        {
+            let journal = journal(folder.path(), 1_000);
+            record(&journal, 0..3_000);
+            update(&kept, &journal, then, 0.05);
+        }
+        // Another one decides meanwhile, until the journal holds none of the searches of the first in full.
+        let journal = journal(folder.path(), 40);
+        record_by("other", &journal, 4_500..4_800);
+        journal.retain().unwrap();
+        let other = update_of("other", &kept, &journal, now, 0.05);
+        assert_eq!(counted(&other), [300, 100]);
+        let again = update(&kept, &journal, now, 0.05);
+        assert_eq!(counted(&again), [3_000, 1_000]);
+        let restarted = ReviewEvidence::kept_in(folder.path());
+        assert_eq!(update(&restarted, &journal, now, 0.05), again);
+        assert_eq!(update_of("other", &restarted, &journal, now, 0.05), other);
+    }
+
+    #[test]
+    fn the_evidence_of_so_many_operating_points_is_kept_and_no_more() {
+        let folder = tempfile::tempdir().unwrap();
+        let journal = journal(folder.path(), 1_000);
+        let kept = ReviewEvidence::kept_in(folder.path());
+        for number in 0..POINTS_MAX + 3 {
+            let point = format!("op-{number}");
+            update_of(&point, &kept, &journal, [FIRST_MS, NOW_MS], 0.05);
+        }
+        let known = kept.known.lock().unwrap();
+        let points = known.points.as_ref().unwrap();
+        let last = points.last().unwrap();
+        assert_eq!(points.len(), POINTS_MAX);
+        assert_eq!(last.of.operating_point, format!("op-{}", POINTS_MAX + 2));
     }
 
     #[test]
