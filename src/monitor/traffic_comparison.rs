@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::observed::Observed;
 use super::resets::Resets;
 use crate::clock::now_ms;
-use crate::files::{read_json, write_json};
+use crate::files::{read_list, write_json};
 use matchpoint_calibration::decision::Decision;
 use matchpoint_calibration::monitoring::drift::{DriftVerdict, Finding, FindingSubject};
 use matchpoint_calibration::monitoring::traffic::{
@@ -23,6 +23,10 @@ const FILE: &str = "traffic.json";
 const WAITING_MAX: usize = 1 << 16;
 /// How often the evidence is stored. Searches that a crash loses are not compared.
 const KEEP_EVERY: Duration = Duration::from_secs(10);
+/// The number of operating points of which evidence is kept: those that were compared last, with some 10 KB each. One that
+/// decides again goes on where it was: a test that began anew with each switch would have another chance of a false alarm
+/// each time, and would forget the alarm of before.
+const POINTS_MAX: usize = 20;
 
 /// The comparison of a deployment.
 #[derive(Debug)]
@@ -125,6 +129,11 @@ impl TrafficComparison {
     pub(super) fn update(&self, observed: &dyn Observed) -> Option<TrafficInService> {
         let point = observed.active_point()?;
         let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+        let file = self.records.join(FILE);
+        let another = |known: &&mut WatchedPoint| known.is.operating_point != point.id();
+        if let Some(known) = watched.as_mut().filter(another) {
+            known.keep(&file, observed.name());
+        }
         let Some(reference) = observed.traffic_reference(point.id()) else {
             *watched = None;
             return Some(TrafficInService {
@@ -140,7 +149,6 @@ impl TrafficComparison {
             since_unix_ms: resets.since_ms(),
         };
         let searches = self.waiting(point.id());
-        let file = self.records.join(FILE);
         let known = watched.take().filter(|known| known.is == is);
         let mut known = known
             .unwrap_or_else(|| WatchedPoint::open(is, &file, reference, resets.into_all().len()));
@@ -215,13 +223,9 @@ fn digest_of(reference: &Arc<TrafficReference>, watched: Option<&WatchedPoint>) 
 impl WatchedPoint {
     /// Continues from the file if it belongs to the same evidence; otherwise starts from the beginning.
     fn open(is: EvidenceOf, file: &Path, reference: Arc<TrafficReference>, resets: usize) -> Self {
-        let kept = read_json::<KeptEvidence>(file).unwrap_or_else(|error| {
-            tracing::warn!(%error, "the comparison of traffic with the calibration starts over");
-            None
-        });
         let mut watch = TrafficWatch::new(&reference, is.delta, resets);
         let mut raised_ms = None;
-        if let Some(kept) = kept.filter(|kept| kept.of == is) {
+        if let Some(kept) = stored(file).into_iter().find(|kept| kept.of == is) {
             watch = watch.resumed(kept.state);
             raised_ms = kept.raised_unix_ms;
         }
@@ -236,13 +240,24 @@ impl WatchedPoint {
 
     fn keep(&mut self, file: &Path, deployment: &str) {
         self.kept = Instant::now();
-        let kept = KeptEvidence {
+        let mut kept = stored(file);
+        kept.retain(|one| one.of.operating_point != self.is.operating_point);
+        kept.push(KeptEvidence {
             of: self.is.clone(),
             raised_unix_ms: self.raised_ms,
             state: self.watch.state().clone(),
-        };
+        });
+        let surplus = kept.len().saturating_sub(POINTS_MAX);
+        kept.drain(..surplus);
         if let Err(error) = write_json(file, &kept) {
             tracing::warn!(%error, deployment, "the comparison of traffic with the calibration is not kept");
         }
     }
+}
+
+fn stored(file: &Path) -> Vec<KeptEvidence> {
+    read_list(
+        file,
+        "the comparison of traffic with the calibration is damaged, and starts over",
+    )
 }

@@ -18,14 +18,15 @@ use matchpoint_client::proto::annotation_result::Result as Answer;
 use matchpoint_client::proto::gallery_service_client::GalleryServiceClient;
 use matchpoint_client::proto::ground_truth::Truth as Shown;
 use matchpoint_client::proto::monitoring_service_client::MonitoringServiceClient;
+use matchpoint_client::proto::operating_point_service_client::OperatingPointServiceClient;
 use matchpoint_client::proto::retrieval_service_client::RetrievalServiceClient;
 use matchpoint_client::proto::{
-    AnnotateDecisionsRequest, Annotation, AnnotationKind, AnnotationOutcome, CanaryRound, Decision,
-    DeleteItemRequest, DriftReset, EmbedRequest, Evidence, GetDecisionRequest, GetDriftRequest,
-    GetDriftResponse, GroundTruth, ListAuditQueueRequest, ListItemsRequest, Reference,
-    ReplayCanariesRequest, ResetDriftRequest, SearchRequest, SearchResponse, TrafficShare,
-    UpsertItemRequest, Vector, Verdict, VerifyRequest, reference, search_request,
-    upsert_item_request, verify_request,
+    ActivateOperatingPointRequest, AnnotateDecisionsRequest, Annotation, AnnotationKind,
+    AnnotationOutcome, CanaryRound, Decision, DeleteItemRequest, DriftReset, EmbedRequest,
+    Evidence, GetDecisionRequest, GetDriftRequest, GetDriftResponse, GroundTruth,
+    ListAuditQueueRequest, ListItemsRequest, Reference, ReplayCanariesRequest, ResetDriftRequest,
+    SearchRequest, SearchResponse, TrafficShare, UpsertItemRequest, Vector, Verdict, VerifyRequest,
+    reference, search_request, upsert_item_request, verify_request,
 };
 use matchpoint_embed::pixels::{ImageLimits, Pixels};
 use serde_json::Value;
@@ -964,6 +965,22 @@ async fn what_callers_say_of_their_queries_is_counted_and_has_limits() {
     running.stop().await;
 }
 
+/// The ids of a deployment's operating points.
+fn points_of(deployment: &Path) -> Vec<String> {
+    let files = fs::read_dir(deployment.join("operating-points")).unwrap();
+    let ids = files.map(|file| file.unwrap().path().file_stem().unwrap().to_owned());
+    ids.map(|id| id.into_string().unwrap()).collect()
+}
+
+async fn activate(running: &Running, id: &str) {
+    let mut points = OperatingPointServiceClient::new(running.channel.clone());
+    let request = ActivateOperatingPointRequest {
+        id: id.to_owned(),
+        ..ActivateOperatingPointRequest::default()
+    };
+    points.activate_operating_point(request).await.unwrap();
+}
+
 #[tokio::test]
 async fn searches_unlike_those_of_the_calibration_are_named_and_that_outlives_a_restart() {
     let (_folder, deployment) = copy_of_sample();
@@ -1021,5 +1038,35 @@ async fn searches_unlike_those_of_the_calibration_are_named_and_that_outlives_a_
     let found = drift(&running).await;
     assert_eq!(verdict(&found, "traffic"), Verdict::Unknown);
     assert!(found.traffic.is_none());
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn an_operating_point_that_decides_again_goes_on_with_its_evidence_on_traffic() {
+    let (_folder, deployment) = copy_of_sample();
+    let first = points_of(&deployment).pop().unwrap();
+    let queries = photos().join("calibrate.csv");
+    let (at, queries) = (deployment.to_str().unwrap(), queries.to_str().unwrap());
+    let calibrated = run(&["calibrate", at, "--queries", queries, "--target-far", "0.2"]);
+    assert!(calibrated.status.success(), "{}", text(&calibrated.stderr));
+    let mut second = points_of(&deployment);
+    second.retain(|id| *id != first);
+    let second = second.pop().unwrap();
+    let running = Running::start(&deployment, &[ALL]).await;
+    let compared = async |searches: u32| {
+        for _ in 0..searches {
+            ask(&running, &known_picture(), "photometric")
+                .await
+                .unwrap();
+        }
+        drift(&running).await.traffic.unwrap().compared_searches
+    };
+    assert_eq!(compared(3).await, 3);
+    activate(&running, &first).await;
+    assert_eq!(compared(1).await, 1);
+    activate(&running, &second).await;
+    assert_eq!(compared(0).await, 3);
+    activate(&running, &first).await;
+    assert_eq!(compared(1).await, 2);
     running.stop().await;
 }
