@@ -152,6 +152,7 @@ const ENUM_FIELDS: &[(&str, &str)] = &[
     ("Annotation.kind", "annotation_kind"),
     ("CalibrateMetadata.stage", "calibration_stage"),
     ("DecisionBasis.undecided_reason", "undecided_reason"),
+    ("DeploymentInfo.undecided_reason", "undecided_reason"),
     ("Finding.verdict", "verdict"),
     ("RecordedDecision.decision", "decision"),
     ("SearchResponse.decision", "decision"),

@@ -7,7 +7,8 @@ use super::output::{Output, percent, short, wrapped};
 use super::points::served_point::covered_items;
 use super::server_address::ServerAddress;
 use matchpoint_client::proto::{
-    DeploymentInfo, Finding, GetServerInfoResponse, OperatingPoint, UnopenedDeployment, Verdict,
+    DeploymentInfo, Finding, GetServerInfoResponse, OperatingPoint, UndecidedReason,
+    UnopenedDeployment, Verdict,
 };
 use matchpoint_client::{Client, ClientError, Fault};
 
@@ -173,7 +174,10 @@ fn is_foreseen(point: &OperatingPoint, info: &DeploymentInfo) -> bool {
 
 fn promise(point: Option<&OperatingPoint>, info: &DeploymentInfo) -> String {
     let Some(point) = point else {
-        return "accepts nothing: there is no valid operating point".to_owned();
+        return format!(
+            "accepts nothing: {}",
+            why_undecided(info.undecided_reason())
+        );
     };
     let aim = match (
         point.growth_target_far.or(point.target_far),
@@ -200,6 +204,28 @@ fn promise(point: Option<&OperatingPoint>, info: &DeploymentInfo) -> String {
     }
 }
 
+/// Why a deployment decides nothing, and what to do.
+fn why_undecided(reason: UndecidedReason) -> &'static str {
+    match reason {
+        UndecidedReason::OperatingPointMissing => {
+            "no operating point is active; run `matchpoint calibrate`, or activate one (`matchpoint points`)"
+        }
+        UndecidedReason::OperatingPointMismatch => {
+            "its operating point was calibrated with another model, gallery or index; run `matchpoint calibrate`"
+        }
+        UndecidedReason::OperatingPointUnreadable => {
+            "its operating point is missing from the disk, or damaged, and the server's log says what; restore the deployment, or run `matchpoint calibrate`"
+        }
+        UndecidedReason::GalleryDamaged => {
+            "an item has changed on the disk while it was served, and the server's log names it; stop the server, remove items.graph and start it, which verifies every item; look after the disk"
+        }
+        // Of searches only, or of a server that does not say.
+        UndecidedReason::NoOtherLabel | UndecidedReason::Unspecified => {
+            "there is no valid operating point"
+        }
+    }
+}
+
 fn text(status: &ServerStatus) -> String {
     let mut text = format!(
         "Matchpoint {}, ONNX Runtime {}\n",
@@ -223,7 +249,7 @@ fn text(status: &ServerStatus) -> String {
 
 fn deployment(status: &DeploymentStatus) -> String {
     let info = &status.info;
-    let mut text = format!("{}: {}\n", info.name, status.promise);
+    let mut text = wrapped(&status.promise, &format!("{}: ", info.name));
     let gallery = format!(
         "{} items of {} labels{}",
         info.gallery_items,

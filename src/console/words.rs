@@ -102,6 +102,9 @@ pub(super) fn undecided(reason: UndecidedReason) -> &'static str {
         UndecidedReason::OperatingPointUnreadable => {
             "The active operating point is missing from the disk, or damaged. Restore it, or calibrate again."
         }
+        UndecidedReason::GalleryDamaged => {
+            "An item of the gallery has changed on the server's disk, and nothing is accepted any more. The log names it. Restart the server, which verifies all items, and look after the disk."
+        }
         UndecidedReason::NoOtherLabel => {
             "The score takes an item of another label, and there is none to take. Compare with an enrolled item, or enrol more labels."
         }

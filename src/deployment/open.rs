@@ -224,7 +224,7 @@ impl Deployment {
             "an item has changed on the disk",
         );
         let stop = move || {
-            active_point.store(Arc::new(ActivePoint::Unreadable(damage.to_owned())));
+            active_point.store(Arc::new(ActivePoint::GalleryDamaged(damage.to_owned())));
         };
         let (gallery, folder) = (Arc::clone(&self.gallery), self.folder_watch.clone());
         let maintenance = Maintenance::start(&self.name, gallery, folder, stop)?;

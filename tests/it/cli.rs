@@ -1127,6 +1127,8 @@ fn a_person_and_a_probe_learn_how_a_server_is_doing() {
     let found = json(&status);
     assert_eq!(code(&status), 5, "{found}");
     assert_eq!(found["deployments"][0]["promise_stands"], false, "{found}");
+    let why = &found["deployments"][0]["undecided_reason"];
+    assert_eq!(why, "OPERATING_POINT_UNREADABLE", "{found}");
 }
 
 #[test]

@@ -1,6 +1,10 @@
 //! Files that change, or go, under a running server.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a test fails by panicking, and a command runs beside the server of its process"
+)]
 
 use std::fs;
 use std::os::unix::fs::FileExt;
@@ -17,12 +21,12 @@ use matchpoint_client::proto::server_service_client::ServerServiceClient;
 use matchpoint_client::proto::snapshot_service_client::SnapshotServiceClient;
 use matchpoint_client::proto::{
     ActivateOperatingPointRequest, Decision, DeleteItemRequest, GetServerInfoRequest,
-    ListOperatingPointsRequest, RestoreSnapshotRequest, SearchRequest, UpsertItemRequest, Vector,
-    search_request, upsert_item_request,
+    ListOperatingPointsRequest, RestoreSnapshotRequest, SearchRequest, UndecidedReason,
+    UpsertItemRequest, Vector, search_request, upsert_item_request,
 };
 use tonic::Code;
 
-use crate::common::{Running, copy_of_sample, photos};
+use crate::common::{Running, copy_of_sample, matchpoint, photos, text};
 
 async fn is_serving(running: &Running) -> bool {
     let mut health = HealthClient::new(running.channel.clone());
@@ -136,6 +140,21 @@ async fn bits_that_flip_in_a_small_gallery_are_noticed_while_it_is_served() {
     }
     assert!(stops_serving(&running, 5).await);
     assert_eq!(known(&running).await, Decision::Undecided);
+    let mut server = ServerServiceClient::new(running.channel.clone());
+    let info = server.get_server_info(GetServerInfoRequest {}).await;
+    let served = info.unwrap().into_inner().deployments.pop().unwrap();
+    assert_eq!(served.undecided_reason(), UndecidedReason::GalleryDamaged);
+    let url = format!("http://{}", running.address);
+    let mut status = matchpoint(&["status", "--server", &url]);
+    let status = tokio::task::spawn_blocking(move || status.output().unwrap());
+    let status = status.await.unwrap();
+    assert_eq!(status.status.code(), Some(5));
+    let said = text(&status.stdout);
+    let said: Vec<&str> = said.split_whitespace().collect();
+    let said = said.join(" ");
+    for words in ["an item has changed on the disk", "remove items.graph"] {
+        assert!(said.contains(words), "no {words:?} in {said}");
+    }
 
     // No choice of an operating point makes a damaged gallery decide again.
     let mut points = OperatingPointServiceClient::new(running.channel.clone());

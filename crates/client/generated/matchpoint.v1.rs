@@ -221,6 +221,9 @@ pub enum UndecidedReason {
     /// The operating point's score takes the best item of another label (see `DecisionBasis.adjustment`), and the gallery has
     /// none; or two images were compared of which neither is enrolled. Compare with an enrolled item, or enrol more labels.
     NoOtherLabel = 4,
+    /// An item has changed on the server's disk while it was served, so nothing is decided any more, by whichever operating
+    /// point. The log names the item. Restart the server, which verifies all items, and look after the disk.
+    GalleryDamaged = 5,
 }
 impl UndecidedReason {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -236,6 +239,7 @@ impl UndecidedReason {
                 "UNDECIDED_REASON_OPERATING_POINT_UNREADABLE"
             }
             Self::NoOtherLabel => "UNDECIDED_REASON_NO_OTHER_LABEL",
+            Self::GalleryDamaged => "UNDECIDED_REASON_GALLERY_DAMAGED",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -252,6 +256,7 @@ impl UndecidedReason {
                 Some(Self::OperatingPointUnreadable)
             }
             "UNDECIDED_REASON_NO_OTHER_LABEL" => Some(Self::NoOtherLabel),
+            "UNDECIDED_REASON_GALLERY_DAMAGED" => Some(Self::GalleryDamaged),
             _ => None,
         }
     }
@@ -2664,9 +2669,11 @@ impl ::prost::Name for VerifyRequest {
 }
 /// The outcome of one comparison.
 ///
-/// The threshold is that of the deployment's operating point, which is calibrated for searches. One comparison with a
-/// reference from the population of the gallery's items is falsely accepted no more often than a search, so the promised
-/// FAR holds for it too, as an upper bound, unless scores are normalised: then `certified` is false and `far_bound` unset.
+/// The threshold is that of the deployment's operating point, which is calibrated for searches. A stranger, who is not
+/// enrolled at all, is accepted by a comparison with an enrolled item no more often than by a search, so the promised FAR
+/// holds for it too, as an upper bound, unless scores are normalised: then `certified` is false and `far_bound` unset. It
+/// says nothing of somebody who is enrolled and is compared with another's item. With an image or a vector as the reference
+/// nothing is promised, since no calibration has seen it: `certified` is false and `far_bound` unset.
 /// A promised FRR is that of a search, which takes the best of a label's items; `target_frr`, `frr_bound` and
 /// `review.unseen_frr` are unset.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -5171,6 +5178,10 @@ pub struct DeploymentInfo {
     /// reload it (`ReloadDeployment`). Until then what was opened decides, and nothing is promised (`certified` is false).
     #[prost(bool, tag = "26")]
     pub folder_changed: bool,
+    /// Why nothing is decided, if `operating_point_id` is empty, as in `DecisionBasis`; unspecified otherwise.
+    #[prost(enumeration = "UndecidedReason", tag = "27")]
+    #[serde(serialize_with = "crate::enum_names::undecided_reason")]
+    pub undecided_reason: i32,
 }
 impl ::prost::Name for DeploymentInfo {
     const NAME: &'static str = "DeploymentInfo";

@@ -30,6 +30,9 @@ pub enum ActivePoint {
     Mismatch(Mismatch),
     /// The active one is missing from the disk or damaged; with the reason.
     Unreadable(String),
+    /// An item has changed on the disk since the gallery was opened; with the reason. Nothing decides until the
+    /// deployment is opened anew.
+    GalleryDamaged(String),
 }
 
 /// An operating point that fits the deployment, with the data that its decisions need.
@@ -119,6 +122,8 @@ pub enum Undecided {
     Mismatch,
     /// The active one cannot be read.
     Unreadable,
+    /// An item of the gallery has changed on the disk.
+    GalleryDamaged,
     /// The decision score needs the best item of another label, but there is none, or it is not known which
     /// labels are others.
     NoOtherLabel,
@@ -206,7 +211,9 @@ impl ActivePoint {
     pub fn valid(&self) -> Option<&OperatingPoint> {
         match self {
             Self::Valid(valid) => Some(&valid.point),
-            Self::Missing | Self::Mismatch(_) | Self::Unreadable(_) => None,
+            Self::Missing | Self::Mismatch(_) | Self::Unreadable(_) | Self::GalleryDamaged(_) => {
+                None
+            }
         }
     }
 
@@ -214,7 +221,9 @@ impl ActivePoint {
     pub(in crate::deployment) fn shared(&self) -> Option<Arc<OperatingPoint>> {
         match self {
             Self::Valid(valid) => Some(Arc::clone(&valid.point)),
-            Self::Missing | Self::Mismatch(_) | Self::Unreadable(_) => None,
+            Self::Missing | Self::Mismatch(_) | Self::Unreadable(_) | Self::GalleryDamaged(_) => {
+                None
+            }
         }
     }
 
@@ -225,7 +234,7 @@ impl ActivePoint {
             Self::Valid(..) => String::new(),
             Self::Missing => "none is active".to_owned(),
             Self::Mismatch(mismatch) => mismatch.to_string(),
-            Self::Unreadable(problem) => problem.clone(),
+            Self::Unreadable(problem) | Self::GalleryDamaged(problem) => problem.clone(),
         }
     }
 
@@ -235,7 +244,9 @@ impl ActivePoint {
     pub fn adjuster(&self) -> Option<&Adjuster> {
         match self {
             Self::Valid(valid) => valid.adjuster.as_deref(),
-            Self::Missing | Self::Mismatch(_) | Self::Unreadable(_) => None,
+            Self::Missing | Self::Mismatch(_) | Self::Unreadable(_) | Self::GalleryDamaged(_) => {
+                None
+            }
         }
     }
 
@@ -251,7 +262,9 @@ impl ActivePoint {
     pub fn traffic(&self) -> Option<&Arc<TrafficReference>> {
         match self {
             Self::Valid(valid) => valid.traffic.as_ref(),
-            Self::Missing | Self::Mismatch(_) | Self::Unreadable(_) => None,
+            Self::Missing | Self::Mismatch(_) | Self::Unreadable(_) | Self::GalleryDamaged(_) => {
+                None
+            }
         }
     }
 
@@ -387,7 +400,9 @@ impl ActivePoint {
     pub fn coverage_problem(&self) -> Option<&str> {
         match self {
             Self::Valid(valid) => valid.items.as_ref().err().map(String::as_str),
-            Self::Missing | Self::Mismatch(_) | Self::Unreadable(_) => None,
+            Self::Missing | Self::Mismatch(_) | Self::Unreadable(_) | Self::GalleryDamaged(_) => {
+                None
+            }
         }
     }
 
@@ -400,6 +415,7 @@ impl ActivePoint {
             Self::Missing => Some(Undecided::Missing),
             Self::Mismatch(_) => Some(Undecided::Mismatch),
             Self::Unreadable(_) => Some(Undecided::Unreadable),
+            Self::GalleryDamaged(_) => Some(Undecided::GalleryDamaged),
         };
         let point = self.valid();
         let content = point.map(OperatingPoint::content);

@@ -309,7 +309,7 @@ impl Deployment {
     /// Makes every decision UNDECIDED after an item has changed on the disk.
     fn hold_back(&self) {
         if let Some(damage) = self.damage() {
-            let damaged = ActivePoint::Unreadable(damage.to_owned());
+            let damaged = ActivePoint::GalleryDamaged(damage.to_owned());
             self.active_point.store(Arc::new(damaged));
         }
     }

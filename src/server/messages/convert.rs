@@ -226,14 +226,20 @@ fn matched(hit: &Hit) -> proto::Match {
     }
 }
 
-fn basis(basis: DecisionBasis) -> proto::DecisionBasis {
-    let undecided = match basis.undecided {
+/// Why nothing is decided.
+pub(in crate::server) fn undecided(reason: Option<Undecided>) -> proto::UndecidedReason {
+    match reason {
         None => proto::UndecidedReason::Unspecified,
         Some(Undecided::Missing) => proto::UndecidedReason::OperatingPointMissing,
         Some(Undecided::Mismatch) => proto::UndecidedReason::OperatingPointMismatch,
         Some(Undecided::Unreadable) => proto::UndecidedReason::OperatingPointUnreadable,
+        Some(Undecided::GalleryDamaged) => proto::UndecidedReason::GalleryDamaged,
         Some(Undecided::NoOtherLabel) => proto::UndecidedReason::NoOtherLabel,
-    };
+    }
+}
+
+fn basis(basis: DecisionBasis) -> proto::DecisionBasis {
+    let undecided = undecided(basis.undecided);
     proto::DecisionBasis {
         operating_point_id: basis.operating_point_id.unwrap_or_default(),
         threshold: basis.threshold,

@@ -184,6 +184,7 @@ impl ServerInfoHandler {
             read_only: deployment.access() == Access::ReadOnly,
             copy_of: copy_of.unwrap_or_default(),
             folder_changed: deployment.folder_has_changed(),
+            undecided_reason: convert::undecided(basis.undecided).into(),
         }
     }
 }

@@ -51,6 +51,8 @@ class UndecidedReason(_Named):
     """The active operating point is missing from the server's disk, or damaged. Restore it, or calibrate again."""
     NO_OTHER_LABEL = "NO_OTHER_LABEL"
     """The operating point compares with the best item of another label, and there is none. Enrol more labels."""
+    GALLERY_DAMAGED = "GALLERY_DAMAGED"
+    """An item has changed on the server's disk while it was served. Restart the server, and look after its disk."""
     UNKNOWN = "UNKNOWN"
     """A reason that this client is too old for."""
 
