@@ -164,12 +164,12 @@ pub(super) async fn course(
     let place = allowed(&visitor, &deployment).await?;
     let own = visitor.session.number();
     let found = visitor.state.calibrations.status(&id, own);
-    let left_out = visitor.state.calibrations.left_out(&id, own);
     let gone = || {
         let message = "this calibration is not known any more, or is another person's; see the operating points for what it changed";
         Problem::plain(StatusCode::NOT_FOUND, message).with_way_back()
     };
-    let content = match found.ok_or_else(gone)? {
+    let (status, left_out) = found.ok_or_else(gone)?;
+    let content = match status {
         CalibrationStatus::Running => {
             let so_far = visitor.operation(&format!("operations/{id}")).await;
             let so_far = so_far.ok().and_then(|one| CalibrationEnd::of(one).ok());

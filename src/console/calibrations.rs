@@ -90,25 +90,22 @@ impl Calibrations {
         });
     }
 
-    /// What a session's calibration did not search for.
-    pub(super) fn left_out(&self, id: &str, session: u64) -> NotSearched {
-        self.change(|all| {
-            let mut all = all.iter();
-            let one = all.find(|one| one.id == id && one.session == session);
-            one.map(|one| one.left_out.clone()).unwrap_or_default()
-        })
-    }
-
-    /// The status of a session's calibration; `None` if the session has no such calibration.
-    pub(super) fn status(&self, id: &str, session: u64) -> Option<CalibrationStatus> {
+    /// The status of a session's calibration, and what it did not search for; `None` if the session has no such
+    /// calibration.
+    pub(super) fn status(
+        &self,
+        id: &str,
+        session: u64,
+    ) -> Option<(CalibrationStatus, NotSearched)> {
         self.change(|all| {
             let one = all
                 .iter()
                 .find(|one| one.id == id && one.session == session)?;
-            Some(match &one.end {
+            let status = match &one.end {
                 None => CalibrationStatus::Running,
                 Some(end) => CalibrationStatus::Ended(end.clone()),
-            })
+            };
+            Some((status, one.left_out.clone()))
         })
     }
 
@@ -129,12 +126,12 @@ mod tests {
         assert!(begin("b", 2).is_none());
         assert!(matches!(
             calibrations.status("a", 1),
-            Some(CalibrationStatus::Running)
+            Some((CalibrationStatus::Running, _))
         ));
         assert!(calibrations.status("a", 2).is_none() && calibrations.status("b", 2).is_none());
         running.ended(Ok(Operation::default()));
         let ended = calibrations.status("a", 1);
-        assert!(matches!(ended, Some(CalibrationStatus::Ended(Ok(_)))));
+        assert!(matches!(ended, Some((CalibrationStatus::Ended(Ok(_)), _))));
         assert!(begin("b", 2).is_some());
     }
 
@@ -148,7 +145,7 @@ mod tests {
         });
         assert!(work.await.unwrap_err().is_panic());
         let ended = calibrations.status("a", 1);
-        let Some(CalibrationStatus::Ended(Err(fault))) = ended else {
+        let Some((CalibrationStatus::Ended(Err(fault)), _)) = ended else {
             panic!("it is still running");
         };
         assert!(fault.message().contains("a fault of the program"));

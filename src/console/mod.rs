@@ -31,7 +31,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::Extension;
-use axum::http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use axum::response::{IntoResponse, Redirect};
 use axum::routing::{get, post};
 use http_body_util::{BodyExt, Collected};
@@ -51,8 +51,8 @@ use visitor::{Cookie, Visitor};
 pub type CallService =
     BoxCloneSyncService<Request<tonic::body::Body>, Response<tonic::body::Body>, tonic::Status>;
 
-/// Bytes of a form to sign in, at most: it comes from somebody unknown, and is copied when it is read.
-const SIGN_IN_BYTES_MAX: usize = 64 * 1024;
+/// Bytes of a request of somebody unknown, at most: it can only be a form to sign in, which is copied when it is read.
+const UNKNOWN_BYTES_MAX: usize = 64 * 1024;
 
 /// The content security policy: pages may load only from this server, and use only our own style sheet and
 /// script.
@@ -140,6 +140,14 @@ impl Console {
         }
     }
 
+    /// How many bytes of a request's body are read, if that is less than of any other: it comes from somebody who has
+    /// not signed in, of whom nothing else is taken. Asked before the body is read.
+    #[must_use]
+    pub fn body_bytes_max(&self, headers: &HeaderMap, visit: &Visit) -> Option<usize> {
+        let known = visitor::is_known(&self.state, headers, visit);
+        (!known).then_some(UNKNOWN_BYTES_MAX)
+    }
+
     /// Answers one request.
     pub async fn answer(&self, request: Request<Bytes>, visit: Visit) -> Response<Bytes> {
         let answered = self.admitted(request, visit).await;
@@ -183,12 +191,6 @@ impl Console {
         }
         if posts {
             visitor::check_origin(&head.headers)?;
-            if signing_in && SIGN_IN_BYTES_MAX < body.len() {
-                return Err(Problem::plain(
-                    StatusCode::PAYLOAD_TOO_LARGE,
-                    "a form to sign in holds a key, and nothing as large as this",
-                ));
-            }
             let form = PostedForm::read(&head, body).await?;
             // A person who is signing in has no session yet.
             if !signing_in {

@@ -47,12 +47,24 @@ impl Thumbnails {
     /// A picture of at most [`SIDE`] pixels; empty for a file that cannot be decoded.
     #[expect(
         clippy::disallowed_methods,
-        reason = "one at a time, and the workers of the pool belong to searches"
+        reason = "decoded one at a time, hashed in milliseconds, and the workers of the pool belong to searches"
     )]
     pub(super) async fn of(&self, picture: Bytes) -> Bytes {
         if picture.is_empty() || is_small(&picture) {
             return picture;
         }
+        // What was made before does not wait behind what is decoded now.
+        let kept = Arc::clone(&self.kept);
+        let known = tokio::task::spawn_blocking(move || {
+            let digest = Sha256::digest(&picture).into();
+            let known = lock(&kept).find(&digest);
+            known.ok_or((picture, digest))
+        });
+        let (picture, digest) = match known.await {
+            Ok(Ok(known)) => return known,
+            Ok(Err(unknown)) => unknown,
+            Err(_broken) => return Bytes::new(),
+        };
         // The semaphore is never closed, so this never fails.
         let Ok(turn) = Arc::clone(&self.making).acquire_owned().await else {
             return Bytes::new();
@@ -61,7 +73,7 @@ impl Thumbnails {
         let made = tokio::task::spawn_blocking(move || {
             // A browser that disconnects does not end the decoding, so the next one waits until it has ended.
             let _turn = turn;
-            let digest = Sha256::digest(&picture).into();
+            // Whoever waited for the same picture finds it.
             let found = lock(&kept).find(&digest);
             found.unwrap_or_else(|| {
                 let small = Bytes::from(thumbnail(&picture, &limits, SIDE).unwrap_or_default());
@@ -103,6 +115,9 @@ impl KeptThumbnails {
 
 #[cfg(test)]
 mod tests {
+    use std::task::Poll;
+    use std::time::Duration;
+
     use matchpoint_embed::pixels::{BYTES_MAX, DECODE_BYTES_MAX};
 
     use super::*;
@@ -163,15 +178,29 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_picture_that_was_made_before_waits_for_no_turn() {
+        let thumbnails = thumbnails(BYTES_MAX);
+        let small = thumbnails.of(bmp(400, 300)).await;
+        let turn = thumbnails.making.acquire().await.unwrap();
+        let again = thumbnails.of(bmp(400, 300));
+        let again = tokio::time::timeout(Duration::from_secs(30), again).await;
+        assert_eq!(again.unwrap(), small);
+        drop(turn);
+    }
+
+    #[tokio::test]
     async fn a_browser_that_goes_away_frees_no_turn_before_the_decoding_ends() {
         let thumbnails = thumbnails(BYTES_MAX);
         let mut asked = Box::pin(thumbnails.of(bmp(1000, 1000)));
-        // Starts the decoding, and then drops the request.
-        let waker = std::task::Waker::noop();
-        let polled = asked
-            .as_mut()
-            .poll(&mut std::task::Context::from_waker(waker));
-        assert!(polled.is_pending());
+        // Drops the request once the decoding has begun.
+        let begun = std::future::poll_fn(|context| {
+            assert!(asked.as_mut().poll(context).is_pending());
+            match thumbnails.making.available_permits() {
+                0 => Poll::Ready(()),
+                _ => Poll::Pending,
+            }
+        });
+        begun.await;
         drop(asked);
         assert!(thumbnails.making.acquire().await.is_ok());
         assert_eq!(lock(&thumbnails.kept).pictures.len(), 1);

@@ -117,6 +117,14 @@ impl Visitor {
     }
 }
 
+/// Whether the person who sent a request has a session, or gets one for the asking.
+pub(super) fn is_known(state: &ConsoleState, headers: &HeaderMap, visit: &Visit) -> bool {
+    let token = state.cookie.read(headers);
+    let session = token.and_then(|token| state.sessions.find(token));
+    let certificate = visit.certificate.as_deref();
+    session.is_some() || state.setup.access.identify(None, certificate).is_ok()
+}
+
 /// If the server does not ask who people are, a page of another site must not reach the console through a host
 /// name that it points to this machine (DNS rebinding). So only this machine's own names are accepted then.
 pub(super) fn check_host(headers: &HeaderMap, state: &ConsoleState) -> Result<(), Problem> {

@@ -164,6 +164,31 @@ fn keys(folder: &Path, callers: &[(&str, &str)]) -> Vec<String> {
 }
 
 #[tokio::test]
+async fn of_somebody_unknown_no_more_is_read_than_it_takes_to_sign_in() {
+    let folder = tempfile::tempdir().unwrap();
+    let key = keys(folder.path(), &[("anna", "search")]).pop().unwrap();
+    let file = folder.path().join("keys.json");
+    let settings = [CONSOLE, ("MATCHPOINT_KEYS_FILE", file.to_str().unwrap())];
+    let server = Running::sample(&settings).await;
+    let mut browser = Browser::at(server.console.unwrap());
+    let large = vec![0; 100_000];
+    for path in ["/d/sample/try", "/sign-in"] {
+        let refused = browser.post(path, &[("image", &large)]).await;
+        assert_eq!(refused.status, 413, "{path}");
+        let said = refused.text();
+        assert!(said.contains("before you have signed in"), "{said}");
+    }
+    let small = browser.post("/d/sample/try", &[("image", b"x")]).await;
+    assert_eq!(small.header("location"), Some("/sign-in"));
+    let entered = browser.post("/sign-in", &[("key", key.as_bytes())]).await;
+    assert_eq!(entered.status, 303, "{}", entered.text());
+    // What comes now is held against the limit of all, and needs the token of a page.
+    let known = browser.post("/d/sample/try", &[("image", &large)]).await;
+    assert_eq!(known.status, 403);
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn there_is_no_console_unless_it_is_asked_for() {
     let server = Running::sample(&[]).await;
     assert_eq!(server.console, None);

@@ -93,6 +93,13 @@ struct PageRequests {
 /// A request that is refused before it is read.
 struct PageRefusal(StatusCode, String);
 
+/// How much of a request is read.
+struct BodyLimit {
+    bytes_max: usize,
+    /// Whose limit it is, and what to do.
+    named: &'static str,
+}
+
 type PageAnswered = Pin<Box<dyn Future<Output = Result<Response<AnswerBody>, Infallible>> + Send>>;
 
 impl Service<Request<Incoming>> for PageRequests {
@@ -137,11 +144,21 @@ impl PageRequests {
         let (received, answers) = (&shared.received, &shared.answers);
         let call = Arc::new(Call::new(self.client, received, answers, Some(place)));
         let (head, body) = request.into_parts();
-        let body = self.whole(body, &call).await?;
         let visit = Visit {
             address: self.peer.address,
             certificate: self.peer.certificate.clone(),
         };
+        let limit = match self.console.body_bytes_max(&head.headers, &visit) {
+            None => BodyLimit {
+                bytes_max: shared.message_bytes_max,
+                named: "as message_bytes_max says",
+            },
+            Some(bytes_max) => BodyLimit {
+                bytes_max,
+                named: "before you have signed in; sign in, and send it again",
+            },
+        };
+        let body = self.whole(body, limit, &call).await?;
         let answer = self.console.answer(Request::from_parts(head, body), visit);
         let response = answer.await;
         let room = call.make_room(response.body().len() as u64);
@@ -151,8 +168,14 @@ impl PageRequests {
     }
 
     /// Reads the whole body, which is charged as it arrives and must keep a minimum pace.
-    async fn whole(&self, mut body: Incoming, call: &Call) -> Result<Bytes, PageRefusal> {
-        let (bytes_max, stall) = (self.shared.message_bytes_max, self.shared.limits.stall);
+    async fn whole(
+        &self,
+        mut body: Incoming,
+        limit: BodyLimit,
+        call: &Call,
+    ) -> Result<Bytes, PageRefusal> {
+        let BodyLimit { bytes_max, named } = limit;
+        let stall = self.shared.limits.stall;
         let mut pace = Pace::new(stall);
         let mut came = Vec::new();
         loop {
@@ -175,7 +198,7 @@ impl PageRequests {
             };
             if bytes_max < came.len() + data.len() {
                 telemetry::limit_refused("message_bytes_max");
-                let message = format!("the request is larger than message_bytes_max = {bytes_max}");
+                let message = format!("a request may have {bytes_max} bytes, {named}");
                 return Err(PageRefusal(StatusCode::PAYLOAD_TOO_LARGE, message));
             }
             let room = call.receive(data.len() as u64);
