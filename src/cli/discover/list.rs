@@ -1,6 +1,7 @@
 //! The groups as a list that `build` takes, once a person has renamed and shortened it.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -29,28 +30,39 @@ impl ProposedList {
         })
     }
 
-    /// Writes each group under its label.
+    /// Writes each group under its label, and returns how many pictures have gone since they were searched for. These
+    /// are left out: the work of hours does not end with the first of them.
     pub(super) fn write(
         &self,
         groups: &[(&str, &ProposedGroup)],
         candidates: &Candidates,
-    ) -> anyhow::Result<()> {
+    ) -> anyhow::Result<usize> {
         if 0 < candidates.rows_of_file {
-            return self.write_rows(groups, candidates);
+            return self.write_rows(groups, candidates).map(|()| 0);
         }
-        let mut rows = Vec::new();
+        let (mut rows, mut gone) = (Vec::new(), 0);
         for (label, group) in groups {
             let members = group.linked.rows.iter();
             for one in members.filter_map(|row| candidates.rows.get(*row)) {
                 let path = match &one.at {
                     QueryAt::Decision(id) => {
-                        self.picture(&id.to_string(), &candidates.picture(*id)?)?
+                        let picture = candidates.picture(*id)?;
+                        let named = picture.map(|bytes| self.picture(&id.to_string(), &bytes));
+                        named.transpose()?
                     }
-                    QueryAt::File(path) => fs::canonicalize(path)
-                        .with_context(|| format!("cannot find {}", path.display()))?
-                        .display()
-                        .to_string(),
+                    QueryAt::File(path) => match fs::canonicalize(path) {
+                        Ok(path) => Some(path.display().to_string()),
+                        Err(cause) if cause.kind() == ErrorKind::NotFound => None,
+                        Err(cause) => {
+                            let what = format!("cannot find {}", path.display());
+                            return Err(anyhow::Error::new(cause).context(what));
+                        }
+                    },
                     QueryAt::Row(_) => continue,
+                };
+                let Some(path) = path else {
+                    gone += 1;
+                    continue;
                 };
                 rows.push([path, (*label).to_owned(), one.name.clone()]);
             }
@@ -59,7 +71,8 @@ impl ProposedList {
             let mut csv = CsvFile::within(file, &["path", "label", "id"])?;
             rows.iter().try_for_each(|row| csv.row(row))?;
             csv.finish()
-        })
+        })?;
+        Ok(gone)
     }
 
     /// Writes a decision's picture into the folder beside the list, and returns its path as the list names it.

@@ -102,6 +102,8 @@ struct DiscoverReport {
     alike: PairThreshold,
     /// Labels of the gallery that were left out, since the model's head was fitted to them: they are more alike than new ones.
     fitted_labels: usize,
+    /// Known pictures that were left out, since there are enough without them.
+    known_unused: usize,
     groups: Vec<DiscoveredGroup>,
     /// What such groups are worth, of labelled pictures; `None` if there are too few labels to measure it.
     measured: Option<GroupingError>,
@@ -109,6 +111,8 @@ struct DiscoverReport {
     of_known_queries: Option<GroupingError>,
     /// The list that was written.
     csv: Option<PathBuf>,
+    /// Pictures that are not in it, since they were removed after they had been searched for.
+    pictures_removed: usize,
     failed: Vec<RefusedItem>,
     /// How to enrol what was written.
     #[serde(skip)]
@@ -182,17 +186,19 @@ impl Discover {
             queries: candidates.counts.clone(),
             alike,
             fitted_labels: candidates.fitted_labels,
+            known_unused: candidates.known_unused,
             groups: named,
             measured,
             of_known_queries,
             csv: None,
+            pictures_removed: 0,
             failed: candidates.failed.clone(),
             enrol: None,
         };
         if let Some(list) = list {
             let labels: Vec<&str> = report.groups.iter().map(|one| one.label.as_str()).collect();
             let labelled = labels.into_iter().zip(&groups);
-            list.write(&labelled.collect::<Vec<_>>(), &candidates)?;
+            report.pictures_removed = list.write(&labelled.collect::<Vec<_>>(), &candidates)?;
             report.csv.clone_from(&self.csv);
             report.enrol = Some(self.how_to_enrol());
         }

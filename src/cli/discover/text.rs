@@ -35,6 +35,11 @@ pub(super) fn text(report: &DiscoverReport) -> String {
         let what = format!("{labels} labels of the gallery: the model's head was fitted to them");
         rows.push(("left out", what));
     }
+    if 0 < report.known_unused {
+        let unused = report.known_unused;
+        let what = format!("{unused} known pictures: there are enough without them");
+        rows.push(("left out", what));
+    }
     let grouped = report.queries.grouped;
     rows.push(("such groups", measured(report.measured.as_ref(), grouped)));
     if let Some(error) = &report.of_known_queries {
@@ -60,6 +65,13 @@ pub(super) fn text(report: &DiscoverReport) -> String {
     text.push_str(&groups(report, doubtful));
     if let (Some(csv), Some(enrol)) = (&report.csv, &report.enrol) {
         text.push_str(&format!("written to {}\n", csv.display()));
+        if 0 < report.pictures_removed {
+            let what = format!(
+                "{} pictures are not in it: they were removed since they were searched for",
+                report.pictures_removed
+            );
+            text.push_str(&wrapped(&what, "warning: "));
+        }
         let how = "to enrol them: rename the labels in it, remove the lines that do not belong, and then (a server of this \
                    deployment has to be stopped for it)";
         text.push_str(&wrapped(how, ""));

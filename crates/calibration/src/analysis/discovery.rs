@@ -23,6 +23,10 @@ use matchpoint_vector::Similarity;
 pub const QUERIES_MAX: usize = 5_000;
 /// Labelled pictures that set the threshold, at most.
 const KNOWN_MAX: usize = 20_000;
+/// Labelled pictures that are used at all, at most: for the threshold, and for the other half of the labels.
+const USED_MAX: usize = 2 * KNOWN_MAX;
+/// Pictures of one label that are used, at most: those of one label are grouped at once, whatever their number.
+const OF_LABEL_MAX: usize = 1_000;
 /// Pairs of two labels that the FAR lets through at the least: a threshold that rests on fewer is a matter of chance.
 const ACCEPTED_MIN: f64 = 10.0;
 /// Labelled pictures that are grouped at once, at the least: few are few strangers to be mixed up with.
@@ -135,21 +139,40 @@ impl KnownRows {
             .count()
     }
 
-    /// Rows by label, labels in a random order.
-    fn shuffled(&self, seed: u64) -> Vec<Vec<usize>> {
-        let mut of_label: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
-        for (row, label) in self.labels.iter().enumerate() {
-            of_label.entry(*label).or_default().push(row);
-        }
-        self.in_random_order(of_label.into_values().collect(), seed)
+    /// Which of many rows with these labels are used, in ascending order: labels in a random order, so that nobody has to
+    /// copy the vectors of the others.
+    #[must_use]
+    pub fn used(labels: &[u32], seed: u64) -> Vec<usize> {
+        let mut rows: Vec<usize> = shuffled(labels, seed).into_iter().flatten().collect();
+        rows.sort_unstable();
+        rows
     }
+}
 
-    /// Some labels in a random order that does not depend on the order in which they are given.
-    fn in_random_order(&self, mut labels: Vec<Vec<usize>>, seed: u64) -> Vec<Vec<usize>> {
-        labels.sort_unstable_by_key(|rows| rows.first().and_then(|row| self.labels.get(*row)));
-        SeededRng::new(seed, 11).shuffle(&mut labels);
-        labels
+/// Rows by label, labels in a random order, as many as are used.
+fn shuffled(labels: &[u32], seed: u64) -> Vec<Vec<usize>> {
+    let mut of_label: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
+    for (row, label) in labels.iter().enumerate() {
+        let rows = of_label.entry(*label).or_default();
+        if rows.len() < OF_LABEL_MAX {
+            rows.push(row);
+        }
     }
+    let all = of_label.into_values().collect();
+    let mut used = 0;
+    let mut few = in_random_order(labels, all, seed);
+    few.retain(|rows| {
+        used += rows.len();
+        used <= USED_MAX
+    });
+    few
+}
+
+/// Some labels in a random order that does not depend on the order in which they are given.
+fn in_random_order(labels: &[u32], mut some: Vec<Vec<usize>>, seed: u64) -> Vec<Vec<usize>> {
+    some.sort_unstable_by_key(|rows| rows.first().and_then(|row| labels.get(*row)));
+    SeededRng::new(seed, 11).shuffle(&mut some);
+    some
 }
 
 /// Labels in batches of `rows` rows or a little more; what is left over is less than half of one, and left out unless it is all.
@@ -193,7 +216,7 @@ impl GroupingPlan {
         known: &KnownRows,
         watch: PairProgress<'_>,
     ) -> Result<PairThreshold, AnalysisError> {
-        self.threshold_of(known, &known.shuffled(self.seed), watch)
+        self.threshold_of(known, &shuffled(&known.labels, self.seed), watch)
     }
 
     /// The same for the first of these labels of `known`, which are in a random order.
@@ -276,11 +299,11 @@ impl GroupingPlan {
         queries: usize,
         watch: PairProgress<'_>,
     ) -> Result<Option<GroupingError>, AnalysisError> {
-        let labels = known.shuffled(self.seed);
+        let labels = shuffled(&known.labels, self.seed);
         let halves = labels.split_at(labels.len() / 2);
         let (mut counts, mut able) = (GroupCounting::default(), 0);
         for (grouped, other) in [(halves.0, halves.1), (halves.1, halves.0)] {
-            let others = known.in_random_order(other.to_vec(), self.seed);
+            let others = in_random_order(&known.labels, other.to_vec(), self.seed);
             let threshold = match self.threshold_of(known, &others, watch) {
                 Ok(set) => set.threshold,
                 Err(AnalysisError::FewPairs { .. }) => return Ok(None),
@@ -406,6 +429,25 @@ mod tests {
             smallest: 3,
             seed: 0,
         }
+    }
+
+    #[test]
+    fn of_many_known_rows_whole_labels_are_used_and_of_a_large_one_a_part() {
+        let many: Vec<u32> = (0..60_000).map(|row| row / 3).collect();
+        let used = KnownRows::used(&many, 0);
+        assert!((USED_MAX - 2..=USED_MAX).contains(&used.len()));
+        assert!(used.is_sorted());
+        let threes = used.chunks_exact(3);
+        assert!(threes.clone().all(|rows| many[rows[0]] == many[rows[2]]));
+        // Not only the first ones.
+        assert!(50_000 < *used.last().unwrap());
+        assert_ne!(used, KnownRows::used(&many, 1));
+        let few = [0, 1, 0, 2];
+        assert_eq!(KnownRows::used(&few, 0), [0, 1, 2, 3]);
+        let one_is_large: Vec<u32> = (0..5_000).map(|row| u32::from(row < 100)).collect();
+        let labels = shuffled(&one_is_large, 0);
+        assert_eq!(labels.iter().map(Vec::len).max(), Some(OF_LABEL_MAX));
+        assert_eq!(KnownRows::used(&one_is_large, 0).len(), 100 + OF_LABEL_MAX);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use super::{Discover, numbered};
 use crate::cli::calibrate::labelled_search::{self, window};
 use crate::cli::exit::{Exit, fail};
 use crate::cli::input::images::listed;
+use crate::cli::output::{self, wrapped};
 use crate::config::EngineConfig;
 use crate::deployment::{ActivePoint, Deployment, Query, RefusedItem, read_image};
 use crate::journal::entry::DecisionId;
@@ -105,6 +106,8 @@ pub(super) struct Candidates {
     pub(super) enrolled: Vec<String>,
     /// Enrolled labels that are not among the labelled pictures, since the model's head was fitted to them.
     pub(super) fitted_labels: usize,
+    /// Known pictures that are not used, since there are enough without them.
+    pub(super) known_unused: usize,
     /// The journal's folder, for the pictures of decisions.
     folder: PathBuf,
     /// Rows of the file of vectors.
@@ -129,14 +132,9 @@ impl Candidates {
         self.rows.iter().map(truth).collect()
     }
 
-    /// The picture of a decision.
-    pub(super) fn picture(&self, id: DecisionId) -> anyhow::Result<Vec<u8>> {
-        let picture = kept_picture(&self.folder, id)?;
-        picture.ok_or_else(|| {
-            let message =
-                format!("the picture of decision {id} was removed meanwhile; run it again");
-            fail(Exit::NoInput, message)
-        })
+    /// The picture of a decision; `None` if the journal has removed it meanwhile.
+    pub(super) fn picture(&self, id: DecisionId) -> anyhow::Result<Option<Vec<u8>>> {
+        Ok(kept_picture(&self.folder, id)?)
     }
 }
 
@@ -232,6 +230,17 @@ impl Discover {
         };
         let mut counts = QueryCounts::default();
         let waiting = self.waiting(&reader, &mut counts)?;
+        if 0 < counts.older {
+            // Before the work, since it may not be what was meant.
+            let choose = counts
+                .recorded
+                .map_or("", |_| "; --since and --until choose others");
+            let message = format!(
+                "of {} queries the last {QUERIES_MAX} are looked at{choose}",
+                waiting.len() + counts.older
+            );
+            output::error(&wrapped(&message, "note: "));
+        }
         let deployment =
             labelled_search::open(folder, self.model.clone(), Access::ReadOnly, engine)?;
         refuse_undecided(&deployment)?;
@@ -247,11 +256,12 @@ impl Discover {
             known: KnownRows::default(),
             enrolled: deployment.view().labels().into_iter().collect(),
             fitted_labels: 0,
+            known_unused: 0,
             folder: folder.to_owned(),
             rows_of_file: reader.vectors.as_ref().map_or(0, VectorTable::rows),
         };
         candidates.take_found(waiting, found)?;
-        candidates.take_gallery(&deployment)?;
+        candidates.take_gallery(&deployment, self.seed)?;
         Ok(candidates)
     }
 
@@ -282,6 +292,7 @@ impl Discover {
             },
             enrolled: Vec::new(),
             fitted_labels: 0,
+            known_unused: 0,
             folder: PathBuf::new(),
             rows_of_file: data.rows(),
         };
@@ -312,6 +323,9 @@ impl Discover {
                 candidates.enrolled.push(label.clone());
             }
         }
+        let known = &candidates.known.labels;
+        let used = KnownRows::used(known, self.seed).len();
+        candidates.known_unused = known.len().saturating_sub(used);
         candidates.counts.older = candidates.rows.len().saturating_sub(QUERIES_MAX);
         candidates.rows.drain(..candidates.counts.older);
         candidates.counts.searched = candidates.rows.len();
@@ -355,8 +369,8 @@ impl Candidates {
         }
     }
 
-    /// The gallery's items of labels that the model's head was not fitted to.
-    fn take_gallery(&mut self, deployment: &Deployment) -> anyhow::Result<()> {
+    /// Items of labels that the model's head was not fitted to, as many as are used. The others are not copied.
+    fn take_gallery(&mut self, deployment: &Deployment, seed: u64) -> anyhow::Result<()> {
         let model = &deployment.loaded().model;
         let head = model.head_record().map(HeadRecord::parse).transpose()?;
         let fitted = |label: &str| head.as_ref().is_some_and(|head| head.fitted_label(label));
@@ -367,9 +381,18 @@ impl Candidates {
         self.fitted_labels = self.enrolled.iter().filter(|label| fitted(label)).count();
         items.retain(|(head, _)| !fitted(&head.label));
         let numbers = numbered(items.iter().map(|(head, _)| head.label.as_str()));
-        for (head, vector) in &items {
+        let labels = items.iter();
+        let labels = labels.filter_map(|(head, _)| numbers.get(head.label.as_str()).copied());
+        let labels: Vec<u32> = labels.collect();
+        let used = KnownRows::used(&labels, seed);
+        self.known_unused = items.len().saturating_sub(used.len());
+        for row in used {
+            let item = items.get(row).zip(labels.get(row));
+            let Some(((_, vector), label)) = item else {
+                continue;
+            };
             self.known.vectors.extend_from_slice(vector);
-            self.known.labels.extend(numbers.get(head.label.as_str()));
+            self.known.labels.push(*label);
         }
         Ok(())
     }
@@ -392,3 +415,6 @@ fn refuse_undecided(deployment: &Deployment) -> anyhow::Result<()> {
     );
     Err(fail(exit, message))
 }
+
+#[cfg(test)]
+mod tests;
