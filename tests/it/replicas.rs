@@ -638,6 +638,25 @@ async fn beside(arguments: &[&str]) -> std::process::Output {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn of_several_deployments_replicas_are_asked_for_the_one_that_is_named() {
+    let ((_one, first), (_two, second)) = (copy_of_sample(), copy_of_sample());
+    let both = format!("shop={},other={}", first.display(), second.display());
+    let running = Running::start(Path::new(&both), &[]).await;
+    let url = format!("http://{}", running.address);
+    let list = ["audit", "list", "--servers", &url];
+    let refused = beside(&list).await;
+    let said = text(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(2), "{said}");
+    assert!(
+        said.contains("name one: other, shop") && said.contains(&url),
+        "{said}"
+    );
+    let named = beside(&[&list[..], &["--deployment", "other"]].concat()).await;
+    assert!(named.status.success(), "{}", text(&named.stderr));
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn servers_are_switched_together_or_not_at_all() {
     let (root, [first, second]) = copies(["first", "second"]);
     let writer = Running::start(&second, &[]).await;

@@ -2,8 +2,11 @@
 
 use std::cmp::Reverse;
 
+use anyhow::Context;
+
 use crate::cli::exit::{Exit, fail};
 use crate::cli::points::served_point::whole_id;
+use crate::cli::served_info::served_info;
 use crate::cli::server_address::ServerAddress;
 use matchpoint_client::proto::{
     Annotation, AnnotationOutcome, GetDecisionResponse, RecordedDecision,
@@ -48,15 +51,9 @@ impl Replicas {
         let mut servers = Vec::with_capacity(flags.servers.len().max(1));
         for address in &flags.servers {
             let client = server.of_another(address).connect().await?;
-            let info = client.server_info().await?;
-            let mut served = info.deployments.into_iter();
-            let served = served.find(|one| deployment.is_empty() || one.name == deployment);
-            let served = served.ok_or_else(|| {
-                fail(
-                    Exit::NoInput,
-                    format!("{address} does not serve `{deployment}`"),
-                )
-            })?;
+            let served = served_info(&client, deployment)
+                .await
+                .with_context(|| format!("at {address}"))?;
             servers.push(RecordingServer {
                 client,
                 journal: served.journal,

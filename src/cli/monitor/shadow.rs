@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::served_deployment::ServedDeploymentFlags;
 use crate::cli::exit::{Exit, fail};
-use crate::cli::output::{Output, percent, short};
+use crate::cli::output::{Output, items, percent, short};
 use crate::cli::switch::lead;
 use crate::deployment::{Folder, shadow_link};
 use matchpoint_client::proto::{GetShadowResponse, ShadowDisagreement, ShadowInfo, ShadowOutcome};
@@ -209,11 +209,11 @@ fn about(shadow: &ShadowInfo) -> String {
         point => point,
     };
     format!(
-        "candidate  {} {} ({}), {} items, {point}, {} of the queries\n",
+        "candidate  {} {} ({}), {}, {point}, {} of the queries\n",
         shadow.model_name,
         shadow.precision,
         short(&shadow.model_fingerprint),
-        shadow.gallery_items,
+        items(shadow.gallery_items),
         percent(shadow.share),
     )
 }

@@ -197,6 +197,14 @@ pub(crate) fn measured(rate: Option<&MeasuredRate>) -> String {
     )
 }
 
+/// A number of items, in words.
+pub(crate) fn items(number: u64) -> String {
+    match number {
+        1 => "1 item".to_owned(),
+        _ => format!("{number} items"),
+    }
+}
+
 /// The beginning of a fingerprint: enough to recognise it by.
 pub(crate) fn short(fingerprint: &str) -> &str {
     fingerprint.get(..12).unwrap_or(fingerprint)

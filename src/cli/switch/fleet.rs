@@ -9,7 +9,7 @@ use serde::Serialize;
 use tokio::task::JoinSet;
 
 use crate::cli::exit::{Exit, fail};
-use crate::cli::output::short;
+use crate::cli::output::{items, short};
 use crate::cli::served_info::served_info;
 use crate::cli::server_address::ServerAddress;
 use matchpoint_client::proto::{DeploymentInfo, ReloadDeploymentRequest, ReloadStep};
@@ -254,9 +254,9 @@ impl FleetSwitched {
                 point => point,
             };
             format!(
-                "  {}: {} items, {} {} ({}), {point}\n",
+                "  {}: {}, {} {} ({}), {point}\n",
                 one.server,
-                one.now.gallery_items,
+                items(one.now.gallery_items),
                 one.now.model_name,
                 one.now.precision,
                 short(&one.now.model_fingerprint)

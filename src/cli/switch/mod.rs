@@ -13,7 +13,7 @@ use serde::Serialize;
 use self::compared_items::ComparedItems;
 use self::fleet::{Fleet, FleetSwitched, STATE_MISMATCH};
 use crate::cli::exit::{Exit, fail};
-use crate::cli::output::{Output, short};
+use crate::cli::output::{Output, items, short};
 use crate::cli::served_info::served_info;
 use crate::cli::server_address::ServerAddress;
 use matchpoint_client::proto::DeploymentInfo;
@@ -293,9 +293,9 @@ fn text(switched: &Switched) -> String {
             point => point,
         };
         format!(
-            "  {name:<7} {}: {} items, {} {} ({}), {point}\n",
+            "  {name:<7} {}: {}, {} {} ({}), {point}\n",
             folder.display(),
-            served.gallery_items,
+            items(served.gallery_items),
             served.model_name,
             served.precision,
             short(&served.model_fingerprint)
