@@ -16,7 +16,7 @@ use super::canary_round::CanaryRound;
 use super::error::MonitorError;
 use super::watch::Monitor;
 use crate::clock::now_ms;
-use crate::files::{FileError, read_json, write_json};
+use crate::files::{FileError, read_json, read_list, write_json};
 use crate::journal::entry::SearchSource;
 use crate::telemetry;
 use matchpoint_calibration::decision::Decision;
@@ -25,6 +25,8 @@ use matchpoint_calibration::monitoring::drift::PromisedLimits;
 
 /// The file with the outcomes of the first round under an operating point.
 const OUTCOMES: &str = "outcomes.json";
+/// The number of operating points whose first outcomes are kept: those that decided first last. Some 100 bytes for each canary.
+const POINTS_MAX: usize = 10;
 
 /// The probability of a false alarm if nothing else is monitored.
 const ALARM_DELTA: f64 = 0.05;
@@ -240,18 +242,26 @@ fn changed(
 ) -> Result<Vec<String>, FileError> {
     let path = folder.join(OUTCOMES);
     let listed = digest_of(list)?;
-    let mut known: CanaryBaseline = read_json(&path)?.unwrap_or_default();
-    if known.operating_point != operating_point || known.list != listed {
-        let first = CanaryBaseline {
+    let damaged = "the first outcomes of canaries are damaged; this round becomes the first";
+    let mut all: Vec<CanaryBaseline> = read_list(&path, damaged);
+    // Those of replaced canaries are of no use any more.
+    all.retain(|one| one.list == listed);
+    let Some(known) = all
+        .iter_mut()
+        .find(|one| one.operating_point == operating_point)
+    else {
+        let surplus = (all.len() + 1).saturating_sub(POINTS_MAX);
+        all.drain(..surplus);
+        all.push(CanaryBaseline {
             operating_point: operating_point.to_owned(),
             list: listed,
             outcomes,
-        };
+        });
         // The folder of the list exists, but other folders may not exist yet.
         fs::create_dir_all(folder).map_err(|cause| FileError::io(folder, &cause))?;
-        write_json(&path, &first)?;
+        write_json(&path, &all)?;
         return Ok(Vec::new());
-    }
+    };
     let differs = |canary: &&Canary| {
         let key = canary.key();
         let (before, now) = (known.outcomes.get(&key), outcomes.get(&key));
@@ -265,7 +275,7 @@ fn changed(
         known.outcomes.entry(key).or_insert(outcome);
     }
     if before < known.outcomes.len() {
-        write_json(&path, &known)?;
+        write_json(&path, &all)?;
     }
     Ok(changed)
 }
@@ -346,7 +356,7 @@ mod tests {
     fn another_operating_point_begins_with_outcomes_of_its_own() {
         let folder = tempfile::tempdir().unwrap();
         let list = [canary("one", Among::All)];
-        let round = |point, decision| {
+        let round = |point: &str, decision| {
             changed(
                 folder.path(),
                 point,
@@ -358,5 +368,12 @@ mod tests {
         assert!(round("op-1", Decision::Accept).is_empty());
         assert!(round("op-2", Decision::Reject).is_empty());
         assert_eq!(round("op-2", Decision::Accept), ["one"]);
+        // Those of the first are not forgotten meanwhile.
+        assert_eq!(round("op-1", Decision::Reject), ["one"]);
+        for number in 3..POINTS_MAX + 3 {
+            assert!(round(&format!("op-{number}"), Decision::Accept).is_empty());
+        }
+        let kept: Vec<CanaryBaseline> = read_list(&folder.path().join(OUTCOMES), "");
+        assert_eq!(kept.len(), POINTS_MAX);
     }
 }
