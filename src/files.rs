@@ -121,13 +121,13 @@ pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, FileErro
 /// in the words of `damaged`.
 #[must_use]
 pub fn read_list<T: DeserializeOwned>(path: &Path, damaged: &str) -> Vec<T> {
-    let Ok(bytes) = read_file(path) else {
-        return Vec::new();
-    };
-    serde_json::from_slice(&bytes).unwrap_or_else(|error| {
-        tracing::error!(%error, path = %path.display(), "{damaged}");
-        Vec::new()
-    })
+    read_json(path).map_or_else(
+        |error| {
+            tracing::error!(%error, "{damaged}");
+            Vec::new()
+        },
+        Option::unwrap_or_default,
+    )
 }
 
 #[cfg(test)]

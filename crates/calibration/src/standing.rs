@@ -15,6 +15,8 @@ pub struct SearchedGallery {
     pub coverage: Option<Coverage>,
     /// Whether a search may miss items.
     pub approximate: bool,
+    /// Whether searches of its index miss more than was seen to be little when it was built.
+    pub hard_to_search: bool,
 }
 
 /// What an operating point still promises in today's gallery.
@@ -76,6 +78,7 @@ impl PromiseToday {
             items,
             coverage,
             approximate,
+            hard_to_search,
         } = today;
         // Searches that may miss items, which those of the calibration did not. What is missed cannot raise a score that
         // falls with a filter, and every other promise may end with it.
@@ -110,6 +113,8 @@ impl PromiseToday {
         let margin = adjustment.and_then(Adjustment::margin);
         let mates = coverage
             .filter(|coverage| margin.is_none() || coverage.added() == 0)
+            // In an index that misses much, one with further items may miss more.
+            .filter(|coverage| !hard_to_search || coverage.added() == 0)
             .filter(|_| !indexed_since);
         let unseen = content.review.map(|band| UnseenToday {
             target: band.unseen.target.frr(),
@@ -154,9 +159,10 @@ impl PromiseToday {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::operating_point::{OperatingPoint, PointPlan};
+    use crate::certify_frr::TargetFrr;
+    use crate::operating_point::{IndexMisses, OperatingPoint, PointPlan};
     use crate::policy::CalibrationTarget;
-    use crate::trials::{NonMatedSearch, StrangerOrigin, Trials};
+    use crate::trials::{MatedSearch, NonMatedSearch, StrangerOrigin, Top, Trials};
     use matchpoint_vector::Similarity;
 
     /// What an operating point promises in its own gallery, from 100 labels of strangers.
@@ -180,8 +186,53 @@ mod tests {
             items,
             coverage: Some(unchanged),
             approximate: false,
+            hard_to_search: false,
         };
         PromiseToday::of(point.content(), &today)
+    }
+
+    #[test]
+    fn an_frr_ends_where_an_index_misses_what_the_calibration_found() {
+        let mated = (0_u8..100).map(|i| MatedSearch {
+            label: format!("m{i}"),
+            probe: format!("q{i}"),
+            top: Similarity::new(0.5 + f32::from(i) / 250.0).map(|score| Top {
+                score,
+                label_matches: true,
+            }),
+        });
+        let trials = Trials::new(mated.collect(), Vec::new()).unwrap();
+        let target = CalibrationTarget::Frr(TargetFrr::new(0.1, 0.9).unwrap());
+        let bound = |checked, [approximate, hard_to_search]: [bool; 2], added| {
+            let plan = PointPlan {
+                index_check: checked,
+                ..PointPlan::small(target)
+            };
+            let point = OperatingPoint::calibrated(&trials, plan).unwrap();
+            let kept = point.content().binding.gallery_items;
+            let items = kept + added;
+            let coverage = Coverage {
+                calibrated: kept,
+                kept,
+                items,
+            };
+            let today = SearchedGallery {
+                items,
+                coverage: Some(coverage),
+                approximate,
+                hard_to_search,
+            };
+            PromiseToday::of(point.content(), &today).frr_bound
+        };
+        let checked = Some(IndexMisses {
+            sampled: 100,
+            missed: 1,
+        });
+        assert!(bound(None, [false, false], 0).is_some());
+        assert_eq!(bound(None, [true, false], 0), None);
+        assert!(bound(checked, [true, false], 1).is_some());
+        assert!(bound(checked, [true, true], 0).is_some());
+        assert_eq!(bound(checked, [true, true], 1), None);
     }
 
     #[test]

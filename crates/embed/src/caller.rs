@@ -4,7 +4,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 /// Whose turn it is in the queue: callers take turns, and so do the connections of each of them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct ClientId {
     /// The number of somebody who is known by name or, if nobody is, of an address.
     pub caller: u64,

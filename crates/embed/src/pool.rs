@@ -177,7 +177,7 @@ impl WorkerPool {
         let (now, wait) = (Instant::now(), self.wait(caller.client, kind));
         let durations = &self.crew.tally.durations;
         if let Some(delays) = self.delays.as_ref().filter(|_| caller.prompt)
-            && !delays.accepts(caller.client.caller, wait, durations.cost(kind), now)
+            && !delays.accepts(caller.client, wait, durations.cost(kind), now)
         {
             let retry_after = self.retry_after(wait, now);
             return Err(PoolError::Delayed { wait, retry_after });

@@ -71,7 +71,7 @@ impl<T: Queued> QueueState<T> {
     fn displace_for(&mut self, client: ClientId, job: &T) -> Option<T> {
         let mut displaced = self.waiting.displace(client);
         if displaced.is_none() && client != ClientId::BACKGROUND && !job.is_expensive() {
-            displaced = self.waiting.displace_expensive();
+            displaced = self.waiting.displace_expensive(client);
         }
         self.len -= usize::from(displaced.is_some());
         displaced
@@ -262,6 +262,16 @@ mod tests {
         queue.ahead(client(7), 1_000, |_| ahead += 1);
         assert_eq!(ahead, 1, "what is expensive is due later");
         assert_eq!(queue.pop(), Some((6, 0)));
+    }
+
+    #[test]
+    fn a_flood_of_cheap_jobs_leaves_another_its_only_expensive_one() {
+        let queue = Queue::new(4, 2);
+        for number in 0..4 {
+            assert_eq!(push(&queue, 1, number), Pushed::Waits);
+        }
+        assert_eq!(push(&queue, 2, DEAR), Pushed::InsteadOf((1, 3)));
+        assert_eq!(push(&queue, 1, 4), Pushed::Full((1, 4)));
     }
 
     #[test]

@@ -1,33 +1,36 @@
-//! Whether the delay of a caller's jobs stands, so that more of them are refused.
+//! Whether the delay of a client's jobs stands, so that more of them are refused.
 //!
 //! A burst may wait, because it drains. A delay that stands does not: what is accepted then waits as long as all the
-//! rest, and not one job more is done. So a caller whose new jobs would have waited beyond a target throughout an
-//! interval is refused those that would, until there was nothing to refuse throughout another interval. What is
-//! below the target is accepted all the time, so that the workers never run dry. This is the rule of `CoDel`
-//! (RFC 8289), with waiting times that are estimated when a job arrives, and for each caller on its own.
+//! rest, and not one job more is done. So a client whose new jobs would have waited beyond a target throughout an
+//! interval is refused those that would, until one comes that need not wait at all, or until there was nothing to
+//! refuse throughout another interval. What is below the target is accepted all the time, so that the workers never
+//! run dry. This is the rule of `CoDel` (RFC 8289), with waiting times that are estimated when a job arrives, and for
+//! each client on its own: of one caller's connections one may send more than is done, and another not.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::caller::ClientId;
+
 /// The interval, as a multiple of how long a job may wait. RFC 8289 recommends a target of 5 to 10 % of the interval.
 const INTERVAL: u32 = 10;
 
-/// The delays of all callers that have one.
+/// The delays of all clients that have one.
 #[derive(Debug)]
 pub(super) struct StandingDelays {
     /// How long a job may always wait.
     target: Duration,
-    of: Mutex<HashMap<u64, StandingDelay>>,
+    of: Mutex<HashMap<ClientId, StandingDelay>>,
 }
 
-/// A caller's delay beyond the target.
+/// A client's delay beyond the target.
 #[derive(Clone, Copy, Debug)]
 struct StandingDelay {
     /// When the first of its jobs came that would wait beyond the target.
     since: Instant,
-    /// When the latest such job came.
-    latest: Instant,
+    /// When it is over, if no further such job comes.
+    until: Instant,
 }
 
 impl StandingDelays {
@@ -38,33 +41,40 @@ impl StandingDelays {
         }
     }
 
-    /// Whether a job of a caller that would wait so long is accepted now. A job may wait for twice its own
+    /// Whether a job of a client that would wait so long is accepted now. A job may wait for twice its own
     /// duration in any case, because a queue of slow jobs is not long before it holds two.
-    pub(super) fn accepts(&self, caller: u64, wait: Duration, own: Duration, now: Instant) -> bool {
+    pub(super) fn accepts(
+        &self,
+        client: ClientId,
+        wait: Duration,
+        own: Duration,
+        now: Instant,
+    ) -> bool {
         let limit = self.target.max(2 * own);
         let interval = limit * INTERVAL;
-        let lasted = |from: Instant| interval <= now.saturating_duration_since(from);
+        let stands = |delay: &StandingDelay| interval <= now.saturating_duration_since(delay.since);
         let mut of = self.of.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = of.get_mut(&caller).filter(|delay| !lasted(delay.latest));
+        let known = of.get_mut(&client).filter(|delay| now < delay.until);
         let is_beyond = limit < wait;
         match known {
             Some(delay) if is_beyond => {
-                delay.latest = now;
-                !lasted(delay.since)
+                delay.until = now + interval;
+                !stands(delay)
             }
             Some(delay) => {
-                if wait <= self.target && !lasted(delay.since) {
-                    of.remove(&caller);
+                // With nothing before it, whatever stood is done.
+                if wait.is_zero() || (wait <= self.target && !stands(delay)) {
+                    of.remove(&client);
                 }
                 true
             }
             None if is_beyond => {
-                of.retain(|_, delay| !lasted(delay.latest));
+                of.retain(|_, delay| now < delay.until);
                 let delay = StandingDelay {
                     since: now,
-                    latest: now,
+                    until: now + interval,
                 };
-                of.insert(caller, delay);
+                of.insert(client, delay);
                 true
             }
             None => true,
@@ -108,7 +118,7 @@ mod tests {
             let wait = self.queued / 2.0;
             let waits = Duration::from_secs_f64(wait / 1e3);
             let is_full = 64.0 * 5.0 <= self.queued;
-            let accepted = !is_full && self.delays.accepts(1, waits, 5 * MS, self.now);
+            let accepted = !is_full && self.delays.accepts(client(1), waits, 5 * MS, self.now);
             if accepted {
                 self.queued += 5.0;
                 self.waits.push(wait);
@@ -177,33 +187,59 @@ mod tests {
     }
 
     #[test]
-    fn bursts_are_accepted_again_an_interval_after_the_last_refusal() {
+    fn bursts_are_accepted_again_once_the_queue_has_drained() {
+        let at_once = |queue: &mut Simulated| (0..64).filter(|_| queue.ask()).count();
         let mut queue = Simulated::new();
         queue.offer(800.0, 3.0, 1);
         assert!(0 < queue.refused);
-        queue.pass(400.0);
-        let at_once = |queue: &mut Simulated| (0..64).filter(|_| queue.ask()).count();
+        queue.pass(20.0);
         assert!(at_once(&mut queue) < 30);
-        queue.pass(1_000.0);
+        queue.pass(100.0);
         assert_eq!(at_once(&mut queue), 64);
     }
 
     #[test]
-    fn the_delay_of_one_caller_is_not_that_of_another() {
+    fn bursts_below_the_capacity_are_not_refused_for_ever_after_an_overload() {
+        let mut queue = Simulated::new();
+        queue.offer(1_600.0, 1.0, 1);
+        queue.refused = 0;
+        for _ in 0..50 {
+            queue.pass(400.0);
+            for _ in 0..30 {
+                queue.ask();
+            }
+        }
+        assert_eq!(queue.refused, 0);
+    }
+
+    #[test]
+    fn the_delay_of_one_client_is_not_that_of_another() {
         let delays = StandingDelays::beyond(50 * MS);
         let start = Instant::now();
         for passed in 0..10 {
             let now = start + passed * 100 * MS;
-            assert_eq!(delays.accepts(1, 80 * MS, 5 * MS, now), passed < 5);
+            assert_eq!(delays.accepts(client(1), 80 * MS, 5 * MS, now), passed < 5);
+            // Another connection of the same caller.
+            assert!(delays.accepts(client(2), 40 * MS, 5 * MS, now));
         }
         let now = start + 950 * MS;
-        assert!(!delays.accepts(1, 80 * MS, 5 * MS, now));
-        assert!(delays.accepts(1, 80 * MS, 40 * MS, now), "slow jobs");
-        assert!(!delays.accepts(1, 81 * MS, 5 * MS, now));
-        assert!(delays.accepts(1, 50 * MS, 5 * MS, now));
-        assert!(delays.accepts(2, 80 * MS, 5 * MS, now));
+        assert!(!delays.accepts(client(1), 80 * MS, 5 * MS, now));
+        assert!(
+            delays.accepts(client(1), 80 * MS, 40 * MS, now),
+            "slow jobs"
+        );
+        assert!(!delays.accepts(client(1), 81 * MS, 5 * MS, now));
+        assert!(delays.accepts(client(1), 50 * MS, 5 * MS, now));
+        assert!(delays.accepts(client(2), 80 * MS, 5 * MS, now));
         // What is over is forgotten.
-        assert!(delays.accepts(3, 80 * MS, 5 * MS, now + 5000 * MS));
+        assert!(delays.accepts(client(3), 80 * MS, 5 * MS, now + 5000 * MS));
         assert_eq!(delays.of.lock().unwrap().len(), 1);
+    }
+
+    fn client(connection: u64) -> ClientId {
+        ClientId {
+            caller: 1,
+            connection,
+        }
     }
 }

@@ -261,9 +261,19 @@ impl<T: Queued> TurnOrder<T> {
         longer.then(|| own.take_newest(|_| true))?
     }
 
-    /// Removes the newest expensive job of a caller, to make room for one that is not expensive.
-    pub(super) fn displace_expensive(&mut self) -> Option<T> {
-        self.callers.take_newest(Queued::is_expensive)
+    /// Removes the newest expensive job to make room for one of this client that is not expensive: of its own caller,
+    /// or of one that has as many jobs as that would have.
+    pub(super) fn displace_expensive(&mut self, client: ClientId) -> Option<T> {
+        let own = self.callers.find(client.caller);
+        let own = own.map_or(0, |one| one.jobs.len());
+        let callers = self.callers.of.iter_mut();
+        let callers = callers.filter(|one| own < one.jobs.len() || one.id == client.caller);
+        let mut callers: Vec<_> = callers.collect();
+        callers.sort_by_key(|one| one.jobs.len());
+        let mut longest = callers.into_iter().rev();
+        let newest = longest.find_map(|one| one.jobs.take_newest(Queued::is_expensive));
+        self.callers.forget_empty::<T>();
+        newest
     }
 
     /// Calls `show` with each job that would run before a new job of this client with this cost: those of its

@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use super::searches::{Gathered, LabelledQuery, checks_index};
 use crate::deployment::search::answer::Probed;
-use crate::deployment::search::deciding::PROBE_HITS;
+use crate::deployment::search::deciding::{DECIDING_WIDTH, PROBE_HITS};
 use crate::deployment::search::worker::{index_misses, left_out};
 use crate::deployment::{Deployment, DeploymentError, Hit, Timings};
 use matchpoint_gallery::item::ItemHead;
@@ -128,7 +128,7 @@ fn as_query(
     check_index: bool,
 ) -> Result<Probed, DeploymentError> {
     let embedding = Embedding::normalise(vector.to_vec())?;
-    let probe = Probe::nearest(PROBE_HITS + 1);
+    let probe = Probe::nearest(DECIDING_WIDTH + 1);
     let mut hits = view.nearest(&embedding, &probe)?;
     let index_missed = if check_index {
         index_misses(view, &embedding, &hits)?

@@ -53,6 +53,9 @@ pub(in crate::deployment) fn searched_gallery(
         items: gallery.len() as u64,
         coverage,
         approximate: gallery.is_approximate(),
+        hard_to_search: gallery
+            .search_breadth()
+            .is_some_and(|breadth| !breadth.suffices()),
     }
 }
 

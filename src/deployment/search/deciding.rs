@@ -9,6 +9,10 @@ use matchpoint_vector::{Embedding, Similarity};
 /// The number of items that a labelled query asks for, as Recall@5 needs.
 pub(in crate::deployment) const PROBE_HITS: usize = 5;
 
+/// The number of items that a search which decides looks for, in calibrations and in service. A search of the index for
+/// more of them is a wider one, and one for the default number of matches is not.
+pub(in crate::deployment) const DECIDING_WIDTH: usize = 16;
+
 /// The query of a search, with the gallery and the options.
 pub(in crate::deployment) struct Searched<'a> {
     pub(in crate::deployment) view: &'a GalleryView,
@@ -61,22 +65,21 @@ pub(in crate::deployment) fn best_of_another(
     label: &str,
     without_label: Option<&str>,
 ) -> Result<Option<Similarity>, DeploymentError> {
-    let nearest = Probe {
-        exact: true,
-        without_label,
-        ..Probe::nearest(PROBE_HITS)
+    let Some(left_out) = without_label.filter(|left_out| *left_out != label) else {
+        let others = Probe {
+            without_label: Some(label),
+            ..Probe::nearest(1)
+        };
+        let hits = view.nearest(embedding, &others)?;
+        return Ok(hits.first().map(|hit| hit.score));
     };
+    // Of two labels that are left out, the search leaves out one, and the better of two other labels is not the other.
     let by_label = Probe {
-        k: 2,
+        without_label: Some(left_out),
         one_per_label: true,
-        ..nearest
+        ..Probe::nearest(2)
     };
-    for probe in [nearest, by_label] {
-        let hits = view.nearest(embedding, &probe)?;
-        let other = hits.iter().find(|hit| hit.item.label != label);
-        if let Some(other) = other {
-            return Ok(Some(other.score));
-        }
-    }
-    Ok(None)
+    let hits = view.nearest(embedding, &by_label)?;
+    let other = hits.iter().find(|hit| hit.item.label != label);
+    Ok(other.map(|hit| hit.score))
 }

@@ -7,7 +7,7 @@ use std::time::Instant;
 use sha2::{Digest, Sha256};
 
 use super::answer::{EmbeddedOriginal, OthersFound, Probed};
-use super::deciding::{Deciding, PROBE_HITS, best_of_another, deciding};
+use super::deciding::{DECIDING_WIDTH, Deciding, PROBE_HITS, best_of_another, deciding};
 use super::request::{Hit, ImageAt, ProbeRequest, Query, SearchOptions, Timings, read_image};
 use crate::deployment::DeploymentError;
 use crate::deployment::points::active::{ActivePoint, JudgedScore};
@@ -125,8 +125,11 @@ pub(in crate::deployment) fn search_view(
     timings: &mut Timings,
 ) -> Result<(Vec<Hit>, Option<Deciding>), DeploymentError> {
     let started = Instant::now();
+    let some_only = options.filter.is_some() || options.without_label.is_some();
+    let plain = !(some_only || options.exact || options.ef.is_some() || options.one_per_label);
+    let width = if plain { DECIDING_WIDTH } else { PROBE_HITS };
     let probe = Probe {
-        k: options.limit.max(PROBE_HITS),
+        k: options.limit.max(width),
         exact: options.exact,
         without_label: options.without_label.as_deref(),
         filter: options.filter.as_ref(),
@@ -134,17 +137,13 @@ pub(in crate::deployment) fn search_view(
         ef: options.ef,
     };
     let mut hits = view.nearest(embedding, &probe)?;
-    let wider = options.exact
-        || options.ef.is_some()
-        || options.one_per_label
-        || (PROBE_HITS < options.limit && view.is_approximate());
+    let wider = DECIDING_WIDTH < options.limit && view.is_approximate();
     // A label that is left out means that every item is compared. What a filter allows is searched as asked for: a wider
     // search is nearer to the exact one, by which strangers were counted.
-    let some_only = options.filter.is_some() || options.without_label.is_some();
-    let deciding = if some_only || !wider {
+    let deciding = if some_only || (plain && !wider) {
         deciding(&hits)
     } else {
-        let probe = Probe::nearest(PROBE_HITS);
+        let probe = Probe::nearest(DECIDING_WIDTH);
         deciding(&view.nearest(embedding, &probe)?)
     };
     hits.truncate(options.limit);
