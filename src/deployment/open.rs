@@ -34,6 +34,8 @@ use matchpoint_gallery::{Access, Gallery};
 pub struct Deployment {
     pub(super) name: String,
     pub(super) folder: Mutex<Folder>,
+    /// Held as long as the active operating point is being changed.
+    pub(super) activations: Mutex<()>,
     pub(super) loaded: LoadedModel,
     pub(super) limits: ImageLimits,
     pub(super) gallery: Arc<Gallery>,
@@ -189,9 +191,8 @@ impl Deployment {
         let writer = writes
             .then(|| ChangeWriter::start(Arc::clone(&gallery), Arc::clone(&monitor), link))
             .transpose()?;
-        let folder_watch = writer
-            .is_none()
-            .then(|| Arc::new(FolderWatch::new(&name, &folder, &gallery)));
+        let watched = || Arc::new(FolderWatch::new(&name, &folder, &gallery));
+        let folder_watch = writer.is_none().then(watched);
         let deployment = Self {
             name,
             folder_watch,
@@ -208,6 +209,7 @@ impl Deployment {
             open: watch::Sender::new(()),
             gallery,
             folder: Mutex::new(folder),
+            activations: Mutex::new(()),
         };
         deployment.load_active_point();
         Ok(deployment)

@@ -127,6 +127,9 @@ pub(super) const ADD_POINT_FILE: &str = "INSERT INTO matchpoint.point_file VALUE
 pub(super) const CHOOSE_POINT: &str = "UPDATE matchpoint.deployment SET operating_point = $2 \
     WHERE name = $1";
 
+pub(super) const CHOOSE_FIRST_POINT: &str = "UPDATE matchpoint.deployment SET operating_point = $2 \
+    WHERE name = $1 AND operating_point IS NULL";
+
 pub(super) const POINT_FILES: &str = "SELECT kind, bytes FROM matchpoint.point_file \
     WHERE deployment = $1 AND operating_point = $2 ORDER BY kind";
 

@@ -152,7 +152,8 @@ impl SharedStore {
             }
             add_generation(&transaction, &gallery.deployment, generation, count).await?;
             if let Some(point) = point {
-                choose_point(&transaction, &gallery.deployment, point).await?;
+                let name = &gallery.deployment;
+                choose_point(&transaction, name, point, schema::CHOOSE_POINT).await?;
             }
             Ok(transaction.commit().await.map(|()| true)?)
         })
@@ -281,7 +282,20 @@ impl SharedStore {
         self.connection.run(PAGE_MAX, async |client| {
             let transaction = client.transaction().await?;
             lock(&transaction, name, writer, mine).await?;
-            choose_point(&transaction, name, point).await?;
+            choose_point(&transaction, name, point, schema::CHOOSE_POINT).await?;
+            Ok(transaction.commit().await?)
+        })
+    }
+
+    /// Chooses the operating point that decides if none was ever chosen, as filling does, which needs no lease.
+    ///
+    /// # Errors
+    /// Returns an error if the store fails, in which case it is not known whether it was chosen.
+    pub fn choose_first(&mut self, point: &SharedPoint) -> Result<(), RemoteError> {
+        let name = self.gallery.deployment.as_str();
+        self.connection.run(PAGE_MAX, async |client| {
+            let transaction = client.transaction().await?;
+            choose_point(&transaction, name, point, schema::CHOOSE_FIRST_POINT).await?;
             Ok(transaction.commit().await?)
         })
     }

@@ -68,13 +68,14 @@ pub(super) async fn choose_point(
     transaction: &Transaction<'_>,
     deployment: &str,
     point: &SharedPoint,
+    choose: &str,
 ) -> Result<(), Failed> {
     for file in &point.files {
         let given: [&(dyn ToSql + Sync); 4] = [&deployment, &point.id, &file.kind, &file.bytes];
         transaction.execute(schema::ADD_POINT_FILE, &given).await?;
     }
     let given: [&(dyn ToSql + Sync); 2] = [&deployment, &point.id];
-    transaction.execute(schema::CHOOSE_POINT, &given).await?;
+    transaction.execute(choose, &given).await?;
     Ok(())
 }
 

@@ -34,7 +34,7 @@ impl Deployment {
         writer.map_or(Ok(()), ChangeWriter::hold)?;
         let held = HeldChanges(writer);
         // An activation that began before has this lock, and ends first.
-        drop(self.lock_folder());
+        drop(self.lock_activations());
         Ok(held)
     }
 

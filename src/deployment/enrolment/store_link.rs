@@ -79,12 +79,23 @@ impl StoreLink {
         if theirs != Some(here.digest) {
             return Err(diverged(here, theirs).into());
         }
-        // Another server may have filled it meanwhile.
+        let latest = store.latest()?;
+        if latest.is_some_and(|latest| latest.operating_point.is_none())
+            && let Some(id) = folder.record().active_operating_point.as_deref()
+        {
+            store.choose_first(&folder.shared_point(id)?)?;
+            tracing::info!(
+                deployment,
+                operating_point = id,
+                "the store has no operating point, and gets that of the folder"
+            );
+        }
+        // Another server may have filled it meanwhile, or chosen.
         if let Some(id) = store.latest()?.and_then(|latest| latest.operating_point)
             && folder.record().active_operating_point.as_ref() != Some(&id)
         {
             folder.add_shared_point(&store.point(&id)?)?;
-            folder.activate(&id, None)?;
+            folder.activate_shared(&id)?;
             tracing::info!(
                 deployment,
                 operating_point = id,
@@ -196,12 +207,11 @@ impl StoreLink {
             }
         }
         if let Some(id) = operating_point.filter(|id| self.standing.lacks_point(id)) {
+            // Also if it cannot be fetched: what decides here is not what the store has.
+            self.standing.is_behind();
             self.standing.wait_for(self.store.point(&id)?);
         }
-        match self.standing.waiting_point() {
-            None => self.standing.is_in_step(),
-            Some(_) => self.standing.is_behind(),
-        }
+        self.standing.has_all_items();
         Ok(())
     }
 
@@ -229,7 +239,9 @@ impl StoreLink {
             Some(fence) => fence,
             None => self.take_over(here)?,
         };
-        Ok(self.store.choose(fence, point)?)
+        self.store.choose(fence, point)?;
+        self.standing.waits_no_more();
+        Ok(())
     }
 
     /// Makes a change in the store, where it is kept when this returns; `None` if there was nothing to remove. The
@@ -313,7 +325,7 @@ impl StoreLink {
             return Ok(());
         };
         compared(&here.gallery, generation).inspect_err(|error| self.stop(error))?;
-        self.standing.is_in_step();
+        self.standing.has_all_items();
         Ok(())
     }
 

@@ -67,6 +67,16 @@ impl StoreStanding {
         self.chosen().waiting.clone()
     }
 
+    /// The store has another operating point in place of the one that waits, which was chosen before.
+    pub(super) fn waits_no_more(&self) {
+        self.chosen().waiting = None;
+    }
+
+    /// No operating point decides here, so that whichever the store has, it is another.
+    pub(in crate::deployment) fn decides_by_nothing(&self) {
+        self.chosen().here = None;
+    }
+
     /// From now on this operating point decides here.
     pub(in crate::deployment) fn decides_by(&self, id: &str) {
         let mut chosen = self.chosen();
@@ -74,7 +84,11 @@ impl StoreStanding {
         chosen.waiting = chosen.waiting.take().filter(|point| point.id != id);
     }
 
-    pub(super) fn is_in_step(&self) {
+    /// All items are here. As long as an operating point waits, that is not all.
+    pub(super) fn has_all_items(&self) {
+        if self.waiting_point().is_some() {
+            return self.is_behind();
+        }
         let mut seen = self.seen();
         (seen.in_step, seen.behind) = (Instant::now(), None);
     }
@@ -138,15 +152,51 @@ mod tests {
         assert!(standing.is_too_late());
         standing.is_behind();
         assert_eq!(standing.seen().behind, since, "the first time counts");
-        standing.is_in_step();
+        standing.has_all_items();
         assert!(!standing.is_too_late());
+    }
+
+    #[test]
+    fn a_server_at_which_the_store_s_point_cannot_decide_is_late_until_another_one_does() {
+        let point = |id: &str| SharedPoint {
+            id: id.to_owned(),
+            files: Vec::new(),
+        };
+        let standing = StoreStanding::new(Duration::ZERO, Some("op-1".to_owned()));
+        assert!(standing.lacks_point("op-2"));
+        standing.wait_for(point("op-2"));
+        standing.has_all_items();
+        assert!(
+            standing.seen().behind.is_some(),
+            "the items are not all that it lacks"
+        );
+        // The second one cannot decide here, and then the first one is chosen again.
+        standing.decides_by_nothing();
+        assert!(standing.lacks_point("op-1"));
+        standing.wait_for(point("op-1"));
+        assert_eq!(standing.waiting_point().unwrap().id, "op-1");
+        standing.decides_by("op-1");
+        standing.has_all_items();
+        assert_eq!(standing.seen().behind, None);
+    }
+
+    #[test]
+    fn what_is_chosen_here_is_not_replaced_by_what_waited() {
+        let standing = StoreStanding::new(Duration::ZERO, Some("op-1".to_owned()));
+        standing.wait_for(SharedPoint {
+            id: "op-2".to_owned(),
+            files: Vec::new(),
+        });
+        standing.waits_no_more();
+        standing.decides_by("op-3");
+        assert_eq!(standing.waiting_point(), None);
     }
 
     #[test]
     fn what_is_apart_stays_apart() {
         let standing = StoreStanding::new(Duration::from_secs(5), None);
         assert!(standing.stop("one digest is another".to_owned()));
-        standing.is_in_step();
+        standing.has_all_items();
         assert!(!standing.stop("something else".to_owned()));
         assert_eq!(standing.stopped(), Some("one digest is another"));
     }

@@ -6,7 +6,7 @@ pub(super) mod promise_today;
 mod shared_point;
 pub(super) mod state;
 
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::deployment::enrolment::maintenance::Maintenance;
@@ -127,17 +127,29 @@ impl Deployment {
     /// etag is out of date, or if the disk fails.
     pub fn activate(&self, id: &str, etag: Option<&str>) -> Result<Activation, DeploymentError> {
         self.writer()?;
-        let mut folder = self.lock_folder();
+        let _alone = self.lock_activations();
+        let folder = self.folder();
         self.check_undamaged(&folder)?;
         self.check_not_held()?;
         let point = folder.operating_point(id)?;
         point.check_binding(&self.binding())?;
         folder.check_etag(etag)?;
         self.share_point(&folder, id)?;
-        self.decide_by(&mut folder, point, etag)
+        let mut folder = self.lock_folder();
+        let adjuster = folder.adjuster(&point)?;
+        let previous = folder.record().active_operating_point.clone();
+        folder.activate(point.id(), etag)?;
+        Ok(self.now_decides(&folder, point, adjuster, previous))
     }
 
-    /// Chooses an operating point in the store, if there is one, before it is activated here.
+    /// Nobody else changes the active operating point as long as this is held. The folder itself is locked only
+    /// while it is written: whoever asks for its record does not wait for the store.
+    pub(in crate::deployment) fn lock_activations(&self) -> MutexGuard<'_, ()> {
+        let lock = self.activations.lock();
+        lock.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Chooses an operating point in the store, if there is one, before it is activated here. Waits for the store.
     fn share_point(&self, folder: &Folder, id: &str) -> Result<(), DeploymentError> {
         match self.writer()?.standing() {
             Some(_) => self.writer()?.choose(folder.shared_point(id)?),
@@ -151,28 +163,33 @@ impl Deployment {
     /// # Errors
     /// Returns an error if it does not fit the deployment, or if the disk fails.
     pub fn follow_point(&self) -> Result<(), DeploymentError> {
-        let Some(shared) = self.standing().and_then(StoreStanding::waiting_point) else {
+        let _alone = self.lock_activations();
+        let Some(standing) = self.standing() else {
             return Ok(());
         };
-        let mut folder = self.lock_folder();
-        let followed = self.follow_shared(&mut folder, &shared);
+        let Some(shared) = standing.waiting_point() else {
+            return Ok(());
+        };
+        let followed = self.follow_shared(&shared);
         if let Err(error) = &followed {
             let problem = format!("the store's operating point {}: {error}", shared.id);
             let unreadable = ActivePoint::Unreadable(problem);
             self.active_point.store(Arc::new(unreadable));
+            standing.decides_by_nothing();
         }
-        followed.map(drop)
+        followed
     }
 
-    fn follow_shared(
-        &self,
-        folder: &mut Folder,
-        shared: &SharedPoint,
-    ) -> Result<(), DeploymentError> {
-        self.check_undamaged(folder)?;
+    fn follow_shared(&self, shared: &SharedPoint) -> Result<(), DeploymentError> {
+        let folder = self.folder();
+        self.check_undamaged(&folder)?;
         let point = folder.add_shared_point(shared)?;
         point.check_binding(&self.binding())?;
-        let activation = self.decide_by(folder, point, None)?;
+        let adjuster = folder.adjuster(&point)?;
+        let mut folder = self.lock_folder();
+        let previous = folder.record().active_operating_point.clone();
+        folder.activate_shared(&shared.id)?;
+        let activation = self.now_decides(&folder, point, adjuster, previous);
         tracing::info!(
             deployment = self.name,
             operating_point = activation.point.id(),
@@ -195,7 +212,8 @@ impl Deployment {
     /// fails.
     pub fn roll_back(&self, etag: Option<&str>) -> Result<Activation, DeploymentError> {
         self.writer()?;
-        let mut folder = self.lock_folder();
+        let _alone = self.lock_activations();
+        let folder = self.folder();
         self.check_undamaged(&folder)?;
         self.check_not_held()?;
         let earlier = folder.record().history.last();
@@ -206,23 +224,12 @@ impl Deployment {
         let previous = folder.record().active_operating_point.clone();
         folder.check_etag(etag)?;
         self.share_point(&folder, point.id())?;
+        let mut folder = self.lock_folder();
         folder.roll_back(etag)?;
         Ok(self.now_decides(&folder, point, adjuster, previous))
     }
 
-    /// Changes the record and the active operating point under one lock, so that they cannot differ.
-    fn decide_by(
-        &self,
-        folder: &mut Folder,
-        point: OperatingPoint,
-        etag: Option<&str>,
-    ) -> Result<Activation, DeploymentError> {
-        let adjuster = folder.adjuster(&point)?;
-        let previous = folder.record().active_operating_point.clone();
-        folder.activate(point.id(), etag)?;
-        Ok(self.now_decides(folder, point, adjuster, previous))
-    }
-
+    /// What follows from a change of the record, under the same lock, so that the two cannot differ.
     fn now_decides(
         &self,
         folder: &Folder,
@@ -264,6 +271,11 @@ impl Deployment {
             },
             Err(error) => ActivePoint::Unreadable(error.to_string()),
         };
+        if active.valid().is_none()
+            && let Some(standing) = self.standing()
+        {
+            standing.decides_by_nothing();
+        }
         self.active_point.store(Arc::new(active));
         self.hold_back();
     }
@@ -298,6 +310,10 @@ impl Deployment {
 
     /// Nothing decides again until a damaged deployment has been opened anew, whichever point is chosen.
     fn check_undamaged(&self, folder: &Folder) -> Result<(), DeploymentError> {
+        if let Some(reason) = self.standing().and_then(StoreStanding::stopped) {
+            let reason = reason.to_owned();
+            return Err(DeploymentError::StoreStopped { reason });
+        }
         self.damage().map_or(Ok(()), |damage| {
             Err(DeploymentError::Damaged {
                 path: folder.gallery_file(),

@@ -81,6 +81,21 @@ impl Folder {
         Ok(point)
     }
 
+    /// Makes the operating point that another server has chosen the active one. If it was active before the present
+    /// one, this is taken back, so that no later rollback activates what was withdrawn.
+    ///
+    /// # Errors
+    /// Returns an error if there is no such operating point, or if the disk fails.
+    pub(in crate::deployment) fn activate_shared(
+        &mut self,
+        id: &str,
+    ) -> Result<(), DeploymentError> {
+        if self.record().history.last().is_some_and(|last| last == id) {
+            return self.roll_back(None).map(drop);
+        }
+        self.activate(id, None)
+    }
+
     /// What an operating point consists of, and where each part is; itself last.
     fn files_of(&self, point: &OperatingPoint) -> Vec<(&'static str, PathBuf)> {
         let (id, content) = (point.id(), point.content());

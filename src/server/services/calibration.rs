@@ -285,7 +285,9 @@ impl CalibrationJob {
             if !registry.loaded()?.serves(&deployment) {
                 return Err(replaced(point.id()));
             }
-            let now = deployment.activate(point.id(), Some(&self.etag));
+            // It may wait for a store, and so leaves this thread to others.
+            let now =
+                tokio::task::block_in_place(|| deployment.activate(point.id(), Some(&self.etag)));
             let now = now.map_err(|error| from_error(&error))?;
             changed(
                 registry.identity(),
