@@ -79,7 +79,8 @@ class Postgres:
 
     def tool(self, name: str, *arguments: str | Path) -> str:
         command = [POSTGRES / name, *arguments]
-        ended = subprocess.run(command, capture_output=True, text=True, cwd="/", **self.user)
+        env = {**os.environ, "PGOPTIONS": "-c statement_timeout=0"}
+        ended = subprocess.run(command, capture_output=True, text=True, cwd="/", env=env, **self.user)
         if ended.returncode:
             sys.exit(f"test_store.py: {name}: {ended.stderr}")
         return ended.stdout
@@ -330,6 +331,7 @@ def check_equal(servers: list[Server], store: Postgres, what: str) -> None:
 def check_followers(one: Server, two: Server, store: Postgres) -> None:
     one.calls.enrol("odd", 1, 7, **{'a.b[0]"': "\0 and more", "empty": ""})
     one.calls.enrol("odd", 2, 7, **{'a.b[0]"': "\0 and more"})
+    one.calls.enrol("new", LABELS, 7)
     one.calls.enrol("gone", 3, 7)
     one.calls.remove("gone")
     check_equal([one, two], store, "enrolled, replaced, removed")
@@ -400,6 +402,37 @@ def check_first_point(server: Server, store: Postgres, url: str) -> None:
     server.start("--store", url)
     check(before != "" and store.sql(chosen) == before, "a store without a point gets that of the folder")
     check(store.sql("SELECT count(*) FROM matchpoint.point_file") != "0", "with its files")
+
+
+def check_no_standby(one: Server, two: Server, store: Postgres) -> None:
+    def standbys(names: str) -> None:
+        store.sql(f"ALTER SYSTEM SET synchronous_standby_names = '{names}'", "postgres")
+        store.sql("SELECT pg_reload_conf()", "postgres")
+
+    ended = threading.Event()
+
+    def cancel() -> None:
+        while not ended.wait(0.2):
+            store.sql("SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'")
+
+    standbys("nobody")
+    time.sleep(1.0)
+    # The user's statement_timeout is a second.
+    said = {refusal_of(lambda: one.calls.enrol("on one disk", 1, 1)).split(":")[0] for _ in range(2)}
+    cancelling = threading.Thread(target=cancel)
+    cancelling.start()
+    begun = time.monotonic()
+    while time.monotonic() < begun + 5.0:
+        said.add(refusal_of(lambda: one.calls.enrol("on one disk", 1, 1)).split(":")[0])
+        time.sleep(0.2)
+    ended.set()
+    cancelling.join()
+    check(said == {"STORE_UNAVAILABLE"}, f"what no standby has is not acknowledged: {said}")
+    standbys("s1")
+    again = until(
+        lambda: refusal_of(lambda: one.calls.enrol("on two", 1, 1)) == "not refused", "it goes on", 0.1
+    )
+    check_equal([one, two], store, f"with a standby again, after {again:.1f} s")
 
 
 def check_failover(one: Server, two: Server, primary: Postgres, standby: Postgres) -> None:
@@ -586,6 +619,7 @@ def main() -> int:
             primary.sql("ALTER SYSTEM SET synchronous_standby_names = 's1'", "postgres")
             primary.sql("SELECT pg_reload_conf()", "postgres")
             until(lambda: "sync" in primary.sql("SELECT sync_state FROM pg_stat_replication"), "a standby")
+            primary.sql("ALTER ROLE matchpoint SET statement_timeout = '1s'", "postgres")
             url = f"postgres://matchpoint@127.0.0.1:{primary.port},127.0.0.1:{standby.port}/shop"
             print("== one fills the store, another follows", flush=True)
             one.start("--store", url)
@@ -595,6 +629,7 @@ def main() -> int:
             check_points(program, one, two, primary)
             check_rollback(program, one, two, primary)
             check_unfit_point(one, two, url)
+            check_no_standby(one, two, primary)
             if given.figures:
                 alone.start()
                 for threads in (1, 16):
@@ -608,6 +643,8 @@ def main() -> int:
             print("== a server from an old snapshot", flush=True)
             late.start("--store", url)
             check_equal([one, two, late], standby, "caught up")
+            labels = "".join(log.read_text(encoding="utf-8") for log in late.folder.rglob("labels.log"))
+            check(f"label {LABELS}" in labels, "it knows since when a label is enrolled that came meanwhile")
             print("== what is refused", flush=True)
             check_refusals(program, folder, alone, standby, url)
             print("== a week later", flush=True)

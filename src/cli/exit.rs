@@ -340,6 +340,7 @@ impl Exit {
             | DeploymentError::ItemNotFound { .. } => Self::BadData,
             DeploymentError::Io { .. } => Self::Io,
             DeploymentError::Store(error) => Self::of_remote(error),
+            DeploymentError::NotWrittenHere => Self::Io,
             DeploymentError::StoreStopped { .. } => Self::BadData,
             DeploymentError::Archive(error) => Self::of_archive(error),
             DeploymentError::RecordsInUse { .. }

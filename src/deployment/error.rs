@@ -289,6 +289,12 @@ pub enum DeploymentError {
     /// The store refused or failed.
     #[error(transparent)]
     Store(#[from] RemoteError),
+    /// The store has the change, and the disk of this server did not take it.
+    #[error(
+        "the change is in the store, and this server could not write it to its disk, as its log says: send it again in a \
+         moment"
+    )]
+    NotWrittenHere,
     /// The gallery is not what the store has, so that it is not written.
     #[error("{reason}")]
     StoreStopped {

@@ -1,7 +1,7 @@
 //! The monitor, with the calls that requests make.
 
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use arc_swap::ArcSwapOption;
 
@@ -20,6 +20,9 @@ pub struct Monitor {
     observed: Arc<dyn Observed>,
     /// `None` before [`Monitor::start`], and if decisions are not recorded.
     recorder: OnceLock<Recorder>,
+    /// The labels that came and went before [`Monitor::start`], while a gallery caught up with its store, each with
+    /// its generation; `None` afterwards.
+    early_labels: Mutex<Option<Vec<(String, u64, bool)>>>,
     /// The latest round of canaries.
     pub(super) canaries: ArcSwapOption<CanaryRound>,
     /// Whether a round of canaries is running.
@@ -37,6 +40,7 @@ impl Monitor {
         Self {
             observed,
             recorder: OnceLock::new(),
+            early_labels: Mutex::new(Some(Vec::new())),
             canaries: ArcSwapOption::empty(),
             replaying: AtomicBool::new(false),
             left_out: ArcSwapOption::empty(),
@@ -54,6 +58,10 @@ impl Monitor {
             let recorder = Recorder::start(&self.observed, settings)?;
             // If there is one already, the new one ends here.
             drop(self.recorder.set(recorder));
+        }
+        let early = self.lock_early_labels().take();
+        for (label, generation, enrolled) in early.into_iter().flatten() {
+            self.label_changed(&label, generation, enrolled);
         }
         Ok(())
     }
@@ -86,9 +94,18 @@ impl Monitor {
 
     /// Records that a label was added or removed in a state of the gallery.
     pub fn label_changed(&self, label: &str, generation: u64, enrolled: bool) {
+        if let Some(early) = &mut *self.lock_early_labels() {
+            early.push((label.to_owned(), generation, enrolled));
+            return;
+        }
         if let Some(recorder) = self.recorder.get() {
             recorder.label_changed(label, generation, enrolled);
         }
+    }
+
+    fn lock_early_labels(&self) -> MutexGuard<'_, Option<Vec<(String, u64, bool)>>> {
+        let lock = self.early_labels.lock();
+        lock.unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Removes its gauges and shows nothing from now on, because another deployment is served in its place.

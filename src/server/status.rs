@@ -278,6 +278,7 @@ pub(super) fn classify(error: &DeploymentError) -> (Code, &'static str) {
         DeploymentError::Gallery(cause) => gallery_reason(cause),
         DeploymentError::Archive(cause) => archive_reason(cause),
         DeploymentError::Store(cause) => store_reason(cause),
+        DeploymentError::NotWrittenHere => (Code::Unavailable, "STORE_UNAVAILABLE"),
         DeploymentError::StoreStopped { .. } => (Code::DataLoss, "STORE_DIVERGED"),
         DeploymentError::Damaged { .. } => (Code::DataLoss, "DEPLOYMENT_DAMAGED"),
         DeploymentError::Folder { .. }

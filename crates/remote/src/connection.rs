@@ -1,13 +1,15 @@
 //! The address of a store, and a connection to it whose answers have a time limit.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::net::IpAddr;
 use std::str::FromStr;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::runtime::{Builder, Runtime};
 use tokio_postgres::config::{Host, SslMode, TargetSessionAttrs};
-use tokio_postgres::{Client, Config};
+use tokio_postgres::error::Severity;
+use tokio_postgres::{AsyncMessage, Client, Config};
 
 use crate::error::RemoteError;
 use crate::schema::SESSION;
@@ -98,6 +100,23 @@ pub(super) struct StoreConnection {
     runtime: Runtime,
     tls: Tls,
     client: Option<Client>,
+    warning: Warning,
+}
+
+/// The latest warning of the database that nobody has looked at.
+#[derive(Clone, Debug, Default)]
+struct Warning(Arc<Mutex<Option<String>>>);
+
+impl Warning {
+    fn note(&self, said: &str) {
+        let mut latest = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *latest = Some(said.to_owned());
+    }
+
+    fn take(&self) -> Option<String> {
+        let mut latest = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        latest.take()
+    }
 }
 
 impl StoreConnection {
@@ -115,6 +134,7 @@ impl StoreConnection {
             runtime,
             tls,
             client: None,
+            warning: Warning::default(),
         })
     }
 
@@ -123,19 +143,21 @@ impl StoreConnection {
     }
 
     /// Runs some statements, within this time. If they fail, the connection is closed, and with it
-    /// whatever it had begun.
+    /// whatever it had begun. A warning of the database counts as a failure: it has one for a commit that no
+    /// standby has.
     pub(super) fn run<T>(
         &mut self,
         within: Duration,
         statements: impl AsyncFnOnce(&mut Client) -> Result<T, Failed>,
     ) -> Result<T, RemoteError> {
         let client = self.client.take().filter(|client| !client.is_closed());
-        let (config, tls) = (&self.address.config, &self.tls);
+        let (config, tls, warning) = (&self.address.config, &self.tls, &self.warning);
         let work = async {
             let mut client = match client {
                 Some(client) => client,
-                None => connect(config, tls).await?,
+                None => connect(config, tls, warning.clone()).await?,
             };
+            warning.take();
             let result = match statements(&mut client).await {
                 Ok(result) => Ok(result),
                 Err(Failed::Known(error)) => {
@@ -148,6 +170,12 @@ impl StoreConnection {
             Ok((client, result))
         };
         let done = self.runtime.block_on(in_time(within, work));
+        if let (Ok((_, Ok(_))), Some(warning)) = (&done, self.warning.take()) {
+            return Err(RemoteError::Unreachable {
+                address: self.address.shown.clone(),
+                cause: format!("it warned: {warning}"),
+            });
+        }
         match done {
             Ok((client, result)) => {
                 self.client = Some(client);
@@ -196,10 +224,19 @@ async fn in_time<T>(
     done.unwrap_or(Err(Failed::Late))
 }
 
-async fn connect(config: &Config, tls: &Tls) -> Result<Client, Failed> {
-    let (client, connection) = config.connect(tls.clone()).await?;
-    // It ends with the client, or with an error that the next statement gets.
-    tokio::spawn(async move { connection.await.unwrap_or_default() });
+async fn connect(config: &Config, tls: &Tls, warning: Warning) -> Result<Client, Failed> {
+    let (client, mut connection) = config.connect(tls.clone()).await?;
+    // It ends with the client, or with an error that the next statement gets. A warning is noted before the statement
+    // that it belongs to is answered.
+    tokio::spawn(async move {
+        while let Some(Ok(message)) = poll_fn(|context| connection.poll_message(context)).await {
+            if let AsyncMessage::Notice(notice) = message
+                && notice.parsed_severity() == Some(Severity::Warning)
+            {
+                warning.note(notice.message());
+            }
+        }
+    });
     client.batch_execute(SESSION).await?;
     Ok(client)
 }

@@ -55,9 +55,12 @@ CREATE INDEX item_ended ON matchpoint.item (deployment, ended) WHERE ended IS NO
 ";
 
 /// What every connection begins with. A change is acknowledged when it is visible on the synchronous standbys.
-/// There is no `statement_timeout`: it would have a change acknowledged that no standby has.
+/// There is no `statement_timeout`, whatever the database or the user has: it would have a change acknowledged that
+/// no standby has. Not every version has a `transaction_timeout`, which would close the connection.
 pub(super) const SESSION: &str = "
 SET synchronous_commit = remote_apply;
+SET statement_timeout = 0;
+SELECT set_config(name, '0', false) FROM pg_catalog.pg_settings WHERE name = 'transaction_timeout';
 SET lock_timeout = '2s';
 SET idle_in_transaction_session_timeout = '5s';
 SET search_path = pg_catalog;
@@ -142,12 +145,15 @@ pub(super) const ITEMS_BETWEEN: &str = "SELECT generation, id, label, metadata, 
 pub(super) const REMOVED_BETWEEN: &str = "SELECT ended, id FROM matchpoint.item \
     WHERE deployment = $1 AND removed AND ended > $2 AND ended <= $3 ORDER BY ended, id";
 
-/// Forgets generations whose successor is older than this many seconds: whoever was in step before a change that is
-/// younger can follow.
-pub(super) const FORGET_GENERATIONS: &str = "DELETE FROM matchpoint.generation \
-    WHERE deployment = $1 AND number < (SELECT max(number) FROM matchpoint.generation \
-    WHERE deployment = $1 AND committed < clock_timestamp() - make_interval(secs => $2))";
+/// Forgets some generations whose successor is older than this many seconds, the oldest first: whoever was in step
+/// before a change that is younger can follow.
+pub(super) const FORGET_GENERATIONS: &str = "DELETE FROM matchpoint.generation WHERE deployment = $1 \
+    AND number IN (SELECT number FROM matchpoint.generation WHERE deployment = $1 \
+    AND number < (SELECT max(number) FROM matchpoint.generation \
+    WHERE deployment = $1 AND committed < clock_timestamp() - make_interval(secs => $2)) ORDER BY number LIMIT $3)";
 
-/// Forgets what only forgotten generations had.
-pub(super) const FORGET_ITEMS: &str = "DELETE FROM matchpoint.item WHERE deployment = $1 AND ended <= \
-    (SELECT min(number) FROM matchpoint.generation WHERE deployment = $1)";
+/// Forgets some of what only forgotten generations had, but not what another server forgets just now.
+pub(super) const FORGET_ITEMS: &str = "DELETE FROM matchpoint.item WHERE ctid = ANY (ARRAY( \
+    SELECT ctid FROM matchpoint.item WHERE deployment = $1 AND ended <= \
+    (SELECT min(number) FROM matchpoint.generation WHERE deployment = $1) \
+    LIMIT $2 FOR UPDATE SKIP LOCKED))";

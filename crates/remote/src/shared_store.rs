@@ -28,6 +28,9 @@ const PAGE_MAX: Duration = Duration::from_secs(30);
 /// server starts from, and so long is a removed item in the store still.
 const HISTORY_SECONDS: f64 = 7.0 * 86_400.0;
 
+/// Number of rows of each kind that are forgotten at once.
+const FORGOTTEN_AT_ONCE: i64 = 1000;
+
 /// One gallery in a store. Its calls block.
 pub struct SharedStore {
     connection: StoreConnection,
@@ -365,20 +368,22 @@ impl SharedStore {
         })
     }
 
-    /// Forgets what ended long ago.
+    /// Forgets some of what ended long ago. `true` if there may be more.
     ///
     /// # Errors
     /// Returns an error if the store fails.
-    pub fn forget(&mut self) -> Result<(), RemoteError> {
+    pub fn forget(&mut self) -> Result<bool, RemoteError> {
         let name = &self.gallery.deployment;
-        self.connection.run(PAGE_MAX, async |client| {
+        self.connection.run(ANSWER_MAX, async |client| {
             let transaction = client.transaction().await?;
-            let given: [&(dyn ToSql + Sync); 2] = [name, &HISTORY_SECONDS];
-            transaction
+            let given: [&(dyn ToSql + Sync); 3] = [name, &HISTORY_SECONDS, &FORGOTTEN_AT_ONCE];
+            let generations = transaction
                 .execute(schema::FORGET_GENERATIONS, &given)
                 .await?;
-            transaction.execute(schema::FORGET_ITEMS, &[name]).await?;
-            Ok(transaction.commit().await?)
+            let given: [&(dyn ToSql + Sync); 2] = [name, &FORGOTTEN_AT_ONCE];
+            let items = transaction.execute(schema::FORGET_ITEMS, &given).await?;
+            transaction.commit().await?;
+            Ok(signed(generations.max(items)) == FORGOTTEN_AT_ONCE)
         })
     }
 }

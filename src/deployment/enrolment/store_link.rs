@@ -123,6 +123,9 @@ impl StoreLink {
     pub(super) fn look_if_due(&mut self, here: &WatchedGallery) -> Instant {
         if self.look_at <= Instant::now() && self.standing.stopped().is_none() {
             let looked = self.look(here);
+            if looked.is_ok() {
+                self.forget_if_due();
+            }
             self.note(looked.err());
         }
         if self.look_at <= Instant::now() {
@@ -141,12 +144,23 @@ impl StoreLink {
                 Err(error) => return Err(error.into()),
             };
             self.standing.writes(self.fence.is_some());
-            if self.forget_at <= Instant::now() {
-                self.forget_at = Instant::now() + FORGET_EVERY;
-                self.store.forget()?;
-            }
         }
         Ok(())
+    }
+
+    /// Removes some of what has ended long ago from the store, if it is time to. Any server does it, as there may be
+    /// no writer for days; the rest follows at the next looks.
+    fn forget_if_due(&mut self) {
+        if Instant::now() < self.forget_at {
+            return;
+        }
+        let forgotten = self.store.forget();
+        if let Err(error) = &forgotten {
+            tracing::warn!(%error, deployment = self.deployment, "what ended long ago is still in the store");
+        }
+        if !matches!(forgotten, Ok(true)) {
+            self.forget_at = Instant::now() + FORGET_EVERY;
+        }
     }
 
     /// Applies what the store has and the gallery does not, until there is nothing more.
@@ -289,7 +303,11 @@ impl StoreLink {
         let committed = match self.store.commit(fence, at, change) {
             // A change that was given up was made after all.
             Err(RemoteError::Moved { .. }) => {
-                self.follow(here)?;
+                let followed = self.follow(here);
+                if let Err(cause @ DeploymentError::Gallery(_)) = &followed {
+                    return Err(self.not_written(cause));
+                }
+                followed?;
                 let at = generation_of(&here.gallery).number;
                 self.store.commit(fence, at, change)?
             }
@@ -327,6 +345,17 @@ impl StoreLink {
         compared(&here.gallery, generation).inspect_err(|error| self.stop(error))?;
         self.standing.has_all_items();
         Ok(())
+    }
+
+    /// The answer if the store has a change, and the disk here did not take it. The next looks try again.
+    pub(super) fn not_written(&self, cause: &DeploymentError) -> DeploymentError {
+        tracing::error!(
+            %cause,
+            deployment = self.deployment,
+            "the store has a change, and it could not be written here"
+        );
+        self.standing.is_behind();
+        DeploymentError::NotWrittenHere
     }
 
     /// What follows from an error of a change.

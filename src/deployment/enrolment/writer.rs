@@ -201,7 +201,8 @@ impl WrittenGallery {
         // What the gallery would refuse must not be in the store.
         self.gallery.gallery.check(&items)?;
         let committed = link.commit(&self.gallery, ItemChange::Upsert(&items))?;
-        let written = self.gallery.upsert(items)?;
+        let written = self.gallery.upsert(items);
+        let written = written.map_err(|cause| link.not_written(&cause))?;
         link.compare(&self.gallery, committed)?;
         Ok(written)
     }
@@ -213,10 +214,15 @@ impl WrittenGallery {
             Some(link) => link.commit(&self.gallery, ItemChange::Delete(&ids))?,
             None => None,
         };
-        let written = self.gallery.delete(&ids)?;
-        if let Some(link) = &self.link {
-            link.compare(&self.gallery, committed)?;
-        }
+        let written = self.gallery.delete(&ids);
+        let written = match &self.link {
+            Some(link) if committed.is_some() => {
+                let written = written.map_err(|cause| link.not_written(&cause))?;
+                link.compare(&self.gallery, committed)?;
+                written
+            }
+            Some(_) | None => written?,
+        };
         Ok(Written {
             outcome: written.outcome.first().copied().unwrap_or(false),
             generation: written.generation,
@@ -270,17 +276,26 @@ impl Upserts {
     fn write(&mut self, gallery: &mut WrittenGallery) {
         self.ids.clear();
         let (items, replies): (Vec<Item>, Vec<_>) = self.waiting.drain(..).unzip();
-        if 1 < items.len()
-            && let Ok(written) = gallery.upsert(items.clone())
-        {
-            let generation = written.generation;
-            for (outcome, reply) in written.outcome.into_iter().zip(replies) {
-                drop(reply.send(Ok(Written {
-                    outcome,
-                    generation,
-                })));
+        if 1 < items.len() {
+            match gallery.upsert(items.clone()) {
+                Ok(written) => {
+                    let generation = written.generation;
+                    for (outcome, reply) in written.outcome.into_iter().zip(replies) {
+                        drop(reply.send(Ok(Written {
+                            outcome,
+                            generation,
+                        })));
+                    }
+                    return;
+                }
+                Err(DeploymentError::NotWrittenHere) => {
+                    for reply in replies {
+                        drop(reply.send(Err(DeploymentError::NotWrittenHere)));
+                    }
+                    return;
+                }
+                Err(_) => {}
             }
-            return;
         }
         // Nothing was written yet. The items are written one by one, so that only an invalid item fails.
         for (item, reply) in items.into_iter().zip(replies) {
