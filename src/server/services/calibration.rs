@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use prost::Message;
 use prost_types::Any;
+use tokio::runtime::{Handle as RuntimeHandle, RuntimeFlavor};
 use tokio_stream::StreamExt;
 use tonic::{Code, Request, Response, Status, Streaming};
 
@@ -285,9 +286,13 @@ impl CalibrationJob {
             if !registry.loaded()?.serves(&deployment) {
                 return Err(replaced(point.id()));
             }
-            // It may wait for a store, and so leaves this thread to others.
-            let now =
-                tokio::task::block_in_place(|| deployment.activate(point.id(), Some(&self.etag)));
+            // It may wait for a store, and so leaves this thread to others, if the runtime has more than one.
+            let activate = || deployment.activate(point.id(), Some(&self.etag));
+            let now = if RuntimeHandle::current().runtime_flavor() == RuntimeFlavor::MultiThread {
+                tokio::task::block_in_place(activate)
+            } else {
+                activate()
+            };
             let now = now.map_err(|error| from_error(&error))?;
             changed(
                 registry.identity(),
