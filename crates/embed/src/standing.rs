@@ -2,7 +2,7 @@
 //!
 //! A burst may wait, because it drains. A delay that stands does not: what is accepted then waits as long as all the
 //! rest, and not one job more is done. So a client whose new jobs would have waited beyond a target throughout an
-//! interval is refused those that would, until one comes that need not wait at all, or until there was nothing to
+//! interval is refused those that would, until one comes after a pause and need not wait, or until there was nothing to
 //! refuse throughout another interval. What is below the target is accepted all the time, so that the workers never
 //! run dry. This is the rule of `CoDel` (RFC 8289), with waiting times that are estimated when a job arrives, and for
 //! each client on its own: of one caller's connections one may send more than is done, and another not.
@@ -31,6 +31,8 @@ struct StandingDelay {
     since: Instant,
     /// When it is over, if no further such job comes.
     until: Instant,
+    /// When the latest job came, of whatever delay.
+    latest: Instant,
 }
 
 impl StandingDelays {
@@ -54,7 +56,12 @@ impl StandingDelays {
         let interval = limit * INTERVAL;
         let stands = |delay: &StandingDelay| interval <= now.saturating_duration_since(delay.since);
         let mut of = self.of.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = of.get_mut(&client).filter(|delay| now < delay.until);
+        let mut known = of.get_mut(&client).filter(|delay| now < delay.until);
+        let mut paused = false;
+        if let Some(delay) = known.as_deref_mut() {
+            paused = limit <= now.saturating_duration_since(delay.latest);
+            delay.latest = now;
+        }
         let is_beyond = limit < wait;
         match known {
             Some(delay) if is_beyond => {
@@ -62,8 +69,9 @@ impl StandingDelays {
                 !stands(delay)
             }
             Some(delay) => {
-                // With nothing before it, whatever stood is done.
-                if wait.is_zero() || (wait <= self.target && !stands(delay)) {
+                // After a pause, with nothing before it, whatever stood is done. A queue that ran dry without one is short
+                // because jobs are refused.
+                if (paused && wait.is_zero()) || (wait <= self.target && !stands(delay)) {
                     of.remove(&client);
                 }
                 true
@@ -73,6 +81,7 @@ impl StandingDelays {
                 let delay = StandingDelay {
                     since: now,
                     until: now + interval,
+                    latest: now,
                 };
                 of.insert(client, delay);
                 true
