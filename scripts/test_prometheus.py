@@ -36,8 +36,10 @@ EXPECTED = {
 WATCHED = {"MatchpointFrrAboveLimit", "MatchpointFarAboveLimit", "MatchpointDecisionsNotRecorded"}
 # The story has no candidate, and no review band.
 EMPTY = {
+    "Behind the store",
     "Candidates",
     "Compared and skipped",
+    "Makes the changes",
     "Share of decisions that differ",
     "Share of searches that goes to a person",
 }
