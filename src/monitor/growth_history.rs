@@ -2,14 +2,13 @@
 //! grown. A decision is held against what its own answer promised, and not against what answers promise today.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::{File, OpenOptions};
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-use crate::files::{FileError, read_file, replace_file};
+use super::change_log::ChangeLog;
+use crate::files::FileError;
 
 /// The file in the deployment's folder, with a line of JSON for each change.
 const FILE: &str = "growth.log";
@@ -62,41 +61,22 @@ impl PromiseChanges {
 /// In which states of the gallery answers promised the FAR of a larger one.
 #[derive(Debug)]
 pub(super) struct GrowthHistory {
-    path: PathBuf,
     known: Mutex<HashMap<String, PromiseChanges>>,
-    file: Mutex<File>,
+    log: ChangeLog,
 }
 
 impl GrowthHistory {
     pub(super) fn open(folder: &Path) -> Result<Self, FileError> {
-        let path = folder.join(FILE);
-        let failed = |cause: std::io::Error| FileError::io(&path, &cause);
-        let text = match read_file(&path) {
-            Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
-            Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => String::new(),
-            Err(cause) => return Err(failed(cause)),
-        };
-        let surplus = text.lines().count().saturating_sub(CHANGES_MAX);
+        let (log, changes) = ChangeLog::open::<PromiseChange>(&folder.join(FILE), CHANGES_MAX)?;
         let mut known: HashMap<String, PromiseChanges> = HashMap::new();
-        let mut whole = String::new();
-        for line in text.lines().skip(surplus) {
-            // A line that a crash cut off is ignored.
-            if let Ok(change) = serde_json::from_str::<PromiseChange>(line) {
-                let of_point = known.entry(change.operating_point).or_default();
-                of_point.from.insert(change.generation, change.grown);
-                of_point.latest = of_point.latest.max(change.generation);
-                whole.push_str(line);
-                whole.push('\n');
-            }
+        for change in changes {
+            let of_point = known.entry(change.operating_point).or_default();
+            of_point.from.insert(change.generation, change.grown);
+            of_point.latest = of_point.latest.max(change.generation);
         }
-        if whole != text {
-            replace_file(&path, whole.as_bytes())?;
-        }
-        let file = OpenOptions::new().create(true).append(true).open(&path);
         Ok(Self {
             known: Mutex::new(known),
-            file: Mutex::new(file.map_err(failed)?),
-            path,
+            log,
         })
     }
 
@@ -116,15 +96,9 @@ impl GrowthHistory {
                 generation,
                 grown,
             };
-            let written = serde_json::to_vec(&change).map_err(std::io::Error::other);
-            let written = written.and_then(|mut line| {
-                line.push(b'\n');
-                let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-                file.write_all(&line)
-            });
-            if let Err(error) = written {
-                tracing::error!(%error, path = %self.path.display(), "it could not be taken down since when answers promise the FAR of a larger gallery");
-            }
+            let lost =
+                "it could not be taken down since when answers promise the FAR of a larger gallery";
+            self.log.add(&change, lost);
         }
     }
 

@@ -2,14 +2,13 @@
 //! searched, and not by today's.
 
 use std::collections::HashMap;
-use std::fs::{File, OpenOptions};
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-use crate::files::{FileError, read_file, replace_file};
+use super::change_log::ChangeLog;
+use crate::files::FileError;
 
 /// The file in the deployment's folder, with a line of JSON for each change.
 const FILE: &str = "labels.log";
@@ -30,40 +29,21 @@ struct LabelChange {
 /// served are missing; labels changed in that way count as if their present state had always been so.
 #[derive(Debug)]
 pub(super) struct LabelHistory {
-    path: PathBuf,
     known: Mutex<HashMap<String, Vec<(u64, bool)>>>,
-    file: Mutex<File>,
+    log: ChangeLog,
 }
 
 impl LabelHistory {
     pub(super) fn open(folder: &Path) -> Result<Self, FileError> {
-        let path = folder.join(FILE);
-        let failed = |cause: std::io::Error| FileError::io(&path, &cause);
-        let text = match read_file(&path) {
-            Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
-            Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => String::new(),
-            Err(cause) => return Err(failed(cause)),
-        };
-        let surplus = text.lines().count().saturating_sub(CHANGES_MAX);
+        let (log, changes) = ChangeLog::open::<LabelChange>(&folder.join(FILE), CHANGES_MAX)?;
         let mut known: HashMap<String, Vec<(u64, bool)>> = HashMap::new();
-        let mut whole = String::new();
-        for line in text.lines().skip(surplus) {
-            // A line that a crash cut off is ignored.
-            if let Ok(change) = serde_json::from_str::<LabelChange>(line) {
-                let of_label = known.entry(change.label).or_default();
-                of_label.push((change.generation, change.enrolled));
-                whole.push_str(line);
-                whole.push('\n');
-            }
+        for change in changes {
+            let of_label = known.entry(change.label).or_default();
+            of_label.push((change.generation, change.enrolled));
         }
-        if whole != text {
-            replace_file(&path, whole.as_bytes())?;
-        }
-        let file = OpenOptions::new().create(true).append(true).open(&path);
         Ok(Self {
             known: Mutex::new(known),
-            file: Mutex::new(file.map_err(failed)?),
-            path,
+            log,
         })
     }
 
@@ -81,15 +61,8 @@ impl LabelHistory {
         // Writes that were acknowledged together may be reported in any order.
         of_label.sort_unstable();
         drop(known);
-        let written = serde_json::to_vec(&change).map_err(std::io::Error::other);
-        let written = written.and_then(|mut line| {
-            line.push(b'\n');
-            let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-            file.write_all(&line)
-        });
-        if let Err(error) = written {
-            tracing::error!(%error, path = %self.path.display(), "it could not be taken down since when a label is enrolled");
-        }
+        let lost = "it could not be taken down since when a label is enrolled";
+        self.log.add(&change, lost);
     }
 
     /// Whether a label was enrolled in a state of the gallery; `None` if it was never added or removed.

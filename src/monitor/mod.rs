@@ -10,6 +10,7 @@ mod audit_evaluation;
 mod canaries;
 mod canary_list;
 mod canary_round;
+mod change_log;
 mod counted_strata;
 mod drift_report;
 mod enrolment;
