@@ -249,10 +249,7 @@ impl StoreLink {
         here: &WatchedGallery,
         point: &SharedPoint,
     ) -> Result<(), DeploymentError> {
-        let fence = match self.fence {
-            Some(fence) => fence,
-            None => self.take_over(here)?,
-        };
+        let fence = self.lease(here)?;
         self.store.choose(fence, point)?;
         self.standing.waits_no_more();
         Ok(())
@@ -295,12 +292,9 @@ impl StoreLink {
         here: &WatchedGallery,
         change: ItemChange<'_>,
     ) -> Result<Option<Generation>, DeploymentError> {
-        let fence = match self.fence {
-            Some(fence) => fence,
-            None => self.take_over(here)?,
-        };
+        let fence = self.lease(here)?;
         let at = generation_of(&here.gallery).number;
-        let committed = match self.store.commit(fence, at, change) {
+        match self.store.commit(fence, at, change) {
             // A change that was given up was made after all.
             Err(RemoteError::Moved { .. }) => {
                 let followed = self.follow(here);
@@ -309,11 +303,18 @@ impl StoreLink {
                 }
                 followed?;
                 let at = generation_of(&here.gallery).number;
-                self.store.commit(fence, at, change)?
+                Ok(self.store.commit(fence, at, change)?)
             }
-            committed => committed?,
-        };
-        Ok(committed)
+            committed => Ok(committed?),
+        }
+    }
+
+    /// The lease of this server, which it takes if it has none.
+    fn lease(&mut self, here: &WatchedGallery) -> Result<Fence, DeploymentError> {
+        match self.fence {
+            Some(fence) => Ok(fence),
+            None => self.take_over(here),
+        }
     }
 
     /// Takes the lease, and brings the gallery to the generation that the next change follows.

@@ -206,25 +206,24 @@ pub struct ReviewBasis {
 }
 
 impl ActivePoint {
-    /// The operating point; `None` if it is not valid.
-    #[must_use]
-    pub fn valid(&self) -> Option<&OperatingPoint> {
+    fn deciding(&self) -> Option<&ValidPoint> {
         match self {
-            Self::Valid(valid) => Some(&valid.point),
+            Self::Valid(valid) => Some(valid),
             Self::Missing | Self::Mismatch(_) | Self::Unreadable(_) | Self::GalleryDamaged(_) => {
                 None
             }
         }
     }
 
+    /// The operating point; `None` if it is not valid.
+    #[must_use]
+    pub fn valid(&self) -> Option<&OperatingPoint> {
+        self.deciding().map(|valid| &*valid.point)
+    }
+
     /// The same as [`ActivePoint::valid`], as a shared pointer.
     pub(in crate::deployment) fn shared(&self) -> Option<Arc<OperatingPoint>> {
-        match self {
-            Self::Valid(valid) => Some(Arc::clone(&valid.point)),
-            Self::Missing | Self::Mismatch(_) | Self::Unreadable(_) | Self::GalleryDamaged(_) => {
-                None
-            }
-        }
+        self.deciding().map(|valid| Arc::clone(&valid.point))
     }
 
     /// Why decisions are UNDECIDED, in words; empty if they are not.
@@ -242,12 +241,7 @@ impl ActivePoint {
     /// compared.
     #[must_use]
     pub fn adjuster(&self) -> Option<&Adjuster> {
-        match self {
-            Self::Valid(valid) => valid.adjuster.as_deref(),
-            Self::Missing | Self::Mismatch(_) | Self::Unreadable(_) | Self::GalleryDamaged(_) => {
-                None
-            }
-        }
+        self.deciding()?.adjuster.as_deref()
     }
 
     /// Whether its decision score needs the best item of another label.
@@ -260,12 +254,7 @@ impl ActivePoint {
     /// stored.
     #[must_use]
     pub fn traffic(&self) -> Option<&Arc<TrafficReference>> {
-        match self {
-            Self::Valid(valid) => valid.traffic.as_ref(),
-            Self::Missing | Self::Mismatch(_) | Self::Unreadable(_) | Self::GalleryDamaged(_) => {
-                None
-            }
-        }
+        self.deciding()?.traffic.as_ref()
     }
 
     /// The traffic shares that a search belongs to.
@@ -371,9 +360,7 @@ impl ActivePoint {
     /// not known.
     #[must_use]
     pub fn coverage(&self, gallery: &GalleryView) -> Option<Coverage> {
-        let Self::Valid(valid) = self else {
-            return None;
-        };
+        let valid = self.deciding()?;
         coverage_in(gallery, valid.point.content(), valid.items.as_ref().ok())
     }
 
@@ -398,12 +385,7 @@ impl ActivePoint {
     /// is active.
     #[must_use]
     pub fn coverage_problem(&self) -> Option<&str> {
-        match self {
-            Self::Valid(valid) => valid.items.as_ref().err().map(String::as_str),
-            Self::Missing | Self::Mismatch(_) | Self::Unreadable(_) | Self::GalleryDamaged(_) => {
-                None
-            }
-        }
+        self.deciding()?.items.as_ref().err().map(String::as_str)
     }
 
     /// The basis of a decision in this state of the gallery, with the decision score `judged`.

@@ -126,8 +126,11 @@ pub(in crate::deployment) fn search_view(
 ) -> Result<(Vec<Hit>, Option<Deciding>), DeploymentError> {
     let started = Instant::now();
     let some_only = options.filter.is_some() || options.without_label.is_some();
-    let plain = !(some_only || options.exact || options.ef.is_some() || options.one_per_label);
-    let width = if plain { DECIDING_WIDTH } else { PROBE_HITS };
+    let width = if some_only || options.one_per_label {
+        PROBE_HITS
+    } else {
+        DECIDING_WIDTH
+    };
     let probe = Probe {
         k: options.limit.max(width),
         exact: options.exact,
@@ -137,10 +140,11 @@ pub(in crate::deployment) fn search_view(
         ef: options.ef,
     };
     let mut hits = view.nearest(embedding, &probe)?;
-    let wider = DECIDING_WIDTH < options.limit && view.is_approximate();
+    let asked_wider = options.exact || options.ef.is_some() || DECIDING_WIDTH < options.limit;
+    let differs = options.one_per_label || (asked_wider && view.is_approximate());
     // A label that is left out means that every item is compared. What a filter allows is searched as asked for: a wider
     // search is nearer to the exact one, by which strangers were counted.
-    let deciding = if some_only || (plain && !wider) {
+    let deciding = if some_only || !differs {
         deciding(&hits)
     } else {
         let probe = Probe::nearest(DECIDING_WIDTH);
