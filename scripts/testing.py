@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -48,12 +49,14 @@ def run(*command: object, **options: object) -> str:
     return str(done.stdout)
 
 
-def until(happened: Callable[[], bool], what: str, seconds: float = 60.0) -> None:
-    end = time.monotonic() + seconds
+def until(happened: Callable[[], bool], what: str, seconds: float = 60.0, pause: float = 0.05) -> float:
+    """Waits, and returns for how many seconds."""
+    begun = time.monotonic()
     while not happened():
-        if end < time.monotonic():
-            sys.exit(f"{TEST}: {what}: not within {seconds:.0f} s")
-        time.sleep(0.05)
+        if begun + seconds < time.monotonic():
+            sys.exit(f"{TEST}: {what}: not within {seconds:.0f} s; so far: {wrong}")
+        time.sleep(pause)
+    return time.monotonic() - begun
 
 
 def free_ports(count: int) -> list[int]:
@@ -77,6 +80,24 @@ def make_deployment(program: Path, folder: Path, *flags: str) -> None:
     """Of the sample of photographs, with an operating point."""
     run(program, "build", folder, "--images", PHOTOS / "gallery.csv", "--model", MODEL, *flags)
     run(program, "calibrate", folder, "--queries", PHOTOS / "calibrate.csv", *TARGET)
+
+
+def vector(label: int, number: int, components: int) -> list[float]:
+    """The same for the same numbers, and near to the label's others."""
+    own = [(label * 31 + axis * 17) % 97 - 48 for axis in range(components)]
+    return [value + ((label * 7 + number * 13 + axis * 29) % 23) / 10 for axis, value in enumerate(own)]
+
+
+def write_vectors(folder: Path, labels: int, components: int) -> list[object]:
+    """Writes three vectors of each label; returns what `build` is to be told of them."""
+    vectors, names = folder / "v.fvecs", folder / "v.csv"
+    with vectors.open("wb") as out, names.open("w", encoding="utf-8") as rows:
+        rows.write("id,label\n")
+        for label in range(labels):
+            for number in range(3):
+                out.write(struct.pack(f"<i{components}f", components, *vector(label, number, components)))
+                rows.write(f"{label}/{number},label {label}\n")
+    return ["--embeddings", vectors, "--labels", names, "--vectors-of", "x"]
 
 
 def certificate(folder: Path) -> tuple[Path, Path]:
