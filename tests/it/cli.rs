@@ -752,6 +752,21 @@ fn a_build_names_look_alikes_and_a_damaged_list_of_the_calibrations_items_is_nam
 }
 
 #[test]
+fn a_damaged_list_of_items_is_named_before_the_gallery_changes() {
+    let (_folder, deployment) = copy_of_sample();
+    let list = fs::read_dir(deployment.join("calibrated-items")).unwrap();
+    let list = list.map(|entry| entry.unwrap().path()).next().unwrap();
+    let mut bytes = fs::read(&list).unwrap();
+    bytes[20] ^= 1;
+    fs::write(&list, bytes).unwrap();
+    let said = text(&run(&["inspect", path(&deployment)]).stdout);
+    assert!(
+        said.contains("NOT COVERED once the gallery changes") && said.contains(".items is damaged"),
+        "{said}"
+    );
+}
+
+#[test]
 fn as_many_items_of_another_gallery_are_not_taken_for_those_of_the_calibration() {
     let (_folder, deployment) = copy_of_sample();
     let list = fs::read_dir(deployment.join("calibrated-items")).unwrap();

@@ -320,15 +320,18 @@ fn deployment_text(report: &DeploymentReport) -> String {
 
 /// What the calibration covers of the gallery as it is, if that is not all of it.
 fn covered_text(point: &PointReport) -> String {
+    let problem = point.coverage_problem.as_deref();
     let Some((share, added)) = point.gallery_coverage.zip(point.items_added) else {
-        let problem = point.coverage_problem.as_deref().unwrap_or("not known");
+        let problem = problem.unwrap_or("not known");
         return format!(
             "  NOT COVERED: which items it was calibrated on is not known ({problem}); recalibrate\n"
         );
     };
     let removed = point.items_removed.unwrap_or_default();
     if added == 0 && removed == 0 {
-        return String::new();
+        return problem.map_or_else(String::new, |problem| {
+            format!("  NOT COVERED once the gallery changes ({problem}); recalibrate\n")
+        });
     }
     let bound = point
         .far_bound
