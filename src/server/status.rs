@@ -96,11 +96,12 @@ pub(super) fn from_error(error: &DeploymentError) -> Status {
     }
     if code == Code::DataLoss {
         tracing::error!(%error, "stored data is damaged");
-        return status(
-            code,
-            reason,
-            "stored data is damaged; the server's log has the file",
-        );
+        let what = if reason == "STORE_DIVERGED" {
+            "the items of this server are not those of its store; the server's log says what differs"
+        } else {
+            "stored data is damaged; the server's log has the file"
+        };
+        return status(code, reason, what);
     }
     if let DeploymentError::Calibration(cause) = error
         && let Some((needed, present)) = cause.trials_needed()

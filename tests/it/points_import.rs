@@ -369,6 +369,10 @@ fn a_folder_that_is_not_whole_is_refused_by_what_is_wrong_with_it() {
             "found.save(folder)",
         ),
         (
+            &|copy| fs::rename(copy, root.path().join("elsewhere")).unwrap(),
+            "holds no calibration; write it by `found.save(folder)`",
+        ),
+        (
             &|copy| set(&head(copy), "/format", json!(2)),
             "has the format 2, and this program reads 1",
         ),

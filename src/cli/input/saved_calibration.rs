@@ -161,10 +161,15 @@ fn is_direction(vector: &[f32]) -> bool {
 
 fn read_head(folder: &Path) -> anyhow::Result<SavedFile> {
     let path = folder.join(FILE);
-    if !path.exists() && folder.join("operating-points").exists() {
+    if !path.exists() {
+        let what = if folder.join("operating-points").exists() {
+            "an operating point without the vectors that it was made of, so nothing shows that it fits here"
+        } else {
+            "no calibration"
+        };
         let message = format!(
-            "{} holds an operating point without the vectors that it was made of, so nothing shows that it fits \
-             here; write it by `found.save(folder)` of matchpoint_calibration, and not by that of the operating point",
+            "{} holds {what}; write it by `found.save(folder)` of matchpoint_calibration, and not by that of the \
+             operating point",
             folder.display()
         );
         return Err(fail(Exit::NoInput, message));
