@@ -119,15 +119,18 @@ pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, FileErro
 
 /// Reads a list from a file of JSON; empty if there is none, and if it is damaged, which the log says
 /// in the words of `damaged`.
-#[must_use]
-pub fn read_list<T: DeserializeOwned>(path: &Path, damaged: &str) -> Vec<T> {
-    read_json(path).map_or_else(
-        |error| {
+///
+/// # Errors
+/// It could not be read, for instance for want of a descriptor: what it holds must not be taken for lost.
+pub fn read_list<T: DeserializeOwned>(path: &Path, damaged: &str) -> Result<Vec<T>, FileError> {
+    match read_json(path) {
+        Ok(list) => Ok(list.unwrap_or_default()),
+        Err(error @ FileError::Damaged { .. }) => {
             tracing::error!(%error, "{damaged}");
-            Vec::new()
-        },
-        Option::unwrap_or_default,
-    )
+            Ok(Vec::new())
+        }
+        Err(error) => Err(error),
+    }
 }
 
 #[cfg(test)]
@@ -145,8 +148,11 @@ mod tests {
             assert!(refused.to_string().contains("not a regular file"));
         }
         assert!(read_json::<u32>(&pipe).is_err());
-        assert!(read_list::<u32>(&pipe, "damaged").is_empty());
+        assert!(read_list::<u32>(&pipe, "damaged").is_err());
         let missing = read_json::<u32>(&root.path().join("none"));
         assert_eq!(missing.unwrap(), None);
+        let damaged = root.path().join("damaged");
+        fs::write(&damaged, "[1, 2").unwrap();
+        assert!(read_list::<u32>(&damaged, "damaged").unwrap().is_empty());
     }
 }

@@ -41,15 +41,18 @@ pub(super) struct Alarms {
 
 impl Alarms {
     /// The stored alarms of an operating point.
-    pub(super) fn of(folder: &Path, point: &str, design_since_ms: u64) -> Self {
+    ///
+    /// # Errors
+    /// They cannot be read.
+    pub(super) fn of(folder: &Path, point: &str, design_since_ms: u64) -> Result<Self, FileError> {
         let is_it = |alarms: &Self| {
             alarms.operating_point == point && alarms.design_since_unix_ms == design_since_ms
         };
-        read(folder).into_iter().find(is_it).unwrap_or(Self {
+        Ok(read(folder)?.into_iter().find(is_it).unwrap_or(Self {
             operating_point: point.to_owned(),
             design_since_unix_ms: design_since_ms,
             ..Self::default()
-        })
+        }))
     }
 
     /// Whether FAR and FRR have an alarm that lasts, if the earliest stored sampled decision was made at
@@ -78,7 +81,7 @@ impl Alarms {
     /// # Errors
     /// Returns an error if the disk fails.
     pub(super) fn keep(&self, folder: &Path) -> Result<(), FileError> {
-        let mut all = read(folder);
+        let mut all = read(folder)?;
         all.retain(|known| known.operating_point != self.operating_point);
         let surplus = (all.len() + 1).saturating_sub(POINTS_MAX);
         all.drain(..surplus);
@@ -87,7 +90,7 @@ impl Alarms {
     }
 }
 
-fn read(folder: &Path) -> Vec<Alarms> {
+fn read(folder: &Path) -> Result<Vec<Alarms>, FileError> {
     let damaged = "what is kept of earlier alarms is damaged; they are found again where their decisions are kept";
     read_list(&folder.join(FILE), damaged)
 }
@@ -99,7 +102,7 @@ mod tests {
     #[test]
     fn an_alarm_outlives_its_decisions_and_is_taken_back_by_labels_alone() {
         let folder = tempfile::tempdir().unwrap();
-        let of = |point| Alarms::of(folder.path(), point, 7);
+        let of = |point| Alarms::of(folder.path(), point, 7).unwrap();
         let keep = |alarms: &Alarms| alarms.keep(folder.path()).unwrap();
         keep(&of("op").seen([true, false], Some(1000), 5000));
         keep(&of("other").seen([false, true], Some(2000), 6000));
@@ -116,9 +119,28 @@ mod tests {
         keep(&of("op").seen([false, false], Some(1000), 9000));
         assert_eq!(of("op").raised(None), [false, false]);
         // Another design starts without alarms.
-        let designed = Alarms::of(folder.path(), "other", 8);
+        let designed = Alarms::of(folder.path(), "other", 8).unwrap();
         assert_eq!(designed.raised(None), [false, false]);
         std::fs::write(folder.path().join(FILE), "[{").unwrap();
         assert_eq!(of("other").raised(None), [false, false]);
+    }
+
+    #[test]
+    fn alarms_that_cannot_be_read_are_neither_forgotten_nor_written_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let raised = |point| {
+            let none = Alarms::of(folder.path(), point, 7).unwrap();
+            none.seen([true, false], Some(1000), 5000)
+        };
+        let (first, second) = (raised("op"), raised("other"));
+        first.keep(folder.path()).unwrap();
+        let (file, away) = (folder.path().join(FILE), folder.path().join("away"));
+        std::fs::rename(&file, &away).unwrap();
+        std::fs::create_dir(&file).unwrap();
+        assert!(Alarms::of(folder.path(), "op", 7).is_err());
+        assert!(second.keep(folder.path()).is_err());
+        std::fs::remove_dir(&file).unwrap();
+        std::fs::rename(&away, &file).unwrap();
+        assert_eq!(Alarms::of(folder.path(), "op", 7).unwrap(), first);
     }
 }

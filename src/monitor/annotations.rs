@@ -78,7 +78,7 @@ impl Monitor {
         let Some(point) = request.operating_point.clone().or_else(deciding) else {
             return Ok(Vec::new());
         };
-        let resets = Resets::of(&recorder.records, &point, recorder.since_ms);
+        let resets = Resets::of(&recorder.records, &point, recorder.since_ms)?;
         let request = QueueRequest {
             operating_point: Some(point),
             since_ms: resets.since_ms(),

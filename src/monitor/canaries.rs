@@ -243,7 +243,7 @@ fn changed(
     let path = folder.join(OUTCOMES);
     let listed = digest_of(list)?;
     let damaged = "the first outcomes of canaries are damaged; this round becomes the first";
-    let mut all: Vec<CanaryBaseline> = read_list(&path, damaged);
+    let mut all: Vec<CanaryBaseline> = read_list(&path, damaged)?;
     // Those of replaced canaries are of no use any more.
     all.retain(|one| one.list == listed);
     let Some(known) = all
@@ -373,7 +373,7 @@ mod tests {
         for number in 3..POINTS_MAX + 3 {
             assert!(round(&format!("op-{number}"), Decision::Accept).is_empty());
         }
-        let kept: Vec<CanaryBaseline> = read_list(&folder.path().join(OUTCOMES), "");
+        let kept: Vec<CanaryBaseline> = read_list(&folder.path().join(OUTCOMES), "").unwrap();
         assert_eq!(kept.len(), POINTS_MAX);
     }
 }

@@ -77,9 +77,9 @@ impl Monitor {
     ) -> Result<PointInService, MonitorError> {
         let recorder = self.recorder()?;
         let folder = &recorder.records;
-        let resets = Resets::of(folder, point.id(), recorder.since_ms);
+        let resets = Resets::of(folder, point.id(), recorder.since_ms)?;
         let span = AuditSpan::of(&recorder.strata, recorder.delta, &resets);
-        let alarms = Alarms::of(folder, point.id(), span.since_ms);
+        let alarms = Alarms::of(folder, point.id(), span.since_ms)?;
         // Today's gallery is not the one that an earlier operating point had to hold for.
         let today = self.observed().promise_today().filter(|_| decides);
         let problem = self.observed().coverage_problem();
@@ -155,7 +155,7 @@ impl Monitor {
         let active = self.observed().active_point();
         let point = active.ok_or(MonitorError::NoActivePoint)?.id().to_owned();
         let folder = &recorder.records;
-        let known = Resets::of(folder, &point, recorder.since_ms).into_all();
+        let known = Resets::of(folder, &point, recorder.since_ms)?.into_all();
         let instead = match known.last() {
             Some(latest) => !any_decided(&recorder.reader()?, &point, latest.unix_ms)?,
             None => false,

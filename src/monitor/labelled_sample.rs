@@ -52,7 +52,7 @@ pub fn labelled_sample(
     let Some(design) = design_of(folder)? else {
         return Ok(false);
     };
-    let since_ms = Resets::of(folder, point, design.since_unix_ms).since_ms();
+    let since_ms = Resets::of(folder, point, design.since_unix_ms)?.since_ms();
     let (mut rows, mut said) = (Vec::new(), Vec::new());
     reader.audited(point, since_ms.max(unix_ms.start), |row| {
         if unix_ms.contains(&row.entry.id.unix_ms())

@@ -40,13 +40,16 @@ pub(super) struct Resets {
 
 impl Resets {
     /// The resets since the design started; a new design itself resets everything.
-    pub(super) fn of(folder: &Path, point: &str, design_since_ms: u64) -> Self {
-        let mut all = read(folder);
+    ///
+    /// # Errors
+    /// They cannot be read.
+    pub(super) fn of(folder: &Path, point: &str, design_since_ms: u64) -> Result<Self, FileError> {
+        let mut all = read(folder)?;
         all.retain(|reset| reset.operating_point == point && design_since_ms <= reset.unix_ms);
-        Self {
+        Ok(Self {
             design_since_ms,
             all,
-        }
+        })
     }
 
     pub(super) fn into_all(self) -> Vec<DriftReset> {
@@ -75,14 +78,14 @@ impl Resets {
     }
 }
 
-fn read(folder: &Path) -> Vec<DriftReset> {
+fn read(folder: &Path) -> Result<Vec<DriftReset>, FileError> {
     let damaged = "when evidence was reset is damaged; it counts from when the operating point began to decide";
     read_list(&folder.join(FILE), damaged)
 }
 
 /// Stores a reset; with `instead`, in place of the last one of its operating point.
 pub(super) fn keep(folder: &Path, reset: &DriftReset, instead: bool) -> Result<(), FileError> {
-    let mut all = read(folder);
+    let mut all = read(folder)?;
     let of_point = |known: &DriftReset| known.operating_point == reset.operating_point;
     if instead && let Some(place) = all.iter().rposition(of_point) {
         all.remove(place);
@@ -110,7 +113,7 @@ mod tests {
     fn each_reset_halves_what_evidence_has_so_that_all_have_less_than_twice_of_it() {
         let folder = tempfile::tempdir().unwrap();
         let of = |point, design| {
-            let resets = Resets::of(folder.path(), point, design);
+            let resets = Resets::of(folder.path(), point, design).unwrap();
             (resets.since_ms(), resets.left_of(0.05))
         };
         assert_eq!(of("op", 7), (7, 0.05));
@@ -137,7 +140,7 @@ mod tests {
         keep(folder.path(), &reset("other", 250), false).unwrap();
         keep(folder.path(), &reset("op", 300), true).unwrap();
         let times = |point| {
-            let resets = Resets::of(folder.path(), point, 0).into_all();
+            let resets = Resets::of(folder.path(), point, 0).unwrap().into_all();
             resets.iter().map(|reset| reset.unix_ms).collect::<Vec<_>>()
         };
         assert_eq!(times("op"), [100, 300]);

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::counted_strata::UNSETTLED_MS;
 use super::error::MonitorError;
-use crate::files::{read_list, write_json};
+use crate::files::{FileError, read_list, write_json};
 use crate::journal::read::{DecisionSelection, JournalReader};
 use matchpoint_calibration::monitoring::reviews::{
     PredictedReviews, ReviewState, ReviewWatch, ReviewsInService,
@@ -97,7 +97,10 @@ impl ReviewEvidence {
             points,
             written_to_ms,
         } = &mut *known;
-        let points = points.get_or_insert_with(|| self.stored());
+        let points = match points {
+            Some(points) => points,
+            None => points.insert(self.stored()?),
+        };
         let complete_ms = reader.complete_since_ms()?;
         let of_point = |one: &CountedReviews| one.of.operating_point == asked.operating_point;
         let before = points.iter().find(|one| of_point(one)).cloned();
@@ -132,7 +135,7 @@ impl ReviewEvidence {
         Ok(Some(watch.assessment(from_ms)))
     }
 
-    fn stored(&self) -> Vec<CountedReviews> {
+    fn stored(&self) -> Result<Vec<CountedReviews>, FileError> {
         let damaged = "how many searches went to a person is damaged; they are counted again from what the journal holds";
         read_list(&self.file, damaged)
     }

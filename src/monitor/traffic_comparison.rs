@@ -9,12 +9,13 @@ use serde::{Deserialize, Serialize};
 use super::observed::Observed;
 use super::resets::Resets;
 use crate::clock::now_ms;
-use crate::files::{read_list, write_json};
+use crate::files::{FileError, read_list, write_json};
 use matchpoint_calibration::decision::Decision;
 use matchpoint_calibration::monitoring::drift::{DriftVerdict, Finding, FindingSubject};
 use matchpoint_calibration::monitoring::traffic::{
     SearchSigns, TrafficAssessment, TrafficReference, TrafficState, TrafficWatch,
 };
+use matchpoint_calibration::operating_point::OperatingPoint;
 
 /// The file in the deployment's folder.
 const FILE: &str = "traffic.json";
@@ -125,9 +126,22 @@ impl TrafficComparison {
         }
     }
 
-    /// Compares the waiting searches of the active operating point; `None` if none is active.
+    /// Compares the waiting searches of the active operating point; `None` if none is active, or if what is
+    /// kept of earlier ones cannot be read, which the log says.
     pub(super) fn update(&self, observed: &dyn Observed) -> Option<TrafficInService> {
         let point = observed.active_point()?;
+        self.compare(observed, &point)
+            .inspect_err(|error| {
+                tracing::error!(%error, deployment = observed.name(), "traffic cannot be compared with the calibration");
+            })
+            .ok()
+    }
+
+    fn compare(
+        &self,
+        observed: &dyn Observed,
+        point: &OperatingPoint,
+    ) -> Result<TrafficInService, FileError> {
         let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
         let file = self.records.join(FILE);
         let another = |known: &&mut WatchedPoint| known.is.operating_point != point.id();
@@ -136,22 +150,24 @@ impl TrafficComparison {
         }
         let Some(reference) = observed.traffic_reference(point.id()) else {
             *watched = None;
-            return Some(TrafficInService {
+            return Ok(TrafficInService {
                 assessment: None,
                 raised_unix_ms: None,
             });
         };
-        let resets = Resets::of(&self.records, point.id(), self.design_since_ms);
+        let resets = Resets::of(&self.records, point.id(), self.design_since_ms)?;
         let is = EvidenceOf {
             operating_point: point.id().to_owned(),
             reference: digest_of(&reference, watched.as_ref()),
             delta: self.delta,
             since_unix_ms: resets.since_ms(),
         };
-        let searches = self.waiting(point.id());
         let known = watched.take().filter(|known| known.is == is);
-        let mut known = known
-            .unwrap_or_else(|| WatchedPoint::open(is, &file, reference, resets.into_all().len()));
+        let mut known = match known {
+            Some(known) => known,
+            None => WatchedPoint::open(is, &file, reference, resets.into_all().len())?,
+        };
+        let searches = self.waiting(point.id());
         for (signs, accepted) in &searches {
             known.watch.observe(*signs, *accepted);
         }
@@ -171,7 +187,7 @@ impl TrafficComparison {
         }
         let raised_unix_ms = known.raised_ms;
         *watched = Some(known);
-        Some(TrafficInService {
+        Ok(TrafficInService {
             assessment: Some(assessment),
             raised_unix_ms,
         })
@@ -222,25 +238,36 @@ fn digest_of(reference: &Arc<TrafficReference>, watched: Option<&WatchedPoint>) 
 
 impl WatchedPoint {
     /// Continues from the file if it belongs to the same evidence; otherwise starts from the beginning.
-    fn open(is: EvidenceOf, file: &Path, reference: Arc<TrafficReference>, resets: usize) -> Self {
+    fn open(
+        is: EvidenceOf,
+        file: &Path,
+        reference: Arc<TrafficReference>,
+        resets: usize,
+    ) -> Result<Self, FileError> {
         let mut watch = TrafficWatch::new(&reference, is.delta, resets);
         let mut raised_ms = None;
-        if let Some(kept) = stored(file).into_iter().find(|kept| kept.of == is) {
+        if let Some(kept) = stored(file)?.into_iter().find(|kept| kept.of == is) {
             watch = watch.resumed(kept.state);
             raised_ms = kept.raised_unix_ms;
         }
-        Self {
+        Ok(Self {
             is,
             reference,
             watch,
             raised_ms,
             kept: Instant::now(),
-        }
+        })
     }
 
     fn keep(&mut self, file: &Path, deployment: &str) {
         self.kept = Instant::now();
-        let mut kept = stored(file);
+        if let Err(error) = self.write(file) {
+            tracing::warn!(%error, deployment, "the comparison of traffic with the calibration is not kept");
+        }
+    }
+
+    fn write(&self, file: &Path) -> Result<(), FileError> {
+        let mut kept = stored(file)?;
         kept.retain(|one| one.of.operating_point != self.is.operating_point);
         kept.push(KeptEvidence {
             of: self.is.clone(),
@@ -249,13 +276,11 @@ impl WatchedPoint {
         });
         let surplus = kept.len().saturating_sub(POINTS_MAX);
         kept.drain(..surplus);
-        if let Err(error) = write_json(file, &kept) {
-            tracing::warn!(%error, deployment, "the comparison of traffic with the calibration is not kept");
-        }
+        write_json(file, &kept)
     }
 }
 
-fn stored(file: &Path) -> Vec<KeptEvidence> {
+fn stored(file: &Path) -> Result<Vec<KeptEvidence>, FileError> {
     read_list(
         file,
         "the comparison of traffic with the calibration is damaged, and starts over",

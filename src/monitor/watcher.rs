@@ -11,6 +11,7 @@ use arc_swap::ArcSwap;
 use super::alarms::Alarms;
 use super::audit_evaluation::{AuditContext, AuditSpan, Labelling, drift};
 use super::counted_strata::CountedStrata;
+use super::error::MonitorError;
 use super::gauges::{ShownPoint, publish_lost, show, show_traffic};
 use super::growth_history::GrowthHistory;
 use super::label_history::LabelHistory;
@@ -119,25 +120,7 @@ impl Watcher {
             self.shown.show(self.observed.name(), None, || ());
             return;
         };
-        let resets = Resets::of(&self.records, point.id(), self.since_ms);
-        let span = AuditSpan::of(&self.strata, self.delta, &resets);
-        let alarms = Alarms::of(&self.records, point.id(), span.since_ms);
-        let today = self.observed.promise_today();
-        let known = AuditContext {
-            gallery: None,
-            grown: today.map(|today| today.grown),
-            growth: &self.growth,
-            advise: None,
-            alarms: &alarms,
-            label_history: &self.label_history,
-            reviews: &self.reviews,
-        };
-        let found = drift(&self.reader, point, &span, &known, &mut self.counted);
-        let found = found.map(|(drift, observations)| (drift, observations.labelling()));
-        if let Ok((drift, labelling)) = &found {
-            self.keep_alarms(&alarms, drift, *labelling);
-        }
-        let found = found.inspect_err(|error| {
+        let found = self.assess(point).inspect_err(|error| {
             tracing::error!(%error, deployment = self.observed.name(), "the audit could not be evaluated");
         });
         let traffic = self.traffic.update(&*self.observed);
@@ -151,6 +134,29 @@ impl Watcher {
                 show_traffic(deployment, id, traffic);
             }
         });
+    }
+
+    fn assess(
+        &mut self,
+        point: &OperatingPoint,
+    ) -> Result<(DriftAssessment, Labelling), MonitorError> {
+        let resets = Resets::of(&self.records, point.id(), self.since_ms)?;
+        let span = AuditSpan::of(&self.strata, self.delta, &resets);
+        let alarms = Alarms::of(&self.records, point.id(), span.since_ms)?;
+        let today = self.observed.promise_today();
+        let known = AuditContext {
+            gallery: None,
+            grown: today.map(|today| today.grown),
+            growth: &self.growth,
+            advise: None,
+            alarms: &alarms,
+            label_history: &self.label_history,
+            reviews: &self.reviews,
+        };
+        let (drift, observations) = drift(&self.reader, point, &span, &known, &mut self.counted)?;
+        let labelling = observations.labelling();
+        self.keep_alarms(&alarms, &drift, labelling);
+        Ok((drift, labelling))
     }
 
     fn keep_alarms(&self, alarms: &Alarms, drift: &DriftAssessment, labelling: Labelling) {
