@@ -19,9 +19,9 @@ use matchpoint_calibration::decision::Decision;
 /// Marks a `SQLite` file as a journal: the letters `MPjo`.
 const APPLICATION_ID: i32 = 0x4d50_6a6f;
 /// Format of the file; another one is refused.
-pub(super) const FORMAT: i32 = 2;
+pub(super) const FORMAT: i32 = 3;
 /// The previous format, which is upgraded when it is opened for writing.
-pub(super) const FORMAT_BEFORE: i32 = 1;
+pub(super) const FORMAT_BEFORE: i32 = 2;
 /// The number of the operating point of decisions that were made by none.
 pub(super) const NO_POINT: i64 = 0;
 /// The stratum of decisions that belong to none.
@@ -52,14 +52,15 @@ const TABLES: [(&str, &str, &str); 9] = [
         "images",
         "CREATE TABLE images (id BLOB PRIMARY KEY, bytes BLOB NOT NULL) STRICT",
     ),
-    // One row. No removed decision is newer than `removed_to`.
+    // One row. No removed decision is newer than `removed_to`, and none that was sampled and removed for
+    // space before anybody annotated it is newer than `crowded_to`.
     (
         "table",
         "journal",
         "CREATE TABLE journal (\
          one INTEGER PRIMARY KEY CHECK (one = 1), removed_to BLOB NOT NULL, \
          queue_full INTEGER NOT NULL, not_written INTEGER NOT NULL, images INTEGER NOT NULL, \
-         name INTEGER) STRICT",
+         name INTEGER, crowded_to BLOB) STRICT",
     ),
     // Only added to: of a decision's annotations the one with the greatest number counts.
     (
@@ -97,19 +98,13 @@ const TABLES: [(&str, &str, &str); 9] = [
     ),
 ];
 
-/// Columns that were added since the previous format, as `SQLite` writes what it adds.
-const GAINED: [(&str, &str); 2] = [("decisions", "state BLOB"), ("journal", "name INTEGER")];
+/// The column that was added since the previous format, as `SQLite` writes what it adds.
+const GAINED: (&str, &str) = ("journal", "crowded_to BLOB");
 
-/// The columns that [`read_row`] reads, in its order; the previous format lacks the last one.
-const COLUMNS: &str = "d.id, d.point, d.generation, d.items, d.decision, d.label, \
+/// The columns that [`read_row`] reads, in its order.
+pub(super) const COLUMNS: &str = "d.id, d.point, d.generation, d.items, d.decision, d.label, \
     d.item, d.similarity, d.held, d.margin, d.filtered, d.stratum, d.probability, d.sampled, \
-    d.source, d.expected, l.unix_ms, l.said_by, l.truth, l.label";
-
-/// The columns that [`read_row`] reads, in its order, of a file of this format.
-pub(super) fn columns(format: i32) -> String {
-    let state = if format == FORMAT { "d.state" } else { "NULL" };
-    format!("{COLUMNS}, {state}")
-}
+    d.source, d.expected, l.unix_ms, l.said_by, l.truth, l.label, d.state";
 
 /// Where they come from: a decision and the annotation that counts.
 pub(super) const JOINED: &str = "decisions d LEFT JOIN labels l ON l.number = d.labelled";
@@ -133,29 +128,31 @@ pub(super) fn write_empty(mut connection: Connection) -> Result<(), rusqlite::Er
         }
     }
     let name = JournalId::fresh().get();
-    transaction.execute("INSERT INTO journal VALUES (1, x'', 0, 0, 0, ?)", [name])?;
+    transaction.execute(
+        "INSERT INTO journal VALUES (1, x'', 0, 0, 0, ?, x'')",
+        [name],
+    )?;
     transaction.commit()?;
     connection.close().map_err(|(_, error)| error)
 }
 
-/// Upgrades a journal of the previous format: the state of its decisions is unknown, and it gets a name.
+/// Upgrades a journal of the previous format: whether what it removed had been sampled is unknown.
 pub(super) fn upgrade(connection: &mut Connection) -> Result<(), rusqlite::Error> {
     let transaction = connection.transaction()?;
-    for (table, column) in GAINED {
-        transaction.execute(&format!("ALTER TABLE {table} ADD COLUMN {column}"), [])?;
-    }
-    let name = JournalId::fresh().get();
-    transaction.execute("UPDATE journal SET name = ?", [name])?;
+    let (table, column) = GAINED;
+    transaction.execute(&format!("ALTER TABLE {table} ADD COLUMN {column}"), [])?;
+    transaction.execute("UPDATE journal SET crowded_to = removed_to", [])?;
     transaction.pragma_update(None, "user_version", FORMAT)?;
     transaction.commit()
 }
 
 /// The text of a table in a file of this format.
 fn table_text(format: i32, name: &str, sql: &str) -> String {
-    let gained = GAINED.iter().find(|(table, _)| *table == name);
-    match gained {
-        Some((_, column)) if format == FORMAT_BEFORE => sql.replace(&format!(", {column}"), ""),
-        Some(_) | None => sql.to_owned(),
+    let (table, column) = GAINED;
+    if table == name && format == FORMAT_BEFORE {
+        sql.replace(&format!(", {column}"), "")
+    } else {
+        sql.to_owned()
     }
 }
 

@@ -12,7 +12,7 @@ use crate::journal::entry::{
 use crate::journal::error::{JournalError, failed};
 use crate::journal::file::connect_to_read;
 use crate::journal::format::{
-    self, JOINED, NO_POINT, PointsByNumber, read_counts, read_row, read_state,
+    self, COLUMNS, FORMAT, JOINED, NO_POINT, PointsByNumber, read_counts, read_row, read_state,
 };
 use crate::journal::store::count_rows;
 use crate::journal::totals::{self, LostDecisions, Total};
@@ -63,8 +63,7 @@ pub struct StratumCount {
 pub struct JournalReader {
     connection: Connection,
     path: PathBuf,
-    /// The columns that are read for a decision.
-    columns: String,
+    format: i32,
 }
 
 impl JournalReader {
@@ -77,7 +76,7 @@ impl JournalReader {
         Ok(Self {
             connection,
             path: path.to_path_buf(),
-            columns: format::columns(format),
+            format,
         })
     }
 
@@ -105,7 +104,6 @@ impl JournalReader {
         selection: &DecisionSelection,
         mut take: impl FnMut(DecisionRow) -> ControlFlow<()>,
     ) -> Result<(), JournalError> {
-        let columns = &self.columns;
         self.read(|connection| {
             let (points, _) = read_counts(connection)?;
             let Some(point) = number(&points, selection.operating_point.as_deref()) else {
@@ -113,7 +111,7 @@ impl JournalReader {
             };
             let [first, end] = bounds(&selection.unix_ms);
             let query = format!(
-                "SELECT {columns} FROM {JOINED} WHERE ? <= d.id AND d.id < ? AND d.point = ? \
+                "SELECT {COLUMNS} FROM {JOINED} WHERE ? <= d.id AND d.id < ? AND d.point = ? \
                  ORDER BY d.id"
             );
             let mut statement = connection.prepare_cached(&query)?;
@@ -139,7 +137,6 @@ impl JournalReader {
         since_ms: u64,
         mut take: impl FnMut(DecisionRow),
     ) -> Result<(), JournalError> {
-        let columns = &self.columns;
         self.read(|connection| {
             let (points, _) = read_counts(connection)?;
             let Some(point) = number(&points, Some(operating_point)) else {
@@ -147,7 +144,7 @@ impl JournalReader {
             };
             let [first, _] = bounds(&(since_ms..since_ms));
             let query = format!(
-                "SELECT {columns} FROM decisions d INDEXED BY audited \
+                "SELECT {COLUMNS} FROM decisions d INDEXED BY audited \
                  LEFT JOIN labels l ON l.number = d.labelled \
                  WHERE (d.sampled = 1 OR d.labelled <> 0) AND d.point = ? AND ? <= d.id \
                  AND d.source = 0 AND d.filtered = 0 ORDER BY d.id"
@@ -174,8 +171,25 @@ impl JournalReader {
     pub fn complete_since_ms(&self) -> Result<u64, JournalError> {
         self.read(|connection| {
             let (_, removed_to) = read_state(connection)?;
-            let removed = removed_to.try_into().ok().and_then(DecisionId::from_bytes);
-            Ok(removed.map_or(0, |id| id.unix_ms().saturating_add(1)))
+            Ok(just_after(removed_to))
+        })
+    }
+
+    /// The time from which on no sampled decision was removed for space before anybody annotated it, in
+    /// milliseconds since 1970-01-01 UTC. Of earlier ones those that are left may not represent the others.
+    ///
+    /// # Errors
+    /// The file is damaged, or the disk.
+    pub fn representative_since_ms(&self) -> Result<u64, JournalError> {
+        self.read(|connection| {
+            // Of what the previous format removed nobody knows whether it had been sampled.
+            let column = if self.format == FORMAT {
+                "crowded_to"
+            } else {
+                "removed_to"
+            };
+            let query = format!("SELECT {column} FROM journal");
+            connection.query_row(&query, [], |row| row.get(0).map(just_after))
         })
     }
 
@@ -271,7 +285,6 @@ impl JournalReader {
     /// # Errors
     /// The file is damaged, or the disk.
     pub fn queue(&self, request: &QueueRequest) -> Result<Vec<DecisionRow>, JournalError> {
-        let columns = &self.columns;
         self.read(|connection| {
             let (points, _) = read_counts(connection)?;
             let asked = request.operating_point.as_deref();
@@ -281,7 +294,7 @@ impl JournalReader {
             }
             let newest = DecisionId::at(u64::MAX >> 16, [u8::MAX; 10]);
             let query = format!(
-                "SELECT {columns} FROM {JOINED} WHERE d.id IN (\
+                "SELECT {COLUMNS} FROM {JOINED} WHERE d.id IN (\
                  SELECT id FROM decisions INDEXED BY waiting \
                  WHERE sampled = 1 AND labelled = 0 AND source = 0 AND filtered = 0 AND id < ?1 \
                  AND ?5 <= id AND (?2 IS NULL OR stratum = ?2) AND (?3 IS NULL OR point = ?3) \
@@ -308,10 +321,9 @@ impl JournalReader {
     /// # Errors
     /// The file is damaged, or the disk.
     pub fn decision(&self, id: DecisionId) -> Result<Option<DecisionRow>, JournalError> {
-        let columns = &self.columns;
         self.read(|connection| {
             let (points, _) = read_counts(connection)?;
-            let query = format!("SELECT {columns} FROM {JOINED} WHERE d.id = ?");
+            let query = format!("SELECT {COLUMNS} FROM {JOINED} WHERE d.id = ?");
             let mut statement = connection.prepare_cached(&query)?;
             let row = statement.query_row([id.as_bytes()], |row| read_row(row, &points));
             row.optional()
@@ -424,6 +436,12 @@ fn number(points: &PointsByNumber, id: Option<&str>) -> Option<i64> {
     };
     let found = points.iter().find(|(_, known)| known.as_str() == id);
     found.map(|(number, _)| *number)
+}
+
+/// The first millisecond after a row that may have been removed; 0 if none was.
+fn just_after(removed_to: Vec<u8>) -> u64 {
+    let removed = removed_to.try_into().ok().and_then(DecisionId::from_bytes);
+    removed.map_or(0, |id| id.unix_ms().saturating_add(1))
 }
 
 /// The least ids of the first moment, and of the first moment after the range.

@@ -33,8 +33,8 @@ pub struct Retention {
     /// Sampled and annotated decisions are kept for this long, without their images: rates and evidence are
     /// computed from them, annotated or not. Never shorter than `ms`.
     pub audited_ms: u64,
-    /// Greatest length of the file without annotated decisions: those who may only search must not displace
-    /// what people said. Its log adds at most 16 MiB.
+    /// Length of the file from which on the oldest decisions go, but not annotated ones, which take room from
+    /// the others: those who may only search must not displace what people said. Its log adds at most 16 MiB.
     pub bytes: u64,
 }
 
@@ -171,8 +171,12 @@ impl JournalStore {
         }
         if last.is_some() {
             write_counts(&transaction, &changes)?;
-            let mut set = transaction.prepare_cached("UPDATE journal SET removed_to = ?")?;
-            set.execute([&removed_to])?;
+            let for_space = sweep.also_audited && sweep.spares_labelled;
+            let mut set = transaction.prepare_cached(
+                "UPDATE journal SET removed_to = ?1, \
+                 crowded_to = CASE WHEN ?2 THEN max(crowded_to, ?3) ELSE crowded_to END",
+            )?;
+            set.execute(params![removed_to, for_space, last])?;
             drop(set);
             transaction.commit()?;
             self.removed_to = removed_to;

@@ -686,6 +686,8 @@ fn a_flood_of_sampled_decisions_does_not_push_out_what_people_said() {
     (0..180).for_each(|number| journal.record(sampled(number), None));
     let labels = (0..180).map(|number| label(number, AnnotatedTruth::NonMated));
     journal.report(labels.collect()).unwrap();
+    let representative_since = || journal.reader().unwrap().representative_since_ms().unwrap();
+    assert_eq!(representative_since(), 0);
     for round in 1..=6 {
         let flood = round * 3000..(round + 1) * 3000;
         flood.for_each(|number| journal.record(sampled(number), None));
@@ -699,6 +701,19 @@ fn a_flood_of_sampled_decisions_does_not_push_out_what_people_said() {
     assert_eq!(reader.decision(id(3000)).unwrap(), None);
     assert!(reader.decision(id(20_999)).unwrap().is_some());
     assert!(1000 < crowded_out.load(Ordering::SeqCst));
+    // Whatever is left from there on is all that was sampled.
+    let mut first = None;
+    reader
+        .audited("op-0", representative_since(), |row| {
+            first.get_or_insert(row.entry.id);
+        })
+        .unwrap();
+    let first = first.unwrap();
+    let missing = (3000..21_000)
+        .map(id)
+        .rfind(|id| reader.decision(*id).unwrap().is_none());
+    let next = (3000..21_000).map(id).find(|id| missing.unwrap() < *id);
+    assert_eq!(Some(first), next);
 }
 
 #[test]
@@ -806,19 +821,19 @@ fn a_journal_of_another_version_or_program_is_refused_and_left_alone() {
         drop(connection);
         Journal::open(&place.path, options(), |_| {}).unwrap_err()
     };
-    let newer = set("user_version = 3");
+    let newer = set("user_version = 4");
     assert!(
         matches!(
             newer,
             JournalError::Format {
-                found: 3,
-                readable: 2,
+                found: 4,
+                readable: 3,
                 ..
             }
         ),
         "{newer}"
     );
-    assert!(newer.to_string().contains("format 3"), "{newer}");
+    assert!(newer.to_string().contains("format 4"), "{newer}");
     let foreign = set("application_id = 5");
     assert!(
         matches!(foreign, JournalError::NotAJournal { .. }),
@@ -833,31 +848,26 @@ fn a_journal_of_the_format_before_is_read_as_it_is_and_brought_up_to_date_to_be_
     let journal = open(&place.path);
     record_all(&journal, 0..100);
     drop(journal);
-    let old = "ALTER TABLE decisions DROP COLUMN state; ALTER TABLE journal DROP COLUMN name; \
-               PRAGMA user_version = 1";
+    let old = "ALTER TABLE journal DROP COLUMN crowded_to; PRAGMA user_version = 2";
     let connection = Connection::open(&place.path).unwrap();
     connection.execute_batch(old).unwrap();
     drop(connection);
-    let stateless = |numbers: std::ops::Range<u64>| {
+    let written = |numbers: std::ops::Range<u64>| {
         let numbers = numbers.filter(|number| !number.is_multiple_of(10));
-        let before = numbers.map(|number| DecisionEntry {
-            state: None,
-            ..entry(number)
-        });
-        before.collect::<Vec<_>>()
+        numbers.map(entry).collect::<Vec<_>>()
     };
     let entries = |reader: &JournalReader| {
         let rows = all(reader, Some("op-0")).into_iter();
         rows.map(|row| row.entry).collect::<Vec<_>>()
     };
     let reader = JournalReader::open(&place.path).unwrap();
-    assert_eq!(entries(&reader), stateless(0..100));
+    assert_eq!(entries(&reader), written(0..100));
     drop(reader);
 
     let journal = open(&place.path);
     let name = journal.name();
     record_all(&journal, 101..102);
-    let mut expected = stateless(0..100);
+    let mut expected = written(0..100);
     expected.push(entry(101));
     assert_eq!(entries(&journal.reader().unwrap()), expected);
     drop(journal);

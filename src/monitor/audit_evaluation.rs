@@ -126,13 +126,19 @@ pub(super) fn drift(
 ) -> Result<(DriftAssessment, AuditObservations), MonitorError> {
     let observations = AuditObservations::of(reader, point.id(), span.since_ms, known)?;
     let last = observations.rows.last().is_some_and(|row| row.grown);
+    let representative_ms = span.since_ms.max(reader.representative_since_ms()?);
+    let representative_from = observations.made_before(representative_ms);
     let request = CountRequest {
         operating_point: point.id(),
-        since_ms: span.since_ms,
+        since_ms: representative_ms,
         strata: span.strata.count(),
         now_ms: now_ms(),
     };
-    let counted = counted.count(reader, &request, &observations.made_ms)?;
+    let counted = counted.count(
+        reader,
+        &request,
+        observations.made_from(representative_from),
+    )?;
     let reviews = match &point.content().review {
         None => None,
         Some(band) => {
@@ -149,6 +155,7 @@ pub(super) fn drift(
     let seen = AuditWindow {
         strata: span.strata,
         rows: &observations.rows,
+        representative_from,
         counted: Some(&counted),
         reviews,
         unix_ms: &observations.made_ms,
@@ -164,7 +171,11 @@ pub(super) fn drift(
     let limits = PromisedLimits::of(point, span.delta);
     let mut drift = DriftAssessment::new(&seen, limits, Confidence::DISPLAY)?;
     if known.advise.is_some() {
-        let from = drift.rise_began_at();
+        // Labels certify as a plain sample, so only what represents the searches counts.
+        let rows_before = Some(representative_from).filter(|rows| 0 < *rows);
+        let from = drift
+            .rise_began_at()
+            .max(rows_before.map(|rows| rows as u64 + 1));
         let certifying = Certifying::of(point);
         let recalibration = certifying.map(|what| Recalibration::of(what, &seen, from));
         drift.advise(groups(&observations.cases), recalibration);
@@ -239,10 +250,31 @@ impl AuditObservations {
         }
     }
 
-    /// How the rates developed.
-    pub(super) fn course(&self, strata: &Strata) -> Result<Vec<HistoryPoint>, MonitorError> {
+    /// How many of the rows were made before a time, in milliseconds since 1970-01-01 UTC.
+    fn made_before(&self, unix_ms: u64) -> usize {
+        self.made_ms.partition_point(|made| *made < unix_ms)
+    }
+
+    /// When the rows from this index on were made.
+    fn made_from(&self, row: usize) -> &[u64] {
+        self.made_ms.get(row..).unwrap_or_default()
+    }
+
+    /// How the rates developed, as far back as rows represent the searches.
+    pub(super) fn course(
+        &self,
+        strata: &Strata,
+        reader: &JournalReader,
+    ) -> Result<Vec<HistoryPoint>, MonitorError> {
+        let from = self.made_before(reader.representative_since_ms()?);
+        let rows = self.rows.get(from..).unwrap_or_default();
         let confidence = Confidence::DISPLAY;
-        Ok(rate_history(strata, &self.rows, &self.made_ms, confidence)?)
+        Ok(rate_history(
+            strata,
+            rows,
+            self.made_from(from),
+            confidence,
+        )?)
     }
 
     pub(super) fn labelling(&self) -> Labelling {

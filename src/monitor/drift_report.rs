@@ -128,7 +128,7 @@ impl Monitor {
             today,
             left_out,
             lookalikes,
-            course: observations.course(&recorder.strata)?,
+            course: observations.course(&recorder.strata, reader)?,
             traffic,
             resets: resets.into_all(),
         })

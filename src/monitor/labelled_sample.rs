@@ -53,6 +53,7 @@ pub fn labelled_sample(
         return Ok(false);
     };
     let since_ms = Resets::of(folder, point, design.since_unix_ms)?.since_ms();
+    let since_ms = since_ms.max(reader.representative_since_ms()?);
     let (mut rows, mut said) = (Vec::new(), Vec::new());
     reader.audited(point, since_ms.max(unix_ms.start), |row| {
         if unix_ms.contains(&row.entry.id.unix_ms())
@@ -95,4 +96,84 @@ fn annotated(row: &DecisionRow) -> Option<(SampledRow, Option<AnnotatedTruth>)> 
         sampling_hash: sampling_hash(&row.entry.id),
     };
     Some((drawn, said))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::sampling_design::begin_design;
+    use super::*;
+    use crate::clock::now_ms;
+    use crate::journal::entry::{
+        Annotation, AnnotationKind, DecisionEntry, Sampling, SearchSource,
+    };
+    use crate::journal::{Journal, JournalOptions, Retention};
+    use matchpoint_calibration::monitoring::strata::Strata;
+
+    fn reject(id: DecisionId) -> DecisionEntry {
+        DecisionEntry {
+            id,
+            operating_point: Some("op-1".to_owned()),
+            generation: 1,
+            gallery_items: 1,
+            state: None,
+            decision: Decision::Reject,
+            best: None,
+            filtered: false,
+            sampling: Sampling::new(0, 1.0, true),
+            source: SearchSource::Live,
+        }
+    }
+
+    #[test]
+    fn a_plain_sample_holds_nothing_of_the_time_of_which_others_were_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        begin_design(folder.path(), &Strata::usual()).unwrap();
+        let retention = Retention {
+            ms: u64::MAX,
+            audited_ms: u64::MAX,
+            bytes: 1 << 20,
+        };
+        let options = JournalOptions {
+            retention,
+            clock: now_ms,
+        };
+        let path = folder.path().join(FILE_NAME);
+        let journal = Journal::open(&path, options, |_| {}).unwrap();
+        let began = now_ms();
+        let id = |number: u64| {
+            let mut rest = [0; 10];
+            rest[2..].copy_from_slice(&number.to_be_bytes());
+            DecisionId::at(began + number, rest)
+        };
+        let said = |number: u64| Annotation {
+            decision: id(number),
+            truth: AnnotatedTruth::NonMated,
+            annotator: "anna".to_owned(),
+            unix_ms: began + number,
+            kind: AnnotationKind::Audit,
+        };
+        let sample = || {
+            let mut found = Vec::new();
+            let take = |decision: LabelledDecision| {
+                found.push(decision.id);
+                true
+            };
+            labelled_sample(folder.path(), "op-1", 0..u64::MAX, take).map(|any| (any, found))
+        };
+        (0..50).for_each(|number| journal.record(reject(id(number)), None));
+        journal.report((0..50).map(said).collect()).unwrap();
+        assert_eq!(sample().unwrap().1.len(), 50);
+        (50..12_000).for_each(|number| journal.record(reject(id(number)), None));
+        journal.retain().unwrap();
+        let reader = journal.reader().unwrap();
+        assert!(reader.decision(id(49)).unwrap().is_some());
+        assert!(reader.decision(id(50)).unwrap().is_none());
+        assert_eq!(sample().unwrap(), (false, Vec::new()));
+        journal
+            .report((11_980..12_000).map(said).collect())
+            .unwrap();
+        let (any, found) = sample().unwrap();
+        assert!(any);
+        assert_eq!(found, (11_980..12_000).map(id).collect::<Vec<_>>());
+    }
 }

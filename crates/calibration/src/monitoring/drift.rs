@@ -319,22 +319,22 @@ impl DriftAssessment {
         limits: PromisedLimits,
         confidence: Confidence,
     ) -> Result<Self, MonitoringError> {
+        let rows = seen.representative_rows();
         let audit = AuditSample {
             strata: seen.strata,
-            rows: seen.rows,
+            rows,
             counted: seen.counted,
         };
         let rates = audit.rates(confidence)?;
-        let late = seen.rows.len().saturating_sub(RECENT);
+        let late = rows.len().saturating_sub(RECENT);
         let lately = AuditSample {
-            rows: seen.rows.get(late..).unwrap_or_default(),
+            rows: rows.get(late..).unwrap_or_default(),
             counted: None,
             ..audit
         };
         let recent = lately.rates(confidence)?;
-        let [far_raised, frr_raised] = seen.raised;
-        let (far_evidence, far_onset) = evidence(seen, limits, ErrorSide::FalseAccept, far_raised)?;
-        let (frr_evidence, frr_onset) = evidence(seen, limits, ErrorSide::FalseReject, frr_raised)?;
+        let (far_evidence, far_onset) = evidence(seen, limits, ErrorSide::FalseAccept)?;
+        let (frr_evidence, frr_onset) = evidence(seen, limits, ErrorSide::FalseReject)?;
         let [far_limit, frr_limit] = [limits.watched_far(seen), limits.frr.map(WatchedLimit::of)];
         let limits = limits.now(seen.grown);
         let watched = |subject, rate, recent, limit, evidence| WatchedRate {
@@ -368,6 +368,7 @@ impl DriftAssessment {
         findings.extend(suspicion("FAR", far_evidence, far_onset));
         findings.extend(suspicion("FRR", frr_evidence, frr_onset));
         findings.extend(seen.gallery.into_iter().flat_map(gallery));
+        findings.extend(crowded_out(seen));
         findings.extend(waiting(&rates, seen.unusable));
         findings.extend(feedback(seen.feedback, confidence));
         findings.extend(seen.reviews.as_ref().and_then(for_people));
@@ -389,6 +390,20 @@ impl DriftAssessment {
             findings,
         })
     }
+}
+
+/// The finding that the journal had no room for sampled decisions that waited for a label.
+fn crowded_out(seen: &AuditWindow<'_>) -> Option<Finding> {
+    let before = seen.rows.get(..seen.representative_from)?;
+    let labelled = before.iter().filter(|row| row.truth.is_some()).count();
+    (!before.is_empty()).then(|| Finding {
+        subject: FindingSubject::Audit,
+        verdict: DriftVerdict::Warning,
+        says: format!(
+            "Sampled decisions were removed before anybody labelled them, because the journal had no room. Rates count only decisions made after the last of these, since earlier labels may not represent the others; alarms count the {labelled} earlier labels too."
+        ),
+        next: "Raise `journal_bytes_max`, or label sooner; see whether one client searches near the threshold far more than it used to.".to_owned(),
+    })
 }
 
 /// Names the moment from which decisions are counted.
@@ -447,11 +462,11 @@ fn evidence(
     seen: &AuditWindow<'_>,
     limits: PromisedLimits,
     side: ErrorSide,
-    raised: bool,
 ) -> Result<(Option<EProcess>, Onset), MonitoringError> {
-    let (limit, grown) = match side {
-        ErrorSide::FalseAccept => (limits.far, limits.far_grown),
-        ErrorSide::FalseReject => (limits.frr, None),
+    let [far_raised, frr_raised] = seen.raised;
+    let (limit, grown, raised) = match side {
+        ErrorSide::FalseAccept => (limits.far, limits.far_grown, far_raised),
+        ErrorSide::FalseReject => (limits.frr, None, frr_raised),
     };
     let Some(limit) = limit else {
         return Ok((None, Onset::default()));
@@ -819,6 +834,7 @@ mod tests {
         raised: [bool; 2],
     ) -> DriftAssessment {
         let seen = AuditWindow {
+            representative_from: 0,
             grown: false,
             raised,
             reset: false,
@@ -1017,6 +1033,14 @@ mod tests {
     /// What is found of strangers in galleries that have grown or not, one after the other, if 2 % are promised today,
     /// and 20 % once the gallery has grown.
     fn drift_while_growing(strangers: &[(bool, [usize; 2])]) -> DriftAssessment {
+        drift_with_gap(strangers, 0)
+    }
+
+    /// The same if decisions before this row were removed before anybody labelled them.
+    fn drift_with_gap(
+        strangers: &[(bool, [usize; 2])],
+        representative_from: usize,
+    ) -> DriftAssessment {
         let limit = |limit| {
             let null = Null::new(limit, 0.05).unwrap();
             Some(Limit { null, target: true })
@@ -1038,6 +1062,7 @@ mod tests {
         };
         let rows: Vec<AuditRow> = strangers.iter().flat_map(of).collect();
         let seen = AuditWindow {
+            representative_from,
             grown: strangers.last().unwrap().0,
             raised: [false; 2],
             reset: false,
@@ -1058,6 +1083,25 @@ mod tests {
             frr: None,
         };
         DriftAssessment::new(&seen, limits, Confidence::DISPLAY).unwrap()
+    }
+
+    #[test]
+    fn rates_are_of_what_represents_the_searches_and_alarms_of_all_labels() {
+        let before = [(false, FAR_15)];
+        let of_all = drift_while_growing(&[before[0], (false, FAR_3)]);
+        assert_eq!(of_all.rates.far.unwrap().errors, 72);
+        let with_gap = drift_with_gap(&[before[0], (false, FAR_3)], 400);
+        assert_eq!(with_gap.rates.far.unwrap().errors, 12);
+        assert_eq!(with_gap.far_evidence, of_all.far_evidence);
+        assert_eq!(
+            verdict(&with_gap, FindingSubject::Audit).verdict,
+            DriftVerdict::Warning
+        );
+        // Once all that is left was labelled first, nothing is known.
+        let nothing_since = drift_with_gap(&[(false, [400, 0])], 400);
+        assert_eq!(nothing_since.rates.far, None);
+        let far = verdict(&nothing_since, FindingSubject::Far);
+        assert_eq!(far.verdict, DriftVerdict::Unknown, "{far:?}");
     }
 
     #[test]

@@ -13,7 +13,12 @@ pub struct AuditWindow<'a> {
     pub strata: &'a Strata,
     /// The sampled decisions, in the order in which they were made.
     pub rows: &'a [AuditRow],
-    /// The number of all decisions since one of them; `None` if it is not known.
+    /// The index, from 0, of the first row from which on none was removed before it could be labelled. Rates
+    /// are of these. The evidence is of all labelled rows, because otherwise whoever makes room scarce could
+    /// end it.
+    pub representative_from: usize,
+    /// The number of all decisions since one of the rows from `representative_from` on, which are counted
+    /// from 0 there; `None` if it is not known.
     pub counted: Option<&'a CountedDecisions>,
     /// The share of searches that go to a person, compared with the prediction; `None` without a review band.
     pub reviews: Option<ReviewsInService>,
@@ -35,6 +40,16 @@ pub struct AuditWindow<'a> {
     pub raised: [bool; 2],
     /// Whether the evidence was reset since the operating point became active.
     pub reset: bool,
+}
+
+impl<'a> AuditWindow<'a> {
+    /// The rows that rates are of.
+    #[must_use]
+    pub fn representative_rows(&self) -> &'a [AuditRow] {
+        self.rows
+            .get(self.representative_from..)
+            .unwrap_or_default()
+    }
 }
 
 /// How the gallery has changed since the calibration.

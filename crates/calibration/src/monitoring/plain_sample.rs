@@ -166,9 +166,9 @@ impl Recalibration {
             "To certify the target {targets} again takes {needed} {strangers} at the least, each once and none chosen by its score"
         );
         let since = self.since_unix_ms.map(rfc_3339);
-        let when = since.as_ref().map_or_else(String::new, |since| {
-            format!(" since the rise began ({since})")
-        });
+        let when = since
+            .as_ref()
+            .map_or_else(String::new, |since| format!(" made since {since}"));
         let Some(present) = self.present else {
             return format!(
                 "{takes}; the labels{when} make no plain sample yet: label some of every stratum, or collect {needed} pictures of {strangers} as they come."
@@ -360,6 +360,7 @@ mod tests {
         let cases: Vec<Case> = truths.iter().enumerate().map(case).collect();
         let unix_ms: Vec<u64> = (0..rows.len() as u64).map(|place| 1_000 * place).collect();
         let seen = AuditWindow {
+            representative_from: 0,
             strata: &strata,
             rows: &rows,
             counted: None,
@@ -445,6 +446,7 @@ mod tests {
             })
             .collect();
         let seen = AuditWindow {
+            representative_from: 0,
             strata: &strata,
             rows: &[row; 12],
             counted: None,
