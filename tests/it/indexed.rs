@@ -203,6 +203,22 @@ async fn a_margin_is_over_every_item_of_another_label() {
         assert!((score - expected).abs() < 1e-5, "{score} {expected}");
     }
     assert!(10 < accepted && 0 < missed, "{accepted} {missed}");
+
+    // A gallery that searches itself says too what its index misses. It finds each item itself, and that is no answer.
+    let of_itself = CalibrationSettings {
+        target: Some(calibration_settings::Target::TargetFar(0.5)),
+        confidence: 0.9,
+        gallery_as_queries: true,
+        ..CalibrationSettings::default()
+    };
+    calibrate(&running, of_itself, []).await;
+    let said = run(&["points", "show", deployment.to_str().unwrap()]);
+    let said = text(&said.stdout);
+    let misses = said.lines().find(|line| line.contains("index misses"));
+    assert!(
+        misses.is_some_and(|line| !line.contains(" 0 of ")),
+        "{said}"
+    );
     running.stop().await;
 }
 

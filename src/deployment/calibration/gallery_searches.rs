@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use super::searches::{Gathered, LabelledQuery, checks_index};
+use super::searches::{Gathered, INDEX_CHECKS_MAX, LabelledQuery};
 use crate::deployment::search::answer::Probed;
 use crate::deployment::search::deciding::{DECIDING_WIDTH, PROBE_HITS};
 use crate::deployment::search::worker::{index_misses, left_out};
@@ -37,6 +37,8 @@ impl Deployment {
             .collect();
         items.sort_unstable_by_key(|(head, _)| &head.id);
 
+        // Spread over the ids, since those that were enrolled together may be alike.
+        let checked_each = items.len().div_ceil(INDEX_CHECKS_MAX).max(1);
         let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
         let found = Mutex::new(Vec::with_capacity(items.len()));
         let failed = Mutex::new(None);
@@ -47,7 +49,7 @@ impl Deployment {
                     return;
                 };
                 let mates = of_label.get(head.label.as_str()).copied().unwrap_or(0);
-                match as_query(&view, head, vector, checks_index(number)) {
+                match as_query(&view, head, vector, number.is_multiple_of(checked_each)) {
                     Ok(probed) => {
                         let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
                         found.push((number, 1 < mates, probed));
@@ -130,12 +132,13 @@ fn as_query(
     let embedding = Embedding::normalise(vector.to_vec())?;
     let probe = Probe::nearest(DECIDING_WIDTH + 1);
     let mut hits = view.nearest(&embedding, &probe)?;
+    hits.retain(|hit| hit.item.id != head.id);
+    // Any index finds the item itself.
     let index_missed = if check_index {
-        index_misses(view, &embedding, &hits)?
+        index_misses(view, &embedding, &hits, Some(&head.id))?
     } else {
         None
     };
-    hits.retain(|hit| hit.item.id != head.id);
     hits.truncate(PROBE_HITS);
     let others = left_out(view, &embedding, &head.label)?;
     let other = match hits.first() {

@@ -28,7 +28,7 @@ use matchpoint_gallery::view::GalleryView;
 use matchpoint_vector::Similarity;
 
 /// At most this many queries take part in the check of the index against exact search.
-const INDEX_CHECKS_MAX: usize = 500;
+pub(super) const INDEX_CHECKS_MAX: usize = 500;
 
 /// A query whose label is known.
 #[derive(Clone, Debug)]
@@ -631,7 +631,7 @@ fn counted<T>(truth: TrialKind, usual: T, exact: Option<T>) -> Option<T> {
 }
 
 /// Whether the query with this number takes part in the check of the index.
-pub(in crate::deployment) fn checks_index(number: usize) -> bool {
+fn checks_index(number: usize) -> bool {
     number < INDEX_CHECKS_MAX
 }
 

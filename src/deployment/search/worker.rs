@@ -289,7 +289,7 @@ pub(in crate::deployment) fn probe(
         (Some(Deciding { other, .. }), _) => other,
     };
     let index_missed = if request.check_index {
-        index_misses(view, &embedding, &hits)?
+        index_misses(view, &embedding, &hits, None)?
     } else {
         None
     };
@@ -328,20 +328,23 @@ pub(in crate::deployment) fn left_out(
     Ok(OthersFound { hits, other })
 }
 
-/// Whether an item is more similar than the best of `hits`; `None` if the search is exact.
+/// Whether an item, other than the one whose id is `except`, is more similar than the best of `hits`; `None` if the
+/// search is exact.
 pub(in crate::deployment) fn index_misses(
     view: &GalleryView,
     embedding: &Embedding,
     hits: &[Hit],
+    except: Option<&str>,
 ) -> Result<Option<bool>, DeploymentError> {
     if !view.is_approximate() {
         return Ok(None);
     }
     let exact = Probe {
         exact: true,
-        ..Probe::nearest(1)
+        ..Probe::nearest(2)
     };
     let nearest = view.nearest(embedding, &exact)?;
-    let score = |hits: &[Hit]| hits.first().map(|hit| hit.score);
-    Ok(Some(score(hits) < score(&nearest)))
+    let mut nearest = nearest.iter().filter(|hit| Some(&*hit.item.id) != except);
+    let score = |hit: Option<&Hit>| hit.map(|hit| hit.score);
+    Ok(Some(score(hits.first()) < score(nearest.next())))
 }
