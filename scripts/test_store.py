@@ -179,6 +179,14 @@ class Calls:
             self.items.DeleteItemRequest(id=item_id), timeout=WAIT_SECONDS
         ).generation
 
+    def relabel(self, item_id: str, label: str, etag: str = "") -> int:
+        request = self.items.RelabelItemRequest(id=item_id, label=label, etag=etag)
+        return self.gallery.RelabelItem(request, timeout=WAIT_SECONDS).generation
+
+    def item(self, item_id: str):
+        request = self.items.GetItemRequest(id=item_id, include_embedding=True)
+        return self.gallery.GetItem(request, timeout=WAIT_SECONDS).item
+
     def roll_back(self) -> None:
         self.choices.RollBackOperatingPoint(self.points.RollBackOperatingPointRequest(), timeout=WAIT_SECONDS)
 
@@ -307,6 +315,16 @@ def check_followers(one: Server, two: Server, store: Postgres) -> None:
     check(said.startswith("NOT_THE_WRITER") and one.address in said, f"refused elsewhere, and named: {said}")
     said = refusal_of(lambda: one.calls.remove("was never there"))
     check(said.startswith("ITEM_NOT_FOUND"), f"what is not there is not removed: {said}")
+    seen = one.calls.item("new")
+    one.calls.relabel("new", "renamed", seen.etag)
+    check_equal([one, two], store, "relabelled")
+    there = two.calls.item("new")
+    kept = there.label == "renamed" and there.embedding == seen.embedding
+    check(kept, "another label is seen elsewhere, and all else is as it was")
+    said = refusal_of(lambda: two.calls.relabel("new", "elsewhere", there.etag))
+    check(said.startswith("NOT_THE_WRITER") and one.address in said, f"none is given elsewhere: {said}")
+    said = refusal_of(lambda: one.calls.relabel("new", "late", seen.etag))
+    check(said.startswith("ETAG_MISMATCH"), f"nor to what was changed meanwhile: {said}")
     waits = []
     for number in range(20):
         wanted = one.calls.enrol(f"seen/{number}", number, 8)

@@ -329,7 +329,8 @@ impl Exit {
             DeploymentError::Name { .. }
             | DeploymentError::NoImageModel
             | DeploymentError::Argument { .. }
-            | DeploymentError::EtagMismatch { .. } => Self::Usage,
+            | DeploymentError::EtagMismatch { .. }
+            | DeploymentError::ItemChanged { .. } => Self::Usage,
             DeploymentError::Damaged { .. }
             | DeploymentError::Image(_)
             | DeploymentError::Unembeddable { .. }

@@ -169,6 +169,12 @@ pub enum DeploymentError {
         /// The present etag.
         present: String,
     },
+    /// The item was changed by somebody else.
+    #[error("item `{id}` was changed since it was looked at; look again, then decide")]
+    ItemChanged {
+        /// Its id.
+        id: String,
+    },
     /// The operating point was calibrated with another model, gallery, index or metric.
     #[error(transparent)]
     OperatingPointMismatch(#[from] Mismatch),

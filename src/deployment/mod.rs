@@ -36,6 +36,7 @@ pub use enrolment::source::{
     BatchProgress, EnrolSettings, Enrolled, NewImage, NewItems, OtherItems, SourceEnrolment,
     VectorSpace,
 };
+pub use enrolment::watched_gallery::NewLabel;
 pub use error::{DeploymentError, Unembeddable};
 pub use folder::{Folder, ModelReference, Record};
 pub use models::{LoadedModel, Models};

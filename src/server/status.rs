@@ -246,7 +246,9 @@ pub(super) fn classify(error: &DeploymentError) -> (Code, &'static str) {
         DeploymentError::OperatingPointNotFound { .. } => {
             (Code::NotFound, "OPERATING_POINT_NOT_FOUND")
         }
-        DeploymentError::EtagMismatch { .. } => (Code::Aborted, "ETAG_MISMATCH"),
+        DeploymentError::EtagMismatch { .. } | DeploymentError::ItemChanged { .. } => {
+            (Code::Aborted, "ETAG_MISMATCH")
+        }
         DeploymentError::StateMismatch { .. } => (Code::FailedPrecondition, "STATE_MISMATCH"),
         DeploymentError::NothingToRollBackTo => {
             (Code::FailedPrecondition, "NOTHING_TO_ROLL_BACK_TO")

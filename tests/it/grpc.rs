@@ -13,7 +13,9 @@ use std::path::Path;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
-use crate::common::{ROOT, Running, config, copy_of_sample, in_8_bits, photos, run, text};
+use crate::common::{
+    ROOT, Running, config, copy_of_sample, copy_with_images, in_8_bits, photos, run, text,
+};
 use matchpoint::deployment::Folder;
 use matchpoint::server;
 use matchpoint_client::proto::calibration_service_client::CalibrationServiceClient;
@@ -33,13 +35,14 @@ use matchpoint_client::proto::server_service_client::ServerServiceClient;
 use matchpoint_client::proto::{
     ActivateOperatingPointRequest, BatchDeleteItemsRequest, BatchUpsertItemsRequest,
     CalibrateMetadata, CalibrateRequest, CalibrateResponse, CalibrationSettings, CalibrationStage,
-    CompareOperatingPointsRequest, Decision, DecisionBasis, DeleteItemRequest, EmbedRequest,
-    GetDriftRequest, GetItemRequest, GetOperatingPointRequest, GetServerInfoRequest, LabelLikeness,
-    LabelledQuery, ListItemsRequest, ListOperatingPointsRequest, Reference, Remedy,
-    RollBackOperatingPointRequest, SearchRequest, SearchResponse, SearchStreamRequest,
-    UndecidedReason, UpsertItemRequest, UpsertItemStreamRequest, Vector, Verdict, VerifyRequest,
-    calibrate_request, calibration_settings, labelled_query, reference, search_request,
-    search_stream_response, upsert_item_request, upsert_item_stream_response, verify_request,
+    CheckItemsRequest, CompareOperatingPointsRequest, Decision, DecisionBasis, DeleteItemRequest,
+    EmbedRequest, GetDriftRequest, GetItemRequest, GetOperatingPointRequest, GetServerInfoRequest,
+    LabelLikeness, LabelledQuery, ListItemsRequest, ListOperatingPointsRequest, Reference,
+    RelabelItemRequest, Remedy, RollBackOperatingPointRequest, SearchRequest, SearchResponse,
+    SearchStreamRequest, UndecidedReason, UpsertItemRequest, UpsertItemStreamRequest, Vector,
+    Verdict, VerifyRequest, calibrate_request, calibration_settings, labelled_query, reference,
+    search_request, search_stream_response, upsert_item_request, upsert_item_stream_response,
+    verify_request,
 };
 use matchpoint_gallery::params::IndexParams;
 use matchpoint_gallery::{Access, Gallery};
@@ -568,6 +571,138 @@ async fn items_that_were_exchanged_since_the_calibration_end_its_promise() {
     let unknown = answer.basis.unwrap();
     assert_eq!((unknown.gallery_coverage, unknown.far_bound), (None, None));
     assert!(!unknown.certified);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn an_item_takes_another_label_and_keeps_all_else() {
+    let (_folder, deployment) = copy_with_images();
+    let running = Running::start(&deployment, &[]).await;
+    let mut gallery = GalleryServiceClient::new(running.channel.clone());
+    let listed = gallery.list_items(ListItemsRequest::default()).await;
+    let ids = listed.unwrap().into_inner().items.into_iter();
+    let ids: Vec<String> = ids.map(|item| item.id).take(18).collect();
+    let seen = async |running: &Running, id: &str| {
+        let request = GetItemRequest {
+            id: id.to_owned(),
+            include_embedding: true,
+            include_image: true,
+            ..GetItemRequest::default()
+        };
+        let mut gallery = GalleryServiceClient::new(running.channel.clone());
+        gallery.get_item(request).await.unwrap().into_inner()
+    };
+    let relabel = |id: &str, label: &str, etag: &str| RelabelItemRequest {
+        id: id.to_owned(),
+        label: label.to_owned(),
+        etag: etag.to_owned(),
+        ..RelabelItemRequest::default()
+    };
+    let first = &ids[0];
+    let before = seen(&running, first).await;
+    let item = before.item.clone().unwrap();
+    assert!(!before.image.is_empty() && !item.etag.is_empty());
+    for (number, id) in ids.iter().enumerate() {
+        let etag = seen(&running, id).await.item.unwrap().etag;
+        let request = relabel(id, &format!("other {number}"), &etag);
+        gallery.relabel_item(request).await.unwrap();
+    }
+
+    // For the promise one item went and another came.
+    let answer = search(&running, image_query(known())).await.unwrap();
+    let basis = answer.basis.unwrap();
+    assert_eq!(
+        (basis.gallery_coverage, basis.items_added),
+        (Some(0.5), Some(18))
+    );
+
+    // Whoever saw it before that is refused, and so is a label that is none.
+    let late = gallery.relabel_item(relabel(first, "late", &item.etag));
+    let late = late.await.unwrap_err();
+    assert_eq!(
+        (late.code(), reason(&late)),
+        (Code::Aborted, "ETAG_MISMATCH".to_owned())
+    );
+    let nameless = gallery.relabel_item(relabel(first, "", "")).await;
+    assert_eq!(reason(&nameless.unwrap_err()), "ITEM_INVALID");
+    let delete = DeleteItemRequest {
+        id: ids[1].clone(),
+        ..DeleteItemRequest::default()
+    };
+    gallery.delete_item(delete).await.unwrap();
+    let gone = gallery.relabel_item(relabel(&ids[1], "gone", "")).await;
+    assert_eq!(reason(&gone.unwrap_err()), "ITEM_NOT_FOUND");
+    running.stop().await;
+
+    // It is on disk; the picture is read against its hash, and the etag of all is the first one again.
+    let running = Running::start(&deployment, &[]).await;
+    let after = seen(&running, first).await;
+    let relabelled = after.item.unwrap();
+    assert_eq!(relabelled.label, "other 0");
+    assert_eq!(relabelled.embedding, item.embedding);
+    assert_eq!(after.image, before.image);
+    let mut gallery = GalleryServiceClient::new(running.channel.clone());
+    let back = gallery.relabel_item(relabel(first, &item.label, ""));
+    back.await.unwrap();
+    assert_eq!(seen(&running, first).await, before);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn labels_that_are_nearly_one_and_pictures_enrolled_twice_are_named() {
+    let (_folder, deployment) = copy_of_sample();
+    let running = Running::start(&deployment, &[]).await;
+    let mut gallery = GalleryServiceClient::new(running.channel.clone());
+    let check = async |gallery: &mut GalleryServiceClient<Channel>| {
+        let found = gallery.check_items(CheckItemsRequest::default()).await;
+        found.unwrap().into_inner()
+    };
+    let none = check(&mut gallery).await;
+    assert_eq!(
+        (none.alike_labels_total, none.repeated_items_total),
+        (0, 0),
+        "{none:?}"
+    );
+    let image = photo(&format!("{STRANGER}/q1_rotpersp.jpg"));
+    for (id, label) in [("a", "red mug"), ("b", "Red Mug"), ("c", "red mug")] {
+        let item = UpsertItemRequest {
+            label: label.to_owned(),
+            ..new_item(id, image.clone())
+        };
+        gallery.upsert_item(item).await.unwrap();
+    }
+    for number in [1, 2] {
+        let vector = UpsertItemRequest {
+            id: format!("vector {number}"),
+            ..enrolled_vector(1)
+        };
+        gallery.upsert_item(vector).await.unwrap();
+    }
+    let found = check(&mut gallery).await;
+    let alike = found.alike_labels.iter().map(|pair| {
+        let mut labels = [pair.label.as_str(), pair.other_label.as_str()];
+        labels.sort_unstable();
+        (labels, pair.likeness())
+    });
+    assert_eq!(
+        alike.collect::<Vec<_>>(),
+        [(["Red Mug", "red mug"], LabelLikeness::Spelling)]
+    );
+    let repeated = found.repeated_items.iter();
+    let repeated = repeated.map(|one| [&*one.id, &*one.first_id, &*one.first_label]);
+    // That of another label stands first.
+    assert_eq!(
+        repeated.collect::<Vec<_>>(),
+        [
+            ["b", "a", "red mug"],
+            ["c", "a", "red mug"],
+            ["vector 2", "vector 1", "vector 1"]
+        ]
+    );
+    assert_eq!(
+        (found.alike_labels_total, found.repeated_items_total),
+        (1, 3)
+    );
     running.stop().await;
 }
 

@@ -5,10 +5,10 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Output;
 
-use crate::common::{Running, copy_of_sample, photos, run, text};
+use crate::common::{Running, copy_of_sample, copy_with_images, photos, run, text};
 use matchpoint::deployment::{Folder, set_canaries};
 use matchpoint::journal::entry::SourceKind;
 use matchpoint::journal::read::JournalReader;
@@ -24,13 +24,12 @@ use matchpoint_client::proto::{
     ActivateOperatingPointRequest, AnnotateDecisionsRequest, Annotation, AnnotationKind,
     AnnotationOutcome, CanaryRound, Decision, DeleteItemRequest, DriftReset, EmbedRequest,
     Evidence, GetDecisionRequest, GetDriftRequest, GetDriftResponse, GroundTruth,
-    ListAuditQueueRequest, ListItemsRequest, Reference, ReplayCanariesRequest, ResetDriftRequest,
-    SearchRequest, SearchResponse, TrafficShare, UpsertItemRequest, Vector, Verdict, VerifyRequest,
-    reference, search_request, upsert_item_request, verify_request,
+    ListAuditQueueRequest, ListItemsRequest, Reference, RelabelItemRequest, ReplayCanariesRequest,
+    ResetDriftRequest, SearchRequest, SearchResponse, TrafficShare, UpsertItemRequest, Vector,
+    Verdict, VerifyRequest, reference, search_request, upsert_item_request, verify_request,
 };
 use matchpoint_embed::pixels::{ImageLimits, Pixels};
 use serde_json::Value;
-use tempfile::TempDir;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
@@ -545,6 +544,44 @@ async fn a_complaint_about_a_drawn_decision_enters_no_rate_and_leaves_it_in_the_
 
 #[tokio::test]
 async fn truth_is_judged_by_the_gallery_that_was_searched_and_not_by_that_of_today() {
+    truth_is_judged_before(async |gallery, ids, stranger| {
+        let request = UpsertItemRequest {
+            id: "new".to_owned(),
+            label: STRANGER.to_owned(),
+            source: Some(upsert_item_request::Source::Embedding(stranger)),
+            ..UpsertItemRequest::default()
+        };
+        gallery.upsert_item(request).await.unwrap();
+        for id in ids {
+            let request = DeleteItemRequest {
+                id,
+                ..DeleteItemRequest::default()
+            };
+            gallery.delete_item(request).await.unwrap();
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn another_label_for_an_item_counts_as_one_that_went_and_one_that_came() {
+    truth_is_judged_before(async |gallery, ids, _| {
+        for id in ids {
+            let request = RelabelItemRequest {
+                id,
+                label: STRANGER.to_owned(),
+                ..RelabelItemRequest::default()
+            };
+            gallery.relabel_item(request).await.unwrap();
+        }
+    })
+    .await;
+}
+
+/// Searches, lets the known label go and the stranger's come, and says of both searches what they showed.
+async fn truth_is_judged_before(
+    change: impl AsyncFn(&mut GalleryServiceClient<Channel>, Vec<String>, Vector),
+) {
     let (_folder, deployment) = copy_of_sample();
     let running = Running::start(&deployment, &[ALL]).await;
     let (known, stranger) = (
@@ -555,22 +592,10 @@ async fn truth_is_judged_by_the_gallery_that_was_searched_and_not_by_that_of_tod
     assert_eq!(rejected.decision(), Decision::Reject);
     let accepted = search(&running, &known, "").await;
     let mut gallery = GalleryServiceClient::new(running.channel.clone());
-    let request = UpsertItemRequest {
-        id: "new".to_owned(),
-        label: STRANGER.to_owned(),
-        source: Some(upsert_item_request::Source::Embedding(stranger)),
-        ..UpsertItemRequest::default()
-    };
-    gallery.upsert_item(request).await.unwrap();
-    let mut items = gallery.list_items(ListItemsRequest::default()).await;
-    let items = items.as_mut().unwrap().get_mut();
-    for item in items.items.iter().filter(|item| item.label == KNOWN) {
-        let request = DeleteItemRequest {
-            id: item.id.clone(),
-            ..DeleteItemRequest::default()
-        };
-        gallery.delete_item(request).await.unwrap();
-    }
+    let listed = gallery.list_items(ListItemsRequest::default()).await;
+    let items = listed.unwrap().into_inner().items.into_iter();
+    let known = items.filter(|item| item.label == KNOWN);
+    change(&mut gallery, known.map(|item| item.id).collect(), stranger).await;
     // The stranger is enrolled by now, and the other one is not any more.
     let label = |answer: &SearchResponse, label: &str| {
         says(&answer.decision_id, Shown::Label(label.to_owned()))
@@ -733,16 +758,6 @@ async fn canaries_are_judged_apart_from_traffic_and_a_change_is_named() {
     let counted = recounted(&deployment);
     let kinds: Vec<SourceKind> = counted.keys().map(|(kind, _)| *kind).collect();
     assert!(!kinds.contains(&SourceKind::Live), "{counted:?}");
-}
-
-/// A copy of the sample whose items have their images.
-fn copy_with_images() -> (TempDir, PathBuf) {
-    let (folder, deployment) = copy_of_sample();
-    let (path, gallery) = (deployment.to_str().unwrap(), photos().join("gallery.csv"));
-    let gallery = gallery.to_str().unwrap();
-    let built = run(&["build", path, "--images", gallery, "--keep-images"]);
-    assert!(built.status.success(), "{}", text(&built.stderr));
-    (folder, deployment)
 }
 
 fn canaries_set(deployment: &Path, more: &[&str]) -> Output {

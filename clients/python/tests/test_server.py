@@ -161,6 +161,14 @@ def test_an_item_can_be_enrolled_read_found_and_removed(client: Any) -> None:
         found = client.search(image, limit=1)
         assert (found.label, found.gallery_items, found.best.metadata) == ("new", enrolled() + 1, {"from": "python"})
         assert found.basis.items_added == 1 and found.basis.gallery_coverage < 1
+        # It takes another label, and keeps all else; who saw it before that is told.
+        renamed = client.relabel(NEW_ID, "newer", etag=client.item(NEW_ID).etag)
+        assert renamed.generation > first.generation and renamed.accepted_as_count == 0
+        now = client.item(NEW_ID, with_embedding=True)
+        assert (now.label, now.metadata, now.embedding) == ("newer", stored.metadata, stored.embedding)
+        with pytest.raises(matchpoint.ConflictError, match="look again"):
+            client.relabel(NEW_ID, "newest", etag=stored.etag)
+        assert client.relabel(NEW_ID, "new").accepted_as == () and client.item(NEW_ID).etag == stored.etag
         # The same thing under another label is said.
         again = client.enrol(f"{NEW_ID}2", "other", image)
         assert again.accepted_as[0].id == NEW_ID and again.accepted_as_count >= 1

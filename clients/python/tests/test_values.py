@@ -45,6 +45,7 @@ MESSAGES: list[tuple[type[Any], Any]] = [
     (results.DeploymentInfo, server_pb2.DeploymentInfo),
     (results.Embedding, retrieval_pb2.EmbedResponse),
     (results.Enrolled, gallery_pb2.UpsertItemResponse),
+    (results.Relabelled, gallery_pb2.RelabelItemResponse),
     (results.Item, gallery_pb2.Item),
     (results.Match, decision_pb2.Match),
     (results.OperatingPoint, operating_point_pb2.OperatingPoint),

@@ -3295,6 +3295,9 @@ pub struct Item {
     /// The embedding, of unit length. Only filled if it was asked for.
     #[prost(message, optional, tag = "4")]
     pub embedding: ::core::option::Option<Vector>,
+    /// Another one as soon as anything of the item is. Only filled by `GetItem`.
+    #[prost(string, tag = "5")]
+    pub etag: ::prost::alloc::string::String,
 }
 impl ::prost::Name for Item {
     const NAME: &'static str = "Item";
@@ -3378,6 +3381,56 @@ impl ::prost::Name for UpsertItemResponse {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "/matchpoint.v1.UpsertItemResponse".into()
+    }
+}
+/// Which item gets which label.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RelabelItemRequest {
+    /// Name of the deployment. May be empty if the server was started with one deployment: it means that one.
+    #[prost(string, tag = "1")]
+    pub deployment: ::prost::alloc::string::String,
+    /// The item's id.
+    #[prost(string, tag = "2")]
+    pub id: ::prost::alloc::string::String,
+    /// Its new label: 1 to 512 bytes.
+    #[prost(string, tag = "3")]
+    pub label: ::prost::alloc::string::String,
+    /// The item's etag, as it was seen. If it has another one now, the call is ABORTED with ETAG_MISMATCH, and nothing changes.
+    /// Empty for whatever the item is now.
+    #[prost(string, tag = "4")]
+    pub etag: ::prost::alloc::string::String,
+}
+impl ::prost::Name for RelabelItemRequest {
+    const NAME: &'static str = "RelabelItemRequest";
+    const PACKAGE: &'static str = "matchpoint.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "matchpoint.v1.RelabelItemRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/matchpoint.v1.RelabelItemRequest".into()
+    }
+}
+/// The item has its new label.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RelabelItemResponse {
+    /// Number of the gallery's state that first shows it.
+    #[prost(uint64, tag = "1")]
+    pub generation: u64,
+    /// The warning of `UpsertItemResponse`, for the new label.
+    #[prost(message, repeated, tag = "2")]
+    pub accepted_as: ::prost::alloc::vec::Vec<AcceptedItem>,
+    /// Their number, as in `UpsertItemResponse`.
+    #[prost(uint32, optional, tag = "3")]
+    pub accepted_as_count: ::core::option::Option<u32>,
+}
+impl ::prost::Name for RelabelItemResponse {
+    const NAME: &'static str = "RelabelItemResponse";
+    const PACKAGE: &'static str = "matchpoint.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "matchpoint.v1.RelabelItemResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/matchpoint.v1.RelabelItemResponse".into()
     }
 }
 /// An enrolled item that another one is accepted as.
@@ -3926,6 +3979,101 @@ impl ::prost::Name for LabelItems {
         "/matchpoint.v1.LabelItems".into()
     }
 }
+/// Which items to look through.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CheckItemsRequest {
+    /// Name of the deployment. May be empty if the server was started with one deployment: it means that one.
+    #[prost(string, tag = "1")]
+    pub deployment: ::prost::alloc::string::String,
+}
+impl ::prost::Name for CheckItemsRequest {
+    const NAME: &'static str = "CheckItemsRequest";
+    const PACKAGE: &'static str = "matchpoint.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "matchpoint.v1.CheckItemsRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/matchpoint.v1.CheckItemsRequest".into()
+    }
+}
+/// What may be a mistake.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct CheckItemsResponse {
+    /// Labels that are suspiciously like another, the first hundred, spellings first.
+    #[prost(message, repeated, tag = "1")]
+    pub alike_labels: ::prost::alloc::vec::Vec<AlikeEnrolledLabels>,
+    /// Their number.
+    #[prost(uint64, tag = "2")]
+    pub alike_labels_total: u64,
+    /// Items that repeat another one, the first hundred, those with another label than that one first.
+    #[prost(message, repeated, tag = "3")]
+    pub repeated_items: ::prost::alloc::vec::Vec<RepeatedItem>,
+    /// Their number.
+    #[prost(uint64, tag = "4")]
+    pub repeated_items_total: u64,
+}
+impl ::prost::Name for CheckItemsResponse {
+    const NAME: &'static str = "CheckItemsResponse";
+    const PACKAGE: &'static str = "matchpoint.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "matchpoint.v1.CheckItemsResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/matchpoint.v1.CheckItemsResponse".into()
+    }
+}
+/// Two enrolled labels that may be one.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AlikeEnrolledLabels {
+    /// How they are alike.
+    #[prost(enumeration = "LabelLikeness", tag = "1")]
+    pub likeness: i32,
+    /// One of them.
+    #[prost(string, tag = "2")]
+    pub label: ::prost::alloc::string::String,
+    /// The other one.
+    #[prost(string, tag = "3")]
+    pub other_label: ::prost::alloc::string::String,
+    /// Where they differ, in words for a person.
+    #[prost(string, tag = "4")]
+    pub differ_by: ::prost::alloc::string::String,
+}
+impl ::prost::Name for AlikeEnrolledLabels {
+    const NAME: &'static str = "AlikeEnrolledLabels";
+    const PACKAGE: &'static str = "matchpoint.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "matchpoint.v1.AlikeEnrolledLabels".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/matchpoint.v1.AlikeEnrolledLabels".into()
+    }
+}
+/// An item with the same picture, or the same vector, as another one.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RepeatedItem {
+    /// Its id.
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    /// Its label.
+    #[prost(string, tag = "2")]
+    pub label: ::prost::alloc::string::String,
+    /// Id of the other one, the first by id.
+    #[prost(string, tag = "3")]
+    pub first_id: ::prost::alloc::string::String,
+    /// Label of that one. If it is not the item's, one of the two is wrong.
+    #[prost(string, tag = "4")]
+    pub first_label: ::prost::alloc::string::String,
+}
+impl ::prost::Name for RepeatedItem {
+    const NAME: &'static str = "RepeatedItem";
+    const PACKAGE: &'static str = "matchpoint.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "matchpoint.v1.RepeatedItem".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/matchpoint.v1.RepeatedItem".into()
+    }
+}
 /// Generated client implementations.
 pub mod gallery_service_client {
     #![allow(
@@ -3940,7 +4088,7 @@ pub mod gallery_service_client {
     /// Enrols, replaces, removes and lists items. A change is acknowledged when it is on disk, and visible at once.
     ///
     /// Errors are those of `RetrievalService`, and INVALID_ARGUMENT with ITEM_INVALID (an id, label or metadata out of its
-    /// limits), DATA_LOSS with GALLERY_DAMAGED, and FAILED_PRECONDITION with GALLERY_READ_ONLY.
+    /// limits), DATA_LOSS with GALLERY_DAMAGED, ABORTED with ETAG_MISMATCH, and FAILED_PRECONDITION with GALLERY_READ_ONLY.
     #[derive(Debug, Clone)]
     pub struct GalleryServiceClient<T> {
         inner: tonic::client::Grpc<T>,
@@ -4074,6 +4222,33 @@ pub mod gallery_service_client {
                     GrpcMethod::new("matchpoint.v1.GalleryService", "UpsertItemStream"),
                 );
             self.inner.streaming(req, path, codec).await
+        }
+        /// Gives an item another label, and leaves all else of it as it is: its embedding, metadata, kept image, and what is known of
+        /// the picture that it was made from. For what was promised it counts as one item that went and another that came. NOT_FOUND
+        /// with ITEM_NOT_FOUND if there is none of this id.
+        pub async fn relabel_item(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RelabelItemRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RelabelItemResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::CountingCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/matchpoint.v1.GalleryService/RelabelItem",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("matchpoint.v1.GalleryService", "RelabelItem"));
+            self.inner.unary(req, path, codec).await
         }
         /// Removes one item. NOT_FOUND with ITEM_NOT_FOUND if there is none of this id.
         pub async fn delete_item(
@@ -4259,6 +4434,32 @@ pub mod gallery_service_client {
                 .insert(GrpcMethod::new("matchpoint.v1.GalleryService", "ListLabels"));
             self.inner.unary(req, path, codec).await
         }
+        /// Looks through all items for what may be a mistake: labels that are spelled nearly alike, and pictures that are enrolled
+        /// more than once. What looks alike without being the same is in `MonitoringService.GetDrift`.
+        pub async fn check_items(
+            &mut self,
+            request: impl tonic::IntoRequest<super::CheckItemsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CheckItemsResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::CountingCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/matchpoint.v1.GalleryService/CheckItems",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("matchpoint.v1.GalleryService", "CheckItems"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -4297,6 +4498,16 @@ pub mod gallery_service_server {
             request: tonic::Request<tonic::Streaming<super::UpsertItemStreamRequest>>,
         ) -> std::result::Result<
             tonic::Response<Self::UpsertItemStreamStream>,
+            tonic::Status,
+        >;
+        /// Gives an item another label, and leaves all else of it as it is: its embedding, metadata, kept image, and what is known of
+        /// the picture that it was made from. For what was promised it counts as one item that went and another that came. NOT_FOUND
+        /// with ITEM_NOT_FOUND if there is none of this id.
+        async fn relabel_item(
+            &self,
+            request: tonic::Request<super::RelabelItemRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RelabelItemResponse>,
             tonic::Status,
         >;
         /// Removes one item. NOT_FOUND with ITEM_NOT_FOUND if there is none of this id.
@@ -4362,11 +4573,20 @@ pub mod gallery_service_server {
             tonic::Response<super::ListLabelsResponse>,
             tonic::Status,
         >;
+        /// Looks through all items for what may be a mistake: labels that are spelled nearly alike, and pictures that are enrolled
+        /// more than once. What looks alike without being the same is in `MonitoringService.GetDrift`.
+        async fn check_items(
+            &self,
+            request: tonic::Request<super::CheckItemsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CheckItemsResponse>,
+            tonic::Status,
+        >;
     }
     /// Enrols, replaces, removes and lists items. A change is acknowledged when it is on disk, and visible at once.
     ///
     /// Errors are those of `RetrievalService`, and INVALID_ARGUMENT with ITEM_INVALID (an id, label or metadata out of its
-    /// limits), DATA_LOSS with GALLERY_DAMAGED, and FAILED_PRECONDITION with GALLERY_READ_ONLY.
+    /// limits), DATA_LOSS with GALLERY_DAMAGED, ABORTED with ETAG_MISMATCH, and FAILED_PRECONDITION with GALLERY_READ_ONLY.
     #[derive(Debug)]
     pub struct GalleryServiceServer<T> {
         inner: Arc<T>,
@@ -4533,6 +4753,51 @@ pub mod gallery_service_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/matchpoint.v1.GalleryService/RelabelItem" => {
+                    #[allow(non_camel_case_types)]
+                    struct RelabelItemSvc<T: GalleryService>(pub Arc<T>);
+                    impl<
+                        T: GalleryService,
+                    > tonic::server::UnaryService<super::RelabelItemRequest>
+                    for RelabelItemSvc<T> {
+                        type Response = super::RelabelItemResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RelabelItemRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as GalleryService>::relabel_item(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RelabelItemSvc(inner);
+                        let codec = crate::CountingCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)
@@ -4843,6 +5108,51 @@ pub mod gallery_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ListLabelsSvc(inner);
+                        let codec = crate::CountingCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/matchpoint.v1.GalleryService/CheckItems" => {
+                    #[allow(non_camel_case_types)]
+                    struct CheckItemsSvc<T: GalleryService>(pub Arc<T>);
+                    impl<
+                        T: GalleryService,
+                    > tonic::server::UnaryService<super::CheckItemsRequest>
+                    for CheckItemsSvc<T> {
+                        type Response = super::CheckItemsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::CheckItemsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as GalleryService>::check_items(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = CheckItemsSvc(inner);
                         let codec = crate::CountingCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -139,6 +139,12 @@ impl Item {
 }
 
 impl ItemHead {
+    /// A text that is another one as soon as anything of the item is, given its embedding.
+    #[must_use]
+    pub fn etag(&self, embedding: &[f32]) -> String {
+        digest_text(self.checksum(&embedding_bytes(embedding)))
+    }
+
     /// The checksum of this item, given the bytes of its embedding.
     pub(super) fn checksum(&self, embedding: &[u8]) -> Hash {
         let names = [self.id.as_str(), self.label.as_str()];

@@ -48,6 +48,7 @@ pub mod item_set;
 pub mod mapped_vectors;
 pub mod merge;
 pub mod params;
+pub mod repeated;
 pub mod view;
 
 mod base_segment;

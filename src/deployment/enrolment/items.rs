@@ -4,17 +4,20 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::deployment::DeploymentError;
+use crate::deployment::enrolment::watched_gallery::NewLabel;
 use crate::deployment::open::Deployment;
 use crate::deployment::search::request::Query;
 use crate::deployment::search::worker::embed_query;
 use crate::deployment::search::{Waits, WorkerJob};
 use crate::monitor::OtherItem;
 use crate::telemetry;
+use matchpoint_calibration::likeness::{Alike, alike};
 use matchpoint_embed::caller::Caller;
 use matchpoint_embed::job::{JobKind, PoolWorker};
 use matchpoint_gallery::Upserted;
 use matchpoint_gallery::item::{Item, ItemHead};
 use matchpoint_gallery::mapped_vectors::Vector;
+use matchpoint_vector::Embedding;
 
 /// An item to enrol, without its embedding.
 #[derive(Clone, Debug)]
@@ -84,15 +87,49 @@ impl Deployment {
             Upserted::Replaced => "replaced",
         };
         telemetry::items_changed(&self.name, change, 1);
-        self.publish_size();
-        let accepted_as = self.check_enrolled(caller, searched, &enrolled).await;
-        self.monitor
-            .enrolled(&item_id, &enrolled, accepted_as.as_deref());
         Ok(EnrolledItem {
             outcome: written.outcome,
             generation: written.generation,
-            accepted_as,
+            accepted_as: self.look_at(caller, &item_id, &enrolled, searched).await,
         })
+    }
+
+    /// Gives an item another label, and leaves all else of it as it is. Returns when that is on disk.
+    ///
+    /// # Errors
+    /// Returns an error if there is no such item, if it has another etag, if the label is invalid, if the queue is
+    /// full, or if the disk fails.
+    pub async fn relabel(
+        &self,
+        caller: Caller,
+        new: NewLabel,
+    ) -> Result<EnrolledItem, DeploymentError> {
+        let (id, label) = (new.id.clone(), new.label.clone());
+        let written = self
+            .writer()?
+            .relabel(new)
+            .await
+            .inspect_err(|error| self.record_failure(error))?;
+        telemetry::items_changed(&self.name, "replaced", 1);
+        Ok(EnrolledItem {
+            outcome: Upserted::Replaced,
+            generation: written.generation,
+            accepted_as: self.look_at(caller, &id, &label, written.outcome).await,
+        })
+    }
+
+    /// The items of other labels that an item which is now enrolled is accepted as.
+    async fn look_at(
+        &self,
+        caller: Caller,
+        id: &str,
+        label: &str,
+        embedding: Embedding,
+    ) -> Option<Vec<OtherItem>> {
+        self.publish_size();
+        let accepted_as = self.check_enrolled(caller, embedding, label).await;
+        self.monitor.enrolled(id, label, accepted_as.as_deref());
+        accepted_as
     }
 
     /// Removes one item. Returns when the removal is on disk.
@@ -159,6 +196,13 @@ impl Deployment {
         let contains = contains.to_lowercase();
         self.gallery
             .label_counts(|label| label.to_lowercase().contains(&contains))
+    }
+
+    /// Enrolled labels that are suspiciously like each other.
+    #[must_use]
+    pub fn alike_labels(&self) -> Vec<Alike> {
+        let labels = self.gallery.label_counts(|_| true);
+        alike(labels.keys().map(String::as_str), [])
     }
 
     /// At most `limit` items of a label that follow `after_id`, in the order of their ids.

@@ -255,19 +255,31 @@ impl StoreLink {
         Ok(())
     }
 
+    /// Takes the lease if it is not here, so that a change can rest on what the gallery has.
+    ///
+    /// # Errors
+    /// Returns an error if the store cannot be reached, or if another server makes the changes.
+    pub(super) fn lead(&mut self, here: &WatchedGallery) -> Result<(), DeploymentError> {
+        self.check_reachable()?;
+        let leads = self.lease(here).map(drop);
+        leads.inspect_err(|error| self.give_way(error))
+    }
+
     /// Makes a change in the store, where it is kept when this returns; `None` if there was nothing to remove. The
-    /// caller applies it here, and then calls [`StoreLink::compare`].
+    /// caller applies it here, and then calls [`StoreLink::compare`]. `holds` says whether the change is still meant, if
+    /// the gallery turned out to be behind the store.
     ///
     /// # Errors
     /// Returns an error if the store cannot be reached, in which case it is not known whether the change was
-    /// made; or if another server makes the changes.
+    /// made; if another server makes the changes; or that of `holds`.
     pub(super) fn commit(
         &mut self,
         here: &WatchedGallery,
         change: ItemChange<'_>,
+        holds: impl Fn(&WatchedGallery) -> Result<(), DeploymentError>,
     ) -> Result<Option<Generation>, DeploymentError> {
         self.check_reachable()?;
-        let committed = self.try_commit(here, change);
+        let committed = self.try_commit(here, change, holds);
         committed.inspect_err(|error| self.give_way(error))
     }
 
@@ -291,6 +303,7 @@ impl StoreLink {
         &mut self,
         here: &WatchedGallery,
         change: ItemChange<'_>,
+        holds: impl Fn(&WatchedGallery) -> Result<(), DeploymentError>,
     ) -> Result<Option<Generation>, DeploymentError> {
         let fence = self.lease(here)?;
         let at = generation_of(&here.gallery).number;
@@ -302,6 +315,7 @@ impl StoreLink {
                     return Err(self.not_written(cause));
                 }
                 followed?;
+                holds(here)?;
                 let at = generation_of(&here.gallery).number;
                 Ok(self.store.commit(fence, at, change)?)
             }

@@ -8,6 +8,7 @@ use crate::monitor::Monitor;
 use matchpoint_gallery::error::GalleryError;
 use matchpoint_gallery::item::Item;
 use matchpoint_gallery::{Gallery, Upserted};
+use matchpoint_vector::Embedding;
 
 /// The result of a change, and the first generation of the gallery that contains it.
 #[derive(Clone, Copy, Debug)]
@@ -23,7 +24,54 @@ pub(super) struct WatchedGallery {
     pub(super) monitor: Arc<Monitor>,
 }
 
+/// An item that is to have another label.
+#[derive(Debug)]
+pub struct NewLabel {
+    /// Its id.
+    pub id: String,
+    /// The new label.
+    pub label: String,
+    /// The etag of the item that is meant; `None` for whatever it is now.
+    pub etag: Option<String>,
+}
+
 impl WatchedGallery {
+    /// The item with its new label and all else as it is, and the etag that it has without it.
+    ///
+    /// # Errors
+    /// Returns an error if there is no such item, if another etag is expected, or if its image cannot be read.
+    pub(super) fn relabelled(&self, new: NewLabel) -> Result<(Item, String), DeploymentError> {
+        let NewLabel { id, label, etag } = new;
+        let Some((head, vector)) = self.gallery.item(&id) else {
+            return Err(DeploymentError::ItemNotFound { id });
+        };
+        let present = head.etag(&vector);
+        if etag.is_some_and(|etag| etag != present) {
+            return Err(DeploymentError::ItemChanged { id });
+        }
+        let item = Item {
+            label,
+            metadata: head.metadata.clone(),
+            embedding: Embedding::from_unit(vector.to_vec())?,
+            source_sha256: head.source_sha256,
+            image: self.gallery.image(&id)?,
+            id,
+        };
+        Ok((item, present))
+    }
+
+    /// Checks that an item is still the one with this etag.
+    ///
+    /// # Errors
+    /// Returns an error if it was changed or removed.
+    pub(super) fn check_unchanged(&self, id: &str, etag: &str) -> Result<(), DeploymentError> {
+        match self.gallery.item(id) {
+            Some((head, vector)) if head.etag(&vector) == etag => Ok(()),
+            Some(_) => Err(DeploymentError::ItemChanged { id: id.to_owned() }),
+            None => Err(DeploymentError::ItemNotFound { id: id.to_owned() }),
+        }
+    }
+
     /// Writes items in one transaction.
     pub(super) fn upsert(
         &self,

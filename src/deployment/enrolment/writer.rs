@@ -13,11 +13,12 @@ use tokio::sync::oneshot;
 use crate::deployment::DeploymentError;
 use crate::deployment::enrolment::store_link::StoreLink;
 use crate::deployment::enrolment::store_standing::StoreStanding;
-use crate::deployment::enrolment::watched_gallery::{WatchedGallery, Written};
+use crate::deployment::enrolment::watched_gallery::{NewLabel, WatchedGallery, Written};
 use crate::monitor::Monitor;
 use matchpoint_gallery::item::Item;
 use matchpoint_gallery::{Gallery, Upserted};
 use matchpoint_remote::{ItemChange, SharedPoint};
+use matchpoint_vector::Embedding;
 
 /// The highest number of waiting changes; callers above it are told to try again.
 const QUEUE_LEN_MAX: usize = 256;
@@ -34,6 +35,8 @@ pub(in crate::deployment) struct ChangeWriter {
 
 enum Change {
     Upsert(Item, Reply<Upserted>),
+    /// Answered with the embedding of the item.
+    Relabel(NewLabel, Reply<Embedding>),
     Delete(String, Reply<bool>),
     /// The operating point that is to decide, for a store.
     Choose(SharedPoint, Sender<Result<(), DeploymentError>>),
@@ -84,6 +87,15 @@ impl ChangeWriter {
     ) -> Result<Written<Upserted>, DeploymentError> {
         let (reply, answer) = oneshot::channel();
         self.send(Change::Upsert(item, reply))?;
+        answer.await.unwrap_or_else(|_| Err(writer_ended()))
+    }
+
+    pub(in crate::deployment) async fn relabel(
+        &self,
+        new: NewLabel,
+    ) -> Result<Written<Embedding>, DeploymentError> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Change::Relabel(new, reply))?;
         answer.await.unwrap_or_else(|_| Err(writer_ended()))
     }
 
@@ -195,12 +207,36 @@ impl WrittenGallery {
     }
 
     fn upsert(&mut self, items: Vec<Item>) -> Result<Written<Vec<Upserted>>, DeploymentError> {
+        self.upsert_if(items, |_| Ok(()))
+    }
+
+    /// Gives an item another label. Nobody else changes it meanwhile.
+    fn relabel(&mut self, new: NewLabel) -> Result<Written<Embedding>, DeploymentError> {
+        if let Some(link) = &mut self.link {
+            link.lead(&self.gallery)?;
+        }
+        let (item, etag) = self.gallery.relabelled(new)?;
+        let (id, embedding) = (item.id.clone(), item.embedding.clone());
+        let holds = |gallery: &WatchedGallery| gallery.check_unchanged(&id, &etag);
+        let written = self.upsert_if(vec![item], holds)?;
+        Ok(Written {
+            outcome: embedding,
+            generation: written.generation,
+        })
+    }
+
+    /// Enrols items. `holds` is asked again if the gallery turns out to be behind its store.
+    fn upsert_if(
+        &mut self,
+        items: Vec<Item>,
+        holds: impl Fn(&WatchedGallery) -> Result<(), DeploymentError>,
+    ) -> Result<Written<Vec<Upserted>>, DeploymentError> {
         let Some(link) = &mut self.link else {
             return self.gallery.upsert(items);
         };
         // What the gallery would refuse must not be in the store.
         self.gallery.gallery.check(&items)?;
-        let committed = link.commit(&self.gallery, ItemChange::Upsert(&items))?;
+        let committed = link.commit(&self.gallery, ItemChange::Upsert(&items), holds)?;
         let written = self.gallery.upsert(items);
         let written = written.map_err(|cause| link.not_written(&cause))?;
         link.compare(&self.gallery, committed)?;
@@ -211,7 +247,7 @@ impl WrittenGallery {
     fn delete(&mut self, id: String) -> Result<Written<bool>, DeploymentError> {
         let ids = [id];
         let committed = match &mut self.link {
-            Some(link) => link.commit(&self.gallery, ItemChange::Delete(&ids))?,
+            Some(link) => link.commit(&self.gallery, ItemChange::Delete(&ids), |_| Ok(()))?,
             None => None,
         };
         let written = self.gallery.delete(&ids);
@@ -242,6 +278,10 @@ fn work(mut gallery: WrittenGallery, changes: &Receiver<Change>) {
                     }
                     upserts.ids.insert(item.id.clone());
                     upserts.waiting.push((item, reply));
+                }
+                Change::Relabel(new, reply) => {
+                    upserts.write(gallery);
+                    drop(reply.send(gallery.relabel(new)));
                 }
                 Change::Delete(id, reply) => {
                     upserts.write(gallery);

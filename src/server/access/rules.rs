@@ -35,12 +35,14 @@ const RULES: &[(&str, CallRule)] = &[
     ("/matchpoint.v1.GalleryService/UpsertItem", ENROL),
     ("/matchpoint.v1.GalleryService/UpsertItemStream", ENROL),
     ("/matchpoint.v1.GalleryService/BatchUpsertItems", ENROL),
+    ("/matchpoint.v1.GalleryService/RelabelItem", ENROL),
     ("/matchpoint.v1.GalleryService/DeleteItem", ENROL),
     ("/matchpoint.v1.GalleryService/DeleteItemStream", ENROL),
     ("/matchpoint.v1.GalleryService/BatchDeleteItems", ENROL),
     // These return embeddings and images, which a search does not.
     ("/matchpoint.v1.GalleryService/GetItem", ENROL),
     ("/matchpoint.v1.GalleryService/ListItems", ENROL),
+    ("/matchpoint.v1.GalleryService/CheckItems", ENROL),
     // Annotators choose among labels.
     ("/matchpoint.v1.GalleryService/ListLabels", LABELS),
     ("/matchpoint.v1.MonitoringService/ListAuditQueue", LABEL),

@@ -285,6 +285,7 @@ pub(in crate::server) fn item(head: &ItemHead, embedding: Option<&[f32]>) -> pro
         label: head.label.clone(),
         metadata: head.metadata.clone().into_iter().collect(),
         embedding: embedding.map(vector),
+        etag: String::new(),
     }
 }
 

@@ -1,4 +1,4 @@
-//! Lists, for a calibration's metadata, why trials may count for less than they seem.
+//! Lists why trials of a calibration may count for less than they seem, and what may be a mistake in a gallery.
 
 use crate::deployment::{Gathered, Repeated};
 use matchpoint_calibration::analysis::crowded::CrowdedStrangers;
@@ -6,10 +6,11 @@ use matchpoint_calibration::analysis::strangers::UnnamedStrangers;
 use matchpoint_calibration::likeness::{Alike, Likeness};
 use matchpoint_calibration::procedure::{Copied, NearCopied};
 use matchpoint_client::proto::{
-    AlikeLabels, CalibrateMetadata, CrowdedGroup, CrowdedStrangers as CrowdedMessage,
-    GalleryDuplicate, LabelLikeness, QueryDuplicate, StrangerNearDuplicate,
-    UnnamedStrangers as UnnamedMessage,
+    AlikeEnrolledLabels, AlikeLabels, CalibrateMetadata, CheckItemsResponse, CrowdedGroup,
+    CrowdedStrangers as CrowdedMessage, GalleryDuplicate, LabelLikeness, QueryDuplicate,
+    RepeatedItem as RepeatedItemMessage, StrangerNearDuplicate, UnnamedStrangers as UnnamedMessage,
 };
+use matchpoint_gallery::repeated::RepeatedItem;
 
 /// The highest number of entries in each list. With ids and labels of 512 bytes, a message has at most 0.6 MB.
 const LISTED_MAX: usize = 100;
@@ -42,17 +43,52 @@ pub(in crate::server) fn list(
     metadata.crowded_strangers = crowded.as_ref().map(crowded_strangers);
 }
 
+/// Lists what may be a mistake among enrolled items.
+pub(in crate::server) fn of_items(
+    alike: &[Alike],
+    repeated: &[RepeatedItem],
+) -> CheckItemsResponse {
+    CheckItemsResponse {
+        alike_labels: listed(alike, alike_enrolled),
+        alike_labels_total: alike.len() as u64,
+        repeated_items: listed(repeated, repeated_item),
+        repeated_items_total: repeated.len() as u64,
+    }
+}
+
+fn alike_enrolled(pair: &Alike) -> AlikeEnrolledLabels {
+    AlikeEnrolledLabels {
+        likeness: likeness(pair.likeness).into(),
+        label: pair.label.clone(),
+        other_label: pair.other.clone(),
+        differ_by: pair.differ_by.join(", "),
+    }
+}
+
+fn repeated_item(found: &RepeatedItem) -> RepeatedItemMessage {
+    let RepeatedItem { item, first } = found;
+    RepeatedItemMessage {
+        id: item.id.clone(),
+        label: item.label.clone(),
+        first_id: first.id.clone(),
+        first_label: first.label.clone(),
+    }
+}
+
 fn listed<T, U>(all: &[T], message: impl Fn(&T) -> U) -> Vec<U> {
     all.iter().take(LISTED_MAX).map(message).collect()
 }
 
-fn alike_labels(pair: &Alike) -> AlikeLabels {
-    let likeness = match pair.likeness {
+fn likeness(likeness: Likeness) -> LabelLikeness {
+    match likeness {
         Likeness::Spelling => LabelLikeness::Spelling,
         Likeness::NearMiss => LabelLikeness::NearMiss,
-    };
+    }
+}
+
+fn alike_labels(pair: &Alike) -> AlikeLabels {
     AlikeLabels {
-        likeness: likeness.into(),
+        likeness: likeness(pair.likeness).into(),
         label: pair.label.clone(),
         other_label: pair.other.clone(),
         other_enrolled: pair.enrolled,

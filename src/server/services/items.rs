@@ -1,16 +1,12 @@
-//! `GalleryService`: enrol, replace, remove, get, list.
-
-use std::ops::Bound;
-use std::sync::Arc;
+//! `GalleryService`: enrol, replace, relabel, remove; `item_pages` has what it shows.
 
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::deployment::{NewItem, Query};
+use crate::deployment::{EnrolledItem, NewItem, NewLabel, Query};
 use crate::server::access::changes::changed;
 use crate::server::messages::convert;
 use crate::server::messages::drift;
-use crate::server::messages::page_token;
 use crate::server::registry::Registry;
 use crate::server::request_id::{caller_of, caller_of_items};
 use crate::server::status::from_error;
@@ -18,10 +14,11 @@ use crate::server::stream::{answer_all, answer_each, answer_one, as_message};
 use crate::server::transport::{Call, roomy};
 use matchpoint_client::proto::gallery_service_server::GalleryService;
 use matchpoint_client::proto::{
-    BatchDeleteItemsRequest, BatchDeleteItemsResponse, BatchUpsertItemsRequest,
-    BatchUpsertItemsResponse, DeleteItemRequest, DeleteItemResponse, DeleteItemStreamRequest,
-    DeleteItemStreamResponse, DeleteOutcome, GetItemRequest, GetItemResponse, LabelItems,
-    ListItemsRequest, ListItemsResponse, ListLabelsRequest, ListLabelsResponse, UpsertItemRequest,
+    AcceptedItem, BatchDeleteItemsRequest, BatchDeleteItemsResponse, BatchUpsertItemsRequest,
+    BatchUpsertItemsResponse, CheckItemsRequest, CheckItemsResponse, DeleteItemRequest,
+    DeleteItemResponse, DeleteItemStreamRequest, DeleteItemStreamResponse, DeleteOutcome,
+    GetItemRequest, GetItemResponse, ListItemsRequest, ListItemsResponse, ListLabelsRequest,
+    ListLabelsResponse, RelabelItemRequest, RelabelItemResponse, UpsertItemRequest,
     UpsertItemResponse, UpsertItemStreamRequest, UpsertItemStreamResponse, UpsertOutcome,
     delete_item_stream_response, delete_outcome, upsert_item_request, upsert_item_stream_response,
     upsert_outcome,
@@ -69,14 +66,33 @@ impl ItemHandler {
             .upsert(caller, item, source)
             .await
             .map_err(|error| from_error(&error))?;
-        let others = enrolled.accepted_as.as_deref();
-        let count = others.map(|others| u32::try_from(others.len()).unwrap_or(u32::MAX));
-        let named = others.unwrap_or_default().iter().take(ACCEPTED_AS_MAX);
         Ok(UpsertItemResponse {
             replaced: enrolled.outcome == Upserted::Replaced,
             generation: enrolled.generation,
-            accepted_as: named.map(drift::other_item).collect(),
-            accepted_as_count: count,
+            accepted_as: accepted_as(&enrolled),
+            accepted_as_count: accepted_as_count(&enrolled),
+        })
+    }
+
+    async fn relabel(
+        &self,
+        caller: Caller,
+        request: RelabelItemRequest,
+    ) -> Result<RelabelItemResponse, Status> {
+        let deployment = self.registry.find(&request.deployment)?;
+        let new = NewLabel {
+            id: request.id.clone(),
+            label: request.label,
+            etag: Some(request.etag).filter(|etag| !etag.is_empty()),
+        };
+        let relabelled = deployment.relabel(caller, new).await;
+        let relabelled = relabelled.map_err(|error| from_error(&error))?;
+        let identity = self.registry.identity();
+        changed(identity, "RelabelItem", deployment.name(), &request.id);
+        Ok(RelabelItemResponse {
+            generation: relabelled.generation,
+            accepted_as: accepted_as(&relabelled),
+            accepted_as_count: accepted_as_count(&relabelled),
         })
     }
 
@@ -162,102 +178,26 @@ impl ItemHandler {
         };
         answer_one(&self.registry, method, id, work).await
     }
-
-    async fn get(
-        &self,
-        caller: Caller,
-        request: GetItemRequest,
-    ) -> Result<GetItemResponse, Status> {
-        let deployment = self.registry.find(&request.deployment)?;
-        let (head, vector) = deployment
-            .item(&request.id)
-            .map_err(|error| from_error(&error))?;
-        let vector = request.include_embedding.then_some(&*vector);
-        let item = Some(convert::item(&head, vector));
-        let image = if request.include_image {
-            let image = deployment.image(caller, request.id).await;
-            image.map_err(|error| from_error(&error))?
-        } else {
-            None
-        };
-        Ok(GetItemResponse {
-            item,
-            image: image.unwrap_or_default(),
-        })
-    }
-
-    async fn list(&self, request: &ListItemsRequest) -> Result<ListItemsResponse, Status> {
-        let deployment = self.registry.find(&request.deployment)?;
-        let size = convert::page_size(request.page_size)?;
-        let after = page_token::read_token(&request.page_token)?;
-        // One item more than the page shows whether there is a next page.
-        let mut heads = if request.label.is_empty() {
-            deployment.items(after.as_deref(), size + 1)
-        } else {
-            let (deployment, label) = (Arc::clone(&deployment), request.label.clone());
-            // All items are scanned.
-            let read = move || deployment.items_of(&label, after.as_deref(), size + 1);
-            self.registry.heavy(read).await?
-        };
-        let more = size < heads.len();
-        heads.truncate(size);
-        let next = heads
-            .last()
-            .filter(|_| more)
-            .map(|head| page_token::token(&head.id));
-        let items = heads.iter().filter_map(|head| {
-            if !request.include_embedding {
-                return Some(convert::item(head, None));
-            }
-            // An item that was removed since the page was read is left out.
-            let (head, vector) = deployment.item(&head.id).ok()?;
-            Some(convert::item(&head, Some(&vector)))
-        });
-        Ok(ListItemsResponse {
-            items: items.collect(),
-            next_page_token: next.unwrap_or_default(),
-            total_items: deployment.view().len() as u64,
-        })
-    }
-
-    async fn list_labels(&self, request: ListLabelsRequest) -> Result<ListLabelsResponse, Status> {
-        let deployment = self.registry.find(&request.deployment)?;
-        let size = convert::page_size(request.page_size)?;
-        let after = page_token::read_token(&request.page_token)?;
-        let bytes = request.contains.len();
-        if CONTAINS_BYTES_MAX < bytes {
-            let problem = format!("contains has {bytes} bytes; it may have {CONTAINS_BYTES_MAX}");
-            return Err(convert::invalid(&problem));
-        }
-        let read = move || deployment.labels(&request.contains);
-        let found = self.registry.heavy(read).await?;
-        let total_labels = found.len() as u64;
-        let after = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let mut following = found.range((after, Bound::Unbounded));
-        let page = following.by_ref().take(size);
-        let labels: Vec<LabelItems> = page
-            .map(|(label, items)| LabelItems {
-                label: label.clone(),
-                items: *items,
-            })
-            .collect();
-        let last = labels.last().filter(|_| following.next().is_some());
-        Ok(ListLabelsResponse {
-            next_page_token: last.map_or_else(String::new, |one| page_token::token(&one.label)),
-            labels,
-            total_labels,
-        })
-    }
 }
-
-/// The highest length of a text to search labels by, which is that of a label.
-const CONTAINS_BYTES_MAX: usize = 512;
 
 /// The highest number of items that an answer names as accepted.
 const ACCEPTED_AS_MAX: usize = 5;
 
 /// The highest number of items in one call; more would exceed the time limit.
 const BATCH_MAX: usize = 1000;
+
+/// The nearest items that one is accepted as.
+fn accepted_as(enrolled: &EnrolledItem) -> Vec<AcceptedItem> {
+    let others = enrolled.accepted_as.as_deref().unwrap_or_default();
+    let named = others.iter().take(ACCEPTED_AS_MAX);
+    named.map(drift::other_item).collect()
+}
+
+/// The number of items that one is accepted as, if it was looked for them.
+fn accepted_as_count(enrolled: &EnrolledItem) -> Option<u32> {
+    let others = enrolled.accepted_as.as_deref();
+    others.map(|others| u32::try_from(others.len()).unwrap_or(u32::MAX))
+}
 
 fn check_batch(found: usize) -> Result<(), Status> {
     if (1..=BATCH_MAX).contains(&found) {
@@ -315,6 +255,19 @@ impl GalleryService for ItemHandler {
             self.stream_in_flight_max,
             handle,
         )))
+    }
+
+    async fn relabel_item(
+        &self,
+        request: Request<RelabelItemRequest>,
+    ) -> Result<Response<RelabelItemResponse>, Status> {
+        let caller = self.registry.waiting(caller_of(&request));
+        let service = self.called_by(&request);
+        let work = service.relabel(caller, request.into_inner());
+        self.registry
+            .call("RelabelItem", work)
+            .await
+            .map(Response::new)
     }
 
     async fn delete_item(
@@ -411,6 +364,17 @@ impl GalleryService for ItemHandler {
         let service = self.called_by(&request);
         let work = service.list_labels(request.into_inner());
         let answer = self.registry.call("ListLabels", work).await;
+        answer.map(Response::new)
+    }
+
+    async fn check_items(
+        &self,
+        request: Request<CheckItemsRequest>,
+    ) -> Result<Response<CheckItemsResponse>, Status> {
+        let service = self.called_by(&request);
+        let request = request.into_inner();
+        let work = service.check(&request);
+        let answer = self.registry.call("CheckItems", work).await;
         answer.map(Response::new)
     }
 }

@@ -2,6 +2,7 @@
 
 pub(super) mod calibration;
 pub(super) mod health;
+pub(super) mod item_pages;
 pub(super) mod items;
 pub(super) mod monitoring;
 pub(super) mod operating_points;

@@ -132,6 +132,15 @@ pub fn copy_of_sample() -> (TempDir, PathBuf) {
     (folder, copy)
 }
 
+/// A copy of the sample whose items have their images.
+pub fn copy_with_images() -> (TempDir, PathBuf) {
+    let (folder, deployment) = copy_of_sample();
+    let (path, gallery) = (deployment.to_str().unwrap(), photos().join("gallery.csv"));
+    let gallery = gallery.to_str().unwrap();
+    let built = run(&["build", path, "--images", gallery, "--keep-images"]);
+    assert!(built.status.success(), "{}", text(&built.stderr));
+    (folder, deployment)
+}
 pub fn copy_folder(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {

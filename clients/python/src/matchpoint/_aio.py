@@ -33,6 +33,7 @@ from .results import (
     OperatingPoints,
     Outcome,
     RecordedDecision,
+    Relabelled,
     SearchResult,
     ServerInfo,
     Truth,
@@ -245,6 +246,11 @@ class AsyncDeployment:
             return await self.enrol(new.id, new.label, new.query, metadata=new.metadata, timeout=timeout)
 
         return in_tasks(enrol, items, in_flight, ordered)
+
+    async def relabel(self, id: str, label: str, *, etag: str = "", timeout: float | None = None) -> Relabelled:
+        """Gives an item another label, and leaves all else of it as it is. With the `etag` of `item(id)` only if it is
+        still that one: ConflictError otherwise."""
+        return await self._connection.run(_calls.relabel(self._name, id, label, etag), timeout)
 
     async def delete(self, id: str, *, timeout: float | None = None) -> int:
         """Removes an item; the number of the gallery's state that first lacks it."""

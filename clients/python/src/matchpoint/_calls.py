@@ -26,6 +26,7 @@ from .results import (
     OperatingPoint,
     OperatingPoints,
     RecordedDecision,
+    Relabelled,
     SearchResult,
     ServerInfo,
     Stranger,
@@ -142,6 +143,7 @@ _SEARCH = method("RetrievalService.Search")
 _VERIFY = method("RetrievalService.Verify")
 _EMBED = method("RetrievalService.Embed")
 _UPSERT = method("GalleryService.UpsertItem")
+_RELABEL = method("GalleryService.RelabelItem")
 _DELETE = method("GalleryService.DeleteItem")
 _GET_ITEM = method("GalleryService.GetItem")
 _LIST_ITEMS = method("GalleryService.ListItems")
@@ -229,6 +231,14 @@ def enrol(
     request = gallery_pb2.UpsertItemRequest(deployment=deployment, id=id, label=label, metadata=metadata)
     _put(request, given)
     return Call(_UPSERT, request, lambda message: read(Enrolled, message), f"enrol item `{id}` from {given.name}")
+
+
+def relabel(deployment: str, id: str, label: str, etag: str) -> Call[Relabelled]:
+    _check_text({"id": id, "label": label, "etag": etag})
+    request = gallery_pb2.RelabelItemRequest(deployment=deployment, id=id, label=label, etag=etag)
+    subject = f"relabel item `{id}`"
+    # A second one, where the answer to the first was lost, would find another etag.
+    return Call(_RELABEL, request, lambda message: read(Relabelled, message), subject, repeatable=not etag)
 
 
 def delete(deployment: str, id: str) -> Call[int]:

@@ -31,6 +31,7 @@ from .results import (
     OperatingPoints,
     Outcome,
     RecordedDecision,
+    Relabelled,
     SearchResult,
     ServerInfo,
     Truth,
@@ -220,6 +221,11 @@ class Deployment:
             return self.enrol(new.id, new.label, new.query, metadata=new.metadata, timeout=timeout)
 
         return in_threads(enrol, items, in_flight, ordered)
+
+    def relabel(self, id: str, label: str, *, etag: str = "", timeout: float | None = None) -> Relabelled:
+        """Gives an item another label, and leaves all else of it as it is. With the `etag` of `item(id)` only if it is
+        still that one: ConflictError otherwise."""
+        return self._connection.run(_calls.relabel(self._name, id, label, etag), timeout)
 
     def delete(self, id: str, *, timeout: float | None = None) -> int:
         """Removes an item; the number of the gallery's state that first lacks it."""

@@ -346,6 +346,18 @@ class Enrolled:
 
 
 @dataclass(frozen=True, slots=True)
+class Relabelled:
+    """An item has its new label: on the server's disk, and visible at once."""
+
+    generation: int
+    """Number of the gallery's state that first shows it."""
+    accepted_as: tuple[AcceptedItem, ...]
+    """The warning of `Enrolled`, for the new label."""
+    accepted_as_count: int | None
+    """Their number, 20 at most; None if it was not looked for them."""
+
+
+@dataclass(frozen=True, slots=True)
 class Item:
     """An enrolled item."""
 
@@ -359,8 +371,11 @@ class Item:
     """The vector, of unit length, if it was asked for."""
     image: bytes | None = field(default=None, repr=False)
     """The picture, byte for byte, if it was asked for and is kept."""
+    etag: str | None = field(default=None, repr=False, compare=False)
+    """Another one as soon as anything of the item is; of `item(id)` alone. For `relabel`."""
 
     _READERS: ClassVar[Mapping[str, Callable[[Any], Any]]] = {
+        "etag": lambda item: item.etag or None,
         "embedding": lambda item: tuple(item.embedding.values) or None,
         "image": lambda item: None,
     }
