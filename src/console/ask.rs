@@ -98,7 +98,9 @@ calls! {
     roll_back_operating_point: OperatingPointServiceClient, RollBackOperatingPointRequest => RollBackOperatingPointResponse;
     list_items: GalleryServiceClient, ListItemsRequest => ListItemsResponse;
     upsert_item: GalleryServiceClient, UpsertItemRequest => UpsertItemResponse;
+    relabel_item: GalleryServiceClient, RelabelItemRequest => RelabelItemResponse;
     delete_item: GalleryServiceClient, DeleteItemRequest => DeleteItemResponse;
+    check_items: GalleryServiceClient, CheckItemsRequest => CheckItemsResponse;
     get_item: GalleryServiceClient, GetItemRequest => GetItemResponse;
     get_server_info: ServerServiceClient, GetServerInfoRequest => GetServerInfoResponse;
 }

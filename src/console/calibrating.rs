@@ -321,7 +321,7 @@ fn doubts(queries: &CalibrateMetadata) -> Markup {
         .map(|one| (one.label.as_str(), one.other_label.as_str()))
         .collect();
     let counted = [
-        (queries.failed_total, "pictures could not be used"),
+        (queries.failed_total, "could not be used"),
         (
             queries.gallery_duplicates_total,
             "are enrolled themselves, or nearly: of their own label not counted",

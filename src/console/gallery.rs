@@ -1,27 +1,21 @@
-//! The page of the gallery: shows the enrolled items with their stored pictures, enrols and removes items, and
-//! lists look-alikes.
-
-use std::collections::BTreeSet;
+//! The page of the gallery: shows the enrolled items with their stored pictures, and enrols one.
 
 use axum::body::Body;
 use axum::extract::{Extension, Path, Query};
 use axum::http::{Response, StatusCode};
-use axum::response::{IntoResponse, Redirect};
+use axum::response::IntoResponse;
 use maud::{Markup, html};
 use serde::Deserialize;
 
-use super::ask::path;
 use super::layout::{Place, Tab, form, page as framed};
-use super::pictures::AskedItem;
 use super::posted::{Posted, PostedForm};
 use super::problem::Problem;
 use super::trying::drop_zone;
 use super::visitor::Visitor;
-use super::words::{count, in_address, score, shown};
+use super::words::{in_address, in_parts, score, shown};
 use matchpoint_client::proto::{
-    DeleteItemRequest, GetDriftRequest, GetItemRequest, Item, ListItemsRequest, ListItemsResponse,
-    ListLabelsRequest, ListLabelsResponse, Lookalike, UpsertItemRequest, UpsertItemResponse,
-    upsert_item_request,
+    AcceptedItem, Item, ListItemsRequest, ListItemsResponse, ListLabelsRequest, ListLabelsResponse,
+    UpsertItemRequest, UpsertItemResponse, upsert_item_request,
 };
 
 /// Number of items on a page, and of labels beside them.
@@ -41,7 +35,15 @@ pub(super) struct Shelf {
 }
 
 impl Shelf {
-    fn address(&self, place: &Place) -> String {
+    /// All items of a label.
+    pub(super) fn of_label(label: &str) -> Self {
+        Self {
+            label: label.to_owned(),
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn address(&self, place: &Place) -> String {
         let pairs = [
             ("contains", &self.contains),
             ("label", &self.label),
@@ -86,7 +88,7 @@ pub(super) async fn page(
                 p {
                     b { (place.deployment.gallery_items) } " items of " b { (place.deployment.gallery_labels) } " labels "
                     a.button href=(place.below("gallery/enrol")) { "Enrol one" } " "
-                    @if visitor.may(path::GET_DRIFT) { a.button href=(place.below("gallery/look-alikes")) { "Look-alikes" } }
+                    a.button href=(place.below("gallery/doubts")) { "What may be wrong" }
                 }
             }
             div.shelf {
@@ -116,7 +118,7 @@ fn of_labels(place: &Place, shelf: &Shelf, found: &ListLabelsResponse) -> Markup
                 li { a href=(all.address(place)) aria-current=[shelf.label.is_empty().then_some("true")] { "All items" } }
                 @for one in &found.labels {
                     @let of = Shelf { label: one.label.clone(), items: String::new(), ..shelf.clone() };
-                    li { a href=(of.address(place)) aria-current=[(one.label == shelf.label).then_some("true")] { (shown(&one.label)) " " span.small-in { (one.items) } } }
+                    li { a href=(of.address(place)) aria-current=[(one.label == shelf.label).then_some("true")] { span { (in_parts(&one.label)) } " " span.small-in { (one.items) } } }
                 }
             }
             @if found.labels.is_empty() { p.note { "No label has this in it." } }
@@ -151,75 +153,15 @@ fn tile(place: &Place, item: &Item) -> Markup {
         li {
             a href=(of_item(place, "item", &item.id)) {
                 img src=(of_item(place, "item/thumbnail", &item.id)) alt="" loading="lazy" width="160" height="160";
-                span.label { (shown(&item.label)) }
-                span.id { (shown(&item.id)) }
+                span.label { (in_parts(&item.label)) }
+                span.id { (in_parts(&item.id)) }
             }
         }
     }
 }
 
-fn of_item(place: &Place, rest: &str, id: &str) -> String {
+pub(super) fn of_item(place: &Place, rest: &str, id: &str) -> String {
     place.below(&format!("{rest}?id={}", in_address(id)))
-}
-
-pub(super) async fn one(
-    Extension(visitor): Extension<Visitor>,
-    Path(deployment): Path<String>,
-    Query(AskedItem { id }): Query<AskedItem>,
-) -> Result<Markup, Problem> {
-    let place = Place::of(&visitor, &deployment, Tab::Gallery).await?;
-    let request = GetItemRequest {
-        deployment,
-        id,
-        ..GetItemRequest::default()
-    };
-    let item = visitor.get_item(request).await?.item.unwrap_or_default();
-    let mut metadata: Vec<_> = item.metadata.iter().collect();
-    metadata.sort();
-    let label = Shelf {
-        label: item.label.clone(),
-        ..Shelf::default()
-    };
-    Ok(framed(
-        &visitor,
-        &place,
-        &html! {
-            p { a href=(Tab::Gallery.of(place.name())) { "All items" } }
-            h1 { (shown(&item.label)) }
-            div.two {
-                figure { img src=(of_item(&place, "item/picture", &item.id)) alt="The picture that was enrolled"; }
-                div {
-                    dl.facts {
-                        dt { "Id" } dd { code { (shown(&item.id)) } }
-                        dt { "Label" } dd { a href=(label.address(&place)) { (shown(&item.label)) } }
-                        @for (name, value) in metadata { dt { (shown(name)) } dd { (shown(value)) } }
-                    }
-                    details.change {
-                        summary { "Remove it" }
-                        (form(&visitor, &place.below("gallery/remove"), "choose", &html! {
-                            input type="hidden" name="id" value=(item.id);
-                            p { "It will be found no more. That cannot be taken back; the log keeps its id and who did it." }
-                            button.danger { "Remove for good" }
-                        }))
-                    }
-                }
-            }
-        },
-    ))
-}
-
-/// Removes an item.
-pub(super) async fn remove(
-    Extension(visitor): Extension<Visitor>,
-    Path(deployment): Path<String>,
-    Extension(form): Posted,
-) -> Result<Response<Body>, Problem> {
-    let request = DeleteItemRequest {
-        deployment: deployment.clone(),
-        id: form.text("id")?,
-    };
-    visitor.delete_item(request).await?;
-    Ok(Redirect::to(&Tab::Gallery.of(&deployment)).into_response())
 }
 
 pub(super) async fn enrolling(
@@ -276,11 +218,18 @@ fn outcome(place: &Place, id: &str, done: &UpsertItemResponse) -> Markup {
             @if done.replaced { "Replaced: " } @else { "Enrolled: " }
             a href=(of_item(place, "item", id)) { (shown(id)) }
         }
-        @if !done.accepted_as.is_empty() {
+        (alike_elsewhere(place, &done.accepted_as))
+    }
+}
+
+/// The warning that an item is accepted as others.
+pub(super) fn alike_elsewhere(place: &Place, accepted_as: &[AcceptedItem]) -> Markup {
+    html! {
+        @if !accepted_as.is_empty() {
             section.verdict.estimated {
                 p.standing { "It looks like what is enrolled under another label" }
                 ul {
-                    @for other in &done.accepted_as {
+                    @for other in accepted_as {
                         li { a href=(of_item(place, "item", &other.id)) { (shown(&other.label)) } ", " (score(other.decision_score)) }
                     }
                 }
@@ -314,70 +263,4 @@ fn enrol_page(visitor: &Visitor, place: &Place, label: &str, said: &Markup) -> M
             }))
         },
     )
-}
-
-pub(super) async fn lookalikes(
-    Extension(visitor): Extension<Visitor>,
-    Path(deployment): Path<String>,
-) -> Result<Markup, Problem> {
-    let place = Place::of(&visitor, &deployment, Tab::Gallery).await?;
-    let request = GetDriftRequest {
-        deployment,
-        operating_point_id: String::new(),
-    };
-    let drift = visitor.get_drift(request).await?;
-    let left_out = drift.left_out.map(|round| round.lookalikes);
-    let left_out = left_out.unwrap_or_default();
-    Ok(framed(
-        &visitor,
-        &place,
-        &html! {
-            p { a href=(Tab::Gallery.of(place.name())) { "All items" } }
-            h1 { "What looks alike" }
-            p { "Items that the operating point accepts as one of another label: one thing under two labels, a wrong label, or two things that it cannot tell apart." }
-            (alike(&place, "When they were enrolled", &drift.enrolled_lookalikes))
-            (alike(&place, "Searched for with their label left out", &left_out))
-        },
-    ))
-}
-
-fn alike(place: &Place, title: &str, found: &[Lookalike]) -> Markup {
-    html! {
-        h2 { (title) }
-        @if found.is_empty() { p.note { "None is known." } }
-        ul.alike {
-            @for one in once_each(found) {
-                @let other = one.accepted_as.clone().unwrap_or_default();
-                li {
-                    (side(place, &one.id, &one.label))
-                    (side(place, &other.id, &other.label))
-                    p { (score(other.decision_score)) @if 1 < one.accepted_as_count { span.small { "and " (count(u64::from(one.accepted_as_count) - 1, "other", "others")) } } }
-                }
-            }
-        }
-    }
-}
-
-/// Keeps each pair once, because two items are often accepted as each other.
-fn once_each(found: &[Lookalike]) -> impl Iterator<Item = &Lookalike> {
-    let mut said = BTreeSet::new();
-    found.iter().filter(move |one| {
-        let other = one
-            .accepted_as
-            .as_ref()
-            .map_or("", |other| other.id.as_str());
-        let mut pair = [one.id.as_str(), other];
-        pair.sort_unstable();
-        said.insert(pair)
-    })
-}
-
-fn side(place: &Place, id: &str, label: &str) -> Markup {
-    html! {
-        a href=(of_item(place, "item", id)) {
-            img src=(of_item(place, "item/thumbnail", id)) alt="" loading="lazy" width="120" height="120";
-            span.label { (shown(label)) }
-            span.id { (shown(id)) }
-        }
-    }
 }

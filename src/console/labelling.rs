@@ -16,7 +16,7 @@ use super::problem::Problem;
 use super::rates;
 use super::scale::ScoreScale;
 use super::visitor::Visitor;
-use super::words::{in_address, score, sentences, shown, time};
+use super::words::{in_address, in_parts, score, sentences, shown, time};
 use matchpoint_client::proto::annotation_result::Result as Answer;
 use matchpoint_client::proto::{
     AnnotateDecisionsRequest, Annotation, AnnotationKind, Decision, GetDecisionRequest,
@@ -281,7 +281,7 @@ impl Asking<'_> {
                     } @else if self.found.matched_image.is_empty() {
                         p.empty { "Its picture is not kept. Build with " code { "--keep-images" } " to keep those of items." }
                     } @else { img src=(matched) alt="The best match"; }
-                    figcaption { "Best match: " b { (shown(&decision.matched_label)) } " " span.id { (shown(&decision.matched_item_id)) } }
+                    figcaption { "Best match: " b { (in_parts(&decision.matched_label)) } " " span.id { (in_parts(&decision.matched_item_id)) } }
                 }
                 (decided(decision))
             }
@@ -289,7 +289,7 @@ impl Asking<'_> {
     }
 
     fn answers(&self, decision: &RecordedDecision) -> Markup {
-        let label = shown(&decision.matched_label);
+        let label = in_parts(&decision.matched_label);
         let labels = self.place.below("labels");
         html! {
             div.answers {
@@ -301,7 +301,7 @@ impl Asking<'_> {
                 (self.form(decision, &html! {
                     label for="label" { "Another label " kbd { "O" } }
                     div.field {
-                        input #label name="label" list="labels" data-labels=(labels) data-key="o" autocomplete="off" spellcheck="false";
+                        input #label name="label" list="labels" data-labels=(labels) data-enrolled data-key="o" autocomplete="off" spellcheck="false";
                         datalist #labels {}
                         button name="answer" value="other" { "This one" }
                     }

@@ -7,8 +7,10 @@ mod calibrating;
 mod calibrations;
 mod course;
 mod desks;
+mod doubts;
 mod frame;
 mod gallery;
+mod item;
 mod labelling;
 mod layout;
 mod picked_pictures;
@@ -246,16 +248,14 @@ fn router() -> Router {
         )
         .route("/d/{deployment}/points/{id}", get(points::one))
         .route("/d/{deployment}/gallery", get(gallery::page))
-        .route(
-            "/d/{deployment}/gallery/look-alikes",
-            get(gallery::lookalikes),
-        )
+        .route("/d/{deployment}/gallery/doubts", get(doubts::page))
         .route(
             "/d/{deployment}/gallery/enrol",
             get(gallery::enrolling).post(gallery::enrol),
         )
-        .route("/d/{deployment}/gallery/remove", post(gallery::remove))
-        .route("/d/{deployment}/item", get(gallery::one))
+        .route("/d/{deployment}/gallery/relabel", post(item::relabel))
+        .route("/d/{deployment}/gallery/remove", post(item::remove))
+        .route("/d/{deployment}/item", get(item::page))
         .route("/d/{deployment}/labels", get(labelling::labels))
         .route(
             "/d/{deployment}/decision/{id}/picture",

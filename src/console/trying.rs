@@ -12,7 +12,9 @@ use super::posted::{Posted, PostedForm};
 use super::problem::Problem;
 use super::scale::ScoreScale;
 use super::visitor::Visitor;
-use super::words::{count, in_address, milliseconds, percent, promise, score, shown, undecided};
+use super::words::{
+    count, in_address, in_parts, milliseconds, percent, promise, score, shown, undecided,
+};
 use matchpoint_client::proto::{
     Decision, DecisionBasis, Match, Reference, SearchRequest, SearchResponse, StageTimings,
     VerifyRequest, VerifyResponse, reference, search_request, verify_request,
@@ -143,13 +145,13 @@ fn searched(visitor: &Visitor, place: &Place, found: &SearchResponse) -> Markup 
     let basis = found.basis.clone().unwrap_or_default();
     let best = found.matches.first();
     let headline = match (found.decision(), best) {
-        (Decision::Accept, Some(best)) => html! { "This is " b { (shown(&best.label)) } "." },
+        (Decision::Accept, Some(best)) => html! { "This is " b { (in_parts(&best.label)) } "." },
         (Decision::Undecided | Decision::Unspecified, _) => {
             html! { "Nothing is decided, and nothing may be taken for the same." }
         }
         (_, None) => html! { "Nothing was found to compare it with." },
         (_, Some(best)) => {
-            html! { "This is nothing that is enrolled; nearest is " b { (shown(&best.label)) } "." }
+            html! { "This is nothing that is enrolled; nearest is " b { (in_parts(&best.label)) } "." }
         }
     };
     let plain = basis.adjustment.is_none();
@@ -229,8 +231,8 @@ fn matched(place: &Place, one: &Match, scale: &ScoreScale, pictures: bool) -> Ma
         li {
             @if pictures { img src=(picture) alt="" loading="lazy" width="88" height="88"; }
             div {
-                p.label { (shown(&one.label)) }
-                p.id { (shown(&one.id)) }
+                p.label { (in_parts(&one.label)) }
+                p.id { (in_parts(&one.id)) }
                 (scale.draw(one.score))
             }
             span.number { (score(one.score)) }

@@ -14,6 +14,12 @@ pub(super) fn shown(text: &str) -> Cow<'_, str> {
     escaped(text)
 }
 
+/// A foreign name, which may break after what separates its parts.
+pub(super) fn in_parts(text: &str) -> Markup {
+    let text = shown(text);
+    html! { @for part in text.split_inclusive(['_', '/', '-', '.']) { (part) wbr; } }
+}
+
 /// Sentences of the server, in which names of commands and settings are between backticks.
 pub(super) fn sentences(text: &str) -> Markup {
     let text = shown(text);

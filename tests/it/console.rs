@@ -465,7 +465,7 @@ async fn what_is_enrolled_is_shown_as_text_and_removed_by_its_form() {
     for page in [
         "/d/sample/gallery",
         "/d/sample/gallery?contains=ALERT",
-        "/d/sample/gallery/look-alikes",
+        "/d/sample/gallery/doubts",
         item,
     ] {
         let found = browser.get(page).await;
@@ -487,8 +487,24 @@ async fn what_is_enrolled_is_shown_as_text_and_removed_by_its_form() {
     assert!(kind == "image/svg+xml" || kind == "image/jpeg", "{kind}");
     assert!(picture.header("content-security-policy").is_some());
 
-    let remove = "/d/sample/gallery/remove";
+    let relabel = "/d/sample/gallery/relabel";
     let id = ("id", &b"odd/<b>"[..]);
+    let (other, none) = (("label", &b"another"[..]), ("label", &b" "[..]));
+    let seen = browser.get(item).await.text().to_owned();
+    let (_, seen) = seen.split_once("name=\"etag\" value=\"").unwrap();
+    let (etag, _) = seen.split_once('"').unwrap();
+    let etag = ("etag", etag.as_bytes());
+    assert_eq!(browser.post(relabel, &[id, other, etag]).await.status, 403);
+    let asked = browser.post(relabel, &[token, id, none, etag]).await;
+    assert!(asked.status == 400 && asked.text().contains("Say what it is."));
+    let done = browser.post(relabel, &[token, id, other, etag]).await;
+    assert!(done.status == 200 && done.text().contains("It has another label now."));
+    let late = browser
+        .post(relabel, &[token, id, ("label", b"late"), etag])
+        .await;
+    assert!(late.status == 409 && late.text().contains("look again"));
+
+    let remove = "/d/sample/gallery/remove";
     assert_eq!(browser.post(remove, &[id]).await.status, 403);
     assert_eq!(browser.post(remove, &[token, id]).await.status, 303);
     assert_eq!(browser.post(remove, &[token, id]).await.status, 404);

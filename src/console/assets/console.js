@@ -122,4 +122,13 @@ for (const input of document.querySelectorAll("input[data-labels]")) {
     const page = new DOMParser().parseFromString(await response.text(), "text/html");
     list.replaceChildren(...page.querySelectorAll("option"));
   });
+  // Where only enrolled labels will do, Enter takes the one that is left, and another Enter says it.
+  input.addEventListener("keydown", (event) => {
+    const [left, ...others] = list.children;
+    if (event.key !== "Enter" || !("enrolled" in input.dataset) || !left || others.length) return;
+    const typed = input.value.trim().toLowerCase();
+    if (!typed || left.value === input.value || !left.value.toLowerCase().includes(typed)) return;
+    event.preventDefault();
+    input.value = left.value;
+  });
 }
