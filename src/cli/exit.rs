@@ -336,6 +336,7 @@ impl Exit {
             | DeploymentError::Unembeddable { .. }
             | DeploymentError::Vector(_)
             | DeploymentError::Fitted { .. }
+            | DeploymentError::FittedPerhaps { .. }
             | DeploymentError::Head(_)
             | DeploymentError::Dimension { .. }
             | DeploymentError::ItemNotFound { .. } => Self::BadData,

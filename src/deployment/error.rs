@@ -147,6 +147,18 @@ pub enum DeploymentError {
         /// Id of the first one.
         first: String,
     },
+    /// The labelled queries are vectors, and the model's head was fitted to pictures.
+    #[error(
+        "{queries} of the queries (the first: {first}) are vectors, which do not show whether they are of pictures that the head of \
+         the model was fitted to: a threshold chosen on such accepts too much, and rates on them flatter; give the pictures \
+         themselves (`matchpoint calibrate DIR --queries SOURCE`), which are known by their bytes"
+    )]
+    FittedPerhaps {
+        /// Number of such queries.
+        queries: usize,
+        /// Id of the first one.
+        first: String,
+    },
     /// The record of a head cannot be read.
     #[error("the head of the model: {0}")]
     Head(#[from] AdaptError),

@@ -240,7 +240,9 @@ pub(super) fn classify(error: &DeploymentError) -> (Code, &'static str) {
         DeploymentError::Argument { .. } | DeploymentError::Name { .. } => {
             (Code::InvalidArgument, "ARGUMENT_INVALID")
         }
-        DeploymentError::Fitted { .. } => (Code::InvalidArgument, "QUERIES_FITTED"),
+        DeploymentError::Fitted { .. } | DeploymentError::FittedPerhaps { .. } => {
+            (Code::InvalidArgument, "QUERIES_FITTED")
+        }
         DeploymentError::Head(_) => (Code::Internal, "INTERNAL"),
         DeploymentError::ItemNotFound { .. } => (Code::NotFound, "ITEM_NOT_FOUND"),
         DeploymentError::OperatingPointNotFound { .. } => {

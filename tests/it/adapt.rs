@@ -62,7 +62,7 @@ fn adapt_photos(out: &Path, page: &Path) -> Value {
 }
 
 /// A model adapted to the sample photographs, made once.
-fn adapted() -> &'static Path {
+pub(crate) fn adapted() -> &'static Path {
     static ADAPTED: OnceLock<TempDir> = OnceLock::new();
     let folder = ADAPTED.get_or_init(|| {
         let folder = TempDir::new().unwrap();
@@ -187,7 +187,7 @@ fn the_same_pictures_make_the_same_bytes() {
     assert_eq!(names(&beside), [PathBuf::from("model")]);
 }
 
-fn gallery(deployment: &Path) -> Gallery {
+pub(crate) fn gallery(deployment: &Path) -> Gallery {
     let params = IndexParams {
         graph_from_items: usize::MAX,
         ..IndexParams::default()
@@ -236,6 +236,24 @@ fn a_gallery_goes_behind_the_head_without_its_images() {
         65,
         "has a head already",
     );
+}
+
+#[test]
+fn items_that_no_picture_is_known_of_are_fitted_to_by_no_head() {
+    let folder = TempDir::new().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let images = photos().join("images").join("gc_fishes_fish3");
+    let (vectors, list, shop) = (at("vectors.npy"), at("rows.csv"), at("shop"));
+    done(
+        "embed --model {} {} --out {}",
+        &[&model(), &images, &vectors],
+    );
+    let pictures = fs::read_dir(&images).unwrap().count();
+    fs::write(&list, format!("label\n{}", "fish\n".repeat(pictures))).unwrap();
+    let build = "build {} --embeddings {} --labels {} --model {}";
+    done(build, &[&shop, &vectors, &list, &model()]);
+    let words = format!("{pictures} items");
+    refused("adapt {} --out {}", &[&shop, &at("never")], 65, &words);
 }
 
 #[test]
@@ -314,6 +332,21 @@ fn what_the_head_was_fitted_to_can_neither_choose_a_threshold_nor_judge_it() {
     let words = format!("{fitted} {pictures} of the queries");
     refused(evaluate, &[&shop, &renamed], 65, &words);
     done(evaluate, &[&shop, &of_part(Part::Calibrate, "new")]);
+
+    // A new picture of an enrolled label is what comes in service; without its label it would be a stranger that was fitted to.
+    let enrolled = gallery(&shop).view().labels();
+    let label = record.labels[&Part::Fit].intersection(&enrolled).next();
+    let (label, taken) = (label.unwrap(), folder.path().join("taken-today"));
+    copy_folder(&photos().join("images").join(label), &taken.join(label));
+    for picture in fs::read_dir(taken.join(label)).unwrap() {
+        let picture = picture.unwrap().path();
+        fs::write(&picture, [fs::read(&picture).unwrap(), vec![0]].concat()).unwrap();
+    }
+    let calibrate = "calibrate {} --queries {} --equal-error --dry-run";
+    let said = both(&line(calibrate, &[&shop, &taken]));
+    assert!(!said.contains(fitted), "{said}");
+    let all = format!("{calibrate} --strangers all");
+    refused(&all, &[&shop, &taken], 65, fitted);
 }
 
 /// Vectors in which labels differ along eight axes, and pictures of one label more along four others; and their list.

@@ -1509,7 +1509,7 @@ fn labelled(file: &str) -> Vec<LabelledQuery> {
         .collect()
 }
 
-fn calibration(
+pub(crate) fn calibration(
     settings: CalibrationSettings,
     queries: Vec<LabelledQuery>,
 ) -> impl tokio_stream::Stream<Item = CalibrateRequest> {
@@ -1518,7 +1518,7 @@ fn calibration(
     tokio_stream::iter(parts.map(|part| CalibrateRequest { part: Some(part) }))
 }
 
-fn target(far: f64, id: &str) -> CalibrationSettings {
+pub(crate) fn target(far: f64, id: &str) -> CalibrationSettings {
     CalibrationSettings {
         target: Some(calibration_settings::Target::TargetFar(far)),
         confidence: 0.9,
@@ -1527,7 +1527,7 @@ fn target(far: f64, id: &str) -> CalibrationSettings {
     }
 }
 
-fn calibrations(running: &Running) -> CalibrationServiceClient<Channel> {
+pub(crate) fn calibrations(running: &Running) -> CalibrationServiceClient<Channel> {
     CalibrationServiceClient::new(running.channel.clone()).max_encoding_message_size(usize::MAX)
 }
 
@@ -1546,7 +1546,7 @@ fn metadata(operation: &Operation) -> CalibrateMetadata {
     prost::Message::decode(any.value.as_slice()).unwrap()
 }
 
-fn error_of(operation: &Operation) -> (i32, String, HashMap<String, String>) {
+pub(crate) fn error_of(operation: &Operation) -> (i32, String, HashMap<String, String>) {
     let Some(operation::Result::Error(error)) = &operation.result else {
         panic!("no error: {operation:?}");
     };

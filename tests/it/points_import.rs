@@ -6,24 +6,29 @@
     reason = "a test fails by panicking"
 )]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tonic::Code;
 
 use crate::common::shop::{COMPONENTS, LABELS, build_shop, build_shop_of, npy, vector};
-use crate::common::{Running, copy_folder, run, text};
+use crate::common::{Running, copy_folder, model, photos, run, text};
+use crate::grpc::{calibration, calibrations, error_of, target};
 use matchpoint_calibration::analysis::consistency::Band;
+use matchpoint_calibration::analysis::rng::SeededRng;
 use matchpoint_calibration::analysis::{AnalysisScope, BAND_POINTS};
 use matchpoint_calibration::procedure::{
     LabelledVectors, StatedSettings, VectorRequest, VectorRow, VectorSource, calibrate_vectors,
     vectors_digest,
 };
 use matchpoint_client::proto::retrieval_service_client::RetrievalServiceClient;
-use matchpoint_client::proto::{Decision, SearchRequest, Vector, search_request};
+use matchpoint_client::proto::{
+    Decision, LabelledQuery, SearchRequest, Vector, labelled_query, search_request,
+};
 
 /// Labels of strangers: enough for a FAR of 10 % at 95 %.
 const STRANGERS: usize = 36;
@@ -331,6 +336,102 @@ fn another_threshold_is_refused_with_both() {
         said.contains("copy 0, scored 0.") && said.contains("there and is not counted here"),
         "{said}"
     );
+}
+
+/// A calibration of a gallery of pictures, by vectors that nobody can tell the pictures of.
+fn of_gallery(shop: &Path, settings: &Value) -> Calibration {
+    let gallery = crate::adapt::gallery(shop);
+    let view = gallery.view();
+    let mut items: Vec<_> = view.items().collect();
+    items.sort_by(|a, b| a.0.id.cmp(&b.0.id));
+    let mut draws = SeededRng::new(1, 0);
+    let mut noise = || f32::from(u16::try_from(draws.bits() >> 48).unwrap()) / 65_536.0 - 0.5;
+    let empty = || Pictures {
+        ids: Vec::new(),
+        labels: Vec::new(),
+        vectors: Vec::new(),
+    };
+    let (mut pictures, mut queries) = (empty(), empty());
+    let mut ask = |label: String, vector: Vec<f32>| {
+        queries.ids.push(format!("query {}", queries.ids.len()));
+        queries.labels.push(label);
+        queries.vectors.push(vector);
+    };
+    for (item, vector) in items {
+        let apart = 1.0 / f32::from(u16::try_from(vector.len()).unwrap()).sqrt();
+        let near = vector.iter().map(|value| value + 2.0 * apart * noise());
+        ask(item.label.clone(), near.collect());
+        let far = vector.iter().map(|_| noise());
+        ask(format!("stranger to {}", item.id), far.collect());
+        pictures.ids.push(item.id.clone());
+        pictures.labels.push(item.label.clone());
+        pictures.vectors.push(vector.to_vec());
+    }
+    let mut calibration = Calibration {
+        gallery: pictures,
+        queries,
+        ..Calibration::of_shop()
+    };
+    let all = calibration.settings.as_object_mut().unwrap();
+    all.insert("target_far".to_owned(), Value::Null);
+    all.extend(settings.as_object().unwrap().clone());
+    calibration
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn vectors_choose_no_threshold_where_a_head_may_have_been_fitted_to_their_pictures() {
+    let root = TempDir::new().unwrap();
+    let adapted = crate::adapt::adapted();
+    let made = |model: &Path, name: &str, settings: &Value| {
+        let (shop, folder) = (root.path().join(name), root.path().join("saved"));
+        if !shop.exists() {
+            let list = photos().join("gallery.csv");
+            let images = ["--images", path(&list), "--model", path(model)];
+            let built = run(&[&["build", path(&shop)], &images[..]].concat());
+            assert!(built.status.success(), "{}", text(&built.stderr));
+        }
+        drop(fs::remove_dir_all(&folder));
+        let calibration = of_gallery(&shop, settings);
+        calibration.save(&folder);
+        (shop, folder, calibration.queries)
+    };
+    let said_by =
+        "do not show whether they are of pictures that the head of the model was fitted to";
+    for settings in [
+        json!({"target_far": 0.1}),
+        json!({"target_frr": 0.5}),
+        json!({"equal_error": true}),
+    ] {
+        let (shop, folder, _) = made(adapted, "behind", &settings);
+        let (code, said) = refused(&shop, &folder);
+        assert_eq!(code, 65);
+        assert!(said.contains(said_by), "{said}");
+        // The same of a model that was fitted to nothing that is known.
+        let (shop, folder, _) = made(&model(), "before", &settings);
+        let done = import(&shop, &folder, &["--dry-run"]);
+        assert!(done.status.success(), "{}", text(&done.stderr));
+    }
+
+    // A server knows no more of vectors.
+    let (shop, _, queries) = made(adapted, "behind", &json!({"target_far": 0.1}));
+    let rows = queries.rows();
+    let queries = rows.iter().map(|row| LabelledQuery {
+        id: row.id.clone(),
+        label: row.label.to_owned(),
+        query: Some(labelled_query::Query::Embedding(Vector {
+            values: row.vector.to_vec(),
+        })),
+        metadata: HashMap::new(),
+    });
+    let running = Running::start(&shop, &[]).await;
+    let asked = calibration(target(0.1, "vectors"), queries.collect());
+    let answer = calibrations(&running).calibrate(asked).await.unwrap();
+    let (code, reason, _) = error_of(answer.get_ref());
+    assert_eq!(
+        (code, &*reason),
+        (Code::InvalidArgument as i32, "QUERIES_FITTED")
+    );
+    running.stop().await;
 }
 
 /// Changes the file of queries, byte by byte.

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use base16ct::lower::encode_string;
 use sha2::{Digest, Sha256};
@@ -14,8 +15,10 @@ use crate::cli::input::images;
 use crate::cli::input::left_out::LeftOut;
 use crate::cli::output::pictures::Pictures;
 use crate::deployment::{Folder, LoadedModel, Models, RefusedItem, read_image};
+use crate::telemetry::escaped;
 use matchpoint_adapt::{HeadBase, LabelledRows, Part};
 use matchpoint_arrays::{LabelTable, Role};
+use matchpoint_gallery::item::ItemHead;
 use matchpoint_report::Picture;
 use matchpoint_vector::Embedding;
 
@@ -153,6 +156,9 @@ impl Adapt {
         let view = folder.open_items()?.view();
         let mut items: Vec<_> = view.items().collect();
         items.sort_unstable_by(|a, b| a.0.id.cmp(&b.0.id));
+        if model.is_some() {
+            refuse_vectors(deployment, &items)?;
+        }
         let mut gathering = Gathering::default();
         for (head, vector) in items {
             let word = head.metadata.get(PART_COLUMN).cloned();
@@ -261,6 +267,23 @@ impl AdaptRows {
             fingerprint: model.fingerprint().to_owned(),
         })
     }
+}
+
+/// Refuses items that no picture is known of: a calibration behind the head would take their pictures.
+fn refuse_vectors(deployment: &Path, items: &[(&Arc<ItemHead>, &[f32])]) -> anyhow::Result<()> {
+    let items = items.iter().map(|(item, _)| item);
+    let vectors: Vec<_> = items.filter(|item| item.source_sha256.is_none()).collect();
+    let Some(first) = vectors.first() else {
+        return Ok(());
+    };
+    let message = format!(
+        "{} items of {} (the first: {}) were enrolled as vectors: pictures that a head was fitted to are refused for calibration by \
+         their bytes, and these would not be known; enrol the pictures in their place, or fit to pictures by --images",
+        vectors.len(),
+        deployment.display(),
+        escaped(&first.id)
+    );
+    Err(fail(Exit::BadData, message))
 }
 
 /// Refuses a model that already has a head, before any work is done.

@@ -88,9 +88,11 @@ pub struct Gathered {
     pub(in crate::deployment) traffic: TrafficSample,
     /// The record of the model's head with the data that it was fitted to; `None` without a head.
     head: Option<Arc<HeadRecord>>,
-    /// Ids of queries that the head was fitted to: their picture, or, for strangers, their label. They are not
-    /// trials, and are not searched for.
+    /// Ids of queries that the head was fitted to, or may have been: their picture, or, for strangers, their label.
+    /// They are not trials.
     pub fitted: Vec<String>,
+    /// Ids of those that are vectors, which do not show what picture they are of.
+    fitted_perhaps: Vec<String>,
     /// Whether such queries are left out; otherwise they are refused.
     without_fitted: bool,
     /// Whether the gallery's own items are the queries.
@@ -248,6 +250,7 @@ impl Gathered {
         Ok(Self {
             head: head.map(Arc::new),
             fitted: Vec::new(),
+            fitted_perhaps: Vec::new(),
             without_fitted: false,
             of_own_items: false,
             cache: None,
@@ -281,31 +284,53 @@ impl Gathered {
         self
     }
 
-    /// Refuses queries that the head was fitted to. Rates on them are too low, and a threshold chosen on them
-    /// would accept too much.
+    /// Refuses queries that the head was fitted to, or may have been. Rates on them are too low, and a threshold
+    /// chosen on them would accept too much.
     ///
     /// # Errors
     /// Returns an error if there are such queries.
     pub fn refuse_fitted(&self) -> Result<(), DeploymentError> {
-        match self.fitted.iter().min() {
-            Some(first) if !self.without_fitted => Err(DeploymentError::Fitted {
-                queries: self.fitted.len(),
+        if self.without_fitted {
+            return Ok(());
+        }
+        let (fitted, perhaps) = (&self.fitted, &self.fitted_perhaps);
+        if let Some(first) = perhaps.iter().min() {
+            return Err(DeploymentError::FittedPerhaps {
+                queries: perhaps.len(),
+                first: first.clone(),
+            });
+        }
+        match fitted.iter().min() {
+            Some(first) => Err(DeploymentError::Fitted {
+                queries: fitted.len(),
                 first: first.clone(),
             }),
-            _ => Ok(()),
+            None => Ok(()),
         }
     }
 
-    /// Whether the head was fitted to this query's picture, recognised by its bytes whatever its name; or, for
-    /// a stranger, to any picture of its label. Other pictures of an enrolled label are valid queries, because
-    /// service has such pictures too.
-    fn is_fitted(&self, query: &LabelledQuery, probed: &Probed, enrolled: bool) -> bool {
+    /// Sets a query apart if the head was fitted to its picture, recognised by its bytes whatever its name; or, if it
+    /// counts as a stranger, to any picture of its label. Other pictures of an enrolled label are valid queries, because
+    /// service has such pictures too. A vector cannot be recognised, and so may be of any picture.
+    fn sets_apart(&mut self, query: &LabelledQuery, probed: &Probed, enrolled: bool) -> bool {
         let Some(head) = &self.head else {
             return false;
         };
-        let picture = probed.source_sha256.map(|sha256| encode_string(&sha256));
-        picture.is_some_and(|picture| head.fitted_on.contains(&picture))
-            || !enrolled && head.fitted_label(&query.label)
+        let stranger = !enrolled || probed.others.is_some();
+        let fitted = match probed.source_sha256 {
+            Some(picture) => {
+                head.fitted_on.contains(&encode_string(&picture))
+                    || stranger && head.fitted_label(&query.label)
+            }
+            None => {
+                self.fitted_perhaps.push(query.id.clone());
+                true
+            }
+        };
+        if fitted {
+            self.fitted.push(query.id.clone());
+        }
+        fitted
     }
 
     /// Uses cached embeddings of queries, and caches new ones.
@@ -553,8 +578,7 @@ impl Gathered {
         alone: bool,
     ) {
         let enrolled = self.labels.contains(&query.label);
-        if self.is_fitted(&query, &probed, enrolled) {
-            self.fitted.push(query.id);
+        if self.sets_apart(&query, &probed, enrolled) {
             return;
         }
         self.keep_to_compare(&query, &probed, enrolled);
