@@ -5,7 +5,8 @@ adapt_losses.py VECTORS.npy LABELS.csv [--column class] [--split calib] [--only 
 
 Row i of the list belongs to vector i. Labels are cut into three folds, twice; a head is fitted to two folds
 and measured on all pairs of pictures of the third. Every variant starts from mixed whitening and is trained
-by Adam as crates/adapt/src/training.rs does it, so that only the variant differs. docs/adapt.md has the table
+by Adam as crates/adapt/src/training.rs does it, so that only the variant differs. Beside each figure is the
+95 % interval of its difference from the first variant, over labels drawn again. docs/adapt.md has the table
 of the emoji set. Needs numpy, scipy and jax; some minutes on one core.
 """
 
@@ -44,7 +45,9 @@ class Variant(NamedTuple):
     noise: float = 0.0
     decorrelate: float = 0.0
     to_start: float = 0.0
+    barlow: float = 0.0
     rank: int = 0
+    layers: int = 1
     equiangular: bool = False
 
 
@@ -54,18 +57,29 @@ def variants() -> list[Variant]:
         "supervised contrastive": "supcon",
         "multi-similarity": "multi",
         "proxy anchor": "anchor",
+        "decoupled softmax": "decoupled softmax",
         "decoupled contrastive": "decoupled",
         "contrastive .9/.4": "contrastive",
         "SNR contrastive": "snr",
     }
     alone = [Variant(name, softmax=0, tcm=0, other=other) for name, other in losses.items()]
     with_tcm = [Variant(f"{name} + TCM", softmax=0, other=other) for name, other in losses.items()]
+    options = {
+        "mixup of embeddings": Variant("", other="mixup"),
+        "noise .25": Variant("", noise=0.25),
+        "decorrelation (VICReg) .1": Variant("", decorrelate=0.1),
+        "decorrelation (Barlow) .1": Variant("", barlow=0.1),
+        "pulled to the start (L2-SP) .02": Variant("", to_start=0.02),
+        "low-rank residual (64)": Variant("", rank=64),
+        "two layers, as a residual (512)": Variant("", layers=2),
+        "equiangular prototypes": Variant("", equiangular=True),
+    }
     return [
+        Variant("softmax .1 + TCM of roots"),
         Variant("whitening, components as they are", power=1, shares=(0.5, 0.5, 1.0), steps=0),
         Variant("whitening of roots", shares=(0.5, 0.5, 1.0), steps=0),
         Variant("softmax .15 + TCM, components as they are", power=1, temperature=0.15),
         Variant("softmax .1 + TCM, components as they are", power=1),
-        Variant("softmax .1 + TCM of roots"),
         Variant("the same of x^.75", power=0.75),
         Variant("the same of x^.25", power=0.25),
         Variant("softmax .1 alone", tcm=0),
@@ -75,12 +89,8 @@ def variants() -> list[Variant]:
         *[Variant(f"temperature {t}", temperature=t) for t in (0.07, 0.15, 0.2)],
         Variant("TCM twice", tcm=2.0),
         Variant("margins .9/.5", margins=(0.9, 0.5)),
-        Variant("mixup of embeddings", other="mixup"),
-        Variant("noise .25", noise=0.25),
-        Variant("decorrelation (VICReg) .1", decorrelate=0.1),
-        Variant("pulled to the start (L2-SP) .02", to_start=0.02),
-        Variant("low-rank residual (64)", rank=64),
-        Variant("equiangular prototypes", equiangular=True),
+        *[by._replace(name=name) for name, by in options.items()],
+        *[by._replace(name=f"{name}, no TCM", tcm=0) for name, by in options.items()],
         Variant("mean of 5 seeds", seeds=5),
         Variant("no cosine, mean of the last 75 steps (SWA)", cosine=False, averaged=True),
         Variant("twice the rate", rate=1e-3),
@@ -132,6 +142,10 @@ def pair_loss(kind: str, cosines: jax.Array, same: jax.Array, mated: jax.Array) 
         near = jnp.where(mated, jnp.exp(-2 * (cosines - 0.5)), 0).sum(1)
         far = jnp.where(other, jnp.exp(20 * (cosines - 0.5)), 0).sum(1)
         return jnp.mean(jnp.log1p(near) / 2 + jnp.log1p(far) / 20)
+    if kind == "decoupled softmax":
+        far = jax.nn.logsumexp(jnp.where(same, -1e9, cosines / 0.1), axis=1)
+        lost = jnp.logaddexp(cosines / 0.1, far[:, None]) - cosines / 0.1
+        return jnp.mean(jnp.where(mated, lost, 0).sum(1) / jnp.maximum(count, 1))
     if kind == "decoupled":
         far = jax.nn.logsumexp(jnp.where(same, -1e9, cosines / 0.1), axis=1)
         own = jnp.where(mated, cosines / 0.1, 0).sum(1)
@@ -166,11 +180,22 @@ def other_loss(by: Variant, batch: dict[str, jax.Array]) -> jax.Array:
     return pair_loss(by.other, batch["cosines"], batch["same"], batch["mated"])
 
 
-def matrix_of(parameters: dict) -> jax.Array:
-    """The map that is trained: a whole one, or the identity and a product of two narrow ones."""
+def through(parameters: dict, rows: jax.Array) -> jax.Array:
+    """The map that is trained: a whole one, or the identity and two others, perhaps bent between them."""
     if "map" in parameters:
-        return parameters["map"]
-    return jnp.eye(len(parameters["up"])) + parameters["up"] @ parameters["down"]
+        return rows @ parameters["map"].T
+    narrow = rows @ parameters["down"].T
+    if "bend" in parameters:
+        narrow = jax.nn.relu(narrow + parameters["bend"])
+    return rows + narrow @ parameters["up"].T
+
+
+def barlow(units: jax.Array, mated: jax.Array) -> jax.Array:
+    """How far components of two pictures of a label are from one another's, and alike to others."""
+    scaled = (units - units.mean(0)) / jnp.maximum(units.std(0), 1e-6)
+    shared = scaled.T @ scaled[jnp.argmax(mated, axis=1)] / len(units)
+    own = jnp.diag(shared)
+    return (((1 - own) ** 2).sum() + 0.005 * ((shared**2).sum() - (own**2).sum())) / len(own)
 
 
 def equiangular(means: np.ndarray) -> np.ndarray:
@@ -184,7 +209,7 @@ def equiangular(means: np.ndarray) -> np.ndarray:
 
 def loss_of(by: Variant, parameters: dict, rows: jax.Array, labels: jax.Array) -> jax.Array:
     """The loss of a batch."""
-    mapped = rows @ matrix_of(parameters).T
+    mapped = through(parameters, rows)
     units = mapped / jnp.maximum(jnp.linalg.norm(mapped, axis=1, keepdims=True), 1e-12)
     lengths = jnp.maximum(jnp.linalg.norm(parameters["proxies"], axis=1, keepdims=True), 1e-12)
     proxies = parameters["proxies"] / lengths
@@ -206,21 +231,26 @@ def loss_of(by: Variant, parameters: dict, rows: jax.Array, labels: jax.Array) -
         shared = spread.T @ spread * units.shape[1] / len(units)
         away = (shared**2).sum() - (jnp.diag(shared) ** 2).sum()
         loss += by.decorrelate * away / units.shape[1]
+    if by.barlow:
+        loss += by.barlow * barlow(units, mated)
     if by.to_start:
-        matrix = matrix_of(parameters)
+        matrix = parameters["map"]
         loss += by.to_start * ((matrix - jnp.eye(len(matrix))) ** 2).sum()
     return loss
 
 
-def train(rows: np.ndarray, labels: np.ndarray, by: Variant, seed: int) -> np.ndarray:
+def train(rows: np.ndarray, labels: np.ndarray, by: Variant, seed: int) -> dict:
     """The trained continuation of a map, from the identity on."""
     numbers = np.unique(labels, return_inverse=True)[1]
     of_label = [np.flatnonzero(numbers == label) for label in range(numbers.max() + 1)]
     means, side = np.stack([rows[some].mean(0) for some in of_label]), rows.shape[1]
     parameters = {"proxies": jnp.asarray(equiangular(means) if by.equiangular else means, jnp.float32)}
-    if by.rank:
-        narrow = np.random.default_rng(seed).standard_normal((by.rank, side)) / np.sqrt(side)
-        parameters |= {"up": jnp.zeros((side, by.rank)), "down": jnp.asarray(narrow, jnp.float32)}
+    if by.rank or by.layers == 2:
+        rank = by.rank or side
+        narrow = np.random.default_rng(seed).standard_normal((rank, side)) / np.sqrt(side)
+        parameters |= {"up": jnp.zeros((side, rank)), "down": jnp.asarray(narrow, jnp.float32)}
+        if by.layers == 2:
+            parameters["bend"] = jnp.zeros(rank)
     else:
         parameters["map"] = jnp.eye(side)
     zeros = jax.tree.map(jnp.zeros_like, parameters)
@@ -256,8 +286,15 @@ def train(rows: np.ndarray, labels: np.ndarray, by: Variant, seed: int) -> np.nd
         now = jnp.asarray(batch, jnp.float32), jnp.asarray(numbers[index])
         state = step(state, *now, number + 1.0, rate)
         if by.averaged and by.steps // 2 <= number:
-            later.append(np.asarray(matrix_of(state[0]), np.float64))
-    return np.mean(later, 0) if later else np.asarray(matrix_of(state[0]), np.float64)
+            later.append(state[0])
+    return mean_of(later or [state[0]])
+
+
+def mean_of(some: list[dict]) -> dict:
+    """The mean of each parameter."""
+    return jax.tree.map(
+        lambda *values: np.mean([np.asarray(value, np.float64) for value in values], 0), *some
+    )
 
 
 def powers(rows: np.ndarray, power: float) -> np.ndarray:
@@ -265,36 +302,74 @@ def powers(rows: np.ndarray, power: float) -> np.ndarray:
     return unit(np.sign(rows) * np.abs(rows) ** power)
 
 
-def figures(rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Recall@1, EER, FRR at FAR 1e-2 and 1e-3, OPIS, of all pairs."""
-    far_apart = 1 - unit(rows) @ unit(rows).T
-    np.fill_diagonal(far_apart, np.inf)
-    known, counts = np.unique(labels, return_counts=True)
-    paired = np.isin(labels, known[1 < counts])
-    recall = (labels[far_apart.argmin(1)] == labels)[paired].mean()
-    upper = np.triu_indices(len(labels), 1)
-    same = labels[upper[0]] == labels[upper[1]]
-    mated, others = np.sort(far_apart[upper][same]), np.sort(far_apart[upper][~same])
+BINS, REPLICATES = 4000, 400
 
-    def at(far: float) -> float:
-        return float(others[int(far * len(others))])
 
-    cuts = np.unique(np.concatenate([mated, others[:: max(1, len(others) // 5000)]]))
-    far = np.searchsorted(others, cuts, "right") / len(others)
-    frr = 1 - np.searchsorted(mated, cuts, "right") / len(mated)
-    place = int(np.argmax(frr <= far))
-    rejected = [(mated > at(rate)).mean() for rate in (1e-2, 1e-3)]
-    band, served = np.linspace(at(1e-3), at(1e-1), 200), []
-    for label in known[1 < counts]:
-        own = labels == label
-        within = far_apart[np.ix_(own, own)]
-        near = np.sort(within[np.isfinite(within)])
-        away = np.sort(far_apart[np.ix_(own, ~own)].ravel())
-        found = np.searchsorted(near, band, "right") / len(near)
-        spared = 1 - np.searchsorted(away, band, "right") / len(away)
-        served.append(2 * found * spared / np.maximum(found + spared, 1e-30))
-    opis = np.var(np.array(served), axis=0).mean()
-    return np.array([recall, (far[place] + frr[place]) / 2, *rejected, opis])
+class Evidence:
+    """All that pairs of pictures say: rows of similarities search among columns, but for their own."""
+
+    def __init__(self, similar: np.ndarray, labels: np.ndarray) -> None:
+        """Of the similarity of each picture to each."""
+        self.labels, self.far_apart = labels, 1 - similar
+        np.fill_diagonal(self.far_apart, np.inf)
+        self.known, numbers, counts = np.unique(labels, return_inverse=True, return_counts=True)
+        paired = counts[numbers] > 1
+        found = (labels[self.far_apart.argmin(1)] == labels) & paired
+        self.searches = np.bincount(numbers[paired], minlength=len(counts))
+        self.found = np.bincount(numbers[found], minlength=len(counts))
+        same = labels[:, None] == labels[None]
+        bins = np.clip(np.nan_to_num(self.far_apart * (BINS / 2), posinf=BINS), 0, BINS).astype(np.int64)
+
+        def pairs(which: np.ndarray, side: int) -> np.ndarray:
+            """How many pairs with a picture of each label are at most so far apart."""
+            where = np.nonzero(which & (bins < BINS))
+            at = numbers[where[side]] * BINS + bins[where]
+            return (
+                np.bincount(at, minlength=len(counts) * BINS).reshape(-1, BINS).cumsum(1).astype(np.float64)
+            )
+
+        self.mated = pairs(same, 0)
+        self.others = (pairs(~same, 0) + pairs(~same, 1)) / 2
+        found, spared = self.mated / np.maximum(self.mated[:, -1:], 1), 1 - self.others / self.others[:, -1:]
+        self.served = 2 * found * spared / np.maximum(found + spared, 1e-30)
+
+    def figures(self, weights: np.ndarray) -> np.ndarray:
+        """Recall@1, EER, FRR at FAR 1e-2 and 1e-3, OPIS, for each row of weights of the labels."""
+        mated = weights @ self.mated
+        # A pair of labels counts by the sum of both, less one, which is nearly their product.
+        others = np.maximum(2 * (weights @ self.others) - self.others.sum(0), 0)
+        fars, frrs = np.maximum.accumulate(others, 1) / others[:, -1:], 1 - mated / mated[:, -1:]
+        paired = (self.mated[:, -1] > 0) * weights
+        paired /= paired.sum(1, keepdims=True)
+        spread = paired @ self.served**2 - (paired @ self.served) ** 2
+        recall = (weights @ self.found) / (weights @ self.searches)
+        rows = []
+        for far, frr, spread_of, recalled in zip(fars, frrs, spread, recall, strict=True):
+            place = int(np.argmax(frr <= far))
+            low, at, high = np.searchsorted(far, [1e-3, 1e-2, 1e-1])
+            opis = spread_of[low : high + 1].mean()
+            rows.append([recalled, (far[place] + frr[place]) / 2, frr[at], frr[low], opis])
+        return np.array(rows)
+
+
+def figures(found: list[Evidence], labels: int, replicates: int = 0) -> np.ndarray:
+    """The mean of the figures of some folds; or for labels drawn again, with the same draws each time."""
+    weights = np.ones((1, labels))
+    if replicates:
+        drawn = np.random.default_rng(0).integers(0, labels, (replicates, labels))
+        weights = np.array([np.bincount(row, minlength=labels) for row in drawn], np.float64)
+    return np.mean([one.figures(weights[:, one.known]) for one in found], 0)
+
+
+def line(name: str, found: list[Evidence], base: list[Evidence], labels: int) -> str:
+    """The figures of a variant, each with the 95 % interval of its difference from those of another one."""
+    values = figures(found, labels)[0]
+    if found is base:
+        return f"{name:44}" + "".join(f" {value:.4f}" for value in values)
+    differences = figures(found, labels, REPLICATES) - figures(base, labels, REPLICATES)
+    ends = np.percentile(differences, [2.5, 97.5], axis=0)
+    cells = [f" {value:.4f} [{low:+.4f} {high:+.4f}]" for value, low, high in zip(values, *ends, strict=True)]
+    return f"{name:44}" + "".join(cells)
 
 
 def main() -> None:
@@ -316,19 +391,34 @@ def main() -> None:
         order = np.random.default_rng(seed).permutation(labels.max() + 1)
         held_out += [np.isin(labels, order[fold::3]) for fold in range(3)]
     print(f"{len(order)} labels, {len(rows)} vectors; Recall@1, EER, FRR at 1e-2, at 1e-3, OPIS")
+    base: list[Evidence] = []
+    whitened: dict[tuple, tuple[np.ndarray, np.ndarray]] = {}
     for by in variants():
-        if not re.search(asked.only, by.name):
+        if base and not re.search(asked.only, by.name):
             continue
-        measured, seen = [], powers(rows, by.power)
-        for out in held_out:
-            fit, known = seen[~out], labels[~out]
-            centre, head = whiten(fit, known, by)
-            if by.steps:
-                mapped = ((fit - centre) @ head.T).astype(np.float32)
-                trained = [train(mapped, known, by, seed) for seed in range(by.seeds)]
-                head = np.mean(trained, 0) @ head
-            measured.append(figures((seen[out] - centre) @ head.T, labels[out]))
-        print(f"{by.name:44}", *(f"{value:.4f}" for value in np.mean(measured, 0)), flush=True)
+        seen = powers(rows, by.power)
+        found = []
+        for number, out in enumerate(held_out):
+            key = number, by.power, by.shares, by.components
+            if key not in whitened:
+                whitened[key] = whiten(seen[~out], labels[~out], by)
+            found.append(measured(by, seen, labels, out, whitened[key]))
+        base = base or found
+        print(line(by.name, found, base, len(order)), flush=True)
+
+
+def measured(
+    by: Variant, seen: np.ndarray, labels: np.ndarray, out: np.ndarray, start: tuple[np.ndarray, np.ndarray]
+) -> Evidence:
+    """What a head of all others is worth on those that are held out."""
+    fit, known, (centre, head) = seen[~out], labels[~out], start
+    behind = (seen[out] - centre) @ head.T
+    if by.steps:
+        mapped = ((fit - centre) @ head.T).astype(np.float32)
+        trained = mean_of([train(mapped, known, by, seed) for seed in range(by.seeds)])
+        behind = np.asarray(through(trained, behind))
+    behind = unit(behind)
+    return Evidence(behind @ behind.T, labels[out])
 
 
 if __name__ == "__main__":
