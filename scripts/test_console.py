@@ -4,10 +4,10 @@
     test_console.py --program target/debug/matchpoint [--pictures FOLDER]
 
 Every page must pass axe-core's rules, fit 360 pixels without scrolling sideways, ask nobody but its own
-server, and write no error to the browser's console; sampled decisions are labelled by the keyboard alone, fifty
-of them as a person does. Pages of 10,000 items and of a queue of 1,000 are timed. --pictures keeps screenshots. Needs
-`chromium` and `npm` (Debian packages), and Playwright from scripts/console-requirements.txt. Ends with
-exit code 1 and says what was not so.
+server, and write no error to the browser's console; sampled decisions are labelled by the keyboard alone,
+fifty of them as a person does. Pages of 10,000 items and of a queue of 1,000 are timed. --pictures keeps
+screenshots. Needs `chromium` and `npm` (Debian packages), and Playwright from
+scripts/console-requirements.txt. Ends with exit code 1 and says what was not so.
 """
 
 from __future__ import annotations
@@ -222,7 +222,7 @@ def label_by_keyboard(visit: Visit) -> None:
 
 
 def label_fifty(visit: Visit) -> None:
-    """Labels fifty decisions as a person does, with a pause between two keys; what is left of six seconds each is for looking."""
+    """Labels fifty decisions as a person does, with pauses between keys: the rest is for looking."""
     page, keys, waited, served = visit.page, 0, 0.0, []
     page.goto(f"{visit.server.console}/d/shop/label")
     before = int(page.inner_text(".progress b:first-of-type"))
@@ -252,7 +252,8 @@ def label_fifty(visit: Visit) -> None:
                 page.wait_for_selector("datalist option", state="attached")
                 # The only label that is left, and then it is said.
                 page.keyboard.press("Enter")
-                expect(page.input_value("#label") == "gc_monuments_greatWall", "Enter takes the label that is left")
+                taken = page.input_value("#label")
+                expect(taken == "gc_monuments_greatWall", f"Enter takes {taken}, not the label that is left")
                 keys += 8
                 press("Enter")
             case 8 if number == 28:
@@ -266,11 +267,24 @@ def label_fifty(visit: Visit) -> None:
     expect(int(page.inner_text(".progress b:first-of-type")) == before + 50, "fifty decisions are labelled")
     slowest, each = max(served), waited / 50
     print(
-        f"50 decisions: {took:.0f} s without a look, {keys / 50:.1f} keys and {1000 * each:.0f} ms of waiting for each;"
-        f" the server took {statistics.median(served):.0f} ms, at most {slowest:.0f} ms"
+        f"50 decisions: {took:.0f} s without a look; for each {keys / 50:.1f} keys and {1000 * each:.0f} ms"
+        f" of waiting, of which the server takes {statistics.median(served):.0f} ms, at most {slowest:.0f} ms"
     )
     expect(each < 0.5, f"each label waits {each:.2f} s")
     expect(took < 150, f"fifty labels leave no half of five minutes for looking: {took:.0f} s")
+
+
+def label_together(browser: Browser, visit: Visit, key: str) -> None:
+    """A second person gets another decision than the first."""
+    other = Visit(browser, visit.server, ("light", 1280))
+    other.sign_in(key)
+    decisions = []
+    for one in (visit, other, visit):
+        one.open("label")
+        decisions.append(one.page.get_attribute("[name=decision]", "value"))
+    first, second, again = decisions
+    expect(first == again != second, f"two people got {decisions}")
+    other.context.close()
 
 
 def choose_point(visit: Visit) -> None:
@@ -361,7 +375,7 @@ def calibrate_from_folder(visit: Visit, folder: Path, pictures: Path | None, axe
 
 
 def relabel(visit: Visit) -> None:
-    """Gives an item another label, and its own again; its picture stays. An item that changed meanwhile is refused."""
+    """Gives an item another label, and its own again; its picture stays. A late change is refused."""
     page, own = visit.page, "gc_monuments_greatWall"
     address = "item?id=images%2Fgc_monuments_greatWall%2Fg0_ref.jpg"
     visit.open(address)
@@ -461,9 +475,11 @@ def measure(program: Path, folder: Path) -> None:
     large, photos = folder / "large", folder / "queue"
     make_points(program, photos)
     run(program, "build", large, "--embeddings", vectors, "--labels", labels, "--vectors-of", "random")
+    items = ["gallery", "gallery?label=label-0007", "gallery?contains=99", "labels?contains=77"]
+    items.append("gallery/doubts")
     queue = ["--audit-images", "true", "--audit-sampling-rates", "1,1,1,1,1,1"]
     for deployment, settings, paths in [
-        (large, [], ["gallery", "gallery?label=label-0007", "gallery?contains=99", "labels?contains=77", "gallery/doubts"]),
+        (large, [], items),
         (photos, queue, ["label", "promise"]),
     ]:
         server = Console(program, deployment, *settings)
@@ -509,6 +525,7 @@ def main() -> int:
             labelling.sign_in(key)
             label_by_keyboard(labelling)
             label_fifty(labelling)
+            label_together(browser, labelling, key)
             choose_point(labelling)
             calibrate_from_folder(labelling, folder, arguments.pictures, axe_source())
             relabel(labelling)
