@@ -9,6 +9,7 @@ use super::exit::{Exit, fail};
 use super::output::{Output, percent, table};
 use crate::config::{EngineFlags, ProcessEnvironment};
 use crate::deployment::{DeploymentError, Folder, IndexFindings, missed};
+use crate::monitor::check_histories;
 use crate::telemetry;
 use matchpoint_gallery::params::IndexParams;
 use matchpoint_gallery::view::GalleryView;
@@ -17,7 +18,8 @@ use matchpoint_vector::Embedding;
 
 /// Verify a deployment: every checksum, the recall of its index, and files that belong to nothing
 ///
-/// Reads every item, kept image, operating point, recording and cohort and compares them with their checksums.
+/// Reads every item, kept image, operating point, recording and cohort and compares them with their checksums, and
+/// reads what decisions are judged by (`labels.log`, `growth.log`).
 /// Searches for a sample of the items through the index and by comparing with every item. Works
 /// beside a running server, and changes nothing.
 #[derive(Debug, clap::Args)]
@@ -64,6 +66,8 @@ struct VerifyReport {
     recall: Option<Recall>,
     /// Files that belong to nothing, and can be removed while no process writes.
     orphans: Vec<String>,
+    /// Damaged files of monitoring that a server has set aside.
+    set_aside: Vec<String>,
     seconds: f64,
 }
 
@@ -124,6 +128,7 @@ fn verify(
             folder.calibrated_items(point)?;
         }
     }
+    check_histories(folder.path()).map_err(DeploymentError::from)?;
     let images = check_images(&folder.gallery_file()).map_err(DeploymentError::from)?;
     let view = gallery.view();
     let recall = view
@@ -144,6 +149,7 @@ fn verify(
         index_bytes: view.index_bytes(),
         recall,
         orphans: folder.orphans(&points)?,
+        set_aside: folder.set_aside()?,
         seconds: started.elapsed().as_secs_f64(),
     })
 }
@@ -217,5 +223,12 @@ fn text(report: &VerifyReport) -> String {
         format!("{} (no longer needed)", report.orphans.join(", "))
     };
     rows.push(("orphans", orphans));
+    if !report.set_aside.is_empty() {
+        let names = report.set_aside.join(", ");
+        rows.push((
+            "set aside",
+            format!("{names} (damaged; look at them, and remove them)"),
+        ));
+    }
     format!("{}\n{}", report.deployment.display(), table(&rows))
 }

@@ -18,7 +18,9 @@ use crate::journal::entry::{AnnotatedTruth, Annotation, DecisionRow, Sampling};
 use crate::journal::read::{DecisionSelection, JournalReader};
 use matchpoint_calibration::decision::Decision;
 use matchpoint_calibration::monitoring::audit::{AcceptFeedback, AuditRow, SearchTruth};
-use matchpoint_calibration::monitoring::drift::{DriftAssessment, PromisedLimits};
+use matchpoint_calibration::monitoring::drift::{
+    DriftAssessment, DriftVerdict, Finding, FindingSubject, PromisedLimits,
+};
 use matchpoint_calibration::monitoring::history::{HistoryPoint, rate_history};
 use matchpoint_calibration::monitoring::observed::{AuditWindow, GalleryToday};
 use matchpoint_calibration::monitoring::plain_sample::{Certifying, Recalibration};
@@ -152,6 +154,13 @@ pub(super) fn drift(
             known.reviews.update(reader, &asked)?
         }
     };
+    let lost = observations.lost_truths.max(if point.content().growth.is_some() {
+        observations.lost_promises
+    } else {
+        0
+    });
+    // What damage took can raise no alarm, and must end none either.
+    let earliest_ms = observations.labelling().earliest_ms.filter(|_| lost == 0);
     let seen = AuditWindow {
         strata: span.strata,
         rows: &observations.rows,
@@ -165,7 +174,7 @@ pub(super) fn drift(
         feedback: observations.feedback,
         gallery: known.gallery,
         grown: known.grown.unwrap_or(last),
-        raised: known.alarms.raised(observations.labelling().earliest_ms),
+        raised: known.alarms.raised(earliest_ms),
         reset: span.reset,
     };
     let limits = PromisedLimits::of(point, span.delta);
@@ -180,7 +189,21 @@ pub(super) fn drift(
         let recalibration = certifying.map(|what| Recalibration::of(what, &seen, from));
         drift.advise(groups(&observations.cases), recalibration);
     }
+    drift.add(lost_to_damage(lost));
     Ok((drift, observations))
+}
+
+/// The finding about labelled decisions of which damage took what they are judged by.
+fn lost_to_damage(decisions: u64) -> Vec<Finding> {
+    let finding = Finding {
+        subject: FindingSubject::Audit,
+        verdict: DriftVerdict::Warning,
+        says: format!(
+            "Of {decisions} labelled decisions it is not known what they are to be judged by, because `labels.log` or `growth.log` was damaged (beside it is what was set aside). Where it depends on the labels that were enrolled, they count for neither rate; alarms that had been raised stand."
+        ),
+        next: "Look for the cause of the damage; with the server stopped, put a backup of the file back, or begin evidence from now on (`matchpoint drift reset`).".to_owned(),
+    };
+    Some(finding).filter(|_| 0 < decisions).into_iter().collect()
 }
 
 /// The sampled and annotated decisions of an operating point.
@@ -195,6 +218,10 @@ pub(super) struct AuditObservations {
     latest_label_ms: Option<u64>,
     /// Those of the rows of which nobody can tell.
     unusable: u64,
+    /// Annotated rows whose truth depends on labels of the gallery that damage took.
+    lost_truths: u64,
+    /// Annotated rows of which damage took what their answers promised.
+    lost_promises: u64,
     feedback: AcceptFeedback,
 }
 
@@ -212,6 +239,8 @@ impl AuditObservations {
             cases: Vec::new(),
             latest_label_ms: None,
             unusable: 0,
+            lost_truths: 0,
+            lost_promises: 0,
             feedback: AcceptFeedback { right: 0, wrong: 0 },
         };
         reader.audited(point, since_ms, |row| observations.take(row, known))?;
@@ -227,8 +256,12 @@ impl AuditObservations {
         let unasked = if let Some(sampled) = sampled(&row, accepted, truth) {
             let said = row.annotation.as_ref();
             let said_ms = said.map(|said| said.unix_ms);
-            self.unusable +=
-                u64::from(said.is_some_and(|said| said.truth == AnnotatedTruth::Unusable));
+            // Nobody can tell, for want of a good picture or because of damage.
+            self.unusable += u64::from(said.is_some() && truth.is_none());
+            let lost = said.is_some_and(|said| depends_on_lost(&row, said, known.label_history));
+            self.lost_truths += u64::from(lost);
+            let lost = said.is_some() && known.growth.has_lost(row.entry.generation);
+            self.lost_promises += u64::from(lost);
             self.latest_label_ms = self.latest_label_ms.max(said_ms);
             let unasked = truth_of(row.feedback.as_ref());
             self.made_ms.push(row.entry.id.unix_ms());
@@ -334,6 +367,8 @@ fn truth(
 ) -> Option<SearchTruth> {
     let best = row.entry.best.as_ref();
     match &label.truth {
+        // Those that were matched rightly too: the FRR would be of them alone.
+        AnnotatedTruth::Mated { .. } if depends_on_lost(row, label, label_history) => None,
         AnnotatedTruth::Mated { label } if best.is_some_and(|best| best.label == *label) => {
             Some(SearchTruth::MatedRight)
         }
@@ -346,4 +381,10 @@ fn truth(
         AnnotatedTruth::NonMated | AnnotatedTruth::Stranger { .. } => Some(SearchTruth::NonMated),
         AnnotatedTruth::Unusable => None,
     }
+}
+
+/// Whether what a query showed is judged by labels of the gallery that damage took.
+fn depends_on_lost(row: &DecisionRow, said: &Annotation, label_history: &LabelHistory) -> bool {
+    matches!(said.truth, AnnotatedTruth::Mated { .. })
+        && label_history.has_lost(row.entry.generation)
 }

@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-use super::change_log::ChangeLog;
+use super::change_log::{ChangeLog, check_log};
 use crate::files::FileError;
 
 /// The file in the deployment's folder, with a line of JSON for each change.
@@ -66,8 +66,14 @@ pub(super) struct GrowthHistory {
 }
 
 impl GrowthHistory {
-    pub(super) fn open(folder: &Path) -> Result<Self, FileError> {
-        let (log, changes) = ChangeLog::open::<PromiseChange>(&folder.join(FILE), CHANGES_MAX)?;
+    /// Opens it in this state of the gallery.
+    pub(super) fn open(folder: &Path, generation: u64) -> Result<Self, FileError> {
+        let (log, mut changes) = ChangeLog::open::<PromiseChange>(&folder.join(FILE), generation)?;
+        let surplus = changes.len().saturating_sub(CHANGES_MAX);
+        if 0 < surplus {
+            changes.drain(..surplus);
+            log.replace(&changes)?;
+        }
         let mut known: HashMap<String, PromiseChanges> = HashMap::new();
         for change in changes {
             let of_point = known.entry(change.operating_point).or_default();
@@ -78,6 +84,16 @@ impl GrowthHistory {
             known: Mutex::new(known),
             log,
         })
+    }
+
+    /// Checks the file without changing it.
+    pub(super) fn check(folder: &Path) -> Result<(), FileError> {
+        check_log::<PromiseChange>(&folder.join(FILE))
+    }
+
+    /// Whether damage took what was noted of a state of the gallery.
+    pub(super) fn has_lost(&self, generation: u64) -> bool {
+        self.log.has_lost(generation)
     }
 
     /// Takes down whether an answer promised the FAR of a larger gallery. Only a change is written. It survives a
@@ -105,6 +121,9 @@ impl GrowthHistory {
     /// Whether answers in a state of the gallery promised the FAR of a larger one. If that is not known, they count
     /// as if they had, so that nothing is held against a promise that was not made.
     pub(super) fn at(&self, operating_point: &str, generation: u64) -> bool {
+        if self.has_lost(generation) {
+            return true;
+        }
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let of_point = known.get(operating_point);
         let found = of_point.and_then(|changes| changes.at(generation));
@@ -121,7 +140,7 @@ mod tests {
     #[test]
     fn a_promise_is_known_for_each_state_of_the_gallery_also_after_a_restart() {
         let folder = tempfile::tempdir().unwrap();
-        let open = || GrowthHistory::open(folder.path()).unwrap();
+        let open = || GrowthHistory::open(folder.path(), 200).unwrap();
         let history = open();
         for (generation, grown) in [(5, false), (6, false), (9, true), (12, true), (20, false)] {
             history.note("op-1", generation, grown);
@@ -151,5 +170,16 @@ mod tests {
         open().note("op-1", 100, true);
         assert!(open().at("op-1", 100));
         check(&open());
+        // Once a line is damaged, none that is left says what was promised before.
+        let text = fs::read_to_string(&path).unwrap();
+        fs::write(&path, text.replacen("op-1", "op\0", 1)).unwrap();
+        assert!(GrowthHistory::check(folder.path()).is_err());
+        for _ in 0..2 {
+            let history = open();
+            assert!(history.has_lost(199) && !history.has_lost(200));
+            assert!(history.at("op-1", 5) && history.at("op-1", 99));
+            assert!(folder.path().join("growth.log.damaged-1").exists());
+            assert!(GrowthHistory::check(folder.path()).is_ok());
+        }
     }
 }

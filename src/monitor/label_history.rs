@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-use super::change_log::ChangeLog;
+use super::change_log::{ChangeLog, check_log};
 use crate::files::FileError;
 
 /// The file in the deployment's folder, with a line of JSON for each change.
@@ -34,8 +34,14 @@ pub(super) struct LabelHistory {
 }
 
 impl LabelHistory {
-    pub(super) fn open(folder: &Path) -> Result<Self, FileError> {
-        let (log, changes) = ChangeLog::open::<LabelChange>(&folder.join(FILE), CHANGES_MAX)?;
+    /// Opens it in this state of the gallery.
+    pub(super) fn open(folder: &Path, generation: u64) -> Result<Self, FileError> {
+        let (log, mut changes) = ChangeLog::open::<LabelChange>(&folder.join(FILE), generation)?;
+        let surplus = changes.len().saturating_sub(CHANGES_MAX);
+        if 0 < surplus {
+            changes.drain(..surplus);
+            log.replace(&changes)?;
+        }
         let mut known: HashMap<String, Vec<(u64, bool)>> = HashMap::new();
         for change in changes {
             let of_label = known.entry(change.label).or_default();
@@ -45,6 +51,16 @@ impl LabelHistory {
             known: Mutex::new(known),
             log,
         })
+    }
+
+    /// Checks the file without changing it.
+    pub(super) fn check(folder: &Path) -> Result<(), FileError> {
+        check_log::<LabelChange>(&folder.join(FILE))
+    }
+
+    /// Whether damage took which labels were enrolled in a state of the gallery.
+    pub(super) fn has_lost(&self, generation: u64) -> bool {
+        self.log.has_lost(generation)
     }
 
     /// Records a change. It survives a crash of the process; a change that is lost in a power failure counts as
@@ -85,7 +101,7 @@ mod tests {
     #[test]
     fn a_label_is_enrolled_from_its_first_item_to_its_last_also_after_a_restart() {
         let folder = tempfile::tempdir().unwrap();
-        let open = || LabelHistory::open(folder.path()).unwrap();
+        let open = || LabelHistory::open(folder.path(), 50).unwrap();
         let history = open();
         history.note("new", 10, true);
         history.note("gone", 20, false);
@@ -108,5 +124,34 @@ mod tests {
         open().note("later", 40, true);
         assert_eq!(open().at("later", 39), Some(false));
         check(&open());
+        assert!(!open().has_lost(0) && !folder.path().join("labels.log.damaged-1").exists());
+    }
+
+    #[test]
+    fn after_damage_nothing_is_known_of_what_was_before_until_it_is_found() {
+        let folder = tempfile::tempdir().unwrap();
+        let open = |generation| LabelHistory::open(folder.path(), generation).unwrap();
+        let history = open(0);
+        history.note("new", 10, true);
+        history.note("other", 20, true);
+        drop(history);
+        let path = folder.path().join(FILE);
+        let whole = fs::read(&path).unwrap();
+        let mut zeroed = whole.clone();
+        zeroed[..16].fill(0);
+        fs::write(&path, &zeroed).unwrap();
+        let damaged = LabelHistory::check(folder.path()).unwrap_err().to_string();
+        assert!(damaged.contains("line 1"), "{damaged}");
+        let history = open(30);
+        assert!(history.has_lost(29) && !history.has_lost(30));
+        history.note("new", 40, false);
+        drop(history);
+        // It stays so, and what was damaged can be looked at.
+        let history = open(60);
+        assert!(history.has_lost(29) && !history.has_lost(30));
+        assert_eq!(history.at("new", 40), Some(false));
+        let aside = fs::read(folder.path().join("labels.log.damaged-1")).unwrap();
+        assert_eq!(aside, zeroed);
+        LabelHistory::check(folder.path()).unwrap();
     }
 }

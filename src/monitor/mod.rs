@@ -49,6 +49,7 @@ pub use left_out::left_out_sample;
 pub use left_out_round::{LeftOutItem, LeftOutRound};
 pub use lookalikes::{Lookalike, OtherItem};
 pub use observed::{DecisionRecord, MatchRecord, Observed};
+pub use recorder::check_histories;
 pub use rejected_searches::{RejectedSearch, RejectedSearches, kept_picture, rejected_searches};
 pub use resets::DriftReset;
 pub use shadow_report::{

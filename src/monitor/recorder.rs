@@ -20,6 +20,7 @@ use super::traffic_comparison::TrafficComparison;
 use super::watcher::Watcher;
 use crate::clock::now_ms;
 use crate::config::MonitoringConfig;
+use crate::files::FileError;
 use crate::journal::entry::{DecidedItem, DecisionEntry, Sampling, SearchSource};
 use crate::journal::read::JournalReader;
 use crate::journal::{FILE_NAME, Journal, JournalOptions, Retention};
@@ -69,8 +70,9 @@ impl Recorder {
         let journal = open_journal(observed, folder, settings, &changed)?;
         let stop = Arc::new(AtomicBool::new(false));
         let shown = Arc::new(ShownPoint::default());
-        let label_history = Arc::new(LabelHistory::open(folder)?);
-        let growth = Arc::new(GrowthHistory::open(folder)?);
+        let generation = observed.gallery().view().generation();
+        let label_history = Arc::new(LabelHistory::open(folder, generation)?);
+        let growth = Arc::new(GrowthHistory::open(folder, generation)?);
         let sampling = Arc::new(ArcSwap::from_pointee(settings.strata.clone()));
         let traffic = Arc::new(TrafficComparison::new(
             folder,
@@ -238,6 +240,15 @@ impl Drop for Recorder {
             }
         }
     }
+}
+
+/// Checks what is kept in a folder of labels and promises by generation of the gallery, without changing it.
+///
+/// # Errors
+/// Returns an error that names the file if it is damaged, or if the disk fails.
+pub fn check_histories(folder: &Path) -> Result<(), FileError> {
+    LabelHistory::check(folder)?;
+    GrowthHistory::check(folder)
 }
 
 /// Opens the journal, whose commits are published and counted.

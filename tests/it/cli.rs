@@ -2596,6 +2596,17 @@ fn verify_measures_the_index_and_names_what_belongs_to_nothing() {
     );
     assert_eq!(report["recall"]["searches"].as_u64(), Some(600));
     assert_eq!(code(&verify(&["--min-recall", "1.5"])), 2);
+    fs::write(deployment.join("labels.log"), "\0\0\0\n").unwrap();
+    let refused = verify(&[]);
+    assert_eq!(code(&refused), 65);
+    assert!(text(&refused.stderr).contains("labels.log"));
+    fs::rename(
+        deployment.join("labels.log"),
+        deployment.join("labels.log.damaged-1"),
+    )
+    .unwrap();
+    let set_aside = &json(&verify(&[]))["set_aside"];
+    assert_eq!(*set_aside, serde_json::json!(["labels.log.damaged-1"]));
     let shown = run(&["verify", path(&deployment)]);
     assert!(text(&shown.stdout).contains("every search compares with every item"));
 }

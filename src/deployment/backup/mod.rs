@@ -179,6 +179,16 @@ impl Folder {
         }
         Ok(orphans)
     }
+
+    /// Lists damaged files of monitoring that a server has set aside.
+    ///
+    /// # Errors
+    /// Returns an error if the disk fails.
+    pub fn set_aside(&self) -> Result<Vec<String>, DeploymentError> {
+        let mut names = list(self.path())?;
+        names.retain(|name| name.contains(".damaged-"));
+        Ok(names)
+    }
 }
 
 /// Copies a file that never changes, by a link if possible.
