@@ -154,11 +154,13 @@ pub(super) fn drift(
             known.reviews.update(reader, &asked)?
         }
     };
-    let lost = observations.lost_truths.max(if point.content().growth.is_some() {
-        observations.lost_promises
-    } else {
-        0
-    });
+    let lost = observations
+        .lost_truths
+        .max(if point.content().growth.is_some() {
+            observations.lost_promises
+        } else {
+            0
+        });
     // What damage took can raise no alarm, and must end none either.
     let earliest_ms = observations.labelling().earliest_ms.filter(|_| lost == 0);
     let seen = AuditWindow {
@@ -203,7 +205,10 @@ fn lost_to_damage(decisions: u64) -> Vec<Finding> {
         ),
         next: "Look for the cause of the damage; with the server stopped, put a backup of the file back, or begin evidence from now on (`matchpoint drift reset`).".to_owned(),
     };
-    Some(finding).filter(|_| 0 < decisions).into_iter().collect()
+    Some(finding)
+        .filter(|_| 0 < decisions)
+        .into_iter()
+        .collect()
 }
 
 /// The sampled and annotated decisions of an operating point.
@@ -387,4 +392,93 @@ fn truth(
 fn depends_on_lost(row: &DecisionRow, said: &Annotation, label_history: &LabelHistory) -> bool {
     matches!(said.truth, AnnotatedTruth::Mated { .. })
         && label_history.has_lost(row.entry.generation)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::label_history::EnrolledLabels;
+    use super::*;
+    use crate::journal::entry::{
+        AnnotationKind, DecidedItem, DecisionEntry, DecisionId, SearchSource,
+    };
+    use crate::journal::{Journal, JournalOptions, Retention};
+
+    /// An accept of `b`, sampled in the first generation.
+    fn accept(id: DecisionId) -> DecisionEntry {
+        DecisionEntry {
+            id,
+            operating_point: Some("op-1".to_owned()),
+            generation: 1,
+            gallery_items: 1,
+            state: None,
+            decision: Decision::Accept,
+            best: Some(DecidedItem {
+                label: "b".to_owned(),
+                item: "item".to_owned(),
+                similarity: 0.9,
+                decision_score: Some(0.9),
+                margin: None,
+            }),
+            filtered: false,
+            sampling: Sampling::new(0, 1.0, true),
+            source: SearchSource::Live,
+        }
+    }
+
+    #[test]
+    fn damage_makes_truths_unknown_and_moves_none_to_the_other_rate() {
+        let folder = tempfile::tempdir().unwrap();
+        let options = JournalOptions {
+            retention: Retention {
+                ms: u64::MAX,
+                audited_ms: u64::MAX,
+                bytes: 1 << 30,
+            },
+            clock: now_ms,
+        };
+        let journal = Journal::open(&folder.path().join(FILE_NAME), options, |_| {}).unwrap();
+        let mated = |label: &str| AnnotatedTruth::Mated {
+            label: label.to_owned(),
+        };
+        // The person was enrolled after the decision.
+        let truths = [mated("person"), mated("b"), AnnotatedTruth::NonMated];
+        let said = truths.into_iter().zip(0_u64..).map(|(truth, number)| {
+            let decision = DecisionId::at(1000 + number, [0; 10]);
+            journal.record(accept(decision), None);
+            Annotation {
+                decision,
+                truth,
+                annotator: "anna".to_owned(),
+                unix_ms: 2000,
+                kind: AnnotationKind::Audit,
+            }
+        });
+        journal.report(said.collect()).unwrap();
+        let reader = journal.reader().unwrap();
+        let seen = || {
+            let now = EnrolledLabels {
+                generation: 9,
+                labels: ["b", "person"].map(str::to_owned).into(),
+            };
+            let known = AuditContext {
+                gallery: None,
+                advise: None,
+                alarms: &Alarms::of(folder.path(), "op-1", 0).unwrap(),
+                label_history: &LabelHistory::open(folder.path(), now).unwrap(),
+                growth: &GrowthHistory::open(folder.path(), 9).unwrap(),
+                grown: None,
+                reviews: &ReviewEvidence::kept_in(folder.path()),
+            };
+            let found = AuditObservations::of(&reader, "op-1", 0, &known).unwrap();
+            let truths: Vec<_> = found.rows.iter().map(|row| row.truth).collect();
+            (truths, found.unusable, found.lost_truths)
+        };
+        let log = folder.path().join("labels.log");
+        let line = "{\"label\":\"person\",\"generation\":5,\"enrolled\":true}\n";
+        std::fs::write(&log, line).unwrap();
+        let [right, stranger] = [SearchTruth::MatedRight, SearchTruth::NonMated].map(Some);
+        assert_eq!(seen(), (vec![stranger, right, stranger], 0, 0));
+        std::fs::write(&log, line.replace("label", "la\0el")).unwrap();
+        assert_eq!(seen(), (vec![None, None, stranger], 2, 2));
+    }
 }

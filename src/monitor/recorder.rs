@@ -12,7 +12,7 @@ use super::counted_strata::CountedStrata;
 use super::error::MonitorError;
 use super::gauges::{ShownPoint, publish};
 use super::growth_history::GrowthHistory;
-use super::label_history::LabelHistory;
+use super::label_history::{EnrolledLabels, LabelHistory};
 use super::observed::{DecisionRecord, Observed};
 use super::review_evidence::ReviewEvidence;
 use super::sampling_design::{begin_design, sampling_hash};
@@ -70,9 +70,9 @@ impl Recorder {
         let journal = open_journal(observed, folder, settings, &changed)?;
         let stop = Arc::new(AtomicBool::new(false));
         let shown = Arc::new(ShownPoint::default());
-        let generation = observed.gallery().view().generation();
-        let label_history = Arc::new(LabelHistory::open(folder, generation)?);
-        let growth = Arc::new(GrowthHistory::open(folder, generation)?);
+        let view = observed.gallery().view();
+        let label_history = Arc::new(LabelHistory::open(folder, EnrolledLabels::of(&view))?);
+        let growth = Arc::new(GrowthHistory::open(folder, view.generation())?);
         let sampling = Arc::new(ArcSwap::from_pointee(settings.strata.clone()));
         let traffic = Arc::new(TrafficComparison::new(
             folder,
