@@ -1,10 +1,12 @@
 //! `matchpoint drift report --servers`: several servers that decide by one operating point.
 
+use anyhow::Context;
 use serde::Serialize;
 
 use super::served_deployment::ServedDeploymentFlags;
 use crate::cli::exit::{Exit, fail};
 use crate::cli::output::percent;
+use crate::cli::served_info::served_info;
 use crate::telemetry::escaped;
 use matchpoint_calibration::monitoring::fleet::{
     FleetEvidence, FleetRate, ReplicaEvidence, ReplicaRate,
@@ -29,6 +31,7 @@ struct FleetFinding {
     limit: Option<f64>,
     log_e_value: Option<f64>,
     log_e_value_alarm: Option<f64>,
+    /// Whether there is an alarm: of all of them together, or of one of them.
     alarm: bool,
 }
 
@@ -36,6 +39,8 @@ struct FleetFinding {
 #[derive(Serialize)]
 struct Replica {
     server: String,
+    /// The name of its journal; empty if decisions are not recorded.
+    journal: String,
     report: GetDriftResponse,
 }
 
@@ -45,12 +50,16 @@ impl FleetReport {
         let mut replicas = Vec::with_capacity(servers.len());
         for server in servers {
             let client = at.server.of_another(server).connect().await?;
+            let served = served_info(&client, &at.deployment).await;
+            let journal = served.with_context(|| format!("at {server}"))?.journal;
             let report = client.drift(&at.deployment, "").await?;
             replicas.push(Replica {
                 server: server.clone(),
+                journal,
                 report,
             });
         }
+        check_apart(&replicas)?;
         let mut ids = replicas.iter().map(|one| &one.report.operating_point_id);
         let first = ids.next().cloned().unwrap_or_default();
         if let Some(other) = ids.find(|id| **id != first) {
@@ -89,11 +98,14 @@ impl FleetReport {
             text.push_str(&format!("  {name:<6} {}\n", finding.text()));
         }
         text.push('\n');
-        for Replica { server, report } in &self.replicas {
+        for Replica { server, report, .. } in &self.replicas {
             let evidence = |found: Option<Evidence>| {
                 found.map_or_else(
                     || "not known".to_owned(),
-                    |found| format!("{:.2}", found.log_e_value),
+                    |found| {
+                        let alarm = if found.alarm { " (ALARM)" } else { "" };
+                        format!("{:.2}{alarm}", found.log_e_value)
+                    },
                 )
             };
             text.push_str(&format!(
@@ -107,6 +119,21 @@ impl FleetReport {
         }
         text
     }
+}
+
+/// Refuses servers that record in one journal: that is one server under two names, whose evidence would count twice.
+fn check_apart(replicas: &[Replica]) -> anyhow::Result<()> {
+    for (number, one) in replicas.iter().enumerate() {
+        let same = |other: &&Replica| !one.journal.is_empty() && other.journal == one.journal;
+        if let Some(other) = replicas.iter().take(number).find(same) {
+            let message = format!(
+                "{} and {} record in one journal ({}), so they are one server, whose evidence would count twice; name each server once",
+                other.server, one.server, one.journal
+            );
+            return Err(fail(Exit::Usage, message));
+        }
+    }
+    Ok(())
 }
 
 impl FleetFinding {
@@ -137,7 +164,9 @@ impl FleetFinding {
             limit: evidence.first().map(|one| one.limit),
             log_e_value: together.map(|found| found.ln_e),
             log_e_value_alarm: together.map(|found| found.ln_e_alarm),
-            alarm: together.is_some_and(|found| found.alarm),
+            // The alarm of one stands also if the others have gathered evidence of the opposite since.
+            alarm: together.is_some_and(|found| found.alarm)
+                || evidence.iter().any(|one| one.alarm),
         }
     }
 
@@ -163,5 +192,56 @@ impl FleetFinding {
             percent(limit),
             if self.alarm { ": ALARM" } else { "" }
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_alarm_of_one_server_stands_whatever_the_others_have_gathered() {
+        let evidence = |log_e_value, alarm| Evidence {
+            log_e_value,
+            log_e_value_alarm: 3.0,
+            alarm,
+            ..Evidence::default()
+        };
+        let alarm = |all: [Evidence; 2]| {
+            let found = FleetFinding::of(all.into_iter().map(|one| (None, Some(one))));
+            (found.alarm, found.text().ends_with(": ALARM"))
+        };
+        assert_eq!(
+            alarm([evidence(1.0, false), evidence(0.0, false)]),
+            (false, false)
+        );
+        assert_eq!(
+            alarm([evidence(2.0, false), evidence(1.5, false)]),
+            (true, true)
+        );
+        assert_eq!(
+            alarm([evidence(-4.0, true), evidence(0.0, false)]),
+            (true, true)
+        );
+    }
+
+    #[test]
+    fn a_server_under_two_names_is_refused() {
+        let replica = |server: &str, journal: &str| Replica {
+            server: server.to_owned(),
+            journal: journal.to_owned(),
+            report: GetDriftResponse::default(),
+        };
+        let check = |journals: [&str; 3]| {
+            let servers = ["http://a:1", "http://b:1", "http://c:1"];
+            let named = servers.iter().zip(journals);
+            let replicas: Vec<_> = named.map(|(server, name)| replica(server, name)).collect();
+            check_apart(&replicas).map_err(|refused| format!("{refused:#}"))
+        };
+        check(["0a1b", "0a1c", ""]).unwrap();
+        // Without a journal there is no evidence to count twice.
+        check(["", "", "0a1b"]).unwrap();
+        let refused = check(["0a1b", "0a1c", "0a1b"]).unwrap_err();
+        assert!(refused.contains("http://a:1 and http://c:1"), "{refused}");
     }
 }
