@@ -14,6 +14,7 @@ use super::gauges::{ShownPoint, publish};
 use super::growth_history::GrowthHistory;
 use super::label_history::{EnrolledLabels, LabelHistory};
 use super::observed::{DecisionRecord, Observed};
+use super::resets::none_ahead;
 use super::review_evidence::ReviewEvidence;
 use super::sampling_design::{begin_design, sampling_hash};
 use super::traffic_comparison::TrafficComparison;
@@ -66,6 +67,7 @@ impl Recorder {
         let folder = observed.records().ok_or(MonitorError::JournalOff)?;
         telemetry::strata_designed(name, settings.strata.edges());
         let since_ms = begin_design(folder, &settings.strata)?;
+        none_ahead(folder, now_ms())?;
         let changed = Arc::new(AtomicBool::new(true));
         let journal = open_journal(observed, folder, settings, &changed)?;
         let stop = Arc::new(AtomicBool::new(false));

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::sampling_design::AHEAD_MS_MAX;
 use crate::files::{FileError, read_list, write_json};
 
 /// The file in the deployment's folder.
@@ -83,6 +84,27 @@ fn read(folder: &Path) -> Result<Vec<DriftReset>, FileError> {
     read_list(&folder.join(FILE), damaged)
 }
 
+/// Moves resets that lie far ahead of the clock to the present time: they were made by a clock that was wrong, and
+/// until then no decision would count.
+pub(super) fn none_ahead(folder: &Path, now_ms: u64) -> Result<(), FileError> {
+    let mut all = read(folder)?;
+    let is_ahead = |reset: &&mut DriftReset| now_ms.saturating_add(AHEAD_MS_MAX) < reset.unix_ms;
+    let mut any = false;
+    for reset in all.iter_mut().filter(is_ahead) {
+        any = true;
+        tracing::warn!(
+            operating_point = reset.operating_point,
+            why = reset.why,
+            "evidence was reset at a time that has not come yet, so a clock was wrong: rates, evidence and alarms count from now on"
+        );
+        reset.unix_ms = now_ms;
+    }
+    if any {
+        write_json(&folder.join(FILE), &all)?;
+    }
+    Ok(())
+}
+
 /// Stores a reset; with `instead`, in place of the last one of its operating point.
 pub(super) fn keep(folder: &Path, reset: &DriftReset, instead: bool) -> Result<(), FileError> {
     let mut all = read(folder)?;
@@ -147,5 +169,18 @@ mod tests {
         assert_eq!(times("other"), [250]);
         std::fs::write(folder.path().join(FILE), "[{").unwrap();
         assert_eq!(times("op"), [0; 0]);
+    }
+
+    #[test]
+    fn a_reset_by_a_clock_that_was_ahead_counts_from_when_that_is_found() {
+        let folder = tempfile::tempdir().unwrap();
+        let (now, day) = (1_000_000_000_000, 24 * 60 * 60 * 1000);
+        let since = |point| Resets::of(folder.path(), point, 0).unwrap().since_ms();
+        keep(folder.path(), &reset("op", now + 30 * day), false).unwrap();
+        keep(folder.path(), &reset("other", now + 60_000), false).unwrap();
+        none_ahead(folder.path(), now).unwrap();
+        let left = Resets::of(folder.path(), "op", 0).unwrap().left_of(0.05);
+        assert_eq!((since("op"), left), (now, 0.025));
+        assert_eq!(since("other"), now + 60_000);
     }
 }

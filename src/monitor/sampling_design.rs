@@ -45,9 +45,9 @@ pub(super) fn design_of(folder: &Path) -> Result<Option<SamplingDesign>, FileErr
     }
 }
 
-/// How far the beginning of a design may lie ahead of the clock. Decisions before it count for nothing, so with a
+/// How far the beginning of a design, or a reset, may lie ahead of the clock. Decisions before it count for nothing, so with a
 /// beginning that is far ahead the audit would be silent; a clock that is corrected by less loses only as much.
-const AHEAD_MS_MAX: u64 = 60 * 60 * 1000;
+pub(super) const AHEAD_MS_MAX: u64 = 60 * 60 * 1000;
 
 /// The time since when decisions are sampled by these strata, which is now if they are new.
 pub(super) fn begin_design(folder: &Path, strata: &Strata) -> Result<u64, FileError> {
