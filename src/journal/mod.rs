@@ -92,6 +92,7 @@ impl Journal {
         let left = store.take_what_waited()?;
         let is_full = left.is_some();
         let left = left.unwrap_or_default();
+        let clock_ahead_ms = store.clock_ahead_ms((options.clock)())?;
         let files = WaitingFiles::begin(path, is_full)?;
         let waiting = files.open.clone();
         observe(&store.committed(None)?);
@@ -104,6 +105,7 @@ impl Journal {
             inbox,
             store,
             options,
+            clock_ahead_ms,
             shared: Arc::clone(&shared),
             observe: Box::new(observe),
             files,

@@ -15,6 +15,10 @@ const STEP_IMAGE_BYTES: u64 = 16 * 1024 * 1024;
 /// Space given back to the disk at once, if the file is too long.
 const SHRINK_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
+/// How far the clock may be ahead of the newest decision when a journal is opened. A longer pause is taken to be as
+/// long as this: if the clock is wrong, what is removed by it does not come back.
+const PAUSE_MS_MAX: u64 = 30 * 24 * 60 * 60 * 1000;
+
 /// How a journal is kept.
 #[derive(Clone, Copy, Debug)]
 pub struct JournalOptions {
@@ -73,6 +77,28 @@ struct RemovableRow {
 }
 
 impl JournalStore {
+    /// How much too far ahead the clock is taken to be, in milliseconds.
+    pub(super) fn clock_ahead_ms(&self, now_ms: u64) -> Result<u64, JournalError> {
+        let newest = "SELECT max(id) FROM decisions";
+        let newest = self.connection.query_row(newest, [], |row| row.get(0));
+        let newest: Option<Vec<u8>> = newest.map_err(|error| failed(&self.path, "read", error))?;
+        let newest = newest.and_then(|id| DecisionId::from_bytes(id.try_into().ok()?));
+        let Some(newest) = newest else {
+            return Ok(0);
+        };
+        let latest = newest.unix_ms().saturating_add(PAUSE_MS_MAX);
+        let ahead = now_ms.saturating_sub(latest);
+        if 0 < ahead {
+            tracing::warn!(
+                journal = %self.path.display(),
+                newest_decision_unix_ms = newest.unix_ms(),
+                clock_unix_ms = now_ms,
+                "the clock is more than 30 days after the newest decision: either nothing was decided for that long, or the clock is wrong. Until the next start, decisions are removed by age as if it had been 30 days"
+            );
+        }
+        Ok(ahead)
+    }
+
     /// Removes a few of the oldest rows that are too old or do not fit.
     pub(super) fn remove_step(
         &mut self,

@@ -636,6 +636,34 @@ fn age_removes_rows_and_images_and_leaves_totals_and_audited_rows() {
 }
 
 #[test]
+fn a_start_with_the_clock_far_ahead_does_not_remove_what_is_labelled() {
+    let place = place();
+    let journal = open(&place.path);
+    record_all(&journal, [0, 1].into_iter());
+    (2..12).for_each(|number| journal.record(sampled(number), None));
+    let labels = (2..12).map(|number| label(number, AnnotatedTruth::NonMated));
+    assert!(
+        journal
+            .report(labels.collect())
+            .unwrap()
+            .iter()
+            .all(Result::is_ok)
+    );
+    drop(journal);
+    let ahead = JournalOptions {
+        clock: || NOW_MS + 800 * DAY_MS,
+        ..options()
+    };
+    let journal = Journal::open(&place.path, ahead, |_| {}).unwrap();
+    journal.retain().unwrap();
+    let reader = journal.reader().unwrap();
+    // What is kept for 30 days went, as after a pause of as many.
+    assert_eq!(reader.decision(id(0)).unwrap(), None);
+    let labelled = |number| reader.decision(id(number)).unwrap().unwrap().annotation;
+    assert!((2..12).all(|number| labelled(number).is_some()));
+}
+
+#[test]
 fn size_removes_the_oldest_and_the_file_keeps_to_it() {
     let place = place();
     let mut small = options();

@@ -89,6 +89,8 @@ pub(super) struct JournalWorker {
     pub(super) inbox: Receiver<WriterRequest>,
     pub(super) store: JournalStore,
     pub(super) options: JournalOptions,
+    /// How much too far ahead the clock is taken to be when ages are computed.
+    pub(super) clock_ahead_ms: u64,
     pub(super) shared: Arc<WriterCounts>,
     pub(super) observe: Observe,
     /// What is queued, in files that survive the end of the process.
@@ -239,7 +241,7 @@ impl JournalWorker {
         let mut changes = CountsByKey::new();
         let mut outcome = Ok(());
         for _ in 0..steps {
-            let now = (self.options.clock)();
+            let now = (self.options.clock)().saturating_sub(self.clock_ahead_ms);
             let retention = self.options.retention;
             match self.store.remove_step(retention, now, &mut self.cursor) {
                 Ok(removed) => {
