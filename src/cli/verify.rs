@@ -127,6 +127,7 @@ fn verify(
         if folder.keeps_calibrated_items(point) {
             folder.calibrated_items(point)?;
         }
+        folder.calibrated_traffic(point.id())?;
     }
     check_histories(folder.path()).map_err(DeploymentError::from)?;
     let images = check_images(&folder.gallery_file()).map_err(DeploymentError::from)?;

@@ -1067,6 +1067,15 @@ async fn an_operating_point_that_decides_again_goes_on_with_its_evidence_on_traf
     let mut second = points_of(&deployment);
     second.retain(|id| *id != first);
     let second = second.pop().unwrap();
+    // What the queries of another operating point looked like is damage.
+    let folder = deployment.join("calibrated-traffic");
+    let file = |id: &str| folder.join(format!("{id}.json"));
+    let own = fs::read(file(&first)).unwrap();
+    fs::copy(file(&second), file(&first)).unwrap();
+    let verified = run(&["verify", at]);
+    assert_eq!(verified.status.code(), Some(65));
+    assert!(text(&verified.stderr).contains(&format!("the queries of {second}")));
+    fs::write(file(&first), own).unwrap();
     let running = Running::start(&deployment, &[ALL]).await;
     let compared = async |searches: u32| {
         for _ in 0..searches {

@@ -96,6 +96,8 @@ struct PointReport {
     frr_bound: Option<f64>,
     /// Why the share is unknown.
     coverage_problem: Option<String>,
+    /// Why traffic is compared with nothing, if what its queries looked like was stored.
+    traffic_problem: Option<String>,
     content: Content,
 }
 
@@ -201,6 +203,10 @@ fn inspect(path: &Path, graph_from_items: usize) -> anyhow::Result<DeploymentRep
             far_bound: today.far_bound,
             frr_bound: today.frr_bound,
             coverage_problem: problem,
+            traffic_problem: folder
+                .calibrated_traffic(point.id())
+                .err()
+                .map(|problem| problem.to_string()),
             content: point.content().clone(),
         }
     });
@@ -313,6 +319,11 @@ fn deployment_text(report: &DeploymentReport) -> String {
             text.push_str(&format!("  NOT VALID HERE: {mismatch}\n"));
         }
         text.push_str(&covered_text(point));
+        if let Some(problem) = &point.traffic_problem {
+            text.push_str(&format!(
+                "  TRAFFIC NOT COMPARED: {problem}; recalibrate, or restore the file\n"
+            ));
+        }
         text.push_str(&describe(&point.content));
     }
     text

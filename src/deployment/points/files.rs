@@ -203,34 +203,34 @@ impl Folder {
         let folder = self.path().join(CALIBRATED_TRAFFIC);
         fs::create_dir_all(&folder).map_err(|cause| DeploymentError::io(&folder, &cause))?;
         let path = self.calibrated_traffic_file(id);
-        let json = traffic.to_json();
+        let json = traffic.to_json(id);
         let json = json.map_err(|cause| unwritable(&path, &cause))?;
         Ok(replace_file(&path, &json)?)
     }
 
-    /// The description of an operating point's queries; `None` if it was not stored or is damaged. Traffic is
-    /// then not compared.
-    #[must_use]
-    pub fn calibrated_traffic(&self, id: &str) -> Option<TrafficReference> {
+    /// The description of an operating point's queries; `None` if it was not stored.
+    ///
+    /// # Errors
+    /// Returns an error that names the file if it is damaged, or belongs to another operating point.
+    pub fn calibrated_traffic(
+        &self,
+        id: &str,
+    ) -> Result<Option<TrafficReference>, DeploymentError> {
         let path = self.calibrated_traffic_file(id);
         let mut bytes = Vec::new();
         let read = open_file(&path).and_then(|file| {
             let mut limited = file.take(CALIBRATED_TRAFFIC_BYTES_MAX);
             limited.read_to_end(&mut bytes)
         });
-        let problem = match read.map(|_| TrafficReference::from_json(&bytes)) {
-            Ok(Ok(reference)) => return Some(reference),
-            Ok(Err(problem)) => problem,
+        match read {
+            Ok(_) => {}
             // Operating points of earlier versions have none.
-            Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => return None,
-            Err(cause) => cause.to_string(),
-        };
-        tracing::warn!(
-            path = %path.display(),
-            problem,
-            "what searches of the calibration looked like cannot be read: traffic is compared with nothing; recalibrate, or restore the file"
-        );
-        None
+            Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(cause) => return Err(DeploymentError::io(&path, &cause)),
+        }
+        TrafficReference::from_json(&bytes, id)
+            .map(Some)
+            .map_err(|problem| DeploymentError::Damaged { path, problem })
     }
 
     fn calibrated_traffic_file(&self, id: &str) -> PathBuf {

@@ -288,7 +288,14 @@ impl Deployment {
         adjuster: Option<Adjuster>,
     ) -> ValidPoint {
         let items = folder.calibrated_items(&point).map(Arc::new);
-        let traffic = folder.calibrated_traffic(point.id()).map(Arc::new);
+        let traffic = folder.calibrated_traffic(point.id()).inspect_err(|error| {
+            tracing::warn!(
+                deployment = self.name,
+                %error,
+                "what searches of the calibration looked like cannot be read: traffic is compared with nothing; recalibrate, or restore the file"
+            );
+        });
+        let traffic = traffic.ok().flatten().map(Arc::new);
         // If a write has failed, nothing is compared and nothing is promised any more.
         let compared = self.gallery.compare_with(items.as_ref().ok().cloned());
         let items = items.and_then(|items| Ok(compared.map(|()| items)?));

@@ -8,8 +8,10 @@ use super::SearchFacts;
 use super::shares::ShareRule;
 use matchpoint_vector::Similarity;
 
-/// Version of the file format that this build reads and writes.
-const FORMAT: u32 = 1;
+/// Version of the file format that this build writes.
+const FORMAT: u32 = 2;
+/// The version before, which is read too. It did not name the operating point.
+const FORMAT_BEFORE: u32 = 1;
 /// The highest number of shares; [`SearchSigns`] has one bit for each.
 pub(super) const SHARES_MAX: usize = 128;
 /// The highest number of directions in embedding space.
@@ -56,6 +58,9 @@ pub struct TrafficReference {
 #[serde(deny_unknown_fields)]
 struct SealedReference {
     format: u32,
+    /// The operating point whose queries it describes.
+    #[serde(default)]
+    operating_point: Option<String>,
     /// SHA-256 of the reference as compact JSON.
     sha256: String,
     reference: TrafficReference,
@@ -81,30 +86,43 @@ impl TrafficReference {
         [self.mated_labels, self.stranger_labels]
     }
 
-    /// The stored form.
+    /// The stored form, which names the operating point whose queries it describes.
     ///
     /// # Errors
     /// Never in practice, because every reference can be written as JSON.
-    pub fn to_json(&self) -> Result<Vec<u8>, serde_json::Error> {
+    pub fn to_json(&self, operating_point: &str) -> Result<Vec<u8>, serde_json::Error> {
         serde_json::to_vec(&SealedReference {
             format: FORMAT,
+            operating_point: Some(operating_point.to_owned()),
             sha256: self.digest()?,
             reference: self.clone(),
         })
     }
 
-    /// Reads what [`TrafficReference::to_json`] wrote.
+    /// Reads what [`TrafficReference::to_json`] wrote for this operating point.
     ///
     /// # Errors
-    /// Returns a message if the file is damaged or was written by a later version.
-    pub fn from_json(bytes: &[u8]) -> Result<Self, String> {
+    /// Returns a message if the file is damaged, belongs to another operating point, or was written by a later
+    /// version.
+    pub fn from_json(bytes: &[u8], operating_point: &str) -> Result<Self, String> {
         let sealed: SealedReference =
             serde_json::from_slice(bytes).map_err(|cause| cause.to_string())?;
-        if sealed.format != FORMAT {
-            return Err(format!(
-                "it has format {}, and this version reads {FORMAT}",
-                sealed.format
-            ));
+        match (sealed.format, sealed.operating_point) {
+            (FORMAT_BEFORE, None) => {}
+            (FORMAT, Some(named)) if named == operating_point => {}
+            (FORMAT, Some(named)) => {
+                return Err(format!(
+                    "it describes the queries of {named}, not of {operating_point}"
+                ));
+            }
+            (FORMAT_BEFORE, Some(_)) | (FORMAT, None) => {
+                return Err("its format and its content contradict each other".to_owned());
+            }
+            (format, _) => {
+                return Err(format!(
+                    "it has format {format}, and this version reads {FORMAT_BEFORE} and {FORMAT}"
+                ));
+            }
         }
         let reference = sealed.reference;
         if reference.digest().map_err(|cause| cause.to_string())? != sealed.sha256 {

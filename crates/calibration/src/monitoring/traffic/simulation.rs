@@ -424,12 +424,21 @@ fn too_few_labels_watch_nothing_and_say_so() {
 fn what_is_kept_is_read_again_and_damage_is_found() {
     let mut draws = SimulatedDraws(4);
     let reference = usual().calibration(30, &mut draws);
-    let json = reference.to_json().unwrap();
-    assert_eq!(TrafficReference::from_json(&json).unwrap(), reference);
+    let json = reference.to_json("op-1").unwrap();
+    let read = |json: &[u8], point: &str| TrafficReference::from_json(json, point);
+    assert_eq!(read(&json, "op-1").unwrap(), reference);
+    assert!(
+        read(&json, "op-2")
+            .unwrap_err()
+            .contains("the queries of op-1")
+    );
     let text = String::from_utf8(json).unwrap();
-    let refused = |text: &str| TrafficReference::from_json(text.as_bytes()).unwrap_err();
+    let before = text.replace("\"format\":2,\"operating_point\":\"op-1\"", "\"format\":1");
+    assert_eq!(read(before.as_bytes(), "op-2").unwrap(), reference);
+    let refused = |text: &str| read(text.as_bytes(), "op-1").unwrap_err();
     assert!(refused(&text.replace("\"JPEG\"", "\"JPEg\"")).contains("checksum"));
-    assert!(refused(&text.replace("\"format\":1", "\"format\":2")).contains("format 2"));
+    assert!(refused(&text.replace("\"format\":2", "\"format\":3")).contains("format 3"));
+    assert!(refused(&text.replace("\"format\":2", "\"format\":1")).contains("contradict"));
     assert!(refused(&text[..text.len() / 2]).contains("EOF"));
     // The order of the queries does not matter, and vectors of another dimension belong to no direction.
     let other = TrafficQuery {
