@@ -68,6 +68,18 @@ struct EvidenceOf {
     since_unix_ms: u64,
 }
 
+impl EvidenceOf {
+    /// Whether kept evidence goes on as this. An alarm that was raised stands with the delta that it was raised with,
+    /// whatever is set since.
+    fn goes_on_as(&self, kept: &Self, raised_unix_ms: Option<u64>) -> bool {
+        let of_same_delta = Self {
+            delta: self.delta,
+            ..kept.clone()
+        };
+        kept == self || (raised_unix_ms.is_some() && of_same_delta == *self)
+    }
+}
+
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct KeptEvidence {
@@ -162,7 +174,8 @@ impl TrafficComparison {
             delta: self.delta,
             since_unix_ms: resets.since_ms(),
         };
-        let known = watched.take().filter(|known| known.is == is);
+        let known = watched.take();
+        let known = known.filter(|known| is.goes_on_as(&known.is, known.raised_ms));
         let mut known = match known {
             Some(known) => known,
             None => WatchedPoint::open(is, &file, reference, resets.into_all().len())?,
@@ -244,11 +257,14 @@ impl WatchedPoint {
         reference: Arc<TrafficReference>,
         resets: usize,
     ) -> Result<Self, FileError> {
+        let mut kept = stored(file)?.into_iter();
+        let kept = kept.find(|kept| is.goes_on_as(&kept.of, kept.raised_unix_ms));
+        let (is, raised_ms, state) = kept.map_or((is, None, None), |kept| {
+            (kept.of, kept.raised_unix_ms, Some(kept.state))
+        });
         let mut watch = TrafficWatch::new(&reference, is.delta, resets);
-        let mut raised_ms = None;
-        if let Some(kept) = stored(file)?.into_iter().find(|kept| kept.of == is) {
-            watch = watch.resumed(kept.state);
-            raised_ms = kept.raised_unix_ms;
+        if let Some(state) = state {
+            watch = watch.resumed(state);
         }
         Ok(Self {
             is,
@@ -285,4 +301,46 @@ fn stored(file: &Path) -> Result<Vec<KeptEvidence>, FileError> {
         file,
         "the comparison of traffic with the calibration is damaged, and starts over",
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_alarm_that_was_raised_stands_whatever_delta_is_set() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join(FILE);
+        let of = |delta, since_unix_ms| EvidenceOf {
+            operating_point: "op-1".to_owned(),
+            reference: "of the calibration".to_owned(),
+            delta,
+            since_unix_ms,
+        };
+        let reference = Arc::new(TrafficReference::of(&[], 7));
+        let keep = |raised_unix_ms: Option<u64>| {
+            let begun = TrafficWatch::new(&reference, 0.05, 0).state().clone();
+            let mut state = serde_json::to_value(begun).unwrap();
+            state["compared"] = 40.into();
+            state["alarm_at"] = raised_unix_ms.map(|_| 30).into();
+            let kept = KeptEvidence {
+                of: of(0.05, 7),
+                raised_unix_ms,
+                state: serde_json::from_value(state).unwrap(),
+            };
+            write_json(&file, &[kept]).unwrap();
+        };
+        let opened = |is| {
+            let opened = WatchedPoint::open(is, &file, Arc::clone(&reference), 0).unwrap();
+            (opened.watch.state().compared, opened.raised_ms)
+        };
+        keep(Some(1000));
+        assert_eq!(opened(of(0.05, 7)), (40, Some(1000)));
+        assert_eq!(opened(of(0.04, 7)), (40, Some(1000)));
+        // A reset ends it, and without an alarm another delta is another test.
+        assert_eq!(opened(of(0.04, 8)), (0, None));
+        keep(None);
+        assert_eq!(opened(of(0.05, 7)), (40, None));
+        assert_eq!(opened(of(0.04, 7)), (0, None));
+    }
 }
