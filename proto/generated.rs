@@ -126,6 +126,7 @@ const JSON_MESSAGES: &[&str] = &[
     "Match",
     "MeasuredRate",
     "OperatingPoint",
+    "PromiseStanding",
     "QueryDuplicate",
     "RateHistoryPoint",
     "ReviewShare",

@@ -4,11 +4,12 @@ use serde::Serialize;
 
 use super::exit::Exit;
 use super::output::{Output, percent, short, wrapped};
+use super::points::promises::{ended, promised};
 use super::points::served_point::covered_items;
 use super::server_address::ServerAddress;
 use matchpoint_client::proto::{
-    DeploymentInfo, Finding, GetServerInfoResponse, OperatingPoint, UndecidedReason,
-    UnopenedDeployment, Verdict,
+    DeploymentInfo, Finding, GetServerInfoResponse, OperatingPoint, PromiseStanding,
+    UndecidedReason, UnopenedDeployment, Verdict,
 };
 use matchpoint_client::{Client, ClientError, Fault};
 
@@ -22,8 +23,8 @@ use matchpoint_client::{Client, ClientError, Fault};
   matchpoint status --server http://10.0.0.5:50051
   matchpoint status --json
 
-What the scopes of your key do not allow is named, and left out: what is promised takes `calibrate`, the
-findings take `label`.
+What the scopes of your key do not allow is named, and left out: the sizes that a promise covers take `calibrate`,
+the findings take `label`.
 
 Ends with 5 if a deployment is not served or accepts nothing, or a promise has ended or is broken.")]
 pub(super) struct Status {
@@ -121,11 +122,8 @@ async fn look(client: &Client, info: DeploymentInfo) -> Result<DeploymentStatus,
     let broken = findings.iter().any(|one| one.verdict() == Verdict::Broken);
     let decides = !info.operating_point_id.is_empty();
     Ok(DeploymentStatus {
-        promise: match &point {
-            None if decides => promise_unseen(&info),
-            point => promise(point.as_ref(), &info),
-        },
-        promise_stands: decides && stands(point.as_ref(), &info) && !broken && !info.folder_changed,
+        promise: promise(point.as_ref(), &info),
+        promise_stands: decides && stands(&info) && !broken && !info.folder_changed,
         findings,
         scopes_missing,
         info,
@@ -143,64 +141,53 @@ fn is_denied(error: &ClientError) -> bool {
     )
 }
 
-/// What is known of a promise to whoever may not see its operating point.
-fn promise_unseen(info: &DeploymentInfo) -> String {
-    let standing = match (info.certified, info.far_bound, info.frr_bound) {
-        (true, Some(bound), _) => format!("a FAR of at most {} is promised", percent(bound)),
-        (_, _, Some(bound)) => format!("an FRR of at most {} is promised", percent(bound)),
-        _ => "nothing is promised".to_owned(),
-    };
-    format!("{} decides; {standing}", info.operating_point_id)
+/// Whether nothing that was enrolled or removed since the calibration has ended what it promised.
+fn stands(info: &DeploymentInfo) -> bool {
+    match info.promises.as_slice() {
+        [] => info.within_calibrated_size,
+        promises => promises.iter().all(|one| one.stands),
+    }
 }
 
-/// Whether nothing that was enrolled or removed since the calibration has ended the promise.
-fn stands(point: Option<&OperatingPoint>, info: &DeploymentInfo) -> bool {
-    let frr = point.and_then(|point| point.target_frr);
-    let kept = match (frr, info.frr_bound) {
-        (Some(target), Some(bound)) => bound <= target,
-        (Some(_), None) | (None, _) => true,
-    };
-    let far = point.filter(|point| point.certified && point.target_far.is_some());
-    let certified = far.is_none_or(|point| info.certified || is_foreseen(point, info));
-    info.within_calibrated_size && kept && certified
-}
-
-/// Whether the growth that was allowed for has come, and stands as a prediction. Without a bound for today's gallery (its
-/// record is lost, or items are gone that scores were adjusted by) there is none.
-fn is_foreseen(point: &OperatingPoint, info: &DeploymentInfo) -> bool {
-    let is_grown = info.items_added.is_some_and(|added| 0 < added);
-    point.growth_target_far.is_some() && is_grown && info.far_bound.is_some()
-}
-
+/// What decides, and what it promises. `point` is `None` for whoever may not see it.
 fn promise(point: Option<&OperatingPoint>, info: &DeploymentInfo) -> String {
-    let Some(point) = point else {
+    if info.operating_point_id.is_empty() {
         return format!(
             "accepts nothing: {}",
             why_undecided(info.undecided_reason())
         );
-    };
-    let aim = match (
-        point.growth_target_far.or(point.target_far),
-        point.target_frr,
-    ) {
-        (Some(far), _) => format!("FAR <= {}", percent(far)),
-        (None, Some(frr)) => format!("FRR <= {}, and nothing about FAR", percent(frr)),
-        (None, None) => return "decides by an estimate; nothing is promised".to_owned(),
-    };
-    match point.confidence {
-        Some(confidence) if point.certified => {
-            let (confidence, items) = (percent(confidence), covered_items(point));
-            let of = format!("{aim} at {confidence} confidence, up to {items} items");
-            let grown = point.target_far.is_some() && !info.certified;
-            match (stands(Some(point), info), grown) {
-                (true, false) => format!("promises {of}"),
-                (true, true) => {
-                    format!("foresees {of}, by the growth that was allowed for; not certified")
-                }
-                (false, _) => format!("promised {of}; nothing is promised of today's gallery"),
-            }
+    }
+    let said = info.promises.iter().map(|one| standing(one, point));
+    let said: Vec<String> = said.collect();
+    if !said.is_empty() {
+        return said.join("; ");
+    }
+    let aim = point.map(|point| (point.growth_target_far.or(point.target_far), point));
+    match aim {
+        Some((Some(far), _)) => format!("aims at FAR <= {}; nothing is promised", percent(far)),
+        Some((None, _)) => "decides by an estimate; nothing is promised".to_owned(),
+        None => format!("{} decides; nothing is promised", info.operating_point_id),
+    }
+}
+
+fn standing(one: &PromiseStanding, point: Option<&OperatingPoint>) -> String {
+    let promise = promised(one);
+    if !one.stands {
+        return format!("promised {promise}, which has ended");
+    }
+    let items = point.map(|point| (covered_items(point), point.growth_target_far));
+    let beside = match (one.rate.as_str(), items) {
+        ("far", Some((items, Some(far)))) if !one.foreseen => {
+            format!(", and FAR <= {} up to {items} items", percent(far))
         }
-        _ => format!("aims at {aim}; nothing is promised"),
+        ("far", Some((items, _))) => format!(", up to {items} items"),
+        ("frr", _) => ", and nothing about FAR".to_owned(),
+        _ => String::new(),
+    };
+    if one.foreseen {
+        format!("foresees {promise}{beside}, by the growth that was allowed for; not certified")
+    } else {
+        format!("promises {promise}{beside}")
     }
 }
 
@@ -268,14 +255,18 @@ fn deployment(status: &DeploymentStatus) -> String {
         info.execution_provider,
         short(&info.model_fingerprint)
     ));
-    // Without a journal there is no report that would say so.
-    let told = status.findings.iter().any(|one| one.subject == "gallery");
-    if !info.operating_point_id.is_empty() && !info.within_calibrated_size && !told {
-        let what =
-            "the gallery has outgrown the calibration, and the promise has ended: calibrate again";
-        text.push_str(&wrapped(what, "  WARNING  "));
-    }
     let urgent = |one: &&Finding| matches!(one.verdict(), Verdict::Broken | Verdict::Warning);
+    let mut urgent_findings = status.findings.iter().filter(urgent);
+    // Without a journal, or the scope for its report, nothing else would say so.
+    if !urgent_findings.any(|one| one.subject == "gallery") {
+        let gone = info.promises.iter().filter(|one| !one.stands);
+        text.extend(gone.map(ended));
+        let decides = !info.operating_point_id.is_empty();
+        if decides && info.promises.is_empty() && !info.within_calibrated_size {
+            let what = "the gallery has outgrown the calibration: calibrate again";
+            text.push_str(&wrapped(what, "  WARNING  "));
+        }
+    }
     if !info.copy_of.is_empty() {
         let what = format!(
             "this is a copy, restored from snapshot {}, and takes writes: each makes it differ from the other copies; serve copies with read_only = true, or say by only_copy = true that no other takes writes",
@@ -343,32 +334,90 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_promise_stands_by_allowed_growth_only_where_the_gallery_grew_and_has_a_bound() {
+    #[expect(clippy::too_many_lines, reason = "a table")]
+    fn a_promise_is_said_as_the_server_says_that_it_stands_whatever_the_key_may_see() {
+        let far = PromiseStanding {
+            rate: "far".to_owned(),
+            target: 0.01,
+            confidence: 0.95,
+            bound: Some(0.009),
+            stands: true,
+            ..PromiseStanding::default()
+        };
+        let frr = PromiseStanding {
+            rate: "frr".to_owned(),
+            ended: "200 items are gone".to_owned(),
+            stands: false,
+            ..far.clone()
+        };
+        let review = PromiseStanding {
+            rate: "review".to_owned(),
+            ..frr.clone()
+        };
         let point = OperatingPoint {
-            certified: true,
-            target_far: Some(0.01),
             growth_target_far: Some(0.02),
-            confidence: Some(0.95),
+            valid_to_items: 500,
             ..OperatingPoint::default()
         };
-        let today = |items_added, far_bound| DeploymentInfo {
+        let today = |promises: &[&PromiseStanding]| DeploymentInfo {
+            operating_point_id: "op-1".to_owned(),
             within_calibrated_size: true,
-            items_added,
-            far_bound,
+            promises: promises.iter().copied().cloned().collect(),
             ..DeploymentInfo::default()
         };
-        let says =
-            |info: &DeploymentInfo| (stands(Some(&point), info), promise(Some(&point), info));
-        let (stood, said) = says(&today(Some(50), Some(0.015)));
-        assert!(stood && said.starts_with("foresees FAR <= 2 %"), "{said}");
-        // The record of what the calibration saw is lost; items are gone that scores were adjusted by.
-        for info in [
-            today(None, None),
-            today(Some(0), None),
-            today(Some(50), None),
+        let says = |point, promises: &[&PromiseStanding]| {
+            let info = today(promises);
+            (stands(&info), promise(point, &info))
+        };
+        let foreseen = PromiseStanding {
+            foreseen: true,
+            target: 0.02,
+            ..far.clone()
+        };
+        for (point, promises, stood, said) in [
+            (
+                None,
+                vec![&far],
+                true,
+                "promises FAR <= 1 % at 95 % confidence",
+            ),
+            (
+                Some(&point),
+                vec![&far],
+                true,
+                "promises FAR <= 1 % at 95 % confidence, and FAR <= 2 % up to 500 items",
+            ),
+            (
+                Some(&point),
+                vec![&foreseen],
+                true,
+                "foresees FAR <= 2 % at 95 % confidence, up to 500 items, by the growth that was allowed for; not certified",
+            ),
+            (
+                None,
+                vec![&frr],
+                false,
+                "promised FRR <= 1 % at 95 % confidence, which has ended",
+            ),
+            (
+                None,
+                vec![&far, &review],
+                false,
+                "promises FAR <= 1 % at 95 % confidence; promised FRR without a review <= 1 % at 95 % confidence, which has ended",
+            ),
+            (None, vec![], true, "op-1 decides; nothing is promised"),
         ] {
-            let (stood, said) = says(&info);
-            assert!(!stood && said.starts_with("promised FAR"), "{said}");
+            assert_eq!(says(point, &promises), (stood, said.to_owned()));
         }
+        let status = DeploymentStatus {
+            promise: String::new(),
+            promise_stands: false,
+            findings: Vec::new(),
+            scopes_missing: Vec::new(),
+            info: today(&[&far, &review]),
+        };
+        let shown = deployment(&status);
+        let ended = "  ENDED    FRR without a review <= 1 %: 200 items are gone; calibrate again\n";
+        assert!(shown.contains(ended), "{shown}");
     }
 }

@@ -20,6 +20,7 @@ use matchpoint_calibration::monitoring::drift::{
 use matchpoint_calibration::monitoring::history::HistoryPoint;
 use matchpoint_calibration::monitoring::observed::GalleryToday;
 use matchpoint_calibration::operating_point::OperatingPoint;
+use matchpoint_calibration::promised::PromisedTarget;
 use matchpoint_calibration::standing::PromiseToday;
 
 /// The state of an operating point in service.
@@ -83,12 +84,15 @@ impl Monitor {
         // Today's gallery is not the one that an earlier operating point had to hold for.
         let today = self.observed().promise_today().filter(|_| decides);
         let problem = self.observed().coverage_problem();
+        let promised =
+            today.map(|today| PromisedTarget::all(point.content(), &today, problem.as_deref()));
         let known = AuditContext {
             reviews: &recorder.reviews,
             grown: today.map(|promise| promise.grown),
             growth: &recorder.growth,
             gallery: today.map(|promise| GalleryToday {
                 promise,
+                promised: promised.as_deref().unwrap_or_default(),
                 problem: problem.as_deref(),
             }),
             advise: Some(self.observed().gallery()),

@@ -34,6 +34,7 @@ use tower::{Layer, ServiceExt};
 pub use error::ServeError;
 pub use listeners::{BoundAddress, CallListener, Listeners, SocketFile, announce, bind};
 pub use messages::convert::{measured_rate, review_band};
+pub use messages::promises::promise;
 pub use registry::{ServedState, UnopenedDeployment};
 
 use crate::config::{EngineConfig, ListenWhen, ServerConfig};

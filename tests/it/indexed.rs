@@ -19,6 +19,7 @@ use matchpoint_client::proto::{
     labelled_query, search_request, upsert_item_request,
 };
 use tempfile::TempDir;
+use tonic::transport::Channel;
 
 const COMPONENTS: usize = 24;
 /// Items in the index, and items enrolled since, which are so near each other that their codes do not tell them apart.
@@ -110,19 +111,19 @@ async fn ask(running: &Running, vector: &[f32], limit: u32) -> SearchResponse {
     client.search(request).await.unwrap().into_inner()
 }
 
-async fn enrol(running: &Running, id: &str, values: Vec<f32>) {
+pub(crate) async fn enrol(channel: &Channel, id: &str, values: Vec<f32>) {
     let item = UpsertItemRequest {
         id: id.to_owned(),
         label: id.to_owned(),
         source: Some(upsert_item_request::Source::Embedding(Vector { values })),
         ..UpsertItemRequest::default()
     };
-    let mut gallery = GalleryServiceClient::new(running.channel.clone());
+    let mut gallery = GalleryServiceClient::new(channel.clone());
     gallery.upsert_item(item).await.unwrap();
 }
 
-async fn calibrate(
-    running: &Running,
+pub(crate) async fn calibrate(
+    channel: &Channel,
     settings: CalibrationSettings,
     queries: impl IntoIterator<Item = (String, Vec<f32>)>,
 ) {
@@ -136,7 +137,7 @@ async fn calibrate(
     let parts = std::iter::once(calibrate_request::Part::Settings(settings))
         .chain(queries.into_iter().map(calibrate_request::Part::Query));
     let parts = tokio_stream::iter(parts.map(|part| CalibrateRequest { part: Some(part) }));
-    let mut client = CalibrationServiceClient::new(running.channel.clone());
+    let mut client = CalibrationServiceClient::new(channel.clone());
     let done = client.calibrate(parts).await.unwrap().into_inner();
     assert!(
         matches!(done.result, Some(operation::Result::Response(_))),
@@ -155,7 +156,7 @@ async fn a_margin_is_over_every_item_of_another_label() {
     let settings = [("MATCHPOINT_GRAPH_FROM_ITEMS", "1000")];
     let running = Running::start(&deployment, &settings).await;
     for at in INDEXED..world.items.len() {
-        enrol(&running, &label_of(at), world.items[at].clone()).await;
+        enrol(&running.channel, &label_of(at), world.items[at].clone()).await;
     }
     let strangers: Vec<Vec<f32>> = (0..60).map(|_| world.alike()).collect();
     let stranger = |at: usize| (format!("stranger {at}"), strangers[at].clone());
@@ -168,7 +169,7 @@ async fn a_margin_is_over_every_item_of_another_label() {
         ..CalibrationSettings::default()
     };
     let queries = (0..60).map(stranger).chain((0..40).map(known));
-    calibrate(&running, margin, queries).await;
+    calibrate(&running.channel, margin, queries).await;
 
     let (mut accepted, mut missed) = (0, 0);
     for _ in 0..200 {
@@ -211,7 +212,7 @@ async fn a_margin_is_over_every_item_of_another_label() {
         gallery_as_queries: true,
         ..CalibrationSettings::default()
     };
-    calibrate(&running, of_itself, []).await;
+    calibrate(&running.channel, of_itself, []).await;
     let said = run(&["points", "show", deployment.to_str().unwrap()]);
     let said = text(&said.stdout);
     let misses = said.lines().find(|line| line.contains("index misses"));
@@ -235,11 +236,11 @@ async fn an_frr_of_exact_searches_ends_with_the_first_index() {
         confidence: 0.9,
         ..CalibrationSettings::default()
     };
-    calibrate(&running, frr, (0..LABELS).map(known)).await;
+    calibrate(&running.channel, frr, (0..LABELS).map(known)).await;
     let basis = ask(&running, &vector(0, 5), 1).await.basis.unwrap();
     assert!(basis.target_frr.is_some() && basis.frr_bound.is_some());
 
-    enrol(&running, "one more", Random(3).vector(16)).await;
+    enrol(&running.channel, "one more", Random(3).vector(16)).await;
     let index = async {
         loop {
             let basis = ask(&running, &vector(0, 5), 1).await.basis.unwrap();

@@ -20,6 +20,7 @@ mod limits;
 mod metrics;
 mod monitoring;
 mod points_import;
+mod promises;
 mod remote;
 mod replicas;
 mod shadow;

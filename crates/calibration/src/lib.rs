@@ -58,6 +58,7 @@ pub mod operating_point;
 mod percent;
 pub mod policy;
 pub mod procedure;
+pub mod promised;
 pub mod rates;
 pub mod recording;
 pub mod refusal;

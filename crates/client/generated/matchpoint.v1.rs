@@ -1930,7 +1930,8 @@ pub enum Remedy {
     SNorm = 4,
     /// Normalised by both, against the nearest quarter of the cohort.
     AsNorm = 5,
-    /// The one that is better on half of the labels by more than chance, or none; the other half sets the threshold.
+    /// The one of no adjustment, REMEDY_MARGIN, REMEDY_AS_NORM and REMEDY_AS_NORM_MARGIN with the lowest FRR, of four
+    /// thresholds that are certified together.
     Measured = 6,
     /// The similarity of the best match less a part (`margin_factor`) of that of the best of another label.
     Margin = 7,
@@ -2378,7 +2379,7 @@ pub struct SearchRequest {
     #[prost(string, tag = "1")]
     pub deployment: ::prost::alloc::string::String,
     /// How many matches to return, at most: 1 to 1000. 0 means 10. Does not influence the decision, which rests on a search
-    /// as wide as those of the calibration.
+    /// as wide as those of the calibration, under a filter too.
     #[prost(uint32, tag = "4")]
     pub limit: u32,
     /// Find the matches by comparing with every item, instead of asking an approximate index. Scores are exact either way,
@@ -2477,7 +2478,9 @@ pub struct SearchResponse {
     #[serde(flatten)]
     pub timings: ::core::option::Option<StageTimings>,
     /// The state that decided: 32 hexadecimal digits over the items, the model's fingerprint, the index's parameters and the
-    /// operating point. Two replicas of one state decide alike. Of another they may not, whatever `generation` says.
+    /// operating point. Two replicas of one state decide alike while searches compare with every item. Behind an approximate
+    /// index their graphs may have been built apart, and a decision may differ where one of them misses an item that the other
+    /// finds. Replicas of different states may decide differently anywhere, whatever `generation` says.
     #[prost(string, tag = "9")]
     pub state: ::prost::alloc::string::String,
     /// Id of the item that the decision is about: the best of the search that it rests on. It may not be among `matches`, and they
@@ -5470,7 +5473,7 @@ pub struct DeploymentInfo {
     /// before the first round.
     #[prost(message, optional, tag = "21")]
     pub left_out: ::core::option::Option<LeftOutCheck>,
-    /// The present state, as in `SearchResponse`: the same for replicas that decide alike.
+    /// The present state, as in `SearchResponse`.
     #[prost(string, tag = "22")]
     pub state: ::prost::alloc::string::String,
     /// The journal in which this server records decisions, as the last four digits of their ids name it: 4 hexadecimal digits.
@@ -5492,6 +5495,10 @@ pub struct DeploymentInfo {
     #[prost(enumeration = "UndecidedReason", tag = "27")]
     #[serde(serialize_with = "crate::enum_names::undecided_reason")]
     pub undecided_reason: i32,
+    /// What the active operating point promised when it was calibrated, and what is left of that: as the answers to searches
+    /// say it. Empty if it promised nothing, and without one.
+    #[prost(message, repeated, tag = "28")]
+    pub promises: ::prost::alloc::vec::Vec<PromiseStanding>,
 }
 impl ::prost::Name for DeploymentInfo {
     const NAME: &'static str = "DeploymentInfo";
@@ -5501,6 +5508,44 @@ impl ::prost::Name for DeploymentInfo {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "/matchpoint.v1.DeploymentInfo".into()
+    }
+}
+/// A rate that was promised at a calibration, and what is left of that today.
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PromiseStanding {
+    /// Which rate: `far`; `frr`; or `review`, the share of mated searches that are rejected without a look or accepted with a
+    /// wrong label.
+    #[prost(string, tag = "1")]
+    pub rate: ::prost::alloc::string::String,
+    /// The rate is at most this one, in (0, 1). A false accept rate is the one of today's size, as `DecisionBasis.target_far`.
+    #[prost(double, tag = "2")]
+    pub target: f64,
+    /// The confidence of that, in (0, 1).
+    #[prost(double, tag = "3")]
+    pub confidence: f64,
+    /// The bound on the rate today, at this confidence, in \[0, 1\]. Not set if nothing bounds it.
+    #[prost(double, optional, tag = "4")]
+    pub bound: ::core::option::Option<f64>,
+    /// Whether the promise stands. False without a bound, and with one above the target.
+    #[prost(bool, tag = "5")]
+    pub stands: bool,
+    /// Whether it stands as a prediction only, because the growth that was allowed for has come: `DecisionBasis.certified` is
+    /// false.
+    #[prost(bool, tag = "6")]
+    pub foreseen: bool,
+    /// What has ended it, in words, such as that items are gone; empty if it stands.
+    #[prost(string, tag = "7")]
+    pub ended: ::prost::alloc::string::String,
+}
+impl ::prost::Name for PromiseStanding {
+    const NAME: &'static str = "PromiseStanding";
+    const PACKAGE: &'static str = "matchpoint.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "matchpoint.v1.PromiseStanding".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/matchpoint.v1.PromiseStanding".into()
     }
 }
 /// A part of switching a deployment.

@@ -1,5 +1,6 @@
 //! `matchpoint inspect`: what a deployment or a model consists of, everything verified.
 
+mod point_report;
 mod served;
 
 use std::path::{Path, PathBuf};
@@ -7,18 +8,18 @@ use std::time::Instant;
 
 use serde::Serialize;
 
+use self::point_report::{PointReport, covered_text};
 use crate::cli::exit::{Exit, fail};
-use crate::cli::output::{Output, percent, table};
+use crate::cli::output::{Output, table};
+use crate::cli::points::promises::today;
 use crate::cli::points::text::describe;
 use crate::cli::server_address::{ServerChoice, name_of};
 use crate::config::{EngineFlags, ProcessEnvironment};
 use crate::deployment::{
-    DeploymentError, Folder, Models, OpenedPromise, Record, StateParts, index_binding,
-    promise_in_gallery,
+    DeploymentError, Folder, Models, Record, StateParts, index_binding, promise_in_gallery,
 };
 use crate::telemetry;
-use matchpoint_calibration::coverage::Coverage;
-use matchpoint_calibration::operating_point::{Binding, Content, Metric, OperatingPoint};
+use matchpoint_calibration::operating_point::{Binding, Metric, OperatingPoint};
 use matchpoint_gallery::params::IndexParams;
 use matchpoint_gallery::{Access, Gallery};
 
@@ -77,28 +78,6 @@ struct DeploymentReport {
     bytes_on_disk: u64,
     verified_in_seconds: f64,
     operating_points: Vec<PointReport>,
-}
-
-#[derive(Serialize)]
-struct PointReport {
-    id: String,
-    active: bool,
-    /// Why it would decide nothing; absent if it is valid.
-    mismatch: Option<String>,
-    within_calibrated_size: bool,
-    /// Whether its target FAR is promised for the gallery as it is.
-    certified: bool,
-    /// Share of the gallery that its calibration saw; absent if that is unknown.
-    gallery_coverage: Option<f64>,
-    items_added: Option<u64>,
-    items_removed: Option<u64>,
-    far_bound: Option<f64>,
-    frr_bound: Option<f64>,
-    /// Why the share is unknown.
-    coverage_problem: Option<String>,
-    /// Why traffic is compared with nothing, if what its queries looked like was stored.
-    traffic_problem: Option<String>,
-    content: Content,
 }
 
 #[derive(Serialize)]
@@ -187,27 +166,14 @@ fn inspect(path: &Path, graph_from_items: usize) -> anyhow::Result<DeploymentRep
     folder.active_operating_point()?;
     let points = folder.operating_points()?;
     let operating_points = points.iter().map(|point| {
-        let OpenedPromise { today, problem } = promise_in_gallery(&folder, &gallery, point);
+        let opened = promise_in_gallery(&folder, &gallery, point, graph_from_items);
+        let active = record.active_operating_point.as_deref() == Some(point.id());
         PointReport {
-            id: point.id().to_owned(),
-            active: record.active_operating_point.as_deref() == Some(point.id()),
             mismatch: point
                 .check_binding(&binding)
                 .err()
-                .map(|mismatch| mismatch.to_string()),
-            within_calibrated_size: today.within_calibrated_size(),
-            certified: today.certified,
-            gallery_coverage: today.coverage.map(Coverage::share),
-            items_added: today.coverage.map(Coverage::added),
-            items_removed: today.coverage.map(Coverage::removed),
-            far_bound: today.far_bound,
-            frr_bound: today.frr_bound,
-            coverage_problem: problem,
-            traffic_problem: folder
-                .calibrated_traffic(point.id())
-                .err()
-                .map(|problem| problem.to_string()),
-            content: point.content().clone(),
+                .map(|one| one.to_string()),
+            ..PointReport::of(&folder, point, opened, active)
         }
     });
     let active = points
@@ -318,6 +284,7 @@ fn deployment_text(report: &DeploymentReport) -> String {
         if let Some(mismatch) = &point.mismatch {
             text.push_str(&format!("  NOT VALID HERE: {mismatch}\n"));
         }
+        text.push_str(&today(&point.promises));
         text.push_str(&covered_text(point));
         if let Some(problem) = &point.traffic_problem {
             text.push_str(&format!(
@@ -327,36 +294,6 @@ fn deployment_text(report: &DeploymentReport) -> String {
         text.push_str(&describe(&point.content));
     }
     text
-}
-
-/// What the calibration covers of the gallery as it is, if that is not all of it.
-fn covered_text(point: &PointReport) -> String {
-    let problem = point.coverage_problem.as_deref();
-    let Some((share, added)) = point.gallery_coverage.zip(point.items_added) else {
-        let problem = problem.unwrap_or("not known");
-        return format!(
-            "  NOT COVERED: which items it was calibrated on is not known ({problem}); recalibrate\n"
-        );
-    };
-    let removed = point.items_removed.unwrap_or_default();
-    if added == 0 && removed == 0 {
-        return problem.map_or_else(String::new, |problem| {
-            format!("  NOT COVERED once the gallery changes ({problem}); recalibrate\n")
-        });
-    }
-    let bound = point
-        .far_bound
-        .map(|bound| format!("; a FAR of {} is not exceeded", percent(bound)));
-    let outgrown = if point.within_calibrated_size {
-        "  covers"
-    } else {
-        "  OUTGROWN: recalibrate; it covers"
-    };
-    format!(
-        "{outgrown} {} of the gallery: {added} items were added or changed since, {removed} are gone{}\n",
-        percent(share),
-        bound.unwrap_or_default()
-    )
 }
 
 fn model_text(report: &ModelReport) -> String {

@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use crate::cli::output::{Output, percent, table};
+use crate::cli::points::promises::today;
 use crate::cli::points::served::ServedPoints;
 use crate::cli::points::served_point::{created, describe};
 use crate::cli::runtime::single_threaded;
@@ -25,6 +26,7 @@ pub(crate) fn inspect(server: &ServerAddress, name: &str, json: bool) -> anyhow:
         let client = server.connect().await?;
         let info = served_info(&client, name).await?;
         let points = ServedPoints::of(&client, &info.name).await?;
+        let points = points.today(&info);
         anyhow::Ok(InspectedService { info, points })
     })?;
     Output::new(json).result(&found, text)
@@ -74,9 +76,10 @@ fn text(found: &InspectedService) -> String {
             (false, _) => "not active",
         };
         text.push_str(&format!(
-            "operating point {} ({state}), made {}\n{}",
+            "operating point {} ({state}), made {}\n{}{}",
             one.point.id,
             created(&one.point),
+            today(&one.promises),
             describe(&one.point)
         ));
     }

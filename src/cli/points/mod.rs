@@ -2,6 +2,7 @@
 
 mod import;
 mod outcomes;
+pub(super) mod promises;
 pub(super) mod served;
 pub(super) mod served_point;
 pub(super) mod summary;
@@ -22,11 +23,14 @@ use crate::cli::exit::{Exit, fail};
 use crate::cli::output::Output;
 use crate::cli::server_address::Which;
 use crate::config::{EngineFlags, ProcessEnvironment};
-use crate::deployment::{Activation, Deployment, Folder, compare_points};
+use crate::deployment::{Activation, Deployment, Folder, compare_points, promise_in_gallery};
+use crate::server::promise;
 use crate::telemetry;
 use matchpoint_calibration::operating_point::{Content, OperatingPoint};
 use matchpoint_calibration::recording::Flip;
-use matchpoint_gallery::Access;
+use matchpoint_client::proto::PromiseStanding;
+use matchpoint_gallery::params::IndexParams;
+use matchpoint_gallery::{Access, Gallery};
 
 /// List, compare, activate and roll back operating points
 ///
@@ -146,6 +150,8 @@ struct ListedPoint {
 struct DescribedPoint {
     id: String,
     active: bool,
+    /// What it promised, and what is left of that; absent if the gallery cannot be opened.
+    promises: Option<Vec<PromiseStanding>>,
     content: Content,
 }
 
@@ -193,22 +199,20 @@ fn list(which: &Which) -> anyhow::Result<()> {
     let active = folder.record().active_operating_point.clone();
     let points = folder.operating_points()?;
     let listed = ListedPoint {
-        operating_points: points
-            .iter()
-            .map(|point| shown(point, active.as_deref()))
-            .collect(),
+        operating_points: shown(&folder, &points)?,
         active,
         etag: folder.etag(),
     };
     Output::new(which.json).result(&listed, |listed| {
         list_text(listed.operating_points.iter().map(|one| {
             format!(
-                "{} {}  {}  accept from {}  {}\n",
+                "{} {}  {}  accept from {}  {}\n{}",
                 if one.active { "*" } else { " " },
                 one.id,
                 one.content.created,
                 one.content.threshold,
                 one.content.goal(),
+                one.today(),
             )
         }))
     })
@@ -222,11 +226,12 @@ fn show(one: &PointArgs) -> anyhow::Result<()> {
         (None, Some(active)) => active.clone(),
         (None, None) => return Err(fail(Exit::NoInput, NONE_ACTIVE)),
     };
-    let shown = shown(&folder.operating_point(&id)?, active.as_deref());
+    let mut shown = shown(&folder, &[folder.operating_point(&id)?])?;
+    let shown = shown.swap_remove(0);
     Output::new(one.which.json).result(&shown, |shown| {
         let state = if shown.active { "decides now" } else { "kept" };
         let heading = format!("operating point {} ({state})\n", shown.id);
-        heading + &describe(&shown.content)
+        heading + &shown.today() + &describe(&shown.content)
     })
 }
 
@@ -236,11 +241,35 @@ fn whole_id_in(folder: &Folder, begins: &str) -> anyhow::Result<String> {
     whole_id(begins, points.iter().map(OperatingPoint::id))
 }
 
-fn shown(point: &OperatingPoint, active: Option<&str>) -> DescribedPoint {
-    DescribedPoint {
-        id: point.id().to_owned(),
-        active: active == Some(point.id()),
-        content: point.content().clone(),
+/// With what each of them promises in the gallery as it is.
+fn shown(folder: &Folder, points: &[OperatingPoint]) -> anyhow::Result<Vec<DescribedPoint>> {
+    let engine = EngineFlags::default().resolve(&ProcessEnvironment)?;
+    let no_graph = IndexParams {
+        graph_from_items: usize::MAX,
+        ..IndexParams::default()
+    };
+    let gallery = Gallery::open(&folder.gallery_file(), Access::ReadOnly, no_graph);
+    let active = folder.record().active_operating_point.as_deref();
+    let shown = points.iter().map(|point| {
+        let opened = gallery.as_ref().ok();
+        let opened = opened
+            .map(|gallery| promise_in_gallery(folder, gallery, point, engine.graph_from_items));
+        DescribedPoint {
+            id: point.id().to_owned(),
+            active: active == Some(point.id()),
+            promises: opened.map(|opened| opened.promised.into_iter().map(promise).collect()),
+            content: point.content().clone(),
+        }
+    });
+    Ok(shown.collect())
+}
+
+impl DescribedPoint {
+    fn today(&self) -> String {
+        self.promises.as_deref().map_or_else(
+            || "  NOT KNOWN: what is promised today, since the gallery cannot be opened; `matchpoint inspect` says why\n".to_owned(),
+            promises::today,
+        )
     }
 }
 

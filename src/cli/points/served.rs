@@ -5,13 +5,17 @@ use serde::Serialize;
 use super::outcomes::{
     Activated, ComparedPoints, FlipLine, NONE_ACTIVE, comparison_text, list_text,
 };
+use super::promises;
 use super::served_point::{ServedPoint, describe, whole_id};
 use crate::cli::exit::{Exit, fail};
 use crate::cli::output::Output;
 use crate::cli::runtime::single_threaded;
+use crate::cli::served_info::served_info;
 use crate::cli::server_address::{ServerAddress, Which, name_of};
 use matchpoint_client::Client;
-use matchpoint_client::proto::{CompareOperatingPointsRequest, Flip, ListOperatingPointsResponse};
+use matchpoint_client::proto::{
+    CompareOperatingPointsRequest, DeploymentInfo, Flip, ListOperatingPointsResponse,
+};
 
 /// All operating points of a deployment, under the keys of those of a folder.
 #[derive(Serialize)]
@@ -31,6 +35,7 @@ impl ServedPoints {
         } = client.operating_points(deployment).await?;
         let points = operating_points.into_iter().map(|point| ServedPoint {
             active: point.id == active_id,
+            promises: Vec::new(),
             point,
         });
         Ok(Self {
@@ -38,6 +43,15 @@ impl ServedPoints {
             active: Some(active_id).filter(|id| !id.is_empty()),
             etag,
         })
+    }
+
+    /// With what is left of the promises of the one that decides.
+    pub(crate) fn today(mut self, info: &DeploymentInfo) -> Self {
+        let mut all = self.operating_points.iter_mut();
+        if let Some(one) = all.find(|one| one.point.id == info.operating_point_id) {
+            one.promises.clone_from(&info.promises);
+        }
+        self
     }
 
     fn whole_id(&self, begins: &str) -> anyhow::Result<String> {
@@ -53,15 +67,22 @@ async fn known(which: &Which, server: &ServerAddress) -> anyhow::Result<(Client,
     Ok((client, known))
 }
 
+/// Those that exist, with what is left of the promises of the one that decides.
+async fn today(which: &Which, server: &ServerAddress) -> anyhow::Result<ServedPoints> {
+    let (client, found) = known(which, server).await?;
+    let info = served_info(&client, name_of(&which.deployment)?).await?;
+    Ok(found.today(&info))
+}
+
 pub(crate) fn list(which: &Which, server: &ServerAddress) -> anyhow::Result<()> {
-    let (_, found) = single_threaded()?.block_on(known(which, server))?;
+    let found = single_threaded()?.block_on(today(which, server))?;
     Output::new(which.json).result(&found, |found| {
         list_text(found.operating_points.iter().map(ServedPoint::line))
     })
 }
 
 pub(crate) fn show(which: &Which, server: &ServerAddress, id: Option<&str>) -> anyhow::Result<()> {
-    let (_, found) = single_threaded()?.block_on(known(which, server))?;
+    let found = single_threaded()?.block_on(today(which, server))?;
     let id = match (id, &found.active) {
         (Some(id), _) => found.whole_id(id)?,
         (None, Some(active)) => active.clone(),
@@ -76,7 +97,7 @@ pub(crate) fn show(which: &Which, server: &ServerAddress, id: Option<&str>) -> a
     Output::new(which.json).result(&shown, |shown| {
         let state = if shown.active { "decides now" } else { "kept" };
         let heading = format!("operating point {} ({state})\n", shown.point.id);
-        heading + &describe(&shown.point)
+        heading + &promises::today(&shown.promises) + &describe(&shown.point)
     })
 }
 

@@ -2,11 +2,12 @@
 
 use serde::Serialize;
 
+use super::promises::today;
 use crate::cli::exit::{Exit, fail};
 use crate::cli::output::{self, measured, percent, table};
 use crate::clock::rfc_3339;
 use matchpoint_calibration::growth::items_within;
-use matchpoint_client::proto::{MeasuredRate, OperatingPoint, ReviewBand};
+use matchpoint_client::proto::{MeasuredRate, OperatingPoint, PromiseStanding, ReviewBand};
 
 /// Ids that are named if several match.
 const IDS_NAMED_MAX: usize = 10;
@@ -15,6 +16,8 @@ const IDS_NAMED_MAX: usize = 10;
 #[derive(Serialize)]
 pub(crate) struct ServedPoint {
     pub(crate) active: bool,
+    /// What is left of what it promised; empty if it does not decide.
+    pub(crate) promises: Vec<PromiseStanding>,
     #[serde(flatten)]
     pub(crate) point: OperatingPoint,
 }
@@ -35,12 +38,13 @@ impl ServedPoint {
     /// As a line of a list.
     pub(crate) fn line(&self) -> String {
         format!(
-            "{} {}  {}  accept from {:.4}  {}\n",
+            "{} {}  {}  accept from {:.4}  {}\n{}",
             if self.active { "*" } else { " " },
             self.point.id,
             created(&self.point),
             self.point.threshold,
             goal(&self.point),
+            today(&self.promises),
         )
     }
 }

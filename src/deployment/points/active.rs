@@ -13,6 +13,7 @@ use matchpoint_calibration::coverage::Coverage;
 use matchpoint_calibration::decision::Decision;
 use matchpoint_calibration::monitoring::traffic::{SearchFacts, SearchSigns, TrafficReference};
 use matchpoint_calibration::operating_point::{Content, OperatingPoint};
+use matchpoint_calibration::promised::PromisedTarget;
 use matchpoint_calibration::refusal::Mismatch;
 use matchpoint_calibration::standing::PromiseToday;
 use matchpoint_gallery::item_set::ItemSet;
@@ -379,6 +380,15 @@ impl ActivePoint {
         let content = self.valid()?.content();
         let today = searched_gallery(gallery, self.coverage(gallery));
         Some(PromiseToday::of(content, &today))
+    }
+
+    /// The promises of the operating point, by what is left of each in this state of the gallery.
+    pub(in crate::deployment) fn promised_in(&self, gallery: &GalleryView) -> Vec<PromisedTarget> {
+        let all = self.valid().zip(self.promise_in(gallery));
+        let all = all.map(|(point, today)| {
+            PromisedTarget::all(point.content(), &today, self.coverage_problem())
+        });
+        all.unwrap_or_default()
     }
 
     /// The reason why the items of the calibration are not known; `None` if they are, and if no operating point

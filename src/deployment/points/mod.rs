@@ -21,7 +21,9 @@ use matchpoint_calibration::certify::TargetFar;
 use matchpoint_calibration::coverage::Coverage;
 use matchpoint_calibration::monitoring::predicted_far::predicted_far;
 use matchpoint_calibration::operating_point::OperatingPoint;
+use matchpoint_calibration::promised::PromisedTarget;
 use matchpoint_calibration::recording::{Flip, Scale, ScaledThreshold};
+use matchpoint_gallery::view::GalleryView;
 use matchpoint_remote::SharedPoint;
 
 /// The longest time that a worker may spend on one job, dozens of times what the slowest picture within the
@@ -454,5 +456,19 @@ impl Deployment {
             let bounds = [far.estimate, far.upper];
             telemetry::far_predicted(&self.name, point.id(), bounds);
         }
+    }
+
+    /// The promises of an operating point, by what is left of each in this state of the gallery; empty if it makes none.
+    #[must_use]
+    pub fn promised_in(&self, active: &ActivePoint, view: &GalleryView) -> Vec<PromisedTarget> {
+        let mut promised = active.promised_in(view);
+        if self.folder_has_changed() {
+            for one in &mut promised {
+                one.bound = None;
+                one.foreseen = false;
+                one.ended = Some("the folder has changed since it was opened".to_owned());
+            }
+        }
+        promised
     }
 }

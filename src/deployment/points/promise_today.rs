@@ -6,18 +6,20 @@ use crate::deployment::DeploymentError;
 use crate::deployment::folder::Folder;
 use matchpoint_calibration::coverage::Coverage;
 use matchpoint_calibration::operating_point::{Content, OperatingPoint};
+use matchpoint_calibration::promised::PromisedTarget;
 use matchpoint_calibration::standing::{PromiseToday, SearchedGallery};
 use matchpoint_gallery::Gallery;
 use matchpoint_gallery::item_set::ItemSet;
 use matchpoint_gallery::view::GalleryView;
 
-/// What an operating point promises in a gallery that was opened separately and, if the items of its
-/// calibration are not known, the reason.
+/// What an operating point promises in a gallery that was opened separately, without an index, and, if the items of
+/// its calibration are not known, the reason. From `graph_from_items` on a server searches it through an index.
 #[must_use]
 pub fn promise_in_gallery(
     folder: &Folder,
     gallery: &Gallery,
     point: &OperatingPoint,
+    graph_from_items: usize,
 ) -> OpenedPromise {
     let items = folder.calibrated_items(point).map(Arc::new);
     let compared = items.as_ref().ok().cloned();
@@ -29,8 +31,14 @@ pub fn promise_in_gallery(
     let problem = items.as_ref().err().or(compared.as_ref().err());
     let problem = problem.map(ToString::to_string);
     let coverage = coverage_in(&view, content, items.as_ref().ok());
+    let searched = SearchedGallery {
+        approximate: graph_from_items <= view.len(),
+        ..searched_gallery(&view, coverage)
+    };
+    let today = PromiseToday::of(content, &searched);
     OpenedPromise {
-        today: PromiseToday::of(content, &searched_gallery(&view, coverage)),
+        today,
+        promised: PromisedTarget::all(content, &today, problem.as_deref()),
         problem,
     }
 }
@@ -40,6 +48,8 @@ pub fn promise_in_gallery(
 pub struct OpenedPromise {
     /// The promise in today's gallery.
     pub today: PromiseToday,
+    /// The promises of the operating point, by what is left of each.
+    pub promised: Vec<PromisedTarget>,
     /// The reason why the items of the calibration are not known; `None` if they are.
     pub problem: Option<String>,
 }

@@ -5,3 +5,4 @@ pub(super) mod convert;
 pub(super) mod doubts;
 pub(super) mod drift;
 pub(super) mod page_token;
+pub(super) mod promises;

@@ -8,6 +8,7 @@ use super::shadow;
 use crate::deployment::{Deployment, JudgedScore};
 use crate::server::messages::convert;
 use crate::server::messages::drift;
+use crate::server::messages::promises::promise;
 use crate::server::registry::Registry;
 use crate::server::status::from_error;
 use crate::server::switching::Switching;
@@ -150,13 +151,15 @@ impl ServerService for ServerInfoHandler {
 impl ServerInfoHandler {
     fn describe(&self, deployment: &Deployment) -> DeploymentInfo {
         let (view, model) = (deployment.view(), &deployment.loaded().model);
-        let basis = deployment.active_point().basis(&view, JudgedScore::Nothing);
+        let active = deployment.active_point();
+        let basis = active.basis(&view, JudgedScore::Nothing);
         let basis = basis.if_folder_changed(deployment.folder_has_changed());
         let copy_of = deployment.copy_of().filter(|_| !self.only_copy);
         let (round, journal) = (
             deployment.monitor().left_out(),
             deployment.monitor().journal_id(),
         );
+        let promises = deployment.promised_in(&active, &view).into_iter();
         DeploymentInfo {
             name: deployment.name().to_owned(),
             model_name: model.name().to_owned(),
@@ -185,6 +188,7 @@ impl ServerInfoHandler {
             copy_of: copy_of.unwrap_or_default(),
             folder_changed: deployment.folder_has_changed(),
             undecided_reason: convert::undecided(basis.undecided).into(),
+            promises: promises.map(promise).collect(),
         }
     }
 }

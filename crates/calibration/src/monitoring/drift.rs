@@ -10,10 +10,10 @@ use super::sequential::{Bet, EProcess, ErrorSide, LIMIT_MAX, Null};
 use super::shared_causes::SharedCause;
 use crate::binomial::real;
 use crate::certify::TargetFar;
-use crate::coverage::Coverage;
 use crate::operating_point::OperatingPoint;
+use crate::promised::{PromisedRate, PromisedTarget};
 use crate::rates::{Confidence, Interval, Rate, percent};
-use crate::standing::{PromiseToday, UnseenToday};
+use crate::standing::PromiseToday;
 
 /// The limit that a watched rate is compared with.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -672,7 +672,10 @@ fn gallery(today: GalleryToday<'_>) -> Vec<Finding> {
             coverage.items,
             in_which(&promise),
         );
-        findings.push(if promise.within_calibrated_size() {
+        let rates_of_mates = promise.target_far.is_none() && !today.promised.is_empty();
+        findings.push(if rates_of_mates {
+            finding(DriftVerdict::Note, format!("{covers}."), "")
+        } else if promise.within_calibrated_size() {
             let room = promise.covered_items.saturating_sub(promise.extent);
             let says = format!("{covers}. There is room for {room} more.");
             finding(DriftVerdict::Note, says, "")
@@ -685,59 +688,20 @@ fn gallery(today: GalleryToday<'_>) -> Vec<Finding> {
             )
         });
     }
-    findings.extend(promises_of_mates(&promise, coverage));
+    // That one too many was added is said above.
+    let outgrown =
+        |one: &&PromisedTarget| one.rate == PromisedRate::Far && !promise.within_calibrated_size();
+    let others = today.promised.iter().filter(|one| !outgrown(one));
+    findings.extend(others.filter_map(|one| {
+        let why = one.ended.as_ref()?;
+        let says = format!("The promise {} has ended: {why}.", one.describe());
+        Some(finding(
+            DriftVerdict::Warning,
+            says,
+            "Recalibrate on today's gallery.",
+        ))
+    }));
     findings
-}
-
-/// Says which promises about mated searches no longer hold because items were removed or added.
-fn promises_of_mates(promise: &PromiseToday, coverage: Coverage) -> Vec<Finding> {
-    let unseen = promise.unseen;
-    let rates = [
-        (
-            "FRR",
-            promise.target_frr,
-            promise.frr_bound,
-            promise.kept_frr(),
-        ),
-        (
-            "FRR without a review",
-            unseen.map(|unseen| unseen.target),
-            unseen.and_then(|unseen| unseen.bound),
-            unseen.and_then(UnseenToday::kept),
-        ),
-    ];
-    let ended = rates.into_iter().filter_map(|(rate, target, bound, kept)| {
-        let target = target.filter(|_| kept.is_none())?;
-        let bound = bound.map_or("without a bound".to_owned(), |bound| {
-            format!("{} is the bound", percent(bound))
-        });
-        Some(Finding {
-            subject: FindingSubject::Gallery,
-            verdict: DriftVerdict::Warning,
-            says: format!(
-                "{}: the promise {rate} <= {} has ended ({bound}).",
-                what_mates_lost(coverage),
-                percent(target)
-            ),
-            next: "Recalibrate on today's gallery.".to_owned(),
-        })
-    });
-    ended.collect()
-}
-
-/// Says how many of the items that the calibration saw are gone, and how many were added since.
-fn what_mates_lost(coverage: Coverage) -> String {
-    let [gone, added] = [coverage.removed(), coverage.added()];
-    let came = format!("{added} items were added, which may come before the right ones");
-    let gone = match gone {
-        0 => return came,
-        gone => format!("{gone} items of the calibration are gone, by which labels were found"),
-    };
-    if added == 0 {
-        gone
-    } else {
-        format!("{gone}, and {came}")
-    }
 }
 
 /// Names the bound on the FAR in today's gallery, if there is one.
@@ -793,6 +757,7 @@ mod tests {
     use super::super::audit::{AuditRow, SearchTruth};
     use super::super::strata::{Inclusion, Strata};
     use super::*;
+    use crate::coverage::Coverage;
     use crate::operating_point::{GrowthAllowed, PointPlan};
     use crate::policy::CalibrationTarget;
     use crate::trials::{NonMatedSearch, StrangerOrigin, Trials};
@@ -853,6 +818,7 @@ mod tests {
                     kept: 80,
                     items: 129,
                 }),
+                promised: &[],
                 problem: None,
             }),
         };
@@ -902,11 +868,11 @@ mod tests {
                 kept,
                 items: kept + added,
             });
-            let today = |promise| GalleryToday {
+            gallery(GalleryToday {
                 promise,
+                promised: &[],
                 problem: None,
-            };
-            gallery(today(promise))
+            })
         };
         assert_eq!(of(100, 0), []);
         // Removed items do not weaken a bound on the FAR.
@@ -933,6 +899,7 @@ mod tests {
                     items: 100,
                 })
             },
+            promised: &[],
             problem: Some("calibrated-items/00ff.items: its checksum does not match its content"),
         };
         let [unknown] = &gallery(unknown)[..] else {
@@ -945,45 +912,49 @@ mod tests {
     }
 
     #[test]
-    fn a_certified_frr_ends_with_the_items_that_its_labels_were_found_by() {
-        let of = |kept: u64| {
+    fn each_promise_that_has_ended_is_named_with_what_ended_it() {
+        let ended = |rate, ended: Option<&str>| PromisedTarget {
+            rate,
+            target: 0.1,
+            confidence: Confidence::DISPLAY,
+            bound: None,
+            foreseen: false,
+            ended: ended.map(ToOwned::to_owned),
+        };
+        let promised = [
+            ended(PromisedRate::Far, None),
+            ended(PromisedRate::Frr, Some("2 items are gone")),
+            ended(PromisedRate::Review, Some("2 items are gone")),
+        ];
+        let of = |items, target_far| {
             let coverage = Coverage {
                 calibrated: 100,
-                kept,
-                items: kept,
+                kept: 98,
+                items,
             };
-            let unseen = UnseenToday {
-                target: 0.1,
-                bound: Some(coverage.frr_bound(0.08, 0.0, 50)),
-            };
-            let promise = PromiseToday {
-                target_frr: Some(0.1),
-                frr_bound: unseen.bound,
-                unseen: Some(unseen),
-                ..promise(coverage)
-            };
-            assert_eq!(promise.kept_frr(), unseen.kept());
-            (
-                promise.kept_frr(),
-                gallery(GalleryToday {
-                    promise,
-                    problem: None,
-                }),
-            )
+            gallery(GalleryToday {
+                promise: PromiseToday {
+                    target_far,
+                    ..promise(coverage)
+                },
+                promised: &promised,
+                problem: None,
+            })
         };
-        assert_eq!(of(99), (Some(0.1), Vec::new()));
-        let (kept, findings) = of(98);
-        assert_eq!(kept, None);
-        let rates = ["FRR <= 10 %", "FRR without a review <= 10 %"];
-        assert_eq!(findings.len(), rates.len());
-        for (finding, rate) in findings.iter().zip(rates) {
-            let says = &finding.says;
-            assert!(
-                says.starts_with("2 items of the calibration are gone"),
-                "{says}"
-            );
-            assert!(says.contains(rate), "{says}");
-        }
+        let says: Vec<String> = of(98, Some(0.1)).into_iter().map(|one| one.says).collect();
+        assert_eq!(
+            says,
+            [
+                "The promise FRR <= 10 % has ended: 2 items are gone.",
+                "The promise FRR without a review <= 10 % has ended: 2 items are gone.",
+            ]
+        );
+        // What was added ends no promise that says nothing of strangers.
+        let [added, ..] = &of(200, None)[..] else {
+            panic!()
+        };
+        assert_eq!(added.verdict, DriftVerdict::Note);
+        assert!(!added.says.contains("has ended"), "{added:?}");
     }
 
     fn verdict(drift: &DriftAssessment, subject: FindingSubject) -> &Finding {

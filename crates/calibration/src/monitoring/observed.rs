@@ -4,6 +4,7 @@ use super::audit::{AcceptFeedback, AuditRow, CountedDecisions};
 use super::reviews::ReviewsInService;
 use super::shared_causes::Case;
 use super::strata::Strata;
+use crate::promised::PromisedTarget;
 use crate::standing::PromiseToday;
 
 /// The decisions of one operating point under one design of the audit.
@@ -57,6 +58,8 @@ impl<'a> AuditWindow<'a> {
 pub struct GalleryToday<'a> {
     /// What is left of the promise.
     pub promise: PromiseToday,
+    /// The promises of the calibration, by what is left of each.
+    pub promised: &'a [PromisedTarget],
     /// The reason why the items of the calibration are not known; `None` if they are known.
     pub problem: Option<&'a str>,
 }
