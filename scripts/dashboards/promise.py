@@ -52,6 +52,7 @@ WHAT_TO_DO = """\
 | FRR alarm | look at annotated rejects: camera, light, old pictures; then enrol newer ones, or recalibrate with queries of today |
 | no value for a rate | annotate what waits: `matchpoint audit list` |
 | canaries changed | model, preprocessing, index or gallery: `matchpoint canaries replay` names them |
+| a promise that has ended | `matchpoint status` says what ended it; recalibrate |
 | predicted FAR above its limit | recalibrate with `--grow-to` |
 | searches unlike the calibration | see [traffic](/d/matchpoint-traffic); only annotations say which rate has changed |"""
 
@@ -91,6 +92,17 @@ def promise() -> dashboard.Dashboard:
         "{{deployment}} {{operating_point}}": "matchpoint_gallery_size_ratio{@} & active",
         "{{deployment}}: share that the calibration has seen": "matchpoint_gallery_coverage_ratio{@}",
     }
+    standing = value(
+        "Promises in today's gallery",
+        (24, 4),
+        "What the operating point promised at its calibration, and whether that stands after what was added or removed "
+        "since. Ended: nothing bounds the rate below its target any more; what the rate is, annotations say.",
+        "none",
+        {"{{deployment}} {{rate}}": "min by (deployment, rate) (matchpoint_promise_stands{@} & active)"},
+    )
+    standing = standing.mappings(words_for(("ENDED", "red"), ("stands", "text"))).thresholds(
+        steps((None, "red"), (1, "text"))
+    )
     evidence = {
         "{{deployment}} {{rate}}": "matchpoint_evidence_log_ratio{@} & active",
         "{{deployment}} alarm": "max by (deployment) (matchpoint_evidence_alarm_log_ratio{@} & active)",
@@ -147,6 +159,7 @@ def promise() -> dashboard.Dashboard:
             interval("FAR", "far"),
             interval("FRR", "frr"),
             deciding,
+            standing,
             "Without annotations",
             chart(
                 "FAR of today's gallery, and its limit",

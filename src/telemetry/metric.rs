@@ -72,7 +72,7 @@ table! {
     gauge GALLERY_GENERATION = "matchpoint_gallery_generation":
         "Number of the gallery's state; grows with each change.";
     gauge STATE_INFO = "matchpoint_state_info":
-        "1; the label `state` names what decides: items, model, index and operating point. Replicas that decide alike have the same. One series for each deployment: with another state, the one before is gone.";
+        "1; the label `state` names what decides: items, model, index and operating point. Replicas of the same items, model, index and operating point have the same. One series for each deployment: with another state, the one before is gone.";
     gauge(Seconds) STORE_LAG = "matchpoint_store_lag_seconds":
         "How long ago a deployment was last known to have all that its store has: a second at most if all is well. Grows while the store is out of reach, too. No series without a store.";
     gauge STORE_WRITER = "matchpoint_store_writer":
@@ -85,6 +85,8 @@ table! {
         "Items of the calibration with those added since, over the items that the operating point covers. Above 1 the promised FAR no longer covers the gallery. Blind to the kind of what was added.";
     gauge FAR_BOUND = "matchpoint_far_bound_ratio":
         "FAR that is not exceeded in today's gallery, at the confidence of the operating point: that of the calibration, in the smallest gallery that holds its items and those added since. NaN if not known. Blind to the kind of what was added.";
+    gauge PROMISE_STANDS = "matchpoint_promise_stands":
+        "1 while what the operating point promised at its calibration holds for today's gallery, 0 once it has ended; by rate: far, frr, review (the FRR without a review). No series for what it never promised. Blind to what searches are like, and to the true rates.";
     counter ENROLMENT_CHECKS = "matchpoint_enrolment_checks_total":
         "Enrolled items by outcome: apart, lookalike (accepted as an item of another label), unchecked (no valid operating point, or the workers were busy).";
     gauge LEFT_OUT_SEARCHES = "matchpoint_left_out_searches":
@@ -176,7 +178,7 @@ table! {
     gauge TRAFFIC_SHARE = "matchpoint_traffic_share_ratio":
         "By feature, the share of searches that has most of the evidence: among the latest 500 (bound recent), at calibration (calibrated), and what it is at most by the number of its labels while traffic is like the calibration (limit). Which share it is, `matchpoint drift report` says.";
     gauge PREDICTED_FAR = "matchpoint_predicted_far_ratio":
-        "FAR predicted for a gallery of today's size from what calibration measured; bound is estimate or upper. Blind to all but the number of items: assumes strangers and pictures as at calibration, and new items as similar to strangers as the old ones. Absent if no FAR was measured.";
+        "FAR predicted for a gallery of today's size from what calibration measured; bound is estimate or upper. Blind to all but the number of items: assumes strangers and pictures as at calibration, and new items as similar to strangers as the old ones. Absent if no FAR was measured; absent or NaN if it is not known how many items were added.";
     histogram FEATURE_NORM = "matchpoint_feature_norm":
         "Length of the feature of each image searched for, before it is made 1. Falls with blur, dark and empty pictures for many models. Blind to truth, to strangers, and to models whose features all have one length.";
     histogram MATCH_MARGIN = "matchpoint_match_margin":

@@ -10,6 +10,7 @@ mod keys;
 mod logs;
 mod metric;
 mod openmetrics;
+mod promise;
 mod series;
 mod shadow;
 mod states;
@@ -32,6 +33,7 @@ pub use keys::key_expires;
 pub use logs::{CHANGES, install_logs};
 use metrics::{counter, gauge, histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
+pub use promise::{PROMISE_VALUES, far_predicted, promise_seen};
 pub use shadow::{ShadowLabels, shadow_compared, shadow_ended, shadow_skipped, shadow_started};
 pub use states::{folder_changed, state_decides, store_followed};
 
@@ -306,6 +308,7 @@ pub fn operating_point_activated(
         canaries_ended(deployment, previous);
         show_left_out(deployment, previous, None);
         series::set(metric::FAR_BOUND, &labels_of(deployment, previous), None);
+        promise::replaced(deployment, previous);
     }
     let Some(active) = active else { return };
     let labels = labels(active.id);
@@ -515,15 +518,6 @@ pub fn image_failed(deployment: &str, reason: &'static str) {
         .increment(1);
 }
 
-/// Shows the FAR that is predicted for the gallery's size: the estimate and its upper bound.
-pub fn far_predicted(deployment: &str, operating_point: &str, bounds: [f64; 2]) {
-    for (bound, value) in ["estimate", "upper"].into_iter().zip(bounds) {
-        gauge!(metric::PREDICTED_FAR, "deployment" => deployment.to_owned(),
-            "operating_point" => operating_point.to_owned(), "bound" => bound)
-        .set(value);
-    }
-}
-
 /// Records the length of the feature of an image that was searched for.
 pub fn feature_measured(deployment: &str, norm: f64) {
     histogram!(metric::FEATURE_NORM, "deployment" => deployment.to_owned()).record(norm);
@@ -588,7 +582,7 @@ mod tests {
                 raised: false,
             };
             traffic_compared("indicators", "op", traffic);
-            far_predicted("indicators", "op", [0.1, 0.2]);
+            far_predicted("indicators", "op", Some([0.1, 0.2]));
             feature_measured("indicators", 12.0);
             margin_measured("indicators", 0.1);
         });

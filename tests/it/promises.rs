@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::common::random::Random;
 use crate::common::shop::{COMPONENTS, LABELS, build_shop, vector};
@@ -13,6 +14,9 @@ use matchpoint_client::proto::gallery_service_client::GalleryServiceClient;
 use matchpoint_client::proto::{CalibrationSettings, DeleteItemRequest, calibration_settings};
 use serde_json::Value;
 use tempfile::TempDir;
+
+/// Longer than gauges take to be looked at again.
+const SEEN: Duration = Duration::from_secs(2);
 
 /// What happens to the gallery after its calibration.
 #[derive(Clone, Copy)]
@@ -179,6 +183,17 @@ async fn is_said_everywhere(ended: Ended) {
             let said = shown(&[what, &at].concat());
             assert!(said.contains("ENDED") && said.contains(ended.why), "{said}");
         }
+        tokio::time::sleep(SEEN).await;
+        let metrics = served.scrape();
+        for (rate, stands) in ended.promises {
+            let of = format!("rate=\"{rate}\"}} {}", u8::from(*stands));
+            let mut gauges = metrics.lines();
+            let gauge = gauges
+                .find(|line| line.starts_with("matchpoint_promise_stands{") && line.ends_with(&of));
+            assert!(gauge.is_some(), "{of} {metrics}");
+        }
+        let predicted = metrics.contains("\nmatchpoint_predicted_far_ratio{");
+        assert_eq!(predicted, !matches!(ended.change, Change::ListLost));
         served.end();
     }
     for what in [&["inspect"][..], &["points", "list"], &["points", "show"]] {

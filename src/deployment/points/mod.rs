@@ -452,10 +452,13 @@ impl Deployment {
         let Some(point) = active.valid() else {
             return;
         };
-        if let Some(far) = predicted_far(point.content(), extent) {
-            let bounds = [far.estimate, far.upper];
-            telemetry::far_predicted(&self.name, point.id(), bounds);
+        for one in self.promised_in(&active, &view) {
+            telemetry::promise_seen(&self.name, point.id(), one.rate.as_str(), one.stands());
         }
+        // How many items were added is not known without the coverage.
+        let far = coverage.and_then(|_| predicted_far(point.content(), extent));
+        let bounds = far.map(|far| [far.estimate, far.upper]);
+        telemetry::far_predicted(&self.name, point.id(), bounds);
     }
 
     /// The promises of an operating point, by what is left of each in this state of the gallery; empty if it makes none.
