@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
@@ -69,7 +70,7 @@ fn label_of(item: usize) -> String {
 fn build(at: &Path, items: &[Vec<f32>]) {
     let (mut bytes, mut list) = (Vec::new(), String::from("id,label\n"));
     for (number, item) in items.iter().enumerate() {
-        bytes.extend(u32::try_from(COMPONENTS).unwrap().to_le_bytes());
+        bytes.extend(u32::try_from(item.len()).unwrap().to_le_bytes());
         bytes.extend(item.iter().flat_map(|value| value.to_le_bytes()));
         list.push_str(&format!("{number},{}\n", label_of(number)));
     }
@@ -252,5 +253,52 @@ async fn an_frr_of_exact_searches_ends_with_the_first_index() {
     };
     let basis = tokio::time::timeout(patience(Duration::from_secs(20)), index);
     assert!(basis.await.unwrap().frr_bound.is_none());
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_asked_for_does_not_decide_under_a_filter() {
+    let folder = TempDir::new().unwrap();
+    let deployment = folder.path().join("many");
+    // Items that resemble their neighbours, so that few candidates seem to suffice, and queries that resemble none of them.
+    let mut random = Random(11);
+    let mut items = Vec::new();
+    for _ in 0..1000 {
+        let centre = random.vector(256);
+        for _ in 0..4 {
+            let away = random.vector(256);
+            let both = centre.iter().zip(away);
+            items.push(both.map(|(centre, away)| centre + 0.2 * away).collect());
+        }
+    }
+    build(&deployment, &items);
+    let settings = [("MATCHPOINT_GRAPH_FROM_ITEMS", "1000")];
+    let running = Running::start(&deployment, &settings).await;
+    let mut client = RetrievalServiceClient::new(running.channel.clone());
+    let mut differ = 0;
+    for _ in 0..50 {
+        let values = random.vector(256);
+        let (mut decided, mut nearest) = (BTreeSet::new(), BTreeSet::new());
+        for (limit, exact, ef_search) in
+            [(1, false, 0), (500, false, 0), (1, true, 0), (1, false, 1)]
+        {
+            let request = SearchRequest {
+                query: Some(search_request::Query::Embedding(Vector {
+                    values: values.clone(),
+                })),
+                limit,
+                exact,
+                ef_search,
+                filter: "label != none".to_owned(),
+                ..SearchRequest::default()
+            };
+            let found = client.search(request).await.unwrap().into_inner();
+            decided.insert(found.decided_item_id);
+            nearest.extend(found.matches.into_iter().take(1).map(|one| one.id));
+        }
+        assert_eq!(decided.len(), 1, "{decided:?}");
+        differ += usize::from(1 < nearest.len());
+    }
+    assert!(0 < differ, "none of the searches missed an item");
     running.stop().await;
 }

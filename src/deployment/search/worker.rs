@@ -125,8 +125,8 @@ pub(in crate::deployment) fn search_view(
     timings: &mut Timings,
 ) -> Result<(Vec<Hit>, Option<Deciding>), DeploymentError> {
     let started = Instant::now();
-    let some_only = options.filter.is_some() || options.without_label.is_some();
-    let width = if some_only || options.one_per_label {
+    let left_out = options.without_label.is_some();
+    let width = if left_out || options.one_per_label {
         PROBE_HITS
     } else {
         DECIDING_WIDTH
@@ -142,12 +142,14 @@ pub(in crate::deployment) fn search_view(
     let mut hits = view.nearest(embedding, &probe)?;
     let asked_wider = options.exact || options.ef.is_some() || DECIDING_WIDTH < options.limit;
     let differs = options.one_per_label || (asked_wider && view.is_approximate());
-    // A label that is left out means that every item is compared. What a filter allows is searched as asked for: a wider
-    // search is nearer to the exact one, by which strangers were counted.
-    let deciding = if some_only || !differs {
+    // A label that is left out means that every item is compared.
+    let deciding = if left_out || !differs {
         deciding(&hits)
     } else {
-        let probe = Probe::nearest(DECIDING_WIDTH);
+        let probe = Probe {
+            filter: options.filter.as_ref(),
+            ..Probe::nearest(DECIDING_WIDTH)
+        };
         deciding(&view.nearest(embedding, &probe)?)
     };
     hits.truncate(options.limit);

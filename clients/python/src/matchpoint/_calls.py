@@ -80,7 +80,8 @@ class SearchOptions(TypedDict, total=False):
     """What `search` and `search_many` take beside the query."""
 
     limit: int
-    """How many matches to return, at most: 1 to 1000; 10 if left out. Does not influence the decision."""
+    """How many matches to return, at most: 1 to 1000; 10 if left out. Does not influence the decision, under a filter
+    neither."""
     exact: bool
     """Find the matches by comparing with every item. Scores are exact either way; the decision does not change."""
     filter: str
