@@ -50,7 +50,7 @@ pub(crate) struct Snapshot {
 /// Make a deployment of a snapshot
 ///
 /// Everything is verified before the deployment gets its name: it is there whole, or not at all.
-/// Its operating points decide as they did, with the model that embedded its items.
+/// Its operating points decide by the same thresholds, with the model that embedded its items.
 ///
 /// With --server, the file is sent there, and served under the new name from then on, if one of its
 /// deployments has the model.

@@ -1,4 +1,5 @@
-//! The id of the state that determines decisions. It is equal for replicas that decide alike.
+//! The id of the state that determines decisions. It is equal for replicas of the same items, model, index parameters
+//! and operating point.
 //!
 //! The `generation` cannot serve for this, because it only counts writes: two copies that each had one write
 //! have the same generation but may have different items.

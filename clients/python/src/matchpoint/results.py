@@ -233,7 +233,8 @@ class SearchResult(_Decided):
     model_fingerprint: str
     """Which model embedded the query."""
     state: str | None
-    """What decided: items, model, index and operating point. Replicas of one state decide alike."""
+    """What decided: items, model, index and operating point. Replicas of one state decide alike, but for what an
+    approximate index misses."""
     timings: Timings
     """Where the time went."""
     decided_item_id: str | None
