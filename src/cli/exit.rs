@@ -320,6 +320,7 @@ impl Exit {
             | DeploymentError::ImageNotKept { .. }
             | DeploymentError::NothingWouldDecide { .. }
             | DeploymentError::RecordingMissing { .. } => Self::NoInput,
+            DeploymentError::UnfinishedGraph { .. } => Self::Underpowered,
             DeploymentError::Calibration(error) => Self::of_calibration(error),
             DeploymentError::Analysis(AnalysisError::Calibration(error)) => {
                 Self::of_calibration(error)

@@ -135,6 +135,19 @@ pub enum DeploymentError {
         /// Its id.
         id: String,
     },
+    /// A promise about mates is asked for, and the graph of the index lacks so many items that it would end with the
+    /// next build.
+    #[error(
+        "{outside} of {items} items were enrolled after the graph of the index was built, and what it will miss of them nobody \
+         knows yet: an FRR that is promised now would end when it takes them in; stop the server, build the graph \
+         (`matchpoint compact DIR`), and calibrate then"
+    )]
+    UnfinishedGraph {
+        /// Number of items that the graph lacks.
+        outside: u64,
+        /// Number of all items.
+        items: u64,
+    },
     /// The model's head was fitted to some of the labelled queries.
     #[error(
         "the head of the model was fitted to {queries} of the queries (the first: {first}), or they are strangers of labels that \

@@ -256,6 +256,7 @@ pub(super) fn classify(error: &DeploymentError) -> (Code, &'static str) {
             (Code::FailedPrecondition, "NOTHING_TO_ROLL_BACK_TO")
         }
         DeploymentError::RecordingMissing { .. } => (Code::FailedPrecondition, "RECORDING_MISSING"),
+        DeploymentError::UnfinishedGraph { .. } => (Code::FailedPrecondition, "GRAPH_UNFINISHED"),
         DeploymentError::Calibration(cause) => calibration_reason(cause),
         DeploymentError::Analysis(_) => (Code::Internal, "INTERNAL"),
         DeploymentError::Cancelled => (Code::Cancelled, "OPERATION_CANCELLED"),

@@ -786,7 +786,11 @@ fn as_many_items_of_another_gallery_are_not_taken_for_those_of_the_calibration()
     gallery.upsert(others.collect()).unwrap();
     let now = gallery.view();
     assert_eq!(now.len(), before.len());
-    fs::write(&list, now.item_set().to_bytes()).unwrap();
+    fs::write(
+        &list,
+        now.item_set(&std::collections::BTreeSet::new()).to_bytes(),
+    )
+    .unwrap();
     drop((before, now, gallery));
 
     let inspected = run(&["inspect", path(&deployment), "--json"]);

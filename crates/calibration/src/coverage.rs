@@ -74,19 +74,40 @@ impl Coverage {
         Ok(predicted(now, self.extent())?.fpir)
     }
 
-    /// Converts a bound on the FRR, over the `labels` labels of the calibration, to today's gallery.
-    ///
-    /// Each removed item may be the one by which its label was found, so for each removed item one more label
-    /// is counted as always missed. An added item ranks before a mate as often as an item of the calibration
+    /// Converts a bound on the FRR to today's gallery. `lost` is the share of labels that have lost an item
+    /// ([`LostItems::share`]): it may be the one by which its label was found, so such a label is counted as always
+    /// missed. An added item ranks before a mate as often as an item of the calibration
     /// did. `outranked` is a bound on the share of mated searches whose best candidate had another label; so
     /// the added items outrank at most a further 1 - (1 - outranked)^(added / calibrated) of them. This is a
     /// prediction, like [`Coverage::far_bound`].
     #[must_use]
-    pub fn frr_bound(self, bound: f64, outranked: f64, labels: u64) -> f64 {
-        let lost = real(self.removed()) / real(labels.max(1));
+    pub fn frr_bound(self, bound: f64, outranked: f64, lost: f64) -> f64 {
         let times = real(self.added()) / real(self.calibrated.max(1));
         let anew = 1.0 - (1.0 - outranked.clamp(0.0, 1.0)).powf(times);
         (bound + lost + anew).min(1.0)
+    }
+}
+
+/// Items of the calibration that mates were found by, and are not any more, or may not be: they are gone, or the graph
+/// of the index takes them in only later.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LostItems {
+    /// Of all labels.
+    pub all: u64,
+    /// Of labels that were searched for in the calibration.
+    pub searched: u64,
+}
+
+impl LostItems {
+    /// A bound on the share of mated searches whose label has lost an item, if each lost item is of another label.
+    ///
+    /// Nobody knows whether the `searched` labels of the calibration stand for the `enrolled` ones or are all that
+    /// service searches for, so the larger share counts.
+    #[must_use]
+    pub fn share(self, enrolled: u64, searched: u64) -> f64 {
+        let of_all = real(self.all) / real(enrolled.max(1));
+        let of_searched = real(self.searched) / real(searched.max(1));
+        of_all.max(of_searched).min(1.0)
     }
 }
 
@@ -147,20 +168,20 @@ mod tests {
             items: 396,
         };
         assert_eq!(four_gone.removed(), 4);
-        assert!((four_gone.frr_bound(0.05, 0.5, 100) - 0.09).abs() < 1e-12);
-        assert!((four_gone.frr_bound(0.99, 0.0, 100) - 1.0).abs() < 1e-12);
+        assert!((four_gone.frr_bound(0.05, 0.5, 0.04) - 0.09).abs() < 1e-12);
+        assert!((four_gone.frr_bound(0.99, 0.0, 0.04) - 1.0).abs() < 1e-12);
         let all_there = Coverage {
             kept: 400,
             items: 400,
             ..four_gone
         };
-        assert!((all_there.frr_bound(0.05, 0.5, 100) - 0.05).abs() < 1e-12);
+        assert!((all_there.frr_bound(0.05, 0.5, 0.0) - 0.05).abs() < 1e-12);
         // With twice the items, each mate that ranked first does so again with the same probability.
         let twice = Coverage {
             items: 800,
             ..all_there
         };
-        assert!((twice.frr_bound(0.05, 0.02, 100) - 0.07).abs() < 1e-12);
+        assert!((twice.frr_bound(0.05, 0.02, 0.0) - 0.07).abs() < 1e-12);
     }
 
     /// A stream of splitmix64.
@@ -289,7 +310,7 @@ mod tests {
                 kept: ITEMS as u64,
                 items: (ITEMS + added) as u64,
             };
-            let today = coverage.frr_bound(found.frr_bound, found.lost_at_most(), ITEMS as u64);
+            let today = coverage.frr_bound(found.frr_bound, found.lost_at_most(), 0.0);
             let missed = (0..600).filter(|number| {
                 let right = search(number % ITEMS, &gallery, &mut random).right_score();
                 found.threshold.decide(right) != Decision::Accept

@@ -238,6 +238,7 @@ mod tests {
             items: calibrated - gone + added,
         });
         let today = SearchedGallery {
+            searched_gone: 0,
             items: coverage.map_or(calibrated, |coverage| coverage.items),
             coverage,
             approximate,

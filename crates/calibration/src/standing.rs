@@ -3,7 +3,7 @@
 use super::adjustment::Adjustment;
 use super::certify::TargetFar;
 use super::certify_frr::FrrCertificate;
-use super::coverage::Coverage;
+use super::coverage::{Coverage, LostItems};
 use super::operating_point::Content;
 
 /// The properties of today's gallery on which a promise depends.
@@ -17,6 +17,8 @@ pub struct SearchedGallery {
     pub approximate: bool,
     /// Whether searches of its index miss more than was seen to be little when it was built.
     pub hard_to_search: bool,
+    /// Number of items that are gone, or changed, of labels that were searched for in the calibration.
+    pub searched_gone: u64,
 }
 
 /// What an operating point still promises in today's gallery.
@@ -79,6 +81,7 @@ impl PromiseToday {
             coverage,
             approximate,
             hard_to_search,
+            searched_gone,
         } = today;
         // Searches that may miss items, which those of the calibration did not. What is missed cannot raise a score that
         // falls with a filter, and every other promise may end with it.
@@ -107,7 +110,14 @@ impl PromiseToday {
         let frr = content.frr_certificate();
         let labels = content.binding.gallery_labels;
         let frr_today = |coverage: Coverage, found: &FrrCertificate| {
-            coverage.frr_bound(found.frr_bound, found.lost_at_most(), labels)
+            // What the graph did not have, it may miss from its next build on.
+            let index = content.index_check.filter(|_| approximate);
+            let lost = LostItems {
+                all: coverage.removed() + index.map_or(0, |index| index.outside),
+                searched: searched_gone + index.map_or(0, |index| index.outside_searched),
+            };
+            let lost = lost.share(labels, found.independent_trials);
+            coverage.frr_bound(found.frr_bound, found.lost_at_most(), lost)
         };
         // An added item of another label lowers a margin score even if it is not the best.
         let margin = adjustment.and_then(Adjustment::margin);
@@ -183,6 +193,7 @@ mod tests {
             items,
         };
         let today = SearchedGallery {
+            searched_gone: 0,
             items,
             coverage: Some(unchanged),
             approximate: false,
@@ -203,7 +214,7 @@ mod tests {
         });
         let trials = Trials::new(mated.collect(), Vec::new()).unwrap();
         let target = CalibrationTarget::Frr(TargetFrr::new(0.1, 0.9).unwrap());
-        let bound = |checked, [approximate, hard_to_search]: [bool; 2], added| {
+        let with = |checked, [approximate, hard_to_search]: [bool; 2], added, searched_gone| {
             let plan = PointPlan {
                 index_check: checked,
                 ..PointPlan::small(target)
@@ -217,6 +228,7 @@ mod tests {
                 items,
             };
             let today = SearchedGallery {
+                searched_gone,
                 items,
                 coverage: Some(coverage),
                 approximate,
@@ -224,7 +236,10 @@ mod tests {
             };
             PromiseToday::of(point.content(), &today).frr_bound
         };
+        let bound = |checked, index, added| with(checked, index, added, 0);
         let checked = Some(IndexMisses {
+            outside: 0,
+            outside_searched: 0,
             sampled: 100,
             missed: 1,
         });
@@ -233,6 +248,17 @@ mod tests {
         assert!(bound(checked, [true, false], 1).is_some());
         assert!(bound(checked, [true, true], 0).is_some());
         assert_eq!(bound(checked, [true, true], 1), None);
+        // One of a hundred labels has lost an item, or the next graph may lose it.
+        let one_lost = bound(None, [false, false], 0).unwrap() + 0.01;
+        let near = |bound: Option<f64>| (bound.unwrap() - one_lost).abs() < 1e-12;
+        assert!(near(with(None, [false, false], 0, 1)));
+        let unfinished = checked.map(|check| IndexMisses {
+            outside_searched: 1,
+            ..check
+        });
+        assert!(near(bound(unfinished, [true, false], 0)));
+        // Without an index, nothing is missed.
+        assert!(!near(bound(unfinished, [false, false], 0)));
     }
 
     #[test]

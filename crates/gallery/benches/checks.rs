@@ -72,7 +72,7 @@ fn measure(size: usize) {
     }
     drop(gallery);
     let gallery = Gallery::open(&path, Access::ReadWrite, IndexParams::default()).unwrap();
-    let set = Arc::new(gallery.view().item_set());
+    let set = Arc::new(gallery.view().item_set(&std::collections::BTreeSet::new()));
     gallery.compare_with(Some(Arc::clone(&set))).unwrap();
     let view = gallery.view();
 

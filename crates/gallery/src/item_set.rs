@@ -12,7 +12,7 @@ use crate::item::{ContentSum, Hash};
 pub const KEPT_MAX: usize = 32_768;
 
 /// The first bytes of a stored set: the format and its number. It ends with the SHA-256 of everything before.
-const MAGIC: &[u8; 8] = b"mpitems3";
+const MAGIC: &[u8; 8] = b"mpitems4";
 /// The format without its number.
 const FORMAT: &[u8; 7] = b"mpitems";
 
@@ -23,34 +23,58 @@ const FORMAT: &[u8; 7] = b"mpitems";
 /// 3e-8.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ItemSet {
-    items: u64,
     /// The digest of the gallery that had these items and no others.
     digest: ContentSum,
-    /// Only checksums with at least this many leading zeros are stored.
-    zeros: u8,
-    kept: HashSet<u64>,
+    all: ChecksumSample,
+    /// Those of labels that were searched for.
+    searched: ChecksumSample,
+}
+
+/// An item of a set.
+pub(super) struct SetItem {
+    pub(super) checksum: Hash,
+    /// Whether its label was searched for.
+    pub(super) searched: bool,
+}
+
+/// Numbers of items, of all and of those whose label was searched for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ItemCounts {
+    /// All items.
+    pub all: u64,
+    /// Items of labels that were searched for.
+    pub searched: u64,
+}
+
+impl ItemCounts {
+    pub(super) fn with(self, more: Self) -> Self {
+        Self {
+            all: self.all + more.all,
+            searched: self.searched + more.searched,
+        }
+    }
+
+    pub(super) fn without(self, fewer: Self) -> Self {
+        Self {
+            all: self.all.saturating_sub(fewer.all),
+            searched: self.searched.saturating_sub(fewer.searched),
+        }
+    }
 }
 
 impl ItemSet {
-    /// The set of items with these checksums.
-    pub(super) fn of(checksums: impl Iterator<Item = Hash>) -> Self {
+    /// The set of these items.
+    pub(super) fn of(items: impl Iterator<Item = SetItem>) -> Self {
         let mut set = Self {
-            items: 0,
             digest: ContentSum::default(),
-            zeros: 0,
-            kept: HashSet::new(),
+            all: ChecksumSample::default(),
+            searched: ChecksumSample::default(),
         };
-        for checksum in checksums {
-            set.items += 1;
+        for SetItem { checksum, searched } in items {
             set.digest.add(&checksum);
-            let short = shortened(&checksum);
-            if set.samples(short) {
-                set.kept.insert(short);
-            }
-            while KEPT_MAX < set.kept.len() {
-                set.zeros += 1;
-                let zeros = u32::from(set.zeros);
-                set.kept.retain(|short| zeros <= short.leading_zeros());
+            set.all.add(shortened(&checksum));
+            if searched {
+                set.searched.add(shortened(&checksum));
             }
         }
         set
@@ -58,8 +82,11 @@ impl ItemSet {
 
     /// Number of items in the set.
     #[must_use]
-    pub fn len(&self) -> u64 {
-        self.items
+    pub fn len(&self) -> ItemCounts {
+        ItemCounts {
+            all: self.all.items,
+            searched: self.searched.items,
+        }
     }
 
     /// The digest of the gallery that had exactly these items
@@ -72,46 +99,43 @@ impl ItemSet {
     /// Whether the set is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.items == 0
+        self.all.items == 0
     }
 
     /// Whether only a sample of its items is stored.
     #[must_use]
     pub fn is_sample(&self) -> bool {
-        0 < self.zeros
+        0 < self.all.zeros
     }
 
-    fn samples(&self, short: u64) -> bool {
-        u32::from(self.zeros) <= short.leading_zeros()
-    }
-
-    /// Whether the set contains an item, as far as the stored sample shows.
-    pub(super) fn keeps(&self, checksum: &Hash) -> bool {
-        self.kept.contains(&shortened(checksum))
-    }
-
-    /// Estimates how many items of the set a gallery still has, if it has `kept` of the stored ones. The result
-    /// is exact for up to [`KEPT_MAX`] items, and if none or all are present.
-    pub(super) fn scaled(&self, kept: u64) -> u64 {
-        let of = self.kept.len() as u64;
-        if of == 0 {
-            return 0;
+    /// What an item adds to the stored ones that are present: one, if it is in the set as far as the stored
+    /// sample shows.
+    pub(super) fn keeps(&self, checksum: &Hash) -> ItemCounts {
+        let short = shortened(checksum);
+        ItemCounts {
+            all: u64::from(self.all.kept.contains(&short)),
+            searched: u64::from(self.searched.kept.contains(&short)),
         }
-        let scaled = u128::from(self.items) * u128::from(kept) / u128::from(of);
-        u64::try_from(scaled).unwrap_or(u64::MAX).min(self.items)
     }
 
-    /// The stored form: the format, the sampling, the number of items, the digest of the gallery, the checksums
-    /// in ascending order, and a SHA-256 over all of these.
+    /// Estimates how many items of the set a gallery still has, if it has so many of the stored ones. The result
+    /// is exact for up to [`KEPT_MAX`] items, and if none or all are present.
+    pub(super) fn scaled(&self, kept: ItemCounts) -> ItemCounts {
+        ItemCounts {
+            all: self.all.scaled(kept.all),
+            searched: self.searched.scaled(kept.searched),
+        }
+    }
+
+    /// The stored form: the format, the digest of the gallery; of all items and then of those whose label was
+    /// searched for, the sampling, their number, the number of checksums, and these in ascending order; and a
+    /// SHA-256 over all of it.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
-        let mut sorted: Vec<u64> = self.kept.iter().copied().collect();
-        sorted.sort_unstable();
         let mut bytes = MAGIC.to_vec();
-        bytes.push(self.zeros);
-        bytes.extend(self.items.to_le_bytes());
         bytes.extend(self.digest.to_bytes());
-        bytes.extend(sorted.iter().flat_map(|short| short.to_le_bytes()));
+        self.all.write_to(&mut bytes);
+        self.searched.write_to(&mut bytes);
         let checksum = Sha256::digest(&bytes);
         bytes.extend(checksum);
         bytes
@@ -126,14 +150,71 @@ impl ItemSet {
     }
 
     fn from_content(bytes: &[u8]) -> Option<Self> {
+        let (digest, mut rest) = bytes.split_first_chunk()?;
+        let digest = ContentSum::from_bytes(digest);
+        let all = ChecksumSample::read_from(&mut rest)?;
+        let searched = ChecksumSample::read_from(&mut rest)?;
+        (rest.is_empty() && searched.items <= all.items).then_some(Self {
+            digest,
+            all,
+            searched,
+        })
+    }
+}
+
+/// Checksums of items, of which only those with enough leading zeros are stored if there are many.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct ChecksumSample {
+    items: u64,
+    /// Only checksums with at least this many leading zeros are stored.
+    zeros: u8,
+    kept: HashSet<u64>,
+}
+
+impl ChecksumSample {
+    fn add(&mut self, short: u64) {
+        self.items += 1;
+        if u32::from(self.zeros) <= short.leading_zeros() {
+            self.kept.insert(short);
+        }
+        while KEPT_MAX < self.kept.len() {
+            self.zeros += 1;
+            let zeros = u32::from(self.zeros);
+            self.kept.retain(|short| zeros <= short.leading_zeros());
+        }
+    }
+
+    fn scaled(&self, kept: u64) -> u64 {
+        let of = self.kept.len() as u64;
+        if of == 0 {
+            return 0;
+        }
+        let scaled = u128::from(self.items) * u128::from(kept) / u128::from(of);
+        u64::try_from(scaled).unwrap_or(u64::MAX).min(self.items)
+    }
+
+    fn write_to(&self, bytes: &mut Vec<u8>) {
+        let mut sorted: Vec<u64> = self.kept.iter().copied().collect();
+        sorted.sort_unstable();
+        bytes.push(self.zeros);
+        bytes.extend(self.items.to_le_bytes());
+        bytes.extend((sorted.len() as u64).to_le_bytes());
+        bytes.extend(sorted.iter().flat_map(|short| short.to_le_bytes()));
+    }
+
+    fn read_from(bytes: &mut &[u8]) -> Option<Self> {
         let (&zeros, rest) = bytes.split_first()?;
         let (items, rest) = rest.split_first_chunk()?;
-        let (digest, rest) = rest.split_first_chunk()?;
-        let (items, digest) = (u64::from_le_bytes(*items), ContentSum::from_bytes(digest));
+        let (count, rest) = rest.split_first_chunk()?;
+        let items = u64::from_le_bytes(*items);
+        let count = usize::try_from(u64::from_le_bytes(*count)).ok()?;
+        if KEPT_MAX < count || items < count as u64 {
+            return None;
+        }
+        let (shorts, rest) = rest.split_at_checked(8 * count)?;
         let mut kept = HashSet::new();
         let mut last = None;
-        let (shorts, odd) = rest.as_chunks();
-        for short in shorts {
+        for short in shorts.as_chunks().0 {
             let short = u64::from_le_bytes(*short);
             if last.is_some_and(|last| short <= last) || short.leading_zeros() < u32::from(zeros) {
                 return None;
@@ -141,14 +222,9 @@ impl ItemSet {
             last = Some(short);
             kept.insert(short);
         }
-        let fits = kept.len() <= KEPT_MAX && kept.len() as u64 <= items;
-        let whole = zeros > 0 || kept.len() as u64 == items;
-        (odd.is_empty() && fits && whole).then_some(Self {
-            items,
-            digest,
-            zeros,
-            kept,
-        })
+        *bytes = rest;
+        let whole = zeros > 0 || count as u64 == items;
+        whole.then_some(Self { items, zeros, kept })
     }
 }
 
@@ -159,7 +235,7 @@ fn checked(bytes: &[u8]) -> Result<&[u8], &'static str> {
     }
     if !bytes.starts_with(MAGIC) {
         return Err(
-            "it has another format than this version's, which says of which gallery it lists the items; recalibrate",
+            "it has another format than this version's, which says which of the items were searched for; recalibrate",
         );
     }
     let (content, checksum) = bytes.split_last_chunk::<32>().ok_or("it was cut off")?;
@@ -180,6 +256,19 @@ mod tests {
 
     use super::*;
 
+    /// Every fourth of them was searched for.
+    fn set_of(checksums: &[Hash]) -> ItemSet {
+        let items = checksums.iter().enumerate();
+        ItemSet::of(items.map(|(number, checksum)| SetItem {
+            checksum: *checksum,
+            searched: number % 4 == 0,
+        }))
+    }
+
+    fn counts(all: u64, searched: u64) -> ItemCounts {
+        ItemCounts { all, searched }
+    }
+
     fn checksums(range: std::ops::Range<u32>) -> Vec<Hash> {
         range
             .map(|i| Sha256::digest(i.to_le_bytes()).into())
@@ -189,34 +278,48 @@ mod tests {
     #[test]
     fn a_small_set_knows_its_items_and_no_others() {
         let (inside, outside) = (checksums(0..500), checksums(500..900));
-        let set = ItemSet::of(inside.iter().copied());
-        assert_eq!(set.len(), 500);
-        assert!(inside.iter().all(|item| set.keeps(item)));
-        assert!(!outside.iter().any(|item| set.keeps(item)));
-        assert_eq!(set.scaled(500), 500);
-        assert_eq!(set.scaled(123), 123);
+        let set = set_of(&inside);
+        assert_eq!(set.len(), counts(500, 125));
+        for (number, item) in (0_u64..).zip(&inside) {
+            assert_eq!(set.keeps(item), counts(1, u64::from(number % 4 == 0)));
+        }
+        assert!(outside.iter().all(|item| set.keeps(item) == counts(0, 0)));
+        assert_eq!(set.scaled(counts(500, 125)), counts(500, 125));
+        assert_eq!(set.scaled(counts(123, 7)), counts(123, 7));
         assert!(!set.is_sample());
     }
 
     #[test]
     fn a_large_set_keeps_a_sample_that_says_how_many_are_there_still() {
         let all = checksums(0..200_000);
-        let set = ItemSet::of(all.iter().copied());
-        assert!(set.kept.len() <= KEPT_MAX && KEPT_MAX / 4 < set.kept.len());
-        for there in [0, 50_000, 123_456, 200_000] {
-            let kept = all[..there].iter().filter(|item| set.keeps(item)).count();
-            let share = f64::from(u32::try_from(set.scaled(kept as u64)).unwrap()) / 200_000.0;
-            let truth = f64::from(u32::try_from(there).unwrap()) / 200_000.0;
-            assert!((share - truth).abs() < 0.012, "{share} and {truth}");
+        let set = set_of(&all);
+        for (sample, items) in [(&set.all, 200_000), (&set.searched, 50_000)] {
+            let stored = sample.kept.len();
+            assert!(stored <= KEPT_MAX && KEPT_MAX / 4 < stored);
+            assert_eq!(sample.scaled(0), 0);
+            assert_eq!(sample.scaled(stored as u64), items);
         }
-        assert_eq!(set.scaled(0), 0);
-        assert_eq!(set.scaled(set.kept.len() as u64), 200_000);
+        for there in [0, 50_000, 123_456, 200_000] {
+            let kept = all[..there].iter().fold(counts(0, 0), |sum, item| {
+                let one = set.keeps(item);
+                counts(sum.all + one.all, sum.searched + one.searched)
+            });
+            let share = |count: u64, of: f64| f64::from(u32::try_from(count).unwrap()) / of;
+            let truth = share(there as u64, 200_000.0);
+            let scaled = set.scaled(kept);
+            for share in [
+                share(scaled.all, 200_000.0),
+                share(scaled.searched, 50_000.0),
+            ] {
+                assert!((share - truth).abs() < 0.012, "{share} and {truth}");
+            }
+        }
         assert!(set.is_sample());
     }
 
     #[test]
     fn a_set_is_read_as_it_was_written_and_nothing_else_is_one() {
-        let set = ItemSet::of(checksums(0..40).into_iter());
+        let set = set_of(&checksums(0..40));
         let bytes = set.to_bytes();
         assert_eq!(ItemSet::from_bytes(&bytes), Ok(set));
         for place in 0..bytes.len() {
@@ -236,7 +339,7 @@ mod tests {
             sum.to_string()
         };
         for all in [checksums(0..40), checksums(0..40_000)] {
-            let set = ItemSet::of(all.iter().copied());
+            let set = set_of(&all);
             let stored = ItemSet::from_bytes(&set.to_bytes()).unwrap();
             assert_eq!(stored.gallery_digest(), digest_of(&all));
             // As many items, one of which is another.
@@ -248,9 +351,9 @@ mod tests {
 
     #[test]
     fn a_list_that_does_not_say_of_which_gallery_it_is_is_refused_by_its_format() {
-        let set = ItemSet::of(checksums(0..40).into_iter());
+        let set = set_of(&checksums(0..40));
         let mut bytes = set.to_bytes();
-        bytes[7] = b'2';
+        bytes[7] = b'3';
         let problem = ItemSet::from_bytes(&bytes).unwrap_err();
         assert!(problem.contains("another format") && problem.contains("recalibrate"));
         assert_eq!(

@@ -12,7 +12,7 @@ use crate::base_segment::BaseItem;
 use crate::blocks::{BLOCK_SLOTS, ItemSlot, SlotBlock};
 use crate::index::scan::CodedRows;
 use crate::item::{ContentSum, Hash, ItemHead};
-use crate::item_set::ItemSet;
+use crate::item_set::{ItemCounts, ItemSet};
 use crate::mapped_vectors::Vector;
 use matchpoint_vector::kernels::codes::CodeWidth;
 
@@ -38,7 +38,7 @@ pub(super) struct ItemTable {
     /// The highest row number in use, or 0.
     pub(super) last_row: i64,
     /// The set of items that these are compared with, and the number of them that are still present.
-    compared: Option<(Arc<ItemSet>, u64)>,
+    compared: Option<(Arc<ItemSet>, ItemCounts)>,
 }
 
 impl ItemTable {
@@ -65,13 +65,15 @@ impl ItemTable {
     pub(super) fn compare_with(&mut self, set: Option<Arc<ItemSet>>) {
         self.compared = set.map(|set| {
             let places = self.places.values();
-            let kept = places.filter(|place| set.keeps(&place.checksum)).count();
-            (set, kept as u64)
+            let kept = places.fold(ItemCounts::default(), |kept, place| {
+                kept.with(set.keeps(&place.checksum))
+            });
+            (set, kept)
         });
     }
 
     /// The set that is compared with, and the number of its items that are still present unchanged.
-    pub(super) fn in_common(&self) -> Option<(Arc<ItemSet>, u64)> {
+    pub(super) fn in_common(&self) -> Option<(Arc<ItemSet>, ItemCounts)> {
         let (set, kept) = self.compared.as_ref()?;
         Some((Arc::clone(set), set.scaled(*kept)))
     }
@@ -164,10 +166,8 @@ impl ItemTable {
         }
         self.sum.add(&checksum);
         self.last_row = self.last_row.max(row);
-        if let Some((set, kept)) = &mut self.compared
-            && set.keeps(&checksum)
-        {
-            *kept += 1;
+        if let Some((set, kept)) = &mut self.compared {
+            *kept = kept.with(set.keeps(&checksum));
         }
         let place = ItemLocation {
             slot,
@@ -199,10 +199,8 @@ impl ItemTable {
             return;
         };
         self.sum.subtract(&place.checksum);
-        if let Some((set, kept)) = &mut self.compared
-            && set.keeps(&place.checksum)
-        {
-            *kept -= 1;
+        if let Some((set, kept)) = &mut self.compared {
+            *kept = kept.without(set.keeps(&place.checksum));
         }
         if let Some(count) = self.labels.get_mut(&head.label) {
             *count -= 1;

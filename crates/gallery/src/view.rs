@@ -13,7 +13,7 @@ use crate::index::bits::Bits;
 use crate::index::breadth::SearchBreadth;
 use crate::index::scan::CodedQuery;
 use crate::item::{ContentSum, ItemHead, embedding_bytes};
-use crate::item_set::ItemSet;
+use crate::item_set::{ItemCounts, ItemSet, SetItem};
 use crate::item_table::ItemTable;
 use crate::mapped_vectors::Vector;
 use matchpoint_vector::{Embedding, Similarity};
@@ -96,7 +96,7 @@ pub struct GalleryView {
     /// The index, and the rows of its base segment that exist.
     pub(super) index: Option<LiveIndex>,
     /// The set that the gallery is compared with, and the number of its items that are present.
-    pub(super) in_common: Option<(Arc<ItemSet>, u64)>,
+    pub(super) in_common: Option<(Arc<ItemSet>, ItemCounts)>,
 }
 
 /// An index, and the rows of its base segment that exist.
@@ -167,18 +167,31 @@ impl GalleryView {
     /// The number of items of `set` that are present unchanged; `None` if the gallery was not compared with
     /// this set. An estimate for more than [`KEPT_MAX`](crate::item_set::KEPT_MAX) items.
     #[must_use]
-    pub fn in_common_with(&self, set: &Arc<ItemSet>) -> Option<u64> {
+    pub fn in_common_with(&self, set: &Arc<ItemSet>) -> Option<ItemCounts> {
         let (compared, kept) = self.in_common.as_ref()?;
         Arc::ptr_eq(compared, set).then_some(*kept)
     }
 
-    /// The set of its items, for comparison with a later state. Computes a SHA-256 for each item.
+    /// The set of its items, for comparison with a later state; `searched` are the labels that were searched for.
+    /// Computes a SHA-256 for each item.
     #[must_use]
-    pub fn item_set(&self) -> ItemSet {
-        ItemSet::of(
-            self.items()
-                .map(|(head, vector)| head.checksum(&embedding_bytes(vector))),
-        )
+    pub fn item_set(&self, searched: &BTreeSet<&str>) -> ItemSet {
+        ItemSet::of(self.items().map(|(head, vector)| SetItem {
+            checksum: head.checksum(&embedding_bytes(vector)),
+            searched: searched.contains(head.label.as_str()),
+        }))
+    }
+
+    /// The items that the graph of the index does not have yet, because they were enrolled after it was built. A
+    /// search looks for them apart. None if every search is exact.
+    pub fn outside_the_graph(&self) -> impl Iterator<Item = &ItemHead> {
+        let outside = |slot: usize| {
+            let index = self.index.as_ref();
+            index.is_some_and(|(index, _)| index.base.row(slot).is_none())
+        };
+        self.slots()
+            .filter(move |(slot, _)| outside(*slot))
+            .map(|(_, slot)| &*slot.head)
     }
 
     /// Whether a search may miss neighbours.

@@ -42,10 +42,21 @@ pub(crate) fn describe(content: &Content) -> String {
     ]);
     rows.extend(held_out(content));
     if let Some(check) = content.index_check {
-        let IndexMisses { sampled, missed } = check;
+        let IndexMisses {
+            sampled,
+            missed,
+            outside,
+            ..
+        } = check;
+        let outside = match outside {
+            0 => String::new(),
+            items => format!("; {items} items were not in its graph yet"),
+        };
         rows.push((
             "index misses",
-            format!("{missed} of {sampled} searches, against exact search; counted in the FRR"),
+            format!(
+                "{missed} of {sampled} searches, against exact search; counted in the FRR{outside}"
+            ),
         ));
     }
     rows.push((

@@ -1,13 +1,19 @@
 //! Turns gathered searches into an operating point of this deployment.
 
+use std::collections::BTreeSet;
+
 use super::calibrated::Calibrated;
 use super::remedy::{self, Remedied, RemedyChoice};
 use crate::clock::now_rfc_3339;
+use crate::deployment::points::promise_today::searched_gallery;
 use crate::deployment::{Deployment, DeploymentError, Gathered, IndexCheck};
 use matchpoint_calibration::margin::MarginFactor;
 use matchpoint_calibration::operating_point::IndexMisses;
+use matchpoint_calibration::operating_point::OperatingPoint;
 use matchpoint_calibration::procedure::{PointDraft, PointTrials, ThresholdSettings};
-use matchpoint_calibration::recording::RecordedSearch;
+use matchpoint_calibration::recording::{RecordedSearch, Recording, TrialKind};
+use matchpoint_calibration::standing::PromiseToday;
+use matchpoint_gallery::view::GalleryView;
 
 /// The settings of a calibration.
 #[derive(Clone, Debug)]
@@ -54,19 +60,22 @@ impl Deployment {
         } = remedied;
         remarks.extend(taken_apart);
         remarks.extend(assured.shared(&gathered.shared));
+        let mates = mated_labels(&recording);
         let point = draft.point(PointTrials {
             chosen: &chosen,
             trials: recording.trials(),
             adjustment: adjuster.as_ref().map(|found| found.adjustment().clone()),
-            index_check: misses(gathered.index),
+            index_check: misses(gathered, &mates),
             unnamed: gathered.unnamed.as_ref(),
             crowded: gathered.crowded.as_ref(),
             remarks,
         })?;
+        refuse_unfinished_graph(&point, &searched)?;
+        let items = searched.item_set(&mates.iter().map(String::as_str).collect());
         Ok(Calibrated {
             point,
+            items,
             recording,
-            items: searched.item_set(),
             traffic: gathered
                 .traffic
                 .reference(&gathered.searches, settings.threshold.seed),
@@ -118,7 +127,45 @@ fn with_room(
     Ok((draft, remedied))
 }
 
-fn misses(check: IndexCheck) -> Option<IndexMisses> {
-    let IndexCheck { sampled, missed } = check;
-    (0 < sampled).then_some(IndexMisses { sampled, missed })
+fn mated_labels(recording: &Recording) -> BTreeSet<String> {
+    let mated = recording.searches().iter();
+    let mated = mated.filter(|search| search.truth == TrialKind::Mated);
+    mated.map(|search| search.label.clone()).collect()
+}
+
+/// How often the index missed an item, and what it may miss once its graph has taken it in.
+fn misses(gathered: &Gathered, mates: &BTreeSet<String>) -> Option<IndexMisses> {
+    let IndexCheck { sampled, missed } = gathered.index;
+    let view = gathered.view();
+    let (mut outside, mut outside_searched) = (0, 0);
+    for head in view.outside_the_graph() {
+        outside += 1;
+        outside_searched += u64::from(mates.contains(head.label.as_str()));
+    }
+    (0 < sampled).then_some(IndexMisses {
+        sampled,
+        missed,
+        outside,
+        outside_searched,
+    })
+}
+
+/// Refuses a promise about mates that ends as soon as the graph of the index is built again, because it lacks too many
+/// items.
+fn refuse_unfinished_graph(
+    point: &OperatingPoint,
+    searched: &GalleryView,
+) -> Result<(), DeploymentError> {
+    let content = point.content();
+    let outside = content.index_check.map_or(0, |check| check.outside);
+    let today = PromiseToday::of(content, &searched_gallery(searched, content, None));
+    let frr_ended = today.target_frr.is_some() && today.kept_frr().is_none();
+    let band_ended = today.unseen.is_some_and(|unseen| unseen.kept().is_none());
+    if 0 < outside && (frr_ended || band_ended) {
+        return Err(DeploymentError::UnfinishedGraph {
+            outside,
+            items: searched.len() as u64,
+        });
+    }
+    Ok(())
 }

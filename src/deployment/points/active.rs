@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::promise_today::{coverage_in, searched_gallery};
+use super::promise_today::searched_gallery;
 use crate::deployment::DeploymentError;
 use crate::deployment::search::deciding::{Deciding, Searched, best_of_another};
 use crate::deployment::search::request::Timings;
@@ -15,7 +15,7 @@ use matchpoint_calibration::monitoring::traffic::{SearchFacts, SearchSigns, Traf
 use matchpoint_calibration::operating_point::{Content, OperatingPoint};
 use matchpoint_calibration::promised::PromisedTarget;
 use matchpoint_calibration::refusal::Mismatch;
-use matchpoint_calibration::standing::PromiseToday;
+use matchpoint_calibration::standing::{PromiseToday, SearchedGallery};
 use matchpoint_gallery::item_set::ItemSet;
 use matchpoint_gallery::view::GalleryView;
 use matchpoint_vector::{Embedding, Similarity};
@@ -361,8 +361,7 @@ impl ActivePoint {
     /// not known.
     #[must_use]
     pub fn coverage(&self, gallery: &GalleryView) -> Option<Coverage> {
-        let valid = self.deciding()?;
-        coverage_in(gallery, valid.point.content(), valid.items.as_ref().ok())
+        self.searched(gallery)?.coverage
     }
 
     /// Whether its certificate of a FAR speaks of a search with these conditions: if it is one for each group of
@@ -378,8 +377,13 @@ impl ActivePoint {
     #[must_use]
     pub fn promise_in(&self, gallery: &GalleryView) -> Option<PromiseToday> {
         let content = self.valid()?.content();
-        let today = searched_gallery(gallery, self.coverage(gallery));
-        Some(PromiseToday::of(content, &today))
+        Some(PromiseToday::of(content, &self.searched(gallery)?))
+    }
+
+    fn searched(&self, gallery: &GalleryView) -> Option<SearchedGallery> {
+        let valid = self.deciding()?;
+        let items = valid.items.as_ref().ok();
+        Some(searched_gallery(gallery, valid.point.content(), items))
     }
 
     /// The promises of the operating point, by what is left of each in this state of the gallery.

@@ -30,10 +30,9 @@ pub fn promise_in_gallery(
     let content = point.content();
     let problem = items.as_ref().err().or(compared.as_ref().err());
     let problem = problem.map(ToString::to_string);
-    let coverage = coverage_in(&view, content, items.as_ref().ok());
     let searched = SearchedGallery {
         approximate: graph_from_items <= view.len(),
-        ..searched_gallery(&view, coverage)
+        ..searched_gallery(&view, content, items.as_ref().ok())
     };
     let today = PromiseToday::of(content, &searched);
     OpenedPromise {
@@ -54,14 +53,19 @@ pub struct OpenedPromise {
     pub problem: Option<String>,
 }
 
-/// What a promise depends on, with the part of the calibration's gallery that this one still has.
+/// What a promise depends on, with the part of the calibration's gallery that this one still has; that is not known
+/// without the `items` of the calibration, unless the gallery is unchanged.
 pub(in crate::deployment) fn searched_gallery(
     gallery: &GalleryView,
-    coverage: Option<Coverage>,
+    content: &Content,
+    items: Option<&Arc<ItemSet>>,
 ) -> SearchedGallery {
+    let kept = items.and_then(|set| Some((set, gallery.in_common_with(set)?)));
+    let searched_gone = kept.map(|(set, kept)| set.len().searched.saturating_sub(kept.searched));
     SearchedGallery {
         items: gallery.len() as u64,
-        coverage,
+        coverage: coverage_in(gallery, content, items),
+        searched_gone: searched_gone.unwrap_or(0),
         approximate: gallery.is_approximate(),
         hard_to_search: gallery
             .search_breadth()
@@ -70,7 +74,7 @@ pub(in crate::deployment) fn searched_gallery(
 }
 
 /// How much of a calibration's gallery a gallery still has; `None` if that is not known.
-pub(in crate::deployment) fn coverage_in(
+fn coverage_in(
     gallery: &GalleryView,
     content: &Content,
     items: Option<&Arc<ItemSet>>,
@@ -80,7 +84,9 @@ pub(in crate::deployment) fn coverage_in(
     // For an unchanged gallery, no list is needed.
     let unchanged = gallery.digest() == binding.gallery_digest;
     let kept = items.and_then(|set| gallery.in_common_with(set));
-    let kept = kept.or_else(|| unchanged.then_some(now))?;
+    let kept = kept
+        .map(|kept| kept.all)
+        .or_else(|| unchanged.then_some(now))?;
     let estimate = KeptItems {
         estimate: kept,
         sampled: items.is_some_and(|set| set.is_sample()),

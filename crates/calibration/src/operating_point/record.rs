@@ -214,6 +214,17 @@ pub struct IndexMisses {
     pub sampled: u64,
     /// Number of searches in which an item was more similar than everything that the index found.
     pub missed: u64,
+    /// Number of items that the graph did not have yet, so that they could not be missed as the others are.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub outside: u64,
+    /// Those of them whose label was searched for.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub outside_searched: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "what serde takes")]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// A point of the DET curve.

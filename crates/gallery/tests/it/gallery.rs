@@ -233,32 +233,37 @@ fn what_is_in_common_with_an_earlier_state_is_counted_through_every_write() {
     let place = Place::new();
     let gallery = place.create();
     gallery.upsert(items(0, 40)).unwrap();
-    let before = Arc::new(gallery.view().item_set());
+    let searched = ["label 0"].into();
+    let before = Arc::new(gallery.view().item_set(&searched));
+    let in_common = |gallery: &Gallery| {
+        let found = gallery.view().in_common_with(&before)?;
+        Some([found.all, found.searched])
+    };
     gallery.compare_with(Some(Arc::clone(&before))).unwrap();
-    assert_eq!(gallery.view().in_common_with(&before), Some(40));
+    assert_eq!(in_common(&gallery), Some([40, 3]));
 
     gallery.upsert(items(40, 60)).unwrap();
-    assert_eq!(gallery.view().in_common_with(&before), Some(40));
+    assert_eq!(in_common(&gallery), Some([40, 3]));
     gallery
         .delete(&["item 003".to_owned(), "item 050".to_owned()])
         .unwrap();
-    assert_eq!(gallery.view().in_common_with(&before), Some(39));
+    assert_eq!(in_common(&gallery), Some([39, 3]));
     // Another label, the same label again, and an item that was removed.
     gallery
         .upsert(vec![item("item 002", "other", axis(0))])
         .unwrap();
-    assert_eq!(gallery.view().in_common_with(&before), Some(38));
+    assert_eq!(in_common(&gallery), Some([38, 2]));
     gallery.upsert(items(2, 4)).unwrap();
-    assert_eq!(gallery.view().in_common_with(&before), Some(40));
+    assert_eq!(in_common(&gallery), Some([40, 3]));
 
     gallery.delete(&["item 010".to_owned()]).unwrap();
     drop(gallery);
     let gallery = place.open(Access::ReadOnly).unwrap();
-    assert_eq!(gallery.view().in_common_with(&before), None);
+    assert_eq!(in_common(&gallery), None);
     gallery.compare_with(Some(Arc::clone(&before))).unwrap();
-    assert_eq!(gallery.view().in_common_with(&before), Some(39));
+    assert_eq!(in_common(&gallery), Some([39, 3]));
     gallery.compare_with(None).unwrap();
-    assert_eq!(gallery.view().in_common_with(&before), None);
+    assert_eq!(in_common(&gallery), None);
 }
 
 #[test]
