@@ -39,7 +39,9 @@ EMPTY = {
     "Behind the store",
     "Candidates",
     "Compared and skipped",
+    "Index in Qdrant",
     "Makes the changes",
+    "Qdrant answers",
     "Share of decisions that differ",
     "Share of searches that goes to a person",
 }

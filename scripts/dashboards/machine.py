@@ -177,6 +177,30 @@ def machine() -> dashboard.Dashboard:
                 "none",
                 {"{{deployment}}": "matchpoint_store_writer{@}"},
             ),
+            chart(
+                "Index in Qdrant",
+                (8, 7),
+                "Proposals that do not count, searches that compared every item in their place, and points that were written anew, a second. Nothing without Qdrant.",
+                "none",
+                {
+                    "{{deployment}} {{reason}}": per_second(
+                        "matchpoint_index_refused_proposals_total", "deployment, reason"
+                    ),
+                    "{{deployment}} exact": per_second(
+                        "matchpoint_index_exact_searches_total", "deployment"
+                    ),
+                    "{{deployment}} repaired": per_second(
+                        "matchpoint_index_repaired_points_total", "deployment"
+                    ),
+                },
+            ),
+            value(
+                "Qdrant answers",
+                (4, 7),
+                "1 while the index in Qdrant is there, and is followed.",
+                "none",
+                {"{{deployment}}": "matchpoint_index_ready{@}"},
+            ),
             value(
                 "Items changed on the disk",
                 (4, 7),

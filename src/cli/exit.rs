@@ -18,6 +18,7 @@ use matchpoint_calibration::analysis::AnalysisError;
 use matchpoint_client::{ClientError, Fault};
 use matchpoint_embed::ModelError;
 use matchpoint_gallery::error::GalleryError;
+use matchpoint_qdrant::QdrantError;
 use matchpoint_remote::RemoteError;
 use matchpoint_stores::StoreError;
 
@@ -295,6 +296,15 @@ impl Exit {
         }
     }
 
+    fn of_qdrant(error: &QdrantError) -> Self {
+        match error {
+            QdrantError::Unreachable { .. } | QdrantError::Withheld { .. } => Self::Unavailable,
+            QdrantError::Address { .. }
+            | QdrantError::Refused { .. }
+            | QdrantError::Unsuitable { .. } => Self::Configuration,
+        }
+    }
+
     fn of_identity(error: &IdentityError) -> Self {
         match error {
             IdentityError::Io { cause, .. } if cause.kind() == ErrorKind::NotFound => Self::NoInput,
@@ -343,6 +353,7 @@ impl Exit {
             | DeploymentError::ItemNotFound { .. } => Self::BadData,
             DeploymentError::Io { .. } => Self::Io,
             DeploymentError::Store(error) => Self::of_remote(error),
+            DeploymentError::Qdrant(error) => Self::of_qdrant(error),
             DeploymentError::NotWrittenHere => Self::Io,
             DeploymentError::StoreStopped { .. } => Self::BadData,
             DeploymentError::Archive(error) => Self::of_archive(error),

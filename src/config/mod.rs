@@ -3,6 +3,7 @@
 mod access;
 mod flags;
 mod listen;
+mod qdrant;
 mod raw_settings;
 mod settings;
 mod store;
@@ -19,6 +20,7 @@ use matchpoint_embed::{Compute, Device};
 pub use access::{AccessConfig, TlsFiles, TokensConfig};
 pub use flags::{EngineFlags, ServerFlags};
 pub use listen::ListenAddress;
+pub use qdrant::QdrantConfig;
 pub use raw_settings::{
     API_KEY_VARIABLE, Environment, ProcessEnvironment, RawSettings, SettingSource, SettingValue,
 };
@@ -96,6 +98,8 @@ pub struct ServerConfig {
     pub only_copy: bool,
     /// The store that the deployments are kept in; `None` if each is kept by itself.
     pub store: Option<StoreConfig>,
+    /// The index of the deployments; `None` if each has its own.
+    pub qdrant: Option<QdrantConfig>,
     /// Address of the gRPC service.
     pub listen: ListenAddress,
     /// When connections are accepted.
@@ -359,6 +363,7 @@ impl SettingReader {
         let read_only = self.one_of("read_only", &[("true", true), ("false", false)]);
         let only_copy = self.one_of("only_copy", &[("true", true), ("false", false)]);
         let store = self.store(listen.as_ref(), read_only);
+        let qdrant = self.qdrant(read_only);
         let monitoring = self.monitoring(read_only);
         let canary_minutes = self.number::<u64>("canary_minutes", 0, 10_080);
         if let (Some(engine), Some(message)) = (&engine, message_bytes_max)
@@ -377,6 +382,7 @@ impl SettingReader {
             read_only: read_only?,
             only_copy: only_copy?,
             store: store?,
+            qdrant: qdrant?,
             listen: listen?,
             listen_when: listen_when?,
             console_listen: console_listen?,

@@ -126,6 +126,21 @@ pub const SETTINGS: &[Setting] = &[
         "How long a server may be behind its store before it is not ready, in seconds",
     ),
     server(
+        "index",
+        Some("embedded"),
+        "What proposes candidates for a search: embedded (each server's own graph) or qdrant",
+    ),
+    server(
+        "qdrant_urls",
+        None,
+        "Nodes of Qdrant by their gRPC addresses, separated by commas, such as http://127.0.0.1:6334; https beyond this machine",
+    ),
+    server(
+        "qdrant_api_key_file",
+        None,
+        "File with the key of Qdrant, which is needed beyond this machine",
+    ),
+    server(
         "listen",
         Some("127.0.0.1:50051"),
         "Address of the gRPC service, such as 0.0.0.0:50051, or unix:/PATH for a socket that only this machine reaches; port 0 takes a free one",

@@ -16,6 +16,7 @@ use matchpoint_embed::pixels::PixelsError;
 use matchpoint_embed::runtime::RuntimeError;
 use matchpoint_embed::{EmbedError, ModelError};
 use matchpoint_gallery::error::GalleryError;
+use matchpoint_qdrant::QdrantError;
 use matchpoint_remote::RemoteError;
 use matchpoint_vector::NotAnEmbedding;
 
@@ -320,6 +321,9 @@ pub enum DeploymentError {
     /// The store refused or failed.
     #[error(transparent)]
     Store(#[from] RemoteError),
+    /// The index in Qdrant refused or failed.
+    #[error(transparent)]
+    Qdrant(#[from] QdrantError),
     /// The store has the change, and the disk of this server did not take it.
     #[error(
         "the change is in the store, and this server could not write it to its disk, as its log says: send it again in a \

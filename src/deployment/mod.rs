@@ -12,6 +12,7 @@ mod models;
 mod observed;
 mod open;
 mod points;
+mod proposals;
 mod records_folder;
 mod search;
 mod shards;

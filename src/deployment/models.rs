@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use crate::config::{EngineConfig, StoreConfig, Workers};
+use crate::config::{EngineConfig, QdrantConfig, StoreConfig, Workers};
 use crate::deployment::{DeploymentError, ModelReference};
 use matchpoint_embed::Model;
 use matchpoint_embed::pixels::ImageLimits;
@@ -27,6 +27,8 @@ pub struct Models {
     queue_delay: Option<Duration>,
     /// The store of all deployments that are opened for writing; `None` if they have none.
     store: Option<StoreConfig>,
+    /// The index of all deployments that are opened for writing; `None` if each has its own.
+    qdrant: Option<QdrantConfig>,
     /// The open models, by folder and precision. Only deployments keep a model open.
     open: BTreeMap<(PathBuf, Option<String>), InUse>,
 }
@@ -59,6 +61,7 @@ impl Models {
             queue_len_max,
             queue_delay: None,
             store: None,
+            qdrant: None,
             open: BTreeMap::new(),
         }
     }
@@ -79,6 +82,16 @@ impl Models {
         Self { store, ..self }
     }
 
+    /// From now on, deployments that are opened for writing have their index there.
+    #[must_use]
+    pub fn proposed_by(self, qdrant: Option<QdrantConfig>) -> Self {
+        Self { qdrant, ..self }
+    }
+
+    pub(super) fn qdrant(&self) -> Option<&QdrantConfig> {
+        self.qdrant.as_ref()
+    }
+
     pub(super) fn store(&self) -> Option<&StoreConfig> {
         self.store.as_ref()
     }
@@ -97,6 +110,7 @@ impl Models {
             queue_len_max: 1,
             queue_delay: None,
             store: None,
+            qdrant: None,
             open: BTreeMap::new(),
         }
     }

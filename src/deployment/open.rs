@@ -8,7 +8,7 @@ use tokio::sync::watch;
 
 use super::DeploymentError;
 use super::enrolment::lookalikes::{LeftOutWatch, LeftOutWatched};
-use super::enrolment::maintenance::Maintenance;
+use super::enrolment::maintenance::{MaintainedGallery, Maintenance};
 use super::enrolment::store_link::StoreLink;
 use super::enrolment::writer::ChangeWriter;
 use super::folder::{Folder, ModelReference, check_name};
@@ -17,6 +17,7 @@ use super::models::{LoadedModel, Models};
 use super::observed::ObservedDeployment;
 use super::points::active::ActivePoint;
 use super::points::state::{LatestState, StateInUse, StateParts};
+use super::proposals::QdrantFollower;
 use super::records_folder::RecordsFolder;
 use super::search::open_shadow::ShadowQuery;
 use crate::config::MonitoringConfig;
@@ -45,6 +46,8 @@ pub struct Deployment {
     pub(super) writer: Option<ChangeWriter>,
     /// `None` if this process writes the folder.
     pub(super) folder_watch: Option<Arc<FolderWatch>>,
+    /// `None` if its index is here.
+    pub(super) qdrant: Option<QdrantFollower>,
     /// `None` before [`Deployment::keep_up`].
     pub(super) maintenance: OnceLock<Maintenance>,
     pub(super) monitor: Arc<Monitor>,
@@ -157,25 +160,17 @@ impl Deployment {
                 found: loaded.model.fingerprint().to_owned(),
             });
         }
+        let writes = options.access == Access::ReadWrite;
+        let qdrant = models.qdrant().filter(|_| writes);
         let params = IndexParams {
             graph_from_items: models.graph_from_items(),
+            elsewhere: qdrant.is_some(),
             ..IndexParams::default()
         };
         let file = folder.gallery_file();
         let gallery = Arc::new(Gallery::open(&file, options.access, params)?);
         folder.check_gallery(gallery.id())?;
-        if gallery.model_fingerprint() != loaded.model.fingerprint()
-            || gallery.dimension() != loaded.model.dimension()
-        {
-            return Err(DeploymentError::ModelMismatch {
-                expected_name: record.model.name,
-                expected: gallery.model_fingerprint().to_owned(),
-                folder: loaded.folder,
-                found_name: loaded.model.name().to_owned(),
-                found: loaded.model.fingerprint().to_owned(),
-            });
-        }
-        let writes = options.access == Access::ReadWrite;
+        check_model(&gallery, &loaded, record.model.name)?;
         let records = options.records(&folder, &name)?;
         let active_point = Arc::new(ArcSwap::from_pointee(ActivePoint::Missing));
         let observed = ObservedDeployment {
@@ -191,6 +186,11 @@ impl Deployment {
         let writer = writes
             .then(|| ChangeWriter::start(Arc::clone(&gallery), Arc::clone(&monitor), link))
             .transpose()?;
+        let shared = store.is_some();
+        let qdrant = qdrant
+            .map(|config| QdrantFollower::start(config, &name, &gallery, shared))
+            .transpose()?;
+        let index = qdrant.as_ref().map(|qdrant| qdrant.index().binding());
         let watched = || Arc::new(FolderWatch::new(&name, &folder, &gallery));
         let folder_watch = writer.is_none().then(watched);
         let deployment = Self {
@@ -202,7 +202,8 @@ impl Deployment {
             shadow: ShadowRunner::default(),
             loaded,
             limits: models.limits(),
-            index: index_binding(params),
+            index: index.unwrap_or_else(|| index_binding(params)),
+            qdrant,
             writer,
             active_point,
             latest_state: LatestState::default(),
@@ -229,7 +230,13 @@ impl Deployment {
             active_point.store(Arc::new(ActivePoint::GalleryDamaged(damage.to_owned())));
         };
         let (gallery, folder) = (Arc::clone(&self.gallery), self.folder_watch.clone());
-        let maintenance = Maintenance::start(&self.name, gallery, folder, stop)?;
+        let index = self.qdrant.as_ref().map(QdrantFollower::index);
+        let watched = MaintainedGallery {
+            gallery,
+            folder,
+            qdrant: index.map(Arc::clone),
+        };
+        let maintenance = Maintenance::start(&self.name, watched, stop)?;
         // If there is one already, the new one ends here.
         drop(self.maintenance.set(maintenance));
         self.monitor.start(monitoring)?;
@@ -314,6 +321,13 @@ impl Deployment {
         self.gallery.view()
     }
 
+    /// How the nearest items are found in a state of the gallery.
+    #[must_use]
+    pub fn index_description(&self, view: &GalleryView) -> String {
+        let elsewhere = self.qdrant.is_some().then(|| self.index.clone());
+        elsewhere.unwrap_or_else(|| view.index_description())
+    }
+
     /// The present state.
     #[must_use]
     pub fn state(&self) -> StateId {
@@ -387,6 +401,27 @@ impl Deployment {
     pub(super) fn lock_folder(&self) -> MutexGuard<'_, Folder> {
         self.folder.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Refuses a gallery that another model has embedded.
+fn check_model(
+    gallery: &Gallery,
+    loaded: &LoadedModel,
+    expected_name: String,
+) -> Result<(), DeploymentError> {
+    let model = &loaded.model;
+    if gallery.model_fingerprint() == model.fingerprint()
+        && gallery.dimension() == model.dimension()
+    {
+        return Ok(());
+    }
+    Err(DeploymentError::ModelMismatch {
+        expected_name,
+        expected: gallery.model_fingerprint().to_owned(),
+        folder: loaded.folder.clone(),
+        found_name: model.name().to_owned(),
+        found: model.fingerprint().to_owned(),
+    })
 }
 
 /// The description of the index that operating points are bound to, without what changes as the gallery grows.

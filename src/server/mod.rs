@@ -115,7 +115,8 @@ pub fn load(config: &ServerConfig) -> Result<ServedState, ServeError> {
     let config = &restored::with_folders(config)?;
     let models = Models::new(&config.engine, config.queue_len_max);
     let models = models.with_queue_delay(config.queue_delay);
-    let mut models = models.kept_in(config.store.clone());
+    let models = models.kept_in(config.store.clone());
+    let mut models = models.proposed_by(config.qdrant.clone());
     let (mut deployments, mut places) = (BTreeMap::new(), BTreeMap::new());
     let (mut unopened, mut first) = (Vec::new(), None);
     let mut configured = 0;

@@ -42,6 +42,7 @@ pub(super) fn status(code: Code, reason: &str, message: &str) -> Status {
             | "SHUTTING_DOWN"
             | "DEPLOYMENT_SWITCHING"
             | "STORE_UNAVAILABLE"
+            | "INDEX_UNAVAILABLE"
     );
     status_to_retry(code, reason, message, again.then_some(RETRY_AFTER))
 }
@@ -188,6 +189,11 @@ fn message(error: &DeploymentError) -> String {
     if let DeploymentError::Store(RemoteError::Unreachable { .. }) = error {
         return "the store did not answer, and whether the change was made is not known; send it again in a moment".to_owned();
     }
+    if let DeploymentError::Qdrant(cause) = error {
+        tracing::debug!(%cause, "a search was not answered");
+        return "the index did not answer, and nothing was decided; try again in a moment"
+            .to_owned();
+    }
     if let DeploymentError::NothingWouldDecide { problem } = error {
         tracing::info!(problem, "what would decide nothing is not served");
         return "every decision would be UNDECIDED: it has no valid operating point, the server's log has why; calibrate it first, or say that this is meant (`matchpoint switch --anyway`)".to_owned();
@@ -284,6 +290,7 @@ pub(super) fn classify(error: &DeploymentError) -> (Code, &'static str) {
         DeploymentError::Gallery(cause) => gallery_reason(cause),
         DeploymentError::Archive(cause) => archive_reason(cause),
         DeploymentError::Store(cause) => store_reason(cause),
+        DeploymentError::Qdrant(_) => (Code::Unavailable, "INDEX_UNAVAILABLE"),
         DeploymentError::NotWrittenHere => (Code::Unavailable, "STORE_UNAVAILABLE"),
         DeploymentError::StoreStopped { .. } => (Code::DataLoss, "STORE_DIVERGED"),
         DeploymentError::Damaged { .. } => (Code::DataLoss, "DEPLOYMENT_DAMAGED"),

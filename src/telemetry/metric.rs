@@ -101,6 +101,16 @@ table! {
         "Nearest items of a sample of searches, found by comparing with every item.";
     counter INDEX_MISSED = "matchpoint_index_missed_neighbours_total":
         "Those of them that the approximate index did not find: divide by the checked ones for its miss rate.";
+    gauge INDEX_READY = "matchpoint_index_ready":
+        "1 while Qdrant answers, and its answers were compared with the gallery's since the latest connection; 0 while searches may be UNAVAILABLE, or what has changed is not there. No series without Qdrant.";
+    gauge INDEX_GENERATION = "matchpoint_index_generation":
+        "Generation that Qdrant has at least; what is newer is compared one by one. No series without Qdrant.";
+    counter INDEX_REFUSED = "matchpoint_index_refused_proposals_total":
+        "Points that Qdrant proposed and that do not count, by reason: stale (the item is not here, or with another checksum: some are after each change), damaged (without the payload that it was written with).";
+    counter INDEX_BESIDE = "matchpoint_index_exact_searches_total":
+        "Searches that compared every item because what Qdrant proposed did not suffice. Their answers are right; each takes as long as a search without an index.";
+    counter INDEX_REPAIRED = "matchpoint_index_repaired_points_total":
+        "Points in Qdrant that differed from the gallery, and were written anew.";
     counter DAMAGED_ITEMS = "matchpoint_gallery_damaged_items_total":
         "Items found changed on the disk while they were served. From the first on, nothing is accepted until a restart.";
     gauge FOLDER_CHANGED = "matchpoint_folder_changed":

@@ -6,6 +6,7 @@
 mod audit;
 mod endpoint;
 mod escape;
+mod index;
 mod keys;
 mod logs;
 mod metric;
@@ -29,6 +30,10 @@ pub use audit::{
     traffic_share,
 };
 pub use escape::{escaped, escaped_json, escaped_lines};
+pub use index::{
+    index_checked, index_followed, index_started, points_repaired, proposal_refused,
+    searched_beside_index,
+};
 pub use keys::key_expires;
 pub use logs::{CHANGES, install_logs};
 use metrics::{counter, gauge, histogram};
@@ -427,17 +432,6 @@ pub struct GalleryGauges<'a> {
     pub far_bound: Option<f64>,
     /// The active operating point and the number of items that it covers.
     pub calibrated: Option<(&'a str, u64)>,
-}
-
-/// Counts neighbours of a search that was repeated by comparing with every item, and those of them that the
-/// index had missed.
-pub fn index_checked(deployment: &str, neighbours: usize, missed: usize) {
-    for (name, count) in [
-        (metric::INDEX_CHECKED, neighbours),
-        (metric::INDEX_MISSED, missed),
-    ] {
-        counter!(name, "deployment" => deployment.to_owned()).increment(count as u64);
-    }
 }
 
 /// Counts an item that was found changed on the disk.

@@ -21,6 +21,7 @@ mod metrics;
 mod monitoring;
 mod points_import;
 mod promises;
+mod qdrant;
 mod remote;
 mod replicas;
 mod shadow;

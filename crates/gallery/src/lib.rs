@@ -48,6 +48,7 @@ pub mod item_set;
 pub mod mapped_vectors;
 pub mod merge;
 pub mod params;
+pub mod proposed;
 pub mod repeated;
 pub mod view;
 
@@ -93,7 +94,7 @@ use crate::mapped_vectors::Vector;
 use crate::params::IndexParams;
 use crate::paths::with_suffix;
 use crate::store::ItemStore;
-use crate::view::GalleryView;
+use crate::view::{GalleryView, LiveIndex};
 
 pub use images::{KeptImages, KeptItem, check_images};
 pub use unfinished::remove_unfinished;
@@ -258,6 +259,7 @@ impl Gallery {
         let loaded = load::load(&mut store, &path, params, otherwise)?;
         let (item_table, generation) = (loaded.items, loaded.state.generation);
         let view = GalleryView::of(&item_table, about.dimension, generation, loaded.index);
+        let view = view.proposed_elsewhere(params.elsewhere);
         Ok(Self {
             path,
             identity,
@@ -521,6 +523,17 @@ impl Gallery {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The state that is visible from now on.
+    fn view_of(
+        &self,
+        item_table: &ItemTable,
+        generation: u64,
+        index: Option<LiveIndex>,
+    ) -> GalleryView {
+        let view = GalleryView::of(item_table, self.about.dimension, generation, index);
+        view.proposed_elsewhere(self.params.elsewhere)
+    }
+
     /// The state that the next write starts from, with the next generation.
     fn state(&self) -> GalleryState {
         let now = self.current.load();
@@ -560,7 +573,7 @@ impl Gallery {
         if let Some((index, _)) = &index {
             item_table.encode_from(index.first(), self.about.dimension, index.width());
         }
-        let view = GalleryView::of(&item_table, self.about.dimension, generation, index);
+        let view = self.view_of(&item_table, generation, index);
         drop(item_table);
         self.current.store(Arc::new(view));
     }

@@ -57,7 +57,7 @@ pub(super) fn load(
     };
     let mut stored = None;
     let mut problem = "it is missing".to_owned();
-    if params.graph_from_items <= store.state().items && file.exists() {
+    if params.wants_graph(store.state().items) && file.exists() {
         let opened = StoredBaseSegment::open(&file, dimension, params);
         match opened {
             Ok(opened) => stored = Some(opened),
@@ -65,7 +65,7 @@ pub(super) fn load(
         }
     }
     let mut read = load_items(store, stored.as_ref())?;
-    if read.items.len() < params.graph_from_items {
+    if !params.wants_graph(read.items.len()) {
         return Ok(LoadedGallery {
             items: read.items,
             state: read.state,

@@ -37,7 +37,7 @@ impl Gallery {
             let item_table = self.item_table();
             (item_table.base_items(), item_table.next_slot())
         };
-        let built = if items.len() < self.params.graph_from_items {
+        let built = if !self.params.wants_graph(items.len()) {
             None
         } else {
             let file = self.writer()?.is_some().then(|| index_file(&self.path));
@@ -59,7 +59,7 @@ impl Gallery {
             .unwrap_or_else(PoisonError::into_inner);
         let index = built.map(|index| joined(index, &mut item_table, self.about.dimension));
         let generation = self.view().generation();
-        let renewed = GalleryView::of(&item_table, self.about.dimension, generation, index);
+        let renewed = self.view_of(&item_table, generation, index);
         self.current.store(Arc::new(renewed));
         Ok(())
     }
@@ -70,7 +70,7 @@ impl Gallery {
     #[must_use]
     pub fn reindex_is_due(&self) -> bool {
         let now = self.current.load();
-        let wants_graph = self.params.graph_from_items <= now.len();
+        let wants_graph = self.params.wants_graph(now.len());
         let Some((index, live)) = &now.index else {
             return wants_graph;
         };

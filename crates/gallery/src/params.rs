@@ -18,6 +18,9 @@ pub struct IndexParams {
     /// The number of bytes of codes outside the graph that a search compares one by one. Beyond it, the oldest
     /// of these items are linked into the delta graph. It affects the cost of a search, and hardly its results.
     pub scan_bytes: usize,
+    /// Whether an index elsewhere proposes candidates ([`crate::Gallery::nearest_of`]). Then no graph is built, and what
+    /// is searched for here is compared with every item.
+    pub elsewhere: bool,
 }
 
 /// A graph from 10,000 items on. At that size, a scan with 1,280 components takes about 6 ms, and a search in
@@ -30,11 +33,17 @@ impl Default for IndexParams {
             ef_construction: 200,
             ef_search: 128,
             scan_bytes: 2 << 20,
+            elsewhere: false,
         }
     }
 }
 
 impl IndexParams {
+    /// Whether a gallery of so many items has a graph.
+    pub(super) fn wants_graph(&self, items: usize) -> bool {
+        !self.elsewhere && self.graph_from_items <= items
+    }
+
     pub(super) fn check(&self) -> Result<(), GalleryError> {
         let bounds = [
             // `hnsw_rs` stores the number of links in one byte and ends the process above 256.
@@ -64,6 +73,7 @@ impl fmt::Display for IndexParams {
             ef_search,
             graph_from_items: _,
             scan_bytes: _,
+            elsewhere: _,
         } = self;
         write!(
             f,

@@ -95,6 +95,8 @@ pub struct GalleryView {
     pub(super) blocks: Vec<Arc<SlotBlock>>,
     /// The index, and the rows of its base segment that exist.
     pub(super) index: Option<LiveIndex>,
+    /// Whether an index elsewhere proposes candidates.
+    elsewhere: bool,
     /// The set that the gallery is compared with, and the number of its items that are present.
     pub(super) in_common: Option<(Arc<ItemSet>, ItemCounts)>,
 }
@@ -118,7 +120,12 @@ impl GalleryView {
             in_common: item_table.in_common(),
             blocks: item_table.blocks.clone(),
             index,
+            elsewhere: false,
         }
+    }
+
+    pub(super) fn proposed_elsewhere(self, elsewhere: bool) -> Self {
+        Self { elsewhere, ..self }
     }
 
     /// Number of writes to the gallery since it was created.
@@ -194,10 +201,10 @@ impl GalleryView {
             .map(|(_, slot)| &*slot.head)
     }
 
-    /// Whether a search may miss neighbours.
+    /// Whether a search may miss neighbours, through an index here or elsewhere.
     #[must_use]
     pub fn is_approximate(&self) -> bool {
-        self.index.is_some()
+        self.elsewhere || self.index.is_some()
     }
 
     /// How many candidates a search in the index keeps, if it asks for no more, and what that misses; `None` if every
@@ -237,6 +244,25 @@ impl GalleryView {
         query: &Embedding,
         probe: &Probe<'_>,
     ) -> Result<Vec<GalleryMatch>, GalleryError> {
+        self.check(query, probe)?;
+        let query = query.as_slice();
+        if !probe.exact
+            && probe.without_label.is_none()
+            && let Some(matches) = self.through_index(query, probe)
+        {
+            return Ok(matches);
+        }
+        if probe.one_per_label {
+            return Ok(self.best_of_labels(query, probe));
+        }
+        let mut best = BestMatches::new(query, probe);
+        for (_, slot) in self.slots() {
+            best.offer(slot);
+        }
+        Ok(best.into_matches())
+    }
+
+    pub(super) fn check(&self, query: &Embedding, probe: &Probe<'_>) -> Result<(), GalleryError> {
         let &Probe { k, ef, .. } = probe;
         if !(1..=NEIGHBOURS_MAX).contains(&k) {
             return Err(GalleryError::Neighbours {
@@ -256,21 +282,7 @@ impl GalleryView {
                 max: EF_MAX,
             });
         }
-        let query = query.as_slice();
-        if !probe.exact
-            && probe.without_label.is_none()
-            && let Some(matches) = self.through_index(query, probe)
-        {
-            return Ok(matches);
-        }
-        if probe.one_per_label {
-            return Ok(self.best_of_labels(query, probe));
-        }
-        let mut best = BestMatches::new(query, probe);
-        for (_, slot) in self.slots() {
-            best.offer(slot);
-        }
-        Ok(best.into_matches())
+        Ok(())
     }
 
     /// The best item of each label, by comparing with every item.
@@ -499,7 +511,7 @@ impl<'a> LikelyItems<'a> {
 }
 
 /// The best `k` of the items offered so far.
-struct BestMatches<'a> {
+pub(super) struct BestMatches<'a> {
     query: &'a [f32],
     probe: &'a Probe<'a>,
     /// A heap with the worst match on top.
@@ -507,7 +519,7 @@ struct BestMatches<'a> {
 }
 
 impl<'a> BestMatches<'a> {
-    fn new(query: &'a [f32], probe: &'a Probe<'a>) -> Self {
+    pub(super) fn new(query: &'a [f32], probe: &'a Probe<'a>) -> Self {
         Self {
             query,
             probe,
@@ -516,7 +528,7 @@ impl<'a> BestMatches<'a> {
     }
 
     /// Compares an item with the query; returns whether the filter allows it.
-    fn offer(&mut self, slot: &'a ItemSlot) -> bool {
+    pub(super) fn offer(&mut self, slot: &'a ItemSlot) -> bool {
         // Testing a filter is cheaper than most vector comparisons.
         if self.probe.filter.is_some() && !self.probe.takes(slot) {
             return false;
@@ -547,7 +559,7 @@ impl<'a> BestMatches<'a> {
         self.heap.push(Reverse(candidate));
     }
 
-    fn into_matches(self) -> Vec<GalleryMatch> {
+    pub(super) fn into_matches(self) -> Vec<GalleryMatch> {
         let ranked = self.heap.into_sorted_vec();
         let ranked = ranked.into_iter();
         ranked.map(|Reverse(one)| one.into_match()).collect()

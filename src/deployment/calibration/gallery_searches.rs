@@ -49,7 +49,8 @@ impl Deployment {
                     return;
                 };
                 let mates = of_label.get(head.label.as_str()).copied().unwrap_or(0);
-                match as_query(&view, head, vector, number.is_multiple_of(checked_each)) {
+                let item = OwnItem { head, vector };
+                match self.as_query(&view, item, number.is_multiple_of(checked_each)) {
                     Ok(probed) => {
                         let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
                         found.push((number, 1 < mates, probed));
@@ -122,39 +123,50 @@ fn best_of_others_but(
     Ok(other.map(|other| other.score))
 }
 
-/// Searches for an item among all others.
-fn as_query(
-    view: &GalleryView,
-    head: &ItemHead,
-    vector: &[f32],
-    check_index: bool,
-) -> Result<Probed, DeploymentError> {
-    let embedding = Embedding::normalise(vector.to_vec())?;
-    let probe = Probe::nearest(DECIDING_WIDTH + 1);
-    let mut hits = view.nearest(&embedding, &probe)?;
-    hits.retain(|hit| hit.item.id != head.id);
-    // Any index finds the item itself.
-    let index_missed = if check_index {
-        index_misses(view, &embedding, &hits, Some(&head.id))?
-    } else {
-        None
-    };
-    hits.truncate(PROBE_HITS);
-    let others = left_out(view, &embedding, &head.label)?;
-    let other = match hits.first() {
-        Some(best) if best.item.label == head.label => others.hits.first().map(|hit| hit.score),
-        _ => best_of_others_but(view, &embedding, head, &hits)?,
-    };
-    Ok(Probed {
-        hits,
-        other,
-        others: Some(others),
-        index_missed,
-        source_sha256: head.source_sha256,
-        // The vector is in the gallery, which is analysed as a whole.
-        vector: None,
-        measures: None,
-        feature_length: None,
-        timings: Timings::default(),
-    })
+/// An item as a query.
+struct OwnItem<'a> {
+    head: &'a ItemHead,
+    vector: &'a [f32],
+}
+
+impl Deployment {
+    /// Searches for an item among all others.
+    fn as_query(
+        &self,
+        view: &GalleryView,
+        OwnItem { head, vector }: OwnItem<'_>,
+        check_index: bool,
+    ) -> Result<Probed, DeploymentError> {
+        let embedding = Embedding::normalise(vector.to_vec())?;
+        let probe = Probe::nearest(DECIDING_WIDTH + 1);
+        let mut hits = match &self.qdrant {
+            None => view.nearest(&embedding, &probe)?,
+            Some(qdrant) => qdrant.index().nearest_now(view, &embedding, &probe)?,
+        };
+        hits.retain(|hit| hit.item.id != head.id);
+        // Any index finds the item itself.
+        let index_missed = if check_index {
+            index_misses(view, &embedding, &hits, Some(&head.id))?
+        } else {
+            None
+        };
+        hits.truncate(PROBE_HITS);
+        let others = left_out(view, &embedding, &head.label)?;
+        let other = match hits.first() {
+            Some(best) if best.item.label == head.label => others.hits.first().map(|hit| hit.score),
+            _ => best_of_others_but(view, &embedding, head, &hits)?,
+        };
+        Ok(Probed {
+            hits,
+            other,
+            others: Some(others),
+            index_missed,
+            source_sha256: head.source_sha256,
+            // The vector is in the gallery, which is analysed as a whole.
+            vector: None,
+            measures: None,
+            feature_length: None,
+            timings: Timings::default(),
+        })
+    }
 }

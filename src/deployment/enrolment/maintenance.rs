@@ -11,6 +11,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
 use crate::deployment::DeploymentError;
 use crate::deployment::folder_watch::FolderWatch;
+use crate::deployment::proposals::QdrantIndex;
 use crate::telemetry;
 use matchpoint_gallery::Gallery;
 use matchpoint_gallery::error::GalleryError;
@@ -30,6 +31,15 @@ const SCRUBBED_AT_ONCE: usize = 64;
 const CHECK_SHARE: u32 = 100;
 /// Number of neighbours that a check compares.
 const CHECKED: usize = 10;
+
+/// What the thread maintains.
+pub(in crate::deployment) struct MaintainedGallery {
+    pub(in crate::deployment) gallery: Arc<Gallery>,
+    /// `None` if this process writes the folder.
+    pub(in crate::deployment) folder: Option<Arc<FolderWatch>>,
+    /// `None` if the index is here.
+    pub(in crate::deployment) qdrant: Option<Arc<QdrantIndex>>,
+}
 
 /// The maintenance thread. It ends when this is dropped.
 #[derive(Debug)]
@@ -93,8 +103,7 @@ impl Maintenance {
     /// that is open for reading is looked at, too.
     pub(in crate::deployment) fn start(
         deployment: &str,
-        gallery: Arc<Gallery>,
-        folder: Option<Arc<FolderWatch>>,
+        watched: MaintainedGallery,
         changed: impl Fn() + Send + Sync + 'static,
     ) -> Result<Self, DeploymentError> {
         // At most one search waits, so that the sample is recent.
@@ -107,8 +116,9 @@ impl Maintenance {
         });
         let worker = MaintenanceWorker {
             deployment: deployment.to_owned(),
-            gallery,
-            folder,
+            gallery: watched.gallery,
+            folder: watched.folder,
+            qdrant: watched.qdrant,
             stop: Arc::clone(&stop),
             damage: Arc::clone(&damage),
             reindexing: None,
@@ -159,6 +169,7 @@ struct MaintenanceWorker {
     deployment: String,
     gallery: Arc<Gallery>,
     folder: Option<Arc<FolderWatch>>,
+    qdrant: Option<Arc<QdrantIndex>>,
     stop: Arc<AtomicBool>,
     damage: Arc<Damage>,
     reindexing: Option<JoinHandle<()>>,
@@ -247,7 +258,14 @@ impl MaintenanceWorker {
     }
 
     fn check(&self, search: &SearchToCheck) {
-        match missed(&search.view, &search.query, CHECKED) {
+        let SearchToCheck { view, query } = search;
+        let probe = Probe::nearest(CHECKED);
+        let found = match &self.qdrant {
+            None => view.nearest(query, &probe).map_err(DeploymentError::from),
+            Some(index) => index.nearest_now(view, query, &probe),
+        };
+        let findings = found.and_then(|found| Ok(missed_by(&found, view, query, CHECKED)?));
+        match findings {
             Ok(found) => {
                 telemetry::index_checked(&self.deployment, found.neighbours, found.missed);
             }
@@ -276,15 +294,22 @@ pub fn missed(
     query: &Embedding,
     k: usize,
 ) -> Result<IndexFindings, GalleryError> {
-    let probe = Probe::nearest(k);
-    let found = view.nearest(query, &probe)?;
-    let nearest = view.nearest(
-        query,
-        &Probe {
-            exact: true,
-            ..probe
-        },
-    )?;
+    let found = view.nearest(query, &Probe::nearest(k))?;
+    missed_by(&found, view, query, k)
+}
+
+/// Compares what a search for the nearest `k` found with what comparing every item finds.
+fn missed_by(
+    found: &[GalleryMatch],
+    view: &GalleryView,
+    query: &Embedding,
+    k: usize,
+) -> Result<IndexFindings, GalleryError> {
+    let exact = Probe {
+        exact: true,
+        ..Probe::nearest(k)
+    };
+    let nearest = view.nearest(query, &exact)?;
     // An item that is as similar as the last one found does not count as missed.
     let last = found.last().map(|last| last.score);
     let is_missed = |near: &GalleryMatch| {

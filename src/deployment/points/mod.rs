@@ -362,6 +362,9 @@ impl Deployment {
         if let Some(watch) = &self.folder_watch {
             watch.publish();
         }
+        if self.qdrant.is_some() {
+            telemetry::index_started(&self.name);
+        }
         let Some(earlier) = earlier else {
             telemetry::deployment_started(self.metric_labels());
             return self.publish_active_point(None);

@@ -2,6 +2,7 @@
 
 pub(super) mod answer;
 pub(super) mod deciding;
+mod judging;
 pub(super) mod open_shadow;
 pub(super) mod request;
 pub(super) mod shadow;
@@ -11,26 +12,28 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use self::answer::{EmbeddedOriginal, Probed, SearchAnswer, VerifyAnswer};
-use self::deciding::{Deciding, Searched};
+use self::deciding::Deciding;
+use self::judging::{JudgedSearch, Judging};
 use self::open_shadow::{ShadowQuery, shadow_decision};
 use self::request::{
     Comparison, ImageAt, ProbeRequest, ProbeSource, Query, SearchOptions, Timings, VerifyReference,
     image_failure,
 };
-use self::worker::{Compare, Known, ToEnrol, compare, embed_measured, embed_query, search_view};
+use self::worker::{
+    Compare, Known, ProbeQuestion, ToEnrol, compare, embed_probe, embed_query, probed,
+};
 use crate::deployment::enrolment::maintenance::{IndexChecks, Maintenance};
 use crate::deployment::open::Deployment;
 use crate::deployment::points::active::{ActivePoint, DecisionBasis, JudgedScore};
 use crate::deployment::points::state::StateInUse;
+use crate::deployment::proposals::Neighbours;
 use crate::deployment::{DeploymentError, Unembeddable};
 use crate::journal::entry::{SearchSource, StateId};
 use crate::monitor::{DecisionRecord, ShadowTicket};
 use crate::telemetry;
-use matchpoint_calibration::decision::Decision;
 use matchpoint_embed::caller::Caller;
 use matchpoint_embed::job::{JobKind, PoolWorker};
 use matchpoint_embed::pixels::{ImageLimits, precheck};
-use matchpoint_gallery::Gallery;
 use matchpoint_gallery::error::GalleryError;
 use matchpoint_gallery::item::ItemHead;
 use matchpoint_gallery::mapped_vectors::Vector;
@@ -72,31 +75,26 @@ impl Deployment {
         let at = self.state_in_use(options.expect_state)?;
         let (view, active, state) = (at.view, at.active, at.id);
         let (recorded, covered) = (!options.unrecorded, active.covers(&options.conditions));
-        let (searched, judge) = (Arc::clone(&view), Arc::clone(&active));
-        let (checks, gallery) = (self.checks(), Arc::clone(&self.gallery));
         let image = probe.kept(self.monitor.keeps_images());
         let ticket = (live && recorded).then(|| self.shadow_ticket(&probe, &options));
-        let ((hits, best, judged, norm, signs), timings) = self
-            .work(job, move |worker, limits, timings| {
-                let measured = embed_measured(worker, probe.read(limits)?, limits, timings)?;
-                let embedding = &measured.embedding;
-                let (hits, best) = search_view(&searched, embedding, &options, timings)?;
-                let found = Searched {
-                    view: &searched,
-                    probe: embedding,
-                    options: &options,
-                };
-                let judged = judge.decision_score(&found, best.as_ref(), timings)?;
-                check_accepted(&gallery, best.as_ref(), judge.decide(judged))?;
-                let signs = judge.traffic_signs(&measured.facts(&options.conditions));
-                // A search that leaves out a label did not use the index.
-                if let Some(checks) = checks.filter(|_| options.without_label.is_none()) {
-                    checks.offer(&searched, embedding);
-                }
-                Ok((hits, best, judged, measured.feature_length, signs))
-            })
+        let judging = Judging {
+            view: Arc::clone(&view),
+            active: Arc::clone(&active),
+            gallery: Arc::clone(&self.gallery),
+            checks: self.checks(),
+            options,
+        };
+        let (judged, timings) = self
+            .found_and_judged(job, probe, judging)
             .await
             .inspect_err(|error| self.note_damage(error))?;
+        let JudgedSearch {
+            hits,
+            best,
+            judged,
+            norm,
+            signs,
+        } = judged;
         let id = self.monitor.fresh_id();
         let basis = self.basis(&active, &view, judged);
         let answer = SearchAnswer {
@@ -321,13 +319,19 @@ impl Deployment {
 
     async fn probe_now(&self, request: ProbeRequest) -> Result<Probed, DeploymentError> {
         let job = WorkerJob::now(Caller::default(), request.source.kind(), Waits::Nobody);
-        let (mut probed, timings) = self
+        if let Some(qdrant) = &self.qdrant {
+            return Box::pin(self.probe_elsewhere(qdrant.index(), job, request)).await;
+        }
+        let (mut found, timings) = self
             .work(job, move |by, limits, timings| {
-                worker::probe(by, request, limits, timings)
+                let neighbours = Neighbours::Here(Arc::clone(&request.view));
+                let question = ProbeQuestion::of(&request);
+                let probe = embed_probe(by, request, limits, timings)?;
+                probed(&neighbours, probe, &question, timings)
             })
             .await?;
-        probed.timings = timings;
-        Ok(probed)
+        found.timings = timings;
+        Ok(found)
     }
 
     fn checks(&self) -> Option<IndexChecks> {
@@ -465,21 +469,6 @@ impl Deployment {
             };
             telemetry::image_failed(&self.name, reason);
         }
-    }
-}
-
-/// Compares the item that a search accepts with its checksum, because a decision must not depend on data that
-/// changed on the disk after they were verified.
-fn check_accepted(
-    gallery: &Gallery,
-    deciding: Option<&Deciding>,
-    decision: Decision,
-) -> Result<(), DeploymentError> {
-    match (decision, deciding) {
-        (Decision::Accept, Some(Deciding { best, .. })) => {
-            Ok(gallery.check_item(&best.item, &best.vector)?)
-        }
-        (Decision::Accept | Decision::Reject | Decision::Undecided, _) => Ok(()),
     }
 }
 

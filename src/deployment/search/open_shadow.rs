@@ -11,6 +11,7 @@ use super::worker::search_view;
 use crate::deployment::DeploymentError;
 use crate::deployment::models::LoadedModel;
 use crate::deployment::points::active::{ActivePoint, JudgedScore};
+use crate::deployment::proposals::Neighbours;
 use crate::monitor::{ShadowDecision, ShadowDeployment};
 use matchpoint_embed::caller::Caller;
 use matchpoint_embed::job::{JobKind, PoolWorker};
@@ -74,7 +75,8 @@ impl ShadowDeployment<ShadowQuery> for OpenShadow {
         let job = move |worker: &mut PoolWorker<'_>| -> Result<ShadowDecision, DeploymentError> {
             let timings = &mut Timings::default();
             let embedding = worker.embed(&query.image, &limits)?.embedding;
-            let (_, best) = search_view(&view, &embedding, &query.options, timings)?;
+            let neighbours = Neighbours::Here(Arc::clone(&view));
+            let (_, best) = search_view(&neighbours, &embedding, &query.options, timings)?;
             let searched = Searched {
                 view: &view,
                 probe: &embedding,

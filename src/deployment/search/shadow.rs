@@ -69,6 +69,10 @@ impl DeploymentShadow<'_> {
             opening.end();
             return Ok(None);
         };
+        if live.qdrant.is_some() {
+            let problem = "is not compared on a server with index = \"qdrant\": a shadow has no collection, and would decide by another index";
+            return Err(refused("a candidate", problem));
+        }
         let candidate = live.open_candidate(&folder, &mut models, share)?;
         // The caller may have given up and removed the link.
         if lead()?.as_ref() != Some(&folder) {

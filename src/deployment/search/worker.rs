@@ -11,6 +11,7 @@ use super::deciding::{DECIDING_WIDTH, Deciding, PROBE_HITS, best_of_another, dec
 use super::request::{Hit, ImageAt, ProbeRequest, Query, SearchOptions, Timings, read_image};
 use crate::deployment::DeploymentError;
 use crate::deployment::points::active::{ActivePoint, JudgedScore};
+use crate::deployment::proposals::Neighbours;
 use matchpoint_calibration::adjustment::ComparedPair;
 use matchpoint_calibration::monitoring::traffic::{PictureFacts, SearchFacts};
 use matchpoint_embed::embedder::Embedded;
@@ -113,44 +114,63 @@ pub(in crate::deployment) fn embed_measured(
     }
 }
 
+/// The searches that a request takes.
+pub(in crate::deployment) struct RequestProbes<'a> {
+    /// The one whose items are returned.
+    pub(in crate::deployment) shown: Probe<'a>,
+    /// The one that decides, if it is another.
+    pub(in crate::deployment) deciding: Option<Probe<'a>>,
+}
+
+impl<'a> RequestProbes<'a> {
+    /// The decision uses a search that is as wide as those of the calibration, whatever was requested. A wider
+    /// search could find a look-alike of a stranger that the calibration did not find.
+    pub(in crate::deployment) fn of(options: &'a SearchOptions, approximate: bool) -> Self {
+        let left_out = options.without_label.is_some();
+        let width = if left_out || options.one_per_label {
+            PROBE_HITS
+        } else {
+            DECIDING_WIDTH
+        };
+        let asked_wider = options.exact || options.ef.is_some() || DECIDING_WIDTH < options.limit;
+        let differs = options.one_per_label || (asked_wider && approximate);
+        Self {
+            shown: Probe {
+                k: options.limit.max(width),
+                exact: options.exact,
+                without_label: options.without_label.as_deref(),
+                filter: options.filter.as_ref(),
+                one_per_label: options.one_per_label,
+                ef: options.ef,
+            },
+            // A label that is left out means that every item is compared.
+            deciding: (differs && !left_out).then(|| Probe {
+                filter: options.filter.as_ref(),
+                ..Probe::nearest(DECIDING_WIDTH)
+            }),
+        }
+    }
+
+    /// Both.
+    pub(in crate::deployment) fn probes(&self) -> impl Iterator<Item = Probe<'a>> + use<'a> {
+        std::iter::once(self.shown).chain(self.deciding)
+    }
+}
+
 /// Finds the nearest items, and the one that is decided on. The latter and its margin depend only on the query
 /// and the gallery, and not on what the caller wants returned.
-///
-/// The decision uses a search that is as wide as those of the calibration, whatever was requested. A wider
-/// search could find a look-alike of a stranger that the calibration did not find.
 pub(in crate::deployment) fn search_view(
-    view: &GalleryView,
+    neighbours: &Neighbours,
     embedding: &Embedding,
     options: &SearchOptions,
     timings: &mut Timings,
 ) -> Result<(Vec<Hit>, Option<Deciding>), DeploymentError> {
     let started = Instant::now();
-    let left_out = options.without_label.is_some();
-    let width = if left_out || options.one_per_label {
-        PROBE_HITS
-    } else {
-        DECIDING_WIDTH
-    };
-    let probe = Probe {
-        k: options.limit.max(width),
-        exact: options.exact,
-        without_label: options.without_label.as_deref(),
-        filter: options.filter.as_ref(),
-        one_per_label: options.one_per_label,
-        ef: options.ef,
-    };
-    let mut hits = view.nearest(embedding, &probe)?;
-    let asked_wider = options.exact || options.ef.is_some() || DECIDING_WIDTH < options.limit;
-    let differs = options.one_per_label || (asked_wider && view.is_approximate());
-    // A label that is left out means that every item is compared.
-    let deciding = if left_out || !differs {
-        deciding(&hits)
-    } else {
-        let probe = Probe {
-            filter: options.filter.as_ref(),
-            ..Probe::nearest(DECIDING_WIDTH)
-        };
-        deciding(&view.nearest(embedding, &probe)?)
+    let plan = RequestProbes::of(options, neighbours.view().is_approximate());
+    let mut hits = neighbours.nearest(embedding, &plan.shown)?;
+    let deciding = match plan.deciding {
+        None => deciding(&hits),
+        Some(probe) => deciding(&neighbours.nearest(embedding, &probe)?),
     };
     hits.truncate(options.limit);
     if let Some(least) = options.score_min {
@@ -251,38 +271,80 @@ pub(in crate::deployment) fn embed_image(
     }))
 }
 
-pub(in crate::deployment) fn probe(
+/// A labelled query with its embedding.
+pub(in crate::deployment) struct EmbeddedProbe {
+    pub(in crate::deployment) measured: MeasuredQuery,
+    source_sha256: Option<[u8; 32]>,
+}
+
+/// What remains to be done for a labelled query.
+pub(in crate::deployment) struct ProbeQuestion {
+    label: String,
+    others: bool,
+    check_index: bool,
+}
+
+impl ProbeQuestion {
+    pub(in crate::deployment) fn of(request: &ProbeRequest) -> Self {
+        Self {
+            label: request.label.clone(),
+            others: request.others,
+            check_index: request.check_index,
+        }
+    }
+}
+
+/// The search of a labelled query.
+pub(in crate::deployment) fn probe_options() -> SearchOptions {
+    SearchOptions::nearest(PROBE_HITS)
+}
+
+pub(in crate::deployment) fn embed_probe(
     worker: &mut PoolWorker<'_>,
     request: ProbeRequest,
     limits: &ImageLimits,
     timings: &mut Timings,
-) -> Result<Probed, DeploymentError> {
-    let view = &*request.view;
+) -> Result<EmbeddedProbe, DeploymentError> {
     let query = request.source.read(limits)?;
     let source_sha256 = query.sha256();
-
-    let MeasuredQuery {
-        embedding,
-        measures,
-        feature_length,
-    } = match (query, request.cache.zip(source_sha256)) {
+    let measured = match (query, request.cache.zip(source_sha256)) {
         (Query::Image(image), Some((cache, sha256))) => {
             let embedded = cache.get_or(sha256, || worker.embed(&image, limits))?;
             MeasuredQuery::of_image(embedded, timings)
         }
         (query, _) => embed_measured(worker, query, limits, timings)?,
     };
+    Ok(EmbeddedProbe {
+        measured,
+        source_sha256,
+    })
+}
 
-    let options = SearchOptions::nearest(PROBE_HITS);
-    let (hits, deciding) = search_view(view, &embedding, &options, timings)?;
-    let others = if request.others {
-        Some(left_out(view, &embedding, &request.label)?)
+pub(in crate::deployment) fn probed(
+    neighbours: &Neighbours,
+    probe: EmbeddedProbe,
+    question: &ProbeQuestion,
+    timings: &mut Timings,
+) -> Result<Probed, DeploymentError> {
+    let view = &**neighbours.view();
+    let EmbeddedProbe {
+        measured:
+            MeasuredQuery {
+                embedding,
+                measures,
+                feature_length,
+            },
+        source_sha256,
+    } = probe;
+    let (hits, deciding) = search_view(neighbours, &embedding, &probe_options(), timings)?;
+    let others = if question.others {
+        Some(left_out(view, &embedding, &question.label)?)
     } else {
         None
     };
     let other = match (deciding, &others) {
         (None, _) => None,
-        (Some(found), Some(others)) if found.best.item.label == request.label => {
+        (Some(found), Some(others)) if found.best.item.label == question.label => {
             others.hits.first().map(|hit| hit.score)
         }
         (Some(Deciding { best, other }), _) if other.is_none() || view.is_approximate() => {
@@ -290,7 +352,7 @@ pub(in crate::deployment) fn probe(
         }
         (Some(Deciding { other, .. }), _) => other,
     };
-    let index_missed = if request.check_index {
+    let index_missed = if question.check_index {
         index_misses(view, &embedding, &hits, None)?
     } else {
         None

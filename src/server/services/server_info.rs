@@ -171,7 +171,7 @@ impl ServerInfoHandler {
             gallery_items: view.len() as u64,
             gallery_labels: view.label_count() as u64,
             generation: view.generation(),
-            index: view.index_description(),
+            index: deployment.index_description(&view),
             operating_point_id: basis.operating_point_id.unwrap_or_default(),
             within_calibrated_size: basis.within_calibrated_size,
             gallery_coverage: basis.coverage.map(Coverage::share),

@@ -10,6 +10,7 @@
     reason = "not every test file uses all of it, and tests have no configuration"
 )]
 
+pub mod qdrant;
 pub mod random;
 pub mod raw;
 mod running;

@@ -890,6 +890,7 @@ const GRAPH: IndexParams = IndexParams {
     ef_construction: 80,
     ef_search: 80,
     scan_bytes: 512 * GRAPH_DIMENSION,
+    elsewhere: false,
 };
 const GRAPH_DIMENSION: usize = 48;
 
