@@ -4,6 +4,7 @@
 #![expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,
+    clippy::print_stderr,
     reason = "a test fails by panicking"
 )]
 
@@ -384,8 +385,8 @@ fn plain_vectors_get_a_head_that_a_calibration_takes_them_behind() {
     let with_page = format!("{ADAPT} --report {{}}");
     let report = done(&with_page, &[&file, &list, &head, &page]);
     let drawn = fs::read_to_string(&page).unwrap();
-    // Each of the three charts has lines and letters apart.
-    assert_eq!(drawn.matches("<svg").count(), 6);
+    // Each of the five charts has lines and letters apart.
+    assert_eq!(drawn.matches("<svg").count(), 10);
     assert!(drawn.contains("Better on labels that it had not seen"));
     assert_eq!(report["candidates"].as_array().unwrap().len(), 5);
     assert_eq!(report["parts"][0]["labels"], 60);
@@ -542,4 +543,34 @@ fn a_disk_that_is_full_leaves_nothing_behind() {
         both(&output)
     );
     assert_eq!(fs::read_dir(&place).unwrap().count(), 0);
+}
+
+#[test]
+fn a_kill_at_any_moment_of_the_writing_leaves_no_head_and_the_command_starts_over() {
+    if Command::new("strace").arg("-V").output().is_err() {
+        eprintln!("skipped: strace is not installed");
+        return;
+    }
+    let folder = TempDir::new().unwrap();
+    let (file, list) = vectors(folder.path(), 120, 4);
+    let head = folder.path().join("place").join("head");
+    // While its first file is written, its second, and when all is there but the name.
+    for (call, number) in [("fsync", 1), ("fsync", 2), ("rename", 1)] {
+        let killed = Command::new("strace")
+            .args(["--follow-forks", "--output=/dev/null", "-e"])
+            .arg(format!("inject={call}:signal=KILL:when={number}"))
+            .arg(matchpoint(&[]).get_program())
+            .args(["adapt", "--embeddings"])
+            .arg(&file)
+            .arg("--labels")
+            .arg(&list)
+            .arg("--out")
+            .arg(&head)
+            .output()
+            .unwrap();
+        assert!(!killed.status.success(), "{call} {number}");
+        assert!(!head.exists(), "{call} {number}");
+    }
+    done(ADAPT, &[&file, &list, &head]);
+    assert!(record(&head).weights_sha256.len() == 64);
 }

@@ -1,6 +1,8 @@
 //! Curves for a page about a head: the trade-off of FAR and FRR and the utility of each label, without and with
 //! the head.
 
+use matchpoint_calibration::analysis::pairwise::Scan;
+use matchpoint_calibration::analysis::score_curve::ScoreBin;
 use rayon::prelude::*;
 
 use super::error::AdaptError;
@@ -15,6 +17,8 @@ const TAIL: f64 = 0.025;
 const POINTS: u32 = 41;
 const FAR_LOWEST: f64 = 1e-3;
 const FAR_HIGHEST: f64 = 0.4;
+/// Number of bins of a histogram, over similarities from -1 to 1.
+const BINS: usize = 100;
 
 /// The FRR at some FAR, with its 95 % interval over labels.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -47,6 +51,10 @@ pub struct JudgedCurves {
     pub without: Vec<TradePoint>,
     /// The trade-off with the head.
     pub with: Vec<TradePoint>,
+    /// The similarities of all pairs without the head.
+    pub scores_without: Vec<ScoreBin>,
+    /// The same with the head.
+    pub scores_with: Vec<ScoreBin>,
     /// The FARs at which utilities are given, in ascending order.
     pub band: Vec<f64>,
     /// The labels that have both mated and non-mated pairs.
@@ -79,10 +87,21 @@ impl JudgedCurves {
         Ok(Self {
             without: curve(&without, seed),
             with: curve(&with, seed),
+            scores_without: scores(before)?,
+            scores_with: scores(behind)?,
             labels: of_number.iter().enumerate().filter_map(label).collect(),
             band,
         })
     }
+}
+
+fn scores(rows: &LabelledRows) -> Result<Vec<ScoreBin>, AdaptError> {
+    let embeddings = rows.embeddings()?;
+    let curve = Scan::all_pairs(&embeddings).curve(&|_, _| true);
+    let curve = curve.map_err(|error| AdaptError::Analysis {
+        problem: error.to_string(),
+    })?;
+    Ok(curve.histogram(BINS))
 }
 
 fn rates() -> impl Iterator<Item = f64> {

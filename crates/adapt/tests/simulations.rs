@@ -2,8 +2,8 @@
 #![expect(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
 
 use matchpoint_adapt::{
-    AdaptRequest, AdaptedHead, COMPONENTS, Head, HeadRecord, Judgement, LabelledRows, Part, Parts,
-    Recipe, SupportedTargets,
+    AdaptError, AdaptRequest, AdaptStage, AdaptedHead, COMPONENTS, Head, HeadRecord, Judgement,
+    LabelledRows, Part, Parts, Recipe, SupportedTargets,
 };
 use matchpoint_calibration::analysis::rng::SeededRng;
 use matchpoint_calibration::certify::{TargetFar, certify_scores};
@@ -428,6 +428,35 @@ fn what_is_certified_behind_a_head_holds_as_often_as_promised() {
     }
     // A tenth of 300, plus three standard deviations.
     assert!(broken <= 45, "{broken} of {runs}");
+}
+
+#[test]
+fn work_that_is_interrupted_ends_at_each_stage_without_a_head() {
+    let world = World {
+        within: 0.5,
+        odd: 4.0,
+    };
+    let rows = world.rows(80, &mut SeededRng::new(0, 0));
+    let names: Vec<String> = rows.labels().iter().map(u32::to_string).collect();
+    let labels: Vec<&str> = names.iter().map(String::as_str).collect();
+    let parts = Parts::deal(&labels, 0).unwrap();
+    for (last, recipe) in [
+        (AdaptStage::Compare, None),
+        (AdaptStage::Fit, Some("softmax-tcm")),
+        (AdaptStage::Judge, Some("whitening")),
+    ] {
+        let request = AdaptRequest {
+            rows: &rows,
+            names: &names,
+            parts: &parts,
+            recipe: recipe.map(|name| Recipe::named(name).unwrap()),
+            components: COMPONENTS,
+            eight_bits: false,
+            seed: 0,
+        };
+        let ended = request.run(&|stage, _, _| stage != last);
+        assert!(matches!(ended, Err(AdaptError::Stopped)), "{last:?}");
+    }
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! The page about a head: its figures with and without the head, on labels that it was not fitted to.
 
 use super::axis::{AxisScale, AxisUnit, ChartAxis};
-use super::contents::Picture;
+use super::charts::pair_histogram;
+use super::contents::{BinnedScores, Picture};
 use super::markup::Markup;
 use super::numbers::shortened;
 use super::page::document;
@@ -30,6 +31,8 @@ pub struct AdaptedReport {
     pub before: Vec<[f64; 4]>,
     /// The same with the head.
     pub behind: Vec<[f64; 4]>,
+    /// The similarities of all pairs without and with the head.
+    pub scores: Option<[BinnedScores; 2]>,
     /// The FARs at which labels are compared.
     pub band: Vec<f64>,
     /// The utility of each label.
@@ -99,6 +102,7 @@ pub fn render(report: &AdaptedReport, pictures: &dyn Fn(&str) -> Vec<Picture>) -
                 },
             );
         }
+        scores(main, report);
         let supports = |table: &&SupportedTable| !table.rows.is_empty();
         if let Some(table) = report.supported.as_ref().filter(supports) {
             supported(main, table);
@@ -130,6 +134,7 @@ pub fn render(report: &AdaptedReport, pictures: &dyn Fn(&str) -> Vec<Picture>) -
 
 const FIGURES_NOTE: &str = "Rates of pairs of pictures. Intervals are of the difference, at 95 %, over labels sampled again: a head is accepted only if EER and FRR are better by more than that.";
 const DET_NOTE: &str = "Broken line: before. Solid line: behind the head. The bands contain 95 % of the curves when labels are sampled again.";
+const SCORES_NOTE: &str = "Pairs of pictures of one label (mated) and of two labels (non-mated). The less they overlap, the fewer errors any threshold makes.";
 const FAN_NOTE: &str = "One line for each label: how well the threshold serves it at which the FAR of all pairs is this rate. The narrower the fan, the more alike one threshold serves all; OPIS is its variance.";
 const WORST_NOTE: &str = "By the mean of the lines above; 1 is a label that is never mistaken. Labels that fare worst behind the head too have pictures that differ more than it can undo, or wrong ones among them.";
 /// The rankings of the label lists.
@@ -185,6 +190,21 @@ fn figures(report: &AdaptedReport) -> Markup {
         table.row(row.iter().map(|text| cell(text)).collect());
     }
     table.finish()
+}
+
+/// The histograms of similarities without and with the head.
+fn scores(main: &mut Markup, report: &AdaptedReport) {
+    let Some([before, behind]) = &report.scores else {
+        return;
+    };
+    if let (Some(before), Some(behind)) = (pair_histogram(before), pair_histogram(behind)) {
+        section(main, "scores", "Similarities", SCORES_NOTE, |body| {
+            body.line("p", "band-name", "Before");
+            body.append(before);
+            body.line("p", "band-name", "Behind the head");
+            body.append(behind);
+        });
+    }
 }
 
 /// The DET curves without and with the head, with their intervals.
@@ -358,6 +378,12 @@ mod tests {
             figures: vec![["EER", "1", "2", "3", "better"].map(str::to_owned)],
             before: curve(0.4),
             behind: curve(0.2),
+            scores: Some([[3, 0, 9], [0, 4, 9]].map(|mated| BinnedScores {
+                lower: -1.0,
+                upper: 1.0,
+                mated: mated.to_vec(),
+                non_mated: vec![20, 5, 0],
+            })),
             band: vec![0.001, 0.1],
             labels: (0..30).map(label).collect(),
             supported: Some(SupportedTable {
@@ -375,7 +401,7 @@ mod tests {
         assert_eq!(page.matches("<img").count(), 2 * WORST);
         assert!(page.contains("What can be promised") && page.contains("none"));
         // Each chart has separate drawings for lines and for letters.
-        assert_eq!(page.matches("<svg").count(), 6, "{page}");
+        assert_eq!(page.matches("<svg").count(), 10, "{page}");
         assert!(
             page.contains("&lt;i&gt;shop")
                 && page.contains("A &amp; B")

@@ -232,6 +232,53 @@ fn name_errors(plot: &mut Plot, points: &[&TradeOffPoint]) {
 
 /// The histograms of mated and non-mated scores, as shares and as counts on a logarithmic scale.
 pub(super) fn histograms(histogram: &BinnedScores, report: &ReportContents) -> Option<Markup> {
+    let (x, kinds) = binned(histogram)?;
+    let mut shares = shares_by_bin(x, &kinds)?;
+    threshold_line(&mut shares, report);
+
+    let most = kinds.iter().map(|kind| kind.most).max()?;
+    let y = ChartAxis::new(AxisScale::Log, AxisUnit::Count, (0.7, real(most) * 1.5))?;
+    let mut counts = Plot::new(x, y);
+    for kind in &kinds {
+        kind.draw(&mut counts, |count, _| real(count), 0.1);
+    }
+    if let Some(point) = &report.operating_point {
+        counts.vertical(point.threshold, "threshold", "");
+    }
+
+    let [trial, trials] = trial_names(report.view);
+    let mut panels = finish_shares(shares, "", trials);
+    panels.append(counts.finish(
+        "plot low",
+        AxisNames {
+            x: &format!("Score (similarity) of a {trial} →"),
+            y: &format!("↑ Number of {trials} by bin, logarithmic scale"),
+        },
+        &format!("The same histogram as counts of {trials} on a logarithmic scale."),
+    ));
+    Some(panels)
+}
+
+/// The histogram of mated and non-mated pairs, as shares.
+pub(super) fn pair_histogram(histogram: &BinnedScores) -> Option<Markup> {
+    let (x, kinds) = binned(histogram)?;
+    let shares = shares_by_bin(x, &kinds)?;
+    Some(finish_shares(shares, "Similarity of a pair →", "pairs"))
+}
+
+fn finish_shares(shares: Plot, x: &str, trials: &str) -> Markup {
+    shares.finish(
+        "plot low",
+        AxisNames {
+            x,
+            y: &format!("↑ Share of the {trials} of its kind, by bin"),
+        },
+        &format!("Histogram of the scores of mated and non-mated {trials}, as shares."),
+    )
+}
+
+/// The axis of the scores that occur, and the bins of each kind.
+fn binned(histogram: &BinnedScores) -> Option<(ChartAxis, [TrialBins<'_>; 2])> {
     let bins = histogram.mated.len().max(histogram.non_mated.len());
     let width = (histogram.upper - histogram.lower) / real(bins as u64);
     let filled = |counts: &[u64]| {
@@ -253,44 +300,18 @@ pub(super) fn histograms(histogram: &BinnedScores, report: &ReportContents) -> O
         TrialBins::new("non-mated", &histogram.non_mated, edge),
         TrialBins::new("mated", &histogram.mated, edge),
     ];
+    Some((x, kinds))
+}
 
+fn shares_by_bin(x: ChartAxis, kinds: &[TrialBins<'_>; 2]) -> Option<Plot> {
     let most = kinds.iter().map(TrialBins::most_share).reduce(f64::max)?;
     let y = ChartAxis::new(AxisScale::Linear, AxisUnit::Share, (0.0, most * 1.18))?;
     let mut shares = Plot::new(x, y);
-    for kind in &kinds {
+    for kind in kinds {
         kind.draw(&mut shares, |count, total| real(count) / real(total), 0.0);
     }
-    name_kinds(&mut shares, &kinds);
-    threshold_line(&mut shares, report);
-
-    let most = kinds.iter().map(|kind| kind.most).max()?;
-    let y = ChartAxis::new(AxisScale::Log, AxisUnit::Count, (0.7, real(most) * 1.5))?;
-    let mut counts = Plot::new(x, y);
-    for kind in &kinds {
-        kind.draw(&mut counts, |count, _| real(count), 0.1);
-    }
-    if let Some(point) = &report.operating_point {
-        counts.vertical(point.threshold, "threshold", "");
-    }
-
-    let [trial, trials] = trial_names(report.view);
-    let mut panels = shares.finish(
-        "plot low",
-        AxisNames {
-            x: "",
-            y: &format!("↑ Share of the {trials} of its kind, by bin"),
-        },
-        &format!("Histogram of the scores of mated and non-mated {trials}, as shares."),
-    );
-    panels.append(counts.finish(
-        "plot low",
-        AxisNames {
-            x: &format!("Score (similarity) of a {trial} →"),
-            y: &format!("↑ Number of {trials} by bin, logarithmic scale"),
-        },
-        &format!("The same histogram as counts of {trials} on a logarithmic scale."),
-    ));
-    Some(panels)
+    name_kinds(&mut shares, kinds);
+    Some(shares)
 }
 
 /// The bins of the mated or of the non-mated trials.

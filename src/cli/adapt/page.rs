@@ -5,9 +5,10 @@ use super::text::{difference, false_rejects, figure, is_certified, threshold};
 use crate::cli::output::percent;
 use crate::clock::now_rfc_3339;
 use matchpoint_adapt::{JudgedCurves, TradePoint};
+use matchpoint_calibration::analysis::score_curve::ScoreBin;
 use matchpoint_calibration::menu::MenuLine;
-use matchpoint_report::Picture;
 use matchpoint_report::adapted::{AdaptedReport, ServedLabel, SupportedTable, render};
+use matchpoint_report::{BinnedScores, Picture};
 
 /// The page, as HTML.
 pub(super) fn page(
@@ -69,6 +70,7 @@ pub(super) fn page(
         figures: figures.collect(),
         before: curve(&curves.without),
         behind: curve(&curves.with),
+        scores: Some([&curves.scores_without, &curves.scores_with].map(|bins| binned(bins))),
         band: curves.band,
         labels: curves
             .labels
@@ -83,6 +85,16 @@ pub(super) fn page(
         facts,
     };
     render(&page, pictures)
+}
+
+/// Bins over similarities from -1 to 1.
+fn binned(bins: &[ScoreBin]) -> BinnedScores {
+    BinnedScores {
+        lower: -1.0,
+        upper: 1.0,
+        mated: bins.iter().map(|bin| bin.mated).collect(),
+        non_mated: bins.iter().map(|bin| bin.non_mated).collect(),
+    }
 }
 
 /// The FARs that are certified without or with the head: the FAR, then threshold and FRR without and with it;
