@@ -340,17 +340,22 @@ def calibrate_from_folder(visit: Visit, folder: Path, pictures: Path | None, axe
     """Refused with what it takes; then only shown, from folders and from a list; then it decides."""
     page = visit.page
 
-    def ask(far: str, button: str, picked: Path | None = None) -> str:
+    def ask(far: str, button: str, picked: Path | None = None, stops: bool = False) -> str:
         visit.open("calibrate")
         page.set_input_files("#folder", picked or labelled_folder(folder, 24))
-        if picked:
+        if picked and (picked / "list.csv").exists():
             page.set_input_files("#list", picked / "list.csv")
         page.fill("#far", far)
         page.select_option("#confidence", "0.9")
         page.click(f"text={button}")
+        if stops:
+            page.click("button:has-text('Stop')")
         page.wait_for_selector(".verdict", timeout=120_000)
         return page.inner_text("main")
 
+    # All photographs there are, so that it takes a while.
+    said = ask("20", "Calibrate, and let it decide", PHOTOS / "images", stops=True)
+    expect("Stopped: nothing was changed" in said, f"it was not stopped: {said}")
     said = ask("0.1", "Only say what would come out")
     refused = "Refused: nothing was changed" in said and "2302 labels of strangers" in said
     expect(refused, f"no refusal: {said}")
@@ -483,6 +488,8 @@ def measure(program: Path, folder: Path) -> None:
         (photos, queue, ["label", "promise"]),
     ]:
         server = Console(program, deployment, *settings)
+        warned = any("will see no pictures" in said for said in server.said)
+        expect(warned == (not settings), f"without pictures to label the start says so: {server.said}")
         if settings:
             server.search([ENROLLED] * 1000)
         for path in paths:

@@ -119,9 +119,11 @@ class Server:
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         # Where it says that it listens, by the word that it has for it.
         self.addresses: dict[str, str] = {}
+        self.said: list[str] = []
         assert self.process.stderr is not None
         for line in self.process.stderr:
             said = json.loads(line)
+            self.said.append(said["message"])
             if "address" in said:
                 self.addresses.setdefault(said["message"], said["address"])
             if said["message"] == "ready":

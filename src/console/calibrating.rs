@@ -293,6 +293,11 @@ fn chosen(place: &Place, done: &CalibrateResponse) -> Markup {
 }
 
 fn refused(error: &ClientError) -> Markup {
+    if error.reason() == Some("OPERATION_CANCELLED") {
+        return html! {
+            section.verdict.estimated role="status" { p.standing { "Stopped: nothing was changed" } }
+        };
+    }
     let (details, why) = if let ClientError::Refused {
         details, message, ..
     } = error

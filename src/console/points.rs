@@ -12,7 +12,7 @@ use super::layout::{Place, Tab, form, page as framed};
 use super::posted::Posted;
 use super::problem::Problem;
 use super::visitor::Visitor;
-use super::words::{count, in_address, percent, score, shown, time};
+use super::words::{count, in_address, in_parts, percent, score, shown, time};
 use matchpoint_client::proto::{
     ActivateOperatingPointRequest, CompareOperatingPointsRequest, CompareOperatingPointsResponse,
     GetOperatingPointRequest, ListOperatingPointsRequest, MeasuredRate, OperatingPoint,
@@ -205,14 +205,14 @@ fn differences(
                 tbody {
                     @for flip in &compared.flips {
                         tr {
-                            th scope="row" { (shown(&flip.query_label)) span.small { (shown(&flip.query_id)) } }
+                            th scope="row" { (in_parts(&flip.query_label)) span.small { (in_parts(&flip.query_id)) } }
                             td {
                                 @if pictured && !flip.matched_item_id.is_empty() {
                                     a.thumb href=(place.below(&format!("item?id={}", in_address(&flip.matched_item_id)))) {
                                         img src=(place.below(&format!("item/thumbnail?id={}", in_address(&flip.matched_item_id)))) alt=(shown(&flip.matched_label)) loading="lazy" width="64" height="64";
                                     }
                                 }
-                                (shown(&flip.matched_label)) span.small { (shown(&flip.matched_item_id)) }
+                                (in_parts(&flip.matched_label)) span.small { (in_parts(&flip.matched_item_id)) }
                             }
                             td.number { (score(flip.score)) }
                             td { @if flip.accepted { "accepted" } @else { "rejected" } }

@@ -264,6 +264,11 @@ pub fn announce(listeners: &Listeners, config: &ServerConfig) -> Result<(), Serv
     if let Some(pages) = &listeners.pages {
         let address = pages.local_addr().map_err(failed(&"the console"))?;
         tracing::info!(%address, "console");
+        if !config.monitoring.images {
+            tracing::warn!(
+                "who labels in the console will see no pictures: they are kept with `audit_images = true`"
+            );
+        }
     }
     Ok(())
 }
