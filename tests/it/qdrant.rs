@@ -2,8 +2,8 @@
 
 #![expect(
     clippy::unwrap_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
+    clippy::disallowed_methods,
+    reason = "a test fails by panicking, and is told where a cluster is"
 )]
 
 use std::collections::BTreeMap;
@@ -153,8 +153,8 @@ async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
 fn requests() -> Vec<SearchRequest> {
     let mut random = Random(3);
     let mut all = Vec::new();
-    for number in 0..40 {
-        let query = if number % 2 == 0 {
+    for number in 0_usize..40 {
+        let query = if number.is_multiple_of(2) {
             vector(number, 9)
         } else {
             stranger(&mut random)
@@ -220,14 +220,14 @@ async fn a_change_is_searched_at_once_and_is_in_qdrant_soon() {
     let (_folder, at) = new_shop();
     let running = served(&at, &urls(&stub)).await;
     let mut random = Random(8);
-    for number in 0..20 {
+    for number in 0_usize..20 {
         let new = stranger(&mut random);
         let id = format!("new {number}");
         enrol(&running, &id, new.clone()).await;
         let found = ask(&running, request(new.clone())).await.unwrap();
         assert_eq!(found.decided_item_id, id);
         // Another item in its place, and then none.
-        if number % 2 == 0 {
+        if number.is_multiple_of(2) {
             enrol(&running, &id, stranger(&mut random)).await;
         } else {
             remove(&running, &id).await;
@@ -274,7 +274,7 @@ impl World {
     }
 
     fn query(number: usize) -> Vec<f32> {
-        if number % 2 == 0 {
+        if number.is_multiple_of(2) {
             vector(number, 9)
         } else {
             stranger(&mut Random(u64::try_from(number).unwrap()))
@@ -384,7 +384,7 @@ async fn no_fault_of_qdrant_makes_another_answer() {
 
     // A batch of which half is written, and one of which nothing is although the answer says so.
     for fault in [(|faults| faults.half = true) as fn(&mut Faults), |faults| {
-        faults.forgets = true
+        faults.forgets = true;
     }] {
         world.stub.fails(fault);
         let same = vector(1, 0);
