@@ -81,7 +81,10 @@ impl LabelHistory {
             changes.drain(..surplus);
             let lines = std::iter::once(LabelLine::Opened(now));
             let lines = lines.chain(changes.iter().cloned().map(LabelLine::Change));
-            log.replace(&lines.collect::<Vec<_>>())?;
+            if let Err(error) = log.replace(&lines.collect::<Vec<_>>()) {
+                // The next opening finds the same differences. A full disk keeps nobody from searching.
+                tracing::error!(%error, "which labels there are now could not be taken down");
+            }
         }
         let mut known: HashMap<String, Vec<(u64, bool)>> = HashMap::new();
         for change in changes {

@@ -205,7 +205,7 @@ fn status_shows_what_the_scopes_of_a_key_allow_and_names_the_rest() {
     };
     let seen = text(&status(&admin, &[]).stdout);
     for words in [
-        "decides; a FAR of at most 9.15 % is promised",
+        "promises FAR <= 10 % at 90 % confidence",
         "36 items of 36 labels",
         "not allowed to see the rest, which takes a key with: calibrate, label",
     ] {
