@@ -1962,20 +1962,19 @@ fn a_remedy_is_named_or_measured_and_every_command_knows_it() {
         text(&refused.stderr)
     );
 
-    // Half of 24 stranger labels is too few for this target, and the half says so.
-    let halved = calibrate(&["--remedy", "measured", "--json"]);
-    assert_eq!(code(&halved), 0, "{}", text(&halved.stderr));
-    let content = json(&halved)["content"].clone();
-    assert_eq!(content["trials"]["never_enrolled"]["labels"], 12);
-    assert!(
-        content["assumptions"]
-            .to_string()
-            .contains("kept apart for that choice")
-    );
+    // All labels certify each of four scores, and judge none of them.
+    let best = calibrate(&["--remedy", "measured", "--json"]);
+    assert_eq!(code(&best), 0, "{}", text(&best.stderr));
+    let content = json(&best)["content"].clone();
+    assert_eq!(content["trials"]["never_enrolled"]["labels"], 24);
+    assert_eq!(content["promise"]["target"]["confidence"], 0.9);
+    let assumptions = content["assumptions"].to_string();
+    assert!(assumptions.contains("Of 4 scores the one with the lowest FRR"));
     let judged = ["evaluate", path(&deployment), "--queries", path(&queries)];
     let refused = run(&judged);
     assert!(
-        text(&refused.stderr).contains("24"),
+        text(&refused.stderr)
+            .contains("chose the threshold and also among those that judge it here: 36"),
         "{}",
         text(&refused.stderr)
     );

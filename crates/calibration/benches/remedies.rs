@@ -21,27 +21,19 @@ use std::sync::Arc;
 
 use matchpoint_arrays::Role;
 use matchpoint_calibration::adjustment::{Adjuster, ComparedPair};
-use matchpoint_calibration::analysis::remedies::{plan, remedy_trial, stranger_labels};
-use matchpoint_calibration::analysis::remedy::{Remedy, RemedyTrial};
-use matchpoint_calibration::analysis::remedy_comparison::compare;
+use matchpoint_calibration::analysis::remedy::Remedy;
 use matchpoint_calibration::certify::{TargetFar, certify};
 use matchpoint_calibration::cohort::Cohort;
 use matchpoint_calibration::decision::{Decision, Threshold};
-use matchpoint_calibration::held_out::Folds;
 use matchpoint_calibration::margin::MarginFactor;
 use matchpoint_calibration::policy::CalibrationTarget;
+use matchpoint_calibration::procedure::{Assured, BestScore, ScoredSearches, ThresholdSettings};
 use matchpoint_calibration::recording::{RecordedMatch, RecordedSearch, Recording, TrialKind};
 use matchpoint_vector::Similarity;
 use rayon::prelude::*;
 
 const SPLITS: u64 = 60;
 const CONFIDENCE: f64 = 0.9;
-const REMEDIES: [Remedy; 4] = [
-    Remedy::None,
-    Remedy::AsNorm,
-    Remedy::Margin,
-    Remedy::AsNormMargin,
-];
 
 fn main() {
     let arguments = labelled_table::arguments();
@@ -61,7 +53,7 @@ fn main() {
         set.labels.len()
     );
     println!("| threshold by | splits | refused | FRR | FAR |\n| --- | --- | --- | --- | --- |");
-    for (place, remedy) in REMEDIES.into_iter().enumerate() {
+    for (place, remedy) in Remedy::MEASURED.into_iter().enumerate() {
         let all = splits.iter().map(|split| split.all_labels[place]);
         line(
             &format!("all labels, {}", remedy.as_str()),
@@ -70,10 +62,10 @@ fn main() {
     }
     let measured = splits.iter().map(|split| split.measured);
     line(
-        "`measured`: half of the labels each",
+        "`measured`: all labels, four scores",
         &measured.collect::<Vec<_>>(),
     );
-    for (place, remedy) in REMEDIES.into_iter().enumerate() {
+    for (place, remedy) in Remedy::MEASURED.into_iter().enumerate() {
         let took = splits.iter().filter(|split| split.taken == Some(remedy));
         let took: Vec<&SplitOutcome> = took.collect();
         let measured: Vec<Judged> = took.iter().map(|split| split.measured).collect();
@@ -161,10 +153,10 @@ struct Split<'a> {
 
 /// What came of one split.
 struct SplitOutcome {
-    /// By each of the remedies, with all labels of the calibration setting the threshold.
+    /// By each of the scores, certified alone.
     all_labels: [Judged; 4],
     measured: Judged,
-    /// What `measured` took; `None` if it could not compare.
+    /// What `measured` took; `None` if there are too few labels for four scores.
     taken: Option<Remedy>,
 }
 
@@ -277,57 +269,53 @@ impl<'a> Split<'a> {
         })
     }
 
-    /// The threshold that these searches certify, and what it does to those that judge.
-    fn judged(&self, remedy: Remedy, searches: &[RecordedSearch], target: TargetFar) -> Judged {
+    fn adjusted(&self, remedy: Remedy, searches: &[RecordedSearch]) -> Vec<RecordedSearch> {
         let adjuster = self.adjuster(remedy);
-        let adjusted = |searches: &[RecordedSearch]| -> Vec<RecordedSearch> {
-            let mut searches = searches.to_vec();
-            for search in &mut searches {
-                let held = adjuster
-                    .as_ref()
-                    .and_then(|by| by.decision_score(&self.compared(search)).unwrap());
-                search.found.as_mut().unwrap().adjusted = held;
-            }
-            searches
-        };
-        let recording = Recording::new(adjusted(searches)).unwrap();
-        let probes = recording.trials().one_probe_per_label(self.seed);
+        let mut searches = searches.to_vec();
+        for search in &mut searches {
+            let held = adjuster
+                .as_ref()
+                .and_then(|by| by.decision_score(&self.compared(search)).unwrap());
+            search.found.as_mut().unwrap().adjusted = held;
+        }
+        searches
+    }
+
+    /// The threshold that the searches of the calibration certify, and what it does to those that judge.
+    fn judged(&self, scored: &ScoredSearches, target: TargetFar) -> Judged {
+        let probes = scored.recording.trials().one_probe_per_label(self.seed);
         let threshold = certify(&probes, target).ok()?.threshold;
-        Some(rates(&adjusted(&self.judging), threshold))
+        Some(rates(
+            &self.adjusted(scored.remedy, &self.judging),
+            threshold,
+        ))
     }
 
     fn outcome(&self, target: TargetFar) -> SplitOutcome {
-        let (taken, measured) = self.measured(target);
+        let scored = Remedy::MEASURED.map(|remedy| ScoredSearches {
+            remedy,
+            recording: Recording::new(self.adjusted(remedy, &self.calibrating)).unwrap(),
+        });
+        // As a deployment does it.
+        let settings = ThresholdSettings {
+            target: CalibrationTarget::Far(target),
+            seed: self.seed,
+            grow_to_items: None,
+            assured: Assured::default(),
+            worst_group_of: None,
+            review: None,
+        };
+        let best = BestScore::of(&scored, settings.target, &settings).ok();
+        let taken = best.as_ref().map(|best| scored[best.place].remedy);
+        let measured = best.zip(taken).map(|(best, remedy)| {
+            let threshold = best.chosen.choice.threshold;
+            rates(&self.adjusted(remedy, &self.judging), threshold)
+        });
         SplitOutcome {
-            all_labels: REMEDIES.map(|remedy| self.judged(remedy, &self.calibrating, target)),
+            all_labels: scored.each_ref().map(|scored| self.judged(scored, target)),
             measured,
             taken,
         }
-    }
-
-    /// As a deployment does it: one half of the labels chooses the remedy, the other the threshold.
-    fn measured(&self, target: TargetFar) -> (Option<Remedy>, Judged) {
-        let all = Recording::new(self.calibrating.clone()).unwrap();
-        let halves = Folds::new(2, self.seed).unwrap();
-        let half_of = halves.of_labels(all.trials());
-        let (choosing, setting): (Vec<RecordedSearch>, Vec<RecordedSearch>) = self
-            .calibrating
-            .iter()
-            .cloned()
-            .partition(|search| half_of.get(search.label.as_str()) == Some(&0));
-        let cohort = self.cohort();
-        let trials: Vec<RemedyTrial> = choosing
-            .iter()
-            .map(|search| remedy_trial(search, Some(&self.compared(search)), &cohort).unwrap())
-            .collect();
-        let labels = stranger_labels(&setting);
-        let plan = plan(CalibrationTarget::Far(target), labels, self.seed).unwrap();
-        let Ok(compared) = compare(&trials, &plan) else {
-            return (None, None);
-        };
-        let preferred = compared.preferred();
-        let remedy = preferred.map_or(Remedy::None, |best| best.measured.fitted.remedy);
-        (Some(remedy), self.judged(remedy, &setting, target))
     }
 }
 

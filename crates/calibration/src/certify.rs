@@ -56,6 +56,17 @@ impl TargetFar {
         })
     }
 
+    /// The same target for one of so many certificates that all hold together with the present confidence.
+    ///
+    /// # Errors
+    /// Returns the errors of [`Confidence::one_of`].
+    pub fn one_of(self, certificates: usize) -> Result<Self, CalibrationError> {
+        Ok(Self {
+            confidence: self.confidence.one_of(certificates)?,
+            ..self
+        })
+    }
+
     /// The highest allowed FAR, as a fraction.
     #[must_use]
     pub fn far(self) -> f64 {
@@ -191,7 +202,7 @@ pub fn certify_scores(
     let Some(allowed) = target.accepts_allowed(independent_trials) else {
         return Err(Underpowered {
             independent_trials,
-            set_aside: 0,
+            scores: 1,
             needed: target.trials_needed(),
             far: target.far,
             confidence: target.confidence.get(),

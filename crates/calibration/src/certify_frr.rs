@@ -66,6 +66,16 @@ impl TargetFrr {
         })
     }
 
+    /// The same target for one of so many certificates that all hold together with the present confidence.
+    ///
+    /// # Errors
+    /// Returns the errors of [`Confidence::one_of`].
+    pub fn one_of(self, certificates: usize) -> Result<Self, CalibrationError> {
+        Ok(Self {
+            missed: self.missed.one_of(certificates)?,
+        })
+    }
+
     /// The highest allowed FRR, as a fraction.
     #[must_use]
     pub fn frr(self) -> f64 {

@@ -172,7 +172,7 @@ fn underpowered(labels: u64, target: TargetFar) -> Underpowered {
     let needed = (exact * (1.0 - 1e-12)).ceil() as u64;
     Underpowered {
         independent_trials: labels,
-        set_aside: 0,
+        scores: 1,
         needed: needed.max(1),
         far: target.far(),
         confidence: target.confidence().get(),

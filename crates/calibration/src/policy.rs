@@ -8,7 +8,7 @@ use super::certify_frr::{FrrCertificate, OneMatedPerLabel, TargetFrr, certify_fr
 use super::cost::{CostModel, CostOutcome, cheapest};
 use super::decision::Threshold;
 use super::estimate::{FarEstimate, estimate_far};
-use super::rates::recorded;
+use super::rates::{Confidence, recorded};
 use super::sweep::{ErrorRates, ThresholdSweep};
 use super::trials::{StrangerOrigin, Trials};
 
@@ -37,6 +37,38 @@ impl CalibrationTarget {
             Self::Far(far) | Self::FarEstimated(far) => Some(far),
             Self::Frr(_) | Self::EqualError | Self::Cost(_) => None,
         }
+    }
+
+    /// The certified target FRR; `None` for other policies.
+    #[must_use]
+    pub fn frr(self) -> Option<TargetFrr> {
+        match self {
+            Self::Frr(frr) => Some(frr),
+            Self::Far(_) | Self::FarEstimated(_) | Self::EqualError | Self::Cost(_) => None,
+        }
+    }
+
+    /// The confidence of the target; `None` for a plain estimate.
+    #[must_use]
+    pub fn confidence(self) -> Option<Confidence> {
+        match self {
+            Self::Far(far) | Self::FarEstimated(far) => Some(far.confidence()),
+            Self::Frr(frr) => Some(frr.confidence()),
+            Self::EqualError | Self::Cost(_) => None,
+        }
+    }
+
+    /// The same target for one of so many thresholds that all hold together with the present confidence.
+    ///
+    /// # Errors
+    /// Returns the errors of [`Confidence::one_of`].
+    pub fn one_of(self, thresholds: usize) -> Result<Self, CalibrationError> {
+        Ok(match self {
+            Self::Far(far) => Self::Far(far.one_of(thresholds)?),
+            Self::FarEstimated(far) => Self::FarEstimated(far.one_of(thresholds)?),
+            Self::Frr(frr) => Self::Frr(frr.one_of(thresholds)?),
+            Self::EqualError | Self::Cost(_) => self,
+        })
     }
 
     /// The same policy with another target FAR; unchanged if the policy has none.

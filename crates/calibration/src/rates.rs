@@ -35,6 +35,15 @@ impl Confidence {
         self.0
     }
 
+    /// The confidence that each of so many statements needs, so that all of them are true with this one: delta
+    /// is divided among them (Bonferroni).
+    ///
+    /// # Errors
+    /// Returns an error if that is above the highest confidence, 1 - 1e-9.
+    pub fn one_of(self, statements: usize) -> Result<Self, CalibrationError> {
+        Self::new(1.0 - self.delta() / real(statements.max(1) as u64))
+    }
+
     /// The probability that the statement is wrong: delta = 1 - confidence.
     #[must_use]
     pub fn delta(self) -> f64 {

@@ -174,7 +174,7 @@ pub struct RecordedSearch {
 pub struct Recording {
     searches: Vec<RecordedSearch>,
     trials: Trials,
-    set_aside: BTreeSet<String>,
+    score_labels: BTreeSet<String>,
 }
 
 #[derive(Serialize)]
@@ -182,7 +182,7 @@ struct RecordingFileRef<'a> {
     format: u64,
     digest: String,
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
-    set_aside: &'a BTreeSet<String>,
+    score_labels: &'a BTreeSet<String>,
     searches: &'a [RecordedSearch],
 }
 
@@ -191,8 +191,9 @@ struct RecordingFileRef<'a> {
 struct RecordingFile {
     format: u64,
     digest: String,
-    #[serde(default)]
-    set_aside: BTreeSet<String>,
+    /// Called `set_aside` while these labels had no part in the threshold.
+    #[serde(default, alias = "set_aside")]
+    score_labels: BTreeSet<String>,
     searches: Vec<RecordedSearch>,
 }
 
@@ -274,15 +275,14 @@ impl Recording {
         Ok(Self {
             searches,
             trials,
-            set_aside: BTreeSet::new(),
+            score_labels: BTreeSet::new(),
         })
     }
 
-    /// Records the labels whose searches determined how scores are adjusted. They are excluded from the
-    /// searches that choose the threshold, and cannot judge it either.
+    /// Records the labels whose searches determined how scores are adjusted. They cannot judge the threshold.
     #[must_use]
-    pub fn with_set_aside(mut self, labels: BTreeSet<String>) -> Self {
-        self.set_aside = labels;
+    pub fn with_score_labels(mut self, labels: BTreeSet<String>) -> Self {
+        self.score_labels = labels;
         self
     }
 
@@ -296,8 +296,8 @@ impl Recording {
 
     /// The labels that determined how scores are adjusted.
     #[must_use]
-    pub fn set_aside(&self) -> &BTreeSet<String> {
-        &self.set_aside
+    pub fn score_labels(&self) -> &BTreeSet<String> {
+        &self.score_labels
     }
 
     /// The digest of the trials and of everything that is stored with them.
@@ -305,10 +305,10 @@ impl Recording {
         let held = self.trials.digest();
         let adjusted =
             |search: &RecordedSearch| search.found.as_ref().is_some_and(|f| f.adjusted.is_some());
-        if self.set_aside.is_empty() && !self.searches.iter().any(adjusted) {
+        if self.score_labels.is_empty() && !self.searches.iter().any(adjusted) {
             return Ok(held);
         }
-        let rest = serde_json::to_vec(&(&self.set_aside, &self.searches));
+        let rest = serde_json::to_vec(&(&self.score_labels, &self.searches));
         let rest = rest.map_err(CalibrationError::NotARecording)?;
         Ok(encode_string(&Sha256::digest(
             [held.as_bytes(), &rest].concat(),
@@ -328,7 +328,7 @@ impl Recording {
                 supported: FORMAT,
             });
         }
-        let recording = Self::new(file.searches)?.with_set_aside(file.set_aside);
+        let recording = Self::new(file.searches)?.with_score_labels(file.score_labels);
         let computed = recording.digest()?;
         if computed != file.digest {
             return Err(CalibrationError::RecordingAltered {
@@ -347,7 +347,7 @@ impl Recording {
         let file = RecordingFileRef {
             format: FORMAT,
             digest: self.digest()?,
-            set_aside: &self.set_aside,
+            score_labels: &self.score_labels,
             searches: &self.searches,
         };
         serde_json::to_vec(&file).map_err(CalibrationError::NotARecording)
@@ -642,7 +642,7 @@ mod tests {
             }
         }
         let adjusted = Recording::new(searches).unwrap();
-        let adjusted = adjusted.with_set_aside(BTreeSet::from(["m9".to_owned()]));
+        let adjusted = adjusted.with_score_labels(BTreeSet::from(["m9".to_owned()]));
         let back = Recording::parse(&adjusted.to_json().unwrap()).unwrap();
         assert_eq!(back, adjusted);
         assert_ne!(adjusted.trials().digest(), recording().trials().digest());

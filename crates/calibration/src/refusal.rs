@@ -8,14 +8,14 @@ use super::target_rate::or_ask_for;
 #[error(
     "FAR {} at {} confidence needs {needed} labels of strangers, there are \
      {independent_trials}{}: add labels{or}",
-    percent(*.far), percent(*.confidence), beside(*.set_aside),
+    percent(*.far), percent(*.confidence), for_each(*.scores),
     or = or_ask_for("FAR", *.best_supported_far)
 )]
 pub struct Underpowered {
     /// Number of labels of strangers that were searched for.
     pub independent_trials: u64,
-    /// Number of other labels of strangers, which chose the remedy and so cannot be trials as well.
-    pub set_aside: u64,
+    /// Number of scores that are certified together, so that one of them can be taken.
+    pub scores: u64,
     /// The least number of labels that the target needs.
     pub needed: u64,
     /// The target FAR.
@@ -26,10 +26,12 @@ pub struct Underpowered {
     pub best_supported_far: f64,
 }
 
-fn beside(set_aside: u64) -> String {
-    match set_aside {
-        0 => String::new(),
-        labels => format!(" ({labels} more chose the remedy; one that is named needs none)"),
+fn for_each(scores: u64) -> String {
+    match scores {
+        1 => String::new(),
+        scores => {
+            format!(" ({scores} scores are certified together; one that is named needs fewer)")
+        }
     }
 }
 

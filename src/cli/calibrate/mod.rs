@@ -203,8 +203,8 @@ enum RemedyFlag {
     Margin,
     /// The same, in units of as-norm
     AsNormMargin,
-    /// What half of the labels shows to have a lower FRR by more than chance (as-norm, margin or
-    /// both), or nothing; the other half sets the threshold
+    /// Nothing, margin, as-norm or both: the one with the lowest FRR, of four thresholds that are
+    /// certified together
     Measured,
 }
 

@@ -186,9 +186,11 @@ pub fn labels_that_chose(
     })?;
     let enrolled = deployment.view().labels();
     // With a target FAR, enrolled labels have no part in choosing the threshold unless they were left out as
-    // strangers. But they choose where a review band begins.
+    // strangers. But they choose where a review band begins, and among several scores.
     let content = point.content();
-    let by_strangers = content.target_far().is_some() && content.review.is_none();
+    let by_strangers = content.target_far().is_some()
+        && content.review.is_none()
+        && recording.score_labels().is_empty();
     let chose = recording.searches().iter();
     let chose = chose.filter(|search| !by_strangers || search.truth != TrialKind::Mated);
     let left_out = 0 < content.trials.left_out.searches;
@@ -203,7 +205,7 @@ pub fn labels_that_chose(
             },
             labels: chose
                 .map(|search| search.label.as_str())
-                .chain(recording.set_aside().iter().map(String::as_str))
+                .chain(recording.score_labels().iter().map(String::as_str))
                 .collect(),
         },
         &LabelSet {

@@ -1,20 +1,18 @@
 //! The remedy of a calibration: the adjustment of scores before the decision, and how it was chosen.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use crate::deployment::{DeploymentError, Gathered};
 use matchpoint_calibration::CalibrationError;
 use matchpoint_calibration::adjustment::{Adjuster, ComparedPair};
-use matchpoint_calibration::analysis::remedies::{plan, remedy_trial, stranger_labels};
-use matchpoint_calibration::analysis::remedy::{Remedy, RemedyPlan, RemedyTrial};
-use matchpoint_calibration::analysis::remedy_comparison::{self, compare};
+use matchpoint_calibration::analysis::remedy::Remedy;
 use matchpoint_calibration::cohort::Cohort;
-use matchpoint_calibration::held_out::Folds;
 use matchpoint_calibration::margin::MarginFactor;
 use matchpoint_calibration::policy::CalibrationTarget;
-use matchpoint_calibration::procedure::{ChosenThreshold, ThresholdSettings};
+use matchpoint_calibration::procedure::{
+    BestScore, ChosenThreshold, ScoredSearches, ThresholdSettings,
+};
 use matchpoint_calibration::recording::{RecordedSearch, Recording, TrialKind};
-use matchpoint_calibration::refusal::Underpowered;
 use matchpoint_gallery::item::ItemHead;
 
 /// The remedy for labels that one threshold treats unequally.
@@ -25,7 +23,8 @@ pub enum RemedyChoice {
     None,
     /// This remedy.
     Named(Remedy),
-    /// The remedy that half of the labels prefers, or none. The other half chooses the threshold.
+    /// The similarity, a margin, AS-norm, or both together: the one that errs least, of thresholds that are
+    /// certified together.
     Measured,
 }
 
@@ -203,86 +202,57 @@ impl RemedyBench<'_> {
         remedy: Remedy,
         searches: Vec<RecordedSearch>,
     ) -> Result<Remedied, DeploymentError> {
+        let adjuster = self.adjuster(remedy)?;
+        let searches = match &adjuster {
+            Some(adjuster) => self.vectors.adjust(searches, adjuster)?,
+            None => searches,
+        };
+        self.chosen(searches, adjuster)
+    }
+
+    fn adjuster(&self, remedy: Remedy) -> Result<Option<Adjuster>, DeploymentError> {
         let margin = remedy.takes_margin().then_some(self.margin_factor);
-        let cohort = || self.vectors.cohort(self.seed);
-        let adjuster = match (remedy, margin) {
-            (Remedy::None, _) => return self.chosen(searches, None),
-            (Remedy::Margin, Some(factor)) => Adjuster::margin(factor),
+        Ok(match (remedy, margin) {
+            (Remedy::None, _) => None,
+            (Remedy::Margin, Some(factor)) => Some(Adjuster::margin(factor)),
             (_, margin) => {
-                let cohort = cohort()?;
+                let cohort = self.vectors.cohort(self.seed)?;
                 let Some(how) = remedy.normalisation(cohort.members()) else {
-                    return self.chosen(searches, None);
+                    return Ok(None);
                 };
                 let normalising = Adjuster::normalising(how, cohort)?;
-                match margin {
+                Some(match margin {
                     Some(factor) => normalising.with_margin(factor),
                     None => normalising,
-                }
+                })
             }
-        };
-        let searches = self.vectors.adjust(searches, &adjuster)?;
-        self.chosen(searches, Some(adjuster))
+        })
     }
 
-    /// One half of the labels chooses the remedy, the other the threshold.
+    /// All labels certify each of the scores, and the one that errs least is taken.
     fn measured(&self) -> Result<Remedied, DeploymentError> {
-        let all = Recording::new(self.searches.to_vec())?.with_repeats(self.repeats.clone());
-        let halves = Folds::new(2, self.seed)?;
-        let half_of = halves.of_labels(all.trials());
-        let (choosing, setting): (Vec<&RecordedSearch>, Vec<&RecordedSearch>) = self
-            .searches
-            .iter()
-            .partition(|search| half_of.get(search.label.as_str()) == Some(&0));
-        let cohort = self.vectors.cohort(self.seed)?;
-        let trials = choosing.iter().map(|search| {
-            let compared = self.vectors.compared(search)?;
-            Ok(remedy_trial(search, compared.as_ref(), &cohort)?)
-        });
-        let trials: Vec<RemedyTrial> = trials.collect::<Result<_, DeploymentError>>()?;
-        let setting: Vec<RecordedSearch> = setting.into_iter().cloned().collect();
-        let plan = RemedyPlan {
-            margin_factor: self.margin_factor,
-            ..plan(self.target, stranger_labels(&setting), self.seed)?
-        };
-        let compared = compare(&trials, &plan).map_err(|cause| DeploymentError::Argument {
-            argument: "remedy",
-            problem: format!("cannot be measured: {cause}; or name one, or none"),
-        })?;
-        let set_aside: BTreeSet<String> = choosing.iter().map(|s| s.label.clone()).collect();
-        let labels = set_aside.len();
-        let strangers = stranger_labels(&choosing);
-        let said = |refused| beside_set_aside(refused, strangers);
-        let (mut done, remark) = match compared.preferred() {
-            Some(best) => (
-                self.by(best.measured.fitted.remedy, setting)
-                    .map_err(said)?,
-                format!(
-                    "The remedy was chosen on {labels} labels that had no part in setting the \
-                     threshold: {}.",
-                    best.sentence
-                ),
-            ),
-            None => (
-                self.chosen(setting, None).map_err(said)?,
-                format!(
-                    "On {labels} labels kept apart for that choice, no remedy had a lower FRR by more \
-                     than chance without a higher rate elsewhere: the similarity decides. {}",
-                    outcomes_text(&compared.remedies)
-                ),
-            ),
-        };
-        done.remarks.push(remark);
-        done.recording = done.recording.with_set_aside(set_aside);
-        Ok(done)
+        let (mut scored, mut adjusters) = (Vec::new(), Vec::new());
+        for remedy in Remedy::MEASURED {
+            let adjuster = self.adjuster(remedy)?;
+            let searches = self.searches.to_vec();
+            let searches = match &adjuster {
+                Some(adjuster) => self.vectors.adjust(searches, adjuster)?,
+                None => searches,
+            };
+            let recording = Recording::new(searches)?.with_repeats(self.repeats.clone());
+            scored.push(ScoredSearches { remedy, recording });
+            adjusters.push(adjuster);
+        }
+        let best = BestScore::of(&scored, self.target, self.threshold)?;
+        let labels = self.searches.iter().map(|search| search.label.clone());
+        let recording = scored.swap_remove(best.place).recording;
+        Ok(Remedied {
+            recording: recording.with_score_labels(labels.collect()),
+            chosen: best.chosen,
+            adjuster: adjusters.swap_remove(best.place),
+            remarks: vec![best.remark],
+        })
     }
-}
-
-/// Adds the labels that chose the remedy to a refusal for too few labels.
-fn beside_set_aside(refused: DeploymentError, set_aside: u64) -> DeploymentError {
-    if let DeploymentError::Calibration(CalibrationError::Underpowered(few)) = refused {
-        return CalibrationError::Underpowered(Underpowered { set_aside, ..few }).into();
-    }
-    refused
 }
 
 /// Chooses the threshold for searches with final scores.
@@ -298,10 +268,4 @@ fn chosen(
         adjuster,
         remarks: Vec::new(),
     })
-}
-
-/// Describes the measurements of the remedies.
-fn outcomes_text(remedies: &[remedy_comparison::RemedyOutcome]) -> String {
-    let sentences = remedies.iter().map(|one| format!("{}.", one.sentence));
-    sentences.collect::<Vec<String>>().join(" ")
 }

@@ -1,6 +1,5 @@
 //! Remedies for labels that one threshold treats unequally, measured on the data of the calibration.
 
-use std::borrow::Borrow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
@@ -55,18 +54,7 @@ impl Remedies {
                 remedy_trial(search, compared.as_ref(), &cohort)
             });
             let trials = trials.collect::<Result<Vec<_>, _>>()?;
-            let all = [
-                Remedy::ZNorm,
-                Remedy::TNorm,
-                Remedy::SNorm,
-                Remedy::AsNorm,
-                Remedy::Margin,
-                Remedy::AsNormMargin,
-            ];
-            let plan = RemedyPlan {
-                remedies: all.to_vec(),
-                ..plan(material.target, stranger_labels(searches), material.seed)?
-            };
+            let plan = plan(material.target, stranger_labels(searches), material.seed)?;
             Ok((cohort.members(), compare(&trials, &plan)?))
         });
         match compared {
@@ -89,11 +77,9 @@ fn sampled_cohort(material: &AnalysisInput<'_>) -> Result<Cohort, AnalysisError>
 }
 
 /// The number of labels of strangers among the searches.
-#[must_use]
-pub fn stranger_labels<S: Borrow<RecordedSearch>>(searches: &[S]) -> u64 {
+fn stranger_labels(searches: &[RecordedSearch]) -> u64 {
     let strangers = searches
         .iter()
-        .map(Borrow::borrow)
         .filter(|search| search.truth != TrialKind::Mated);
     let labels: BTreeSet<&str> = strangers.map(|search| search.label.as_str()).collect();
     labels.len() as u64
@@ -104,7 +90,7 @@ pub fn stranger_labels<S: Borrow<RecordedSearch>>(searches: &[S]) -> u64 {
 ///
 /// # Errors
 /// Never in practice, because the FAR that replaces a missing target is valid.
-pub fn plan(
+fn plan(
     target: CalibrationTarget,
     stranger_labels: u64,
     seed: u64,
@@ -127,7 +113,14 @@ pub fn plan(
     Ok(RemedyPlan {
         seed,
         rule: Rule::Estimated(TargetFar::new(far, asked.confidence().get())?),
-        remedies: vec![Remedy::AsNorm, Remedy::Margin, Remedy::AsNormMargin],
+        remedies: vec![
+            Remedy::ZNorm,
+            Remedy::TNorm,
+            Remedy::SNorm,
+            Remedy::AsNorm,
+            Remedy::Margin,
+            Remedy::AsNormMargin,
+        ],
         margin_factor: MarginFactor::DEFAULT,
         searches_min: SEARCHES_MIN,
         resamples: RESAMPLES,
@@ -140,7 +133,7 @@ pub fn plan(
 /// # Errors
 /// Returns an error if the vectors have another dimension than the cohort, or if the cohort has no member of
 /// another label.
-pub fn remedy_trial(
+fn remedy_trial(
     search: &RecordedSearch,
     compared: Option<&ComparedPair<'_>>,
     cohort: &Cohort,

@@ -74,6 +74,9 @@ pub enum Remedy {
 }
 
 impl Remedy {
+    /// The scores among which the searches of a calibration can decide, the simplest first.
+    pub const MEASURED: [Self; 4] = [Self::None, Self::Margin, Self::AsNorm, Self::AsNormMargin];
+
     /// The name used in reports.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -276,7 +279,7 @@ fn allowed(rule: Rule, trials: u64) -> Result<u64, AnalysisError> {
     certified.ok_or_else(|| {
         CalibrationError::Underpowered(Underpowered {
             independent_trials: trials,
-            set_aside: 0,
+            scores: 1,
             needed: target.trials_needed(),
             far: target.far(),
             confidence: confidence.get(),

@@ -51,16 +51,6 @@ pub struct RemedyComparison {
     pub remedies: Vec<RemedyOutcome>,
 }
 
-impl RemedyComparison {
-    /// The preferred remedy with the lowest FRR; `None` if no remedy is preferred.
-    #[must_use]
-    pub fn preferred(&self) -> Option<&RemedyOutcome> {
-        let frr = |one: &RemedyOutcome| one.measured.frr.estimate;
-        let preferred = self.remedies.iter().filter(|one| one.verdict.prefers());
-        preferred.min_by(|a, b| frr(a).total_cmp(&frr(b)))
-    }
-}
-
 /// Fits each remedy of the plan on half of the labels, and measures it on the other half.
 ///
 /// # Errors

@@ -6,6 +6,7 @@ use sha2::{Digest, Sha256};
 
 use crate::CalibrationError;
 use crate::adjustment::Adjustment;
+use crate::certify_frr::FrrCertificate;
 use crate::decision::Threshold;
 use crate::estimate::FarEstimate;
 use crate::evaluate::{Errors, TradeOff, evaluate, trade_off};
@@ -295,7 +296,14 @@ fn grounds(
             let estimate = FarEstimate { target, ..estimate };
             (None, Some(ThresholdEvidence::FarEstimated(estimate)))
         }
-        ChoiceBasis::Frr(certificate) => (None, Some(ThresholdEvidence::Frr(certificate))),
+        ChoiceBasis::Frr(certificate) => {
+            let target = asked.frr().unwrap_or(certificate.target);
+            let certificate = FrrCertificate {
+                target,
+                ..certificate
+            };
+            (None, Some(ThresholdEvidence::Frr(certificate)))
+        }
         ChoiceBasis::EqualError(crossing) => (None, Some(ThresholdEvidence::EqualError(crossing))),
         ChoiceBasis::Cost(outcome) => match choice.target {
             CalibrationTarget::Cost(model) => {

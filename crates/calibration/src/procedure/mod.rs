@@ -57,6 +57,7 @@
 //! [`calibrate_scores`] if there are only scores). [`PointDraft`] makes the operating point from
 //! any trials, and [`VectorFindings`] is the form in which the result is printed.
 
+mod best_score;
 mod calibrate_scores;
 mod calibrate_vectors;
 mod labelled_vectors;
@@ -67,6 +68,7 @@ mod stated_settings;
 mod vector_findings;
 mod vector_trials;
 
+pub use best_score::{BestScore, ScoredSearches};
 pub use calibrate_scores::{ScoredGallery, ScoredQuery, calibrate_scores};
 pub use calibrate_vectors::{
     SupportedThreshold, VectorCalibration, VectorRequest, VectorSource, calibrate_vectors,
