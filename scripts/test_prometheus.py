@@ -38,6 +38,7 @@ WATCHED = {"MatchpointFrrAboveLimit", "MatchpointFarAboveLimit", "MatchpointDeci
 EMPTY = {
     "Behind the store",
     "Candidates",
+    "Changes that Qdrant lacks",
     "Compared and skipped",
     "Index in Qdrant",
     "Makes the changes",

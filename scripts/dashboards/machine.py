@@ -202,6 +202,15 @@ def machine() -> dashboard.Dashboard:
                 {"{{deployment}}": "matchpoint_index_ready{@}"},
             ),
             value(
+                "Changes that Qdrant lacks",
+                (4, 7),
+                "Generations of the gallery. What Qdrant lacks is compared one by one. Nothing without Qdrant.",
+                "short",
+                {
+                    "{{deployment}}": "matchpoint_gallery_generation{@} - on (instance, deployment) matchpoint_index_generation{@}"
+                },
+            ),
+            value(
                 "Items changed on the disk",
                 (4, 7),
                 "Found while they were served. From the first on, nothing is accepted until a restart.",
