@@ -380,7 +380,8 @@ async fn no_fault_of_qdrant_makes_another_answer() {
                 .all(|(key, point)| point.vector == whole[key].vector)
     })
     .await;
-    assert_eq!(world.searched().await, all);
+    // Where so many differ, answers are withheld until they were compared again.
+    world.recovers().await;
 
     // A batch of which half is written, and one of which nothing is although the answer says so.
     for fault in [(|faults| faults.half = true) as fn(&mut Faults), |faults| {

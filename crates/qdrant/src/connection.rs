@@ -52,7 +52,8 @@ impl QdrantConnection {
         &self.address
     }
 
-    /// Number of connections that were ever made: another node, or one that was started again, is a new one.
+    /// Number of connections that were ever made: another node, one that was started again, or one that refused a call,
+    /// is a new one.
     pub(crate) fn made(&self) -> u64 {
         self.made.load(Ordering::Acquire)
     }
@@ -78,11 +79,16 @@ impl QdrantConnection {
             };
             match ask(node, path, self.request(message.clone()), within).await {
                 Ok(answer) => {
-                    self.preferred.store(at, Ordering::Relaxed);
+                    // Another node has another copy, also over a connection that was there.
+                    if self.preferred.swap(at, Ordering::AcqRel) != at {
+                        self.made.fetch_add(1, Ordering::AcqRel);
+                    }
                     return Ok(answer);
                 }
                 Err(status) if is_of_the_way(status.code()) => failed = status,
                 Err(status) => {
+                    // The collection may be gone, and another one come in its place: compared again before it counts.
+                    self.made.fetch_add(1, Ordering::AcqRel);
                     return Err(QdrantError::Refused {
                         address: self.address.shown(),
                         cause: said(&status),

@@ -157,6 +157,14 @@ fn refuse_unfinished_graph(
     searched: &GalleryView,
 ) -> Result<(), DeploymentError> {
     let content = point.content();
+    let promises_mates = content.frr_certificate().is_some() || content.review.is_some();
+    // Of an index that is elsewhere nobody sees when it builds a graph, and what that misses.
+    if promises_mates && searched.is_approximate() && searched.search_breadth().is_none() {
+        return Err(DeploymentError::Argument {
+            argument: "target",
+            problem: "is a promise about mates, which none is made of behind `index = \"qdrant\"`: what Qdrant misses changes as it builds its own graphs; ask for a FAR".to_owned(),
+        });
+    }
     let outside = content.index_check.map_or(0, |check| check.outside);
     let today = PromiseToday::of(content, &searched_gallery(searched, content, None));
     let frr_ended = today.target_frr.is_some() && today.kept_frr().is_none();

@@ -23,6 +23,8 @@ const TICK: Duration = Duration::from_millis(20);
 const COMPARE_EVERY: Duration = Duration::from_secs(1);
 /// Number of points that are compared at once: a million take half an hour.
 const COMPARED_AT_ONCE: u32 = 512;
+/// From so many of them on that differ, one in a hundred, answers are withheld until they were compared again.
+const WITHHELD_FROM: usize = 6;
 /// How long nothing is asked after an error.
 const REST: Duration = Duration::from_millis(500);
 /// Number of points that are written at once: a megabyte of the longest vectors.
@@ -293,8 +295,9 @@ impl FollowerWork {
         let added: BTreeSet<PointKey> = added.map(|(head, _)| PointKey::of(&head.id)).collect();
         let removed = changes.removed.iter().map(|head| PointKey::of(&head.id));
         let removed: Vec<PointKey> = removed.filter(|key| !added.contains(key)).collect();
-        self.delete(view.generation(), &removed)?;
+        // A search with an older view finds the one or the other of two items that take turns.
         self.upsert(view.generation(), &changes.added)?;
+        self.delete(view.generation(), &removed)?;
         for key in &removed {
             self.indexed.remove(key);
         }
@@ -405,11 +408,20 @@ impl FollowerWork {
                 here,
                 "another server writes this collection of Qdrant"
             );
+            let differs = format!(
+                "another server writes collection {}: stop one of the two, and start this one again",
+                self.index.collection.name()
+            );
+            self.index.differs.store(Some(Arc::new(differs)));
         }
         if found.wrong.is_empty() {
             return Ok(());
         }
         let points = found.wrong.len();
+        if WITHHELD_FROM <= points {
+            // What lacks so many lacks others, too: its answers are compared again before the next one counts.
+            self.index.compared.store(0, Ordering::Release);
+        }
         tracing::error!(
             deployment,
             points,
