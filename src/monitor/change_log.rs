@@ -34,8 +34,8 @@ struct LostChanges {
 struct ReadLog<T> {
     changes: Vec<T>,
     lost: LostChanges,
-    /// Whether a crash cut off the last line, which is no damage.
-    unfinished: bool,
+    /// Length of a last line that a crash cut off, which is no damage.
+    unfinished: usize,
     /// What is wrong with other lines.
     damage: Option<String>,
 }
@@ -69,8 +69,16 @@ impl ChangeLog {
             file: Mutex::new(appending(path)?),
             lost_before,
         };
-        if unfinished || damage.is_some() {
+        if damage.is_some() {
             log.replace(&changes)?;
+        } else if 0 < unfinished {
+            // Takes no room on a disk that is full.
+            let file = log.file.lock().unwrap_or_else(PoisonError::into_inner);
+            let whole = file.metadata().and_then(|about| {
+                let whole = about.len().saturating_sub(unfinished as u64);
+                file.set_len(whole)
+            });
+            whole.map_err(|cause| FileError::io(path, &cause))?;
         }
         Ok((log, changes))
     }
@@ -100,13 +108,21 @@ impl ChangeLog {
     pub(super) fn add(&self, change: &impl Serialize, lost: &str) {
         let written = line(change).and_then(|line| {
             let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-            let written = file.write_all(&line);
-            written.map_err(|cause| FileError::io(&self.path, &cause))
+            append(&mut file, &line).map_err(|cause| FileError::io(&self.path, &cause))
         });
         if let Err(error) = written {
             tracing::error!(%error, "{lost}");
         }
     }
+}
+
+/// Writes a line, whole or not at all: a part of one would take the next one for a part of it, which is damage.
+fn append(file: &mut File, line: &[u8]) -> io::Result<()> {
+    let length = file.metadata()?.len();
+    file.write_all(line).or_else(|cause| {
+        file.set_len(length)?;
+        Err(cause)
+    })
 }
 
 /// Checks a log without changing it.
@@ -129,17 +145,23 @@ fn read_log<T: DeserializeOwned>(path: &Path) -> Result<ReadLog<T>, FileError> {
     let mut read = ReadLog {
         changes: Vec::new(),
         lost: LostChanges::default(),
-        unfinished: bytes.last().is_some_and(|last| *last != b'\n'),
+        unfinished: bytes
+            .rsplit(|byte| *byte == b'\n')
+            .next()
+            .map_or(0, <[u8]>::len),
         damage: None,
     };
     let (mut lines, mut unread, mut first) = (0_usize, 0_usize, 0_usize);
     for line in bytes.split_inclusive(|byte| *byte == b'\n') {
+        if !line.ends_with(b"\n") {
+            continue;
+        }
         lines += 1;
         if let Ok(change) = serde_json::from_slice(line) {
             read.changes.push(change);
         } else if let Ok(lost) = serde_json::from_slice(line) {
             read.lost = lost;
-        } else if line.ends_with(b"\n") {
+        } else {
             unread += 1;
             first = if unread == 1 { lines } else { first };
         }
