@@ -68,6 +68,8 @@ impl BestScore {
         if let (Some(band), Some(unseen)) = (&mut chosen.review, settings.review) {
             band.unseen.target = unseen;
         }
+        // All labels chose the score.
+        chosen.held_out = None;
         let remark = remark(&errors, place, target, each);
         Ok(Self {
             place,

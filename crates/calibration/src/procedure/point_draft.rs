@@ -26,8 +26,8 @@ const SOFTWARE: &str = concat!("matchpoint ", env!("CARGO_PKG_VERSION"));
 pub struct ChosenThreshold {
     /// The threshold.
     pub choice: Choice,
-    /// The error rates, measured by cross-fitting.
-    pub held_out: HeldOut,
+    /// The error rates, measured by cross-fitting; `None` if no label is left that had no part in the choice.
+    pub held_out: Option<HeldOut>,
     /// The groups of strangers in each of which the target FAR holds; `None` if this was not asked
     /// for.
     pub worst_group: Option<WorstGroup>,
@@ -70,7 +70,7 @@ impl ChosenThreshold {
         let Some(column) = &settings.worst_group_of else {
             return Ok(Self {
                 choice: choose(target, trials, seed)?,
-                held_out: cross_fit(target, trials, folds),
+                held_out: Some(cross_fit(target, trials, folds)),
                 worst_group: None,
                 review: None,
             });
@@ -82,9 +82,9 @@ impl ChosenThreshold {
         let (choice, worst_group) = groups.choose(target, trials, seed)?;
         Ok(Self {
             choice,
-            held_out: cross_fit_by(trials, folds, &|others| {
+            held_out: Some(cross_fit_by(trials, folds, &|others| {
                 Ok(groups.choose(target, others, seed)?.0.threshold)
-            }),
+            })),
             worst_group: Some(worst_group),
             review: None,
         })
@@ -205,7 +205,9 @@ impl PointDraft {
             seed: self.seed,
             binding: self.binding,
             software: SOFTWARE.to_owned(),
-            held_out: Some(HeldOutRates::of(held_out, from.trials)),
+            held_out: held_out
+                .as_ref()
+                .map(|rates| HeldOutRates::of(rates, from.trials)),
             growth: self.growth,
             turnover: self.turnover,
             index_check: from.index_check,
