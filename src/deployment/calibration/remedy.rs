@@ -48,28 +48,27 @@ pub(in crate::deployment) fn remedied(
     threshold: &ThresholdSettings,
     target: CalibrationTarget,
 ) -> Result<Remedied, DeploymentError> {
-    let seed = threshold.seed;
-    let searches = gathered.searches.clone();
-    if matches!(
-        remedy,
-        RemedyChoice::None | RemedyChoice::Named(Remedy::None)
-    ) {
-        let recording = Recording::new(searches)?.with_repeats(gathered.repeats.clone());
-        return chosen(recording, None, target, threshold);
-    }
-    let bench = RemedyBench {
+    let bench = || RemedyBench {
         vectors: Vectors::of(gathered),
         searches: &gathered.searches,
         repeats: &gathered.repeats,
         target,
-        seed,
         threshold,
         margin_factor,
     };
     match remedy {
-        RemedyChoice::None | RemedyChoice::Named(Remedy::None) => bench.chosen(searches, None),
+        RemedyChoice::None | RemedyChoice::Named(Remedy::None) => {
+            let recording = Recording::new(gathered.searches.clone())?;
+            let recording = recording.with_repeats(gathered.repeats.clone());
+            Ok(Remedied {
+                chosen: ChosenThreshold::on(&recording, target, threshold)?,
+                recording,
+                adjuster: None,
+                remarks: Vec::new(),
+            })
+        }
         RemedyChoice::Named(remedy) => {
-            let mut done = bench.by(*remedy, searches)?;
+            let mut done = bench().by(*remedy)?;
             done.remarks.push(format!(
                 "The remedy ({}) was chosen without a look at these searches, or for reasons other \
                  than how they score.",
@@ -77,7 +76,7 @@ pub(in crate::deployment) fn remedied(
             ));
             Ok(done)
         }
-        RemedyChoice::Measured => bench.measured(),
+        RemedyChoice::Measured => bench().measured(),
     }
 }
 
@@ -182,32 +181,30 @@ struct RemedyBench<'a> {
     searches: &'a [RecordedSearch],
     repeats: &'a BTreeMap<String, String>,
     target: CalibrationTarget,
-    seed: u64,
     threshold: &'a ThresholdSettings,
     margin_factor: MarginFactor,
 }
 
 impl RemedyBench<'_> {
-    fn chosen(
-        &self,
-        searches: Vec<RecordedSearch>,
-        adjuster: Option<Adjuster>,
-    ) -> Result<Remedied, DeploymentError> {
-        let recording = Recording::new(searches)?.with_repeats(self.repeats.clone());
-        chosen(recording, adjuster, self.target, self.threshold)
+    fn by(&self, remedy: Remedy) -> Result<Remedied, DeploymentError> {
+        let (recording, adjuster) = self.scored(remedy)?;
+        Ok(Remedied {
+            chosen: ChosenThreshold::on(&recording, self.target, self.threshold)?,
+            recording,
+            adjuster,
+            remarks: Vec::new(),
+        })
     }
 
-    fn by(
-        &self,
-        remedy: Remedy,
-        searches: Vec<RecordedSearch>,
-    ) -> Result<Remedied, DeploymentError> {
+    /// The searches as the remedy scores them.
+    fn scored(&self, remedy: Remedy) -> Result<(Recording, Option<Adjuster>), DeploymentError> {
         let adjuster = self.adjuster(remedy)?;
-        let searches = match &adjuster {
-            Some(adjuster) => self.vectors.adjust(searches, adjuster)?,
-            None => searches,
-        };
-        self.chosen(searches, adjuster)
+        let mut searches = self.searches.to_vec();
+        if let Some(adjuster) = &adjuster {
+            searches = self.vectors.adjust(searches, adjuster)?;
+        }
+        let recording = Recording::new(searches)?.with_repeats(self.repeats.clone());
+        Ok((recording, adjuster))
     }
 
     fn adjuster(&self, remedy: Remedy) -> Result<Option<Adjuster>, DeploymentError> {
@@ -216,7 +213,7 @@ impl RemedyBench<'_> {
             (Remedy::None, _) => None,
             (Remedy::Margin, Some(factor)) => Some(Adjuster::margin(factor)),
             (_, margin) => {
-                let cohort = self.vectors.cohort(self.seed)?;
+                let cohort = self.vectors.cohort(self.threshold.seed)?;
                 let Some(how) = remedy.normalisation(cohort.members()) else {
                     return Ok(None);
                 };
@@ -233,13 +230,7 @@ impl RemedyBench<'_> {
     fn measured(&self) -> Result<Remedied, DeploymentError> {
         let (mut scored, mut adjusters) = (Vec::new(), Vec::new());
         for remedy in Remedy::MEASURED {
-            let adjuster = self.adjuster(remedy)?;
-            let searches = self.searches.to_vec();
-            let searches = match &adjuster {
-                Some(adjuster) => self.vectors.adjust(searches, adjuster)?,
-                None => searches,
-            };
-            let recording = Recording::new(searches)?.with_repeats(self.repeats.clone());
+            let (recording, adjuster) = self.scored(remedy)?;
             scored.push(ScoredSearches { remedy, recording });
             adjusters.push(adjuster);
         }
@@ -253,19 +244,4 @@ impl RemedyBench<'_> {
             remarks: vec![best.remark],
         })
     }
-}
-
-/// Chooses the threshold for searches with final scores.
-fn chosen(
-    recording: Recording,
-    adjuster: Option<Adjuster>,
-    target: CalibrationTarget,
-    threshold: &ThresholdSettings,
-) -> Result<Remedied, DeploymentError> {
-    Ok(Remedied {
-        chosen: ChosenThreshold::on(&recording, target, threshold)?,
-        recording,
-        adjuster,
-        remarks: Vec::new(),
-    })
 }
