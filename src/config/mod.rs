@@ -16,11 +16,11 @@ use std::time::Duration;
 use matchpoint_calibration::monitoring::strata::{Inclusion, Strata};
 use matchpoint_embed::decode_memory::DecodeBudget;
 use matchpoint_embed::{Compute, Device};
+use matchpoint_qdrant::QdrantAddress;
 
 pub use access::{AccessConfig, TlsFiles, TokensConfig};
 pub use flags::{EngineFlags, ServerFlags};
 pub use listen::ListenAddress;
-pub use qdrant::QdrantConfig;
 pub use raw_settings::{
     API_KEY_VARIABLE, Environment, ProcessEnvironment, RawSettings, SettingSource, SettingValue,
 };
@@ -98,8 +98,8 @@ pub struct ServerConfig {
     pub only_copy: bool,
     /// The store that the deployments are kept in; `None` if each is kept by itself.
     pub store: Option<StoreConfig>,
-    /// The index of the deployments; `None` if each has its own.
-    pub qdrant: Option<QdrantConfig>,
+    /// The Qdrant that proposes candidates; `None` if each deployment has an index of its own.
+    pub qdrant: Option<QdrantAddress>,
     /// Address of the gRPC service.
     pub listen: ListenAddress,
     /// When connections are accepted.

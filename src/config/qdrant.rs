@@ -3,16 +3,9 @@
 use super::SettingReader;
 use matchpoint_qdrant::QdrantAddress;
 
-/// The Qdrant that proposes candidates.
-#[derive(Clone, Debug)]
-pub struct QdrantConfig {
-    /// Where it is.
-    pub address: QdrantAddress,
-}
-
 impl SettingReader {
     /// `Some(None)` if each server has its own index.
-    pub(super) fn qdrant(&mut self, read_only: Option<bool>) -> Option<Option<QdrantConfig>> {
+    pub(super) fn qdrant(&mut self, read_only: Option<bool>) -> Option<Option<QdrantAddress>> {
         let chosen = self.one_of("index", &[("embedded", false), ("qdrant", true)]);
         let (urls, key_file) = (self.text("qdrant_urls"), self.text("qdrant_api_key_file"));
         if !chosen? {
@@ -41,8 +34,6 @@ impl SettingReader {
         });
         let address = QdrantAddress::parse(&urls, key.ok()?.as_deref());
         let address = address.inspect_err(|error| self.mistakes.push(error.to_string()));
-        Some(Some(QdrantConfig {
-            address: address.ok()?,
-        }))
+        Some(Some(address.ok()?))
     }
 }

@@ -7,12 +7,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use crate::config::{EngineConfig, QdrantConfig, StoreConfig, Workers};
+use crate::config::{EngineConfig, StoreConfig, Workers};
 use crate::deployment::{DeploymentError, ModelReference};
 use matchpoint_embed::Model;
 use matchpoint_embed::pixels::ImageLimits;
 use matchpoint_embed::pool::WorkerPool;
 use matchpoint_embed::runtime::{Runtime, RuntimeCandidate};
+use matchpoint_qdrant::QdrantAddress;
 
 /// Version of ONNX Runtime that `make runtime` fetches.
 const ONNXRUNTIME_VERSION: &str = "1.32.0";
@@ -28,7 +29,7 @@ pub struct Models {
     /// The store of all deployments that are opened for writing; `None` if they have none.
     store: Option<StoreConfig>,
     /// The index of all deployments that are opened for writing; `None` if each has its own.
-    qdrant: Option<QdrantConfig>,
+    qdrant: Option<QdrantAddress>,
     /// The open models, by folder and precision. Only deployments keep a model open.
     open: BTreeMap<(PathBuf, Option<String>), InUse>,
 }
@@ -84,11 +85,11 @@ impl Models {
 
     /// From now on, deployments that are opened for writing have their index there.
     #[must_use]
-    pub fn proposed_by(self, qdrant: Option<QdrantConfig>) -> Self {
+    pub fn proposed_by(self, qdrant: Option<QdrantAddress>) -> Self {
         Self { qdrant, ..self }
     }
 
-    pub(super) fn qdrant(&self) -> Option<&QdrantConfig> {
+    pub(super) fn qdrant(&self) -> Option<&QdrantAddress> {
         self.qdrant.as_ref()
     }
 

@@ -188,7 +188,7 @@ impl Deployment {
             .transpose()?;
         let shared = store.is_some();
         let qdrant = qdrant
-            .map(|config| QdrantFollower::start(config, &name, &gallery, shared))
+            .map(|address| QdrantFollower::start(address, &name, &gallery, shared))
             .transpose()?;
         let index = qdrant.as_ref().map(|qdrant| qdrant.index().binding());
         let watched = || Arc::new(FolderWatch::new(&name, &folder, &gallery));

@@ -128,11 +128,10 @@ pub(super) fn drift(
 ) -> Result<(DriftAssessment, AuditObservations), MonitorError> {
     let observations = AuditObservations::of(reader, point.id(), span.since_ms, known)?;
     let last = observations.rows.last().is_some_and(|row| row.grown);
-    let representative_ms = span.since_ms.max(reader.representative_since_ms()?);
-    let representative_from = observations.made_before(representative_ms);
+    let representative_from = observations.representative_from();
     let request = CountRequest {
         operating_point: point.id(),
-        since_ms: representative_ms,
+        since_ms: observations.representative_ms,
         strata: span.strata.count(),
         now_ms: now_ms(),
     };
@@ -228,6 +227,8 @@ pub(super) struct AuditObservations {
     /// Annotated rows of which damage took what their answers promised.
     lost_promises: u64,
     feedback: AcceptFeedback,
+    /// Rows that were made from this time on represent the searches: none was removed unlabelled for space.
+    representative_ms: u64,
 }
 
 impl AuditObservations {
@@ -247,8 +248,11 @@ impl AuditObservations {
             lost_truths: 0,
             lost_promises: 0,
             feedback: AcceptFeedback { right: 0, wrong: 0 },
+            representative_ms: since_ms,
         };
         reader.audited(point, since_ms, |row| observations.take(row, known))?;
+        // After the rows: what goes in between was among them.
+        observations.representative_ms = since_ms.max(reader.representative_since_ms()?);
         Ok(observations)
     }
 
@@ -288,9 +292,10 @@ impl AuditObservations {
         }
     }
 
-    /// How many of the rows were made before a time, in milliseconds since 1970-01-01 UTC.
-    fn made_before(&self, unix_ms: u64) -> usize {
-        self.made_ms.partition_point(|made| *made < unix_ms)
+    /// The index of the first row that represents the searches.
+    fn representative_from(&self) -> usize {
+        let before = |made: &u64| *made < self.representative_ms;
+        self.made_ms.partition_point(before)
     }
 
     /// When the rows from this index on were made.
@@ -299,12 +304,8 @@ impl AuditObservations {
     }
 
     /// How the rates developed, as far back as rows represent the searches.
-    pub(super) fn course(
-        &self,
-        strata: &Strata,
-        reader: &JournalReader,
-    ) -> Result<Vec<HistoryPoint>, MonitorError> {
-        let from = self.made_before(reader.representative_since_ms()?);
+    pub(super) fn course(&self, strata: &Strata) -> Result<Vec<HistoryPoint>, MonitorError> {
+        let from = self.representative_from();
         let rows = self.rows.get(from..).unwrap_or_default();
         let confidence = Confidence::DISPLAY;
         Ok(rate_history(

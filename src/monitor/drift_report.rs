@@ -132,7 +132,7 @@ impl Monitor {
             today,
             left_out,
             lookalikes,
-            course: observations.course(&recorder.strata, reader)?,
+            course: observations.course(&recorder.strata)?,
             traffic,
             resets: resets.into_all(),
         })

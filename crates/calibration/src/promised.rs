@@ -21,6 +21,9 @@ pub enum PromisedRate {
 }
 
 impl PromisedRate {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Far, Self::Frr, Self::Review];
+
     /// Its name in messages and metrics.
     #[must_use]
     pub fn as_str(self) -> &'static str {

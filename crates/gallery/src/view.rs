@@ -182,10 +182,10 @@ impl GalleryView {
     /// The set of its items, for comparison with a later state; `searched` are the labels that were searched for.
     /// Computes a SHA-256 for each item.
     #[must_use]
-    pub fn item_set(&self, searched: &BTreeSet<&str>) -> ItemSet {
+    pub fn item_set(&self, searched: &BTreeSet<String>) -> ItemSet {
         ItemSet::of(self.items().map(|(head, vector)| SetItem {
             checksum: head.checksum(&embedding_bytes(vector)),
-            searched: searched.contains(head.label.as_str()),
+            searched: searched.contains(&head.label),
         }))
     }
 

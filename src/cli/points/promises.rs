@@ -1,6 +1,7 @@
 //! What is left of the promises of an operating point today, for a person to read.
 
 use crate::cli::output::{percent, wrapped};
+use matchpoint_calibration::promised::PromisedRate;
 use matchpoint_client::proto::PromiseStanding;
 
 /// A promise as its calibration made it, such as `FAR <= 5 % at 95 % confidence`.
@@ -10,11 +11,12 @@ pub(crate) fn promised(one: &PromiseStanding) -> String {
 }
 
 fn target(one: &PromiseStanding) -> String {
-    let rate = match one.rate.as_str() {
-        "far" => "FAR",
-        "frr" => "FRR",
-        "review" => "FRR without a review",
-        other => other,
+    let mut rates = PromisedRate::ALL.into_iter();
+    let rate = rates.find(|rate| rate.as_str() == one.rate);
+    let rate = match rate {
+        Some(rate) => rate.describe(),
+        // One that a newer server knows.
+        None => &one.rate,
     };
     format!("{rate} <= {}", percent(one.target))
 }

@@ -8,8 +8,7 @@ use crate::clock::now_rfc_3339;
 use crate::deployment::points::promise_today::searched_gallery;
 use crate::deployment::{Deployment, DeploymentError, Gathered, IndexCheck};
 use matchpoint_calibration::margin::MarginFactor;
-use matchpoint_calibration::operating_point::IndexMisses;
-use matchpoint_calibration::operating_point::OperatingPoint;
+use matchpoint_calibration::operating_point::{IndexMisses, OperatingPoint};
 use matchpoint_calibration::procedure::{PointDraft, PointTrials, ThresholdSettings};
 use matchpoint_calibration::recording::{RecordedSearch, Recording, TrialKind};
 use matchpoint_calibration::standing::PromiseToday;
@@ -71,7 +70,7 @@ impl Deployment {
             remarks,
         })?;
         refuse_unfinished_graph(&point, &searched)?;
-        let items = searched.item_set(&mates.iter().map(String::as_str).collect());
+        let items = searched.item_set(&mates);
         Ok(Calibrated {
             point,
             items,
@@ -140,7 +139,7 @@ fn misses(gathered: &Gathered, mates: &BTreeSet<String>) -> Option<IndexMisses> 
     let (mut outside, mut outside_searched) = (0, 0);
     for head in view.outside_the_graph() {
         outside += 1;
-        outside_searched += u64::from(mates.contains(head.label.as_str()));
+        outside_searched += u64::from(mates.contains(&head.label));
     }
     (0 < sampled).then_some(IndexMisses {
         sampled,
@@ -162,7 +161,7 @@ fn refuse_unfinished_graph(
     if promises_mates && searched.is_approximate() && searched.search_breadth().is_none() {
         return Err(DeploymentError::Argument {
             argument: "target",
-            problem: "is a promise about mates, which none is made of behind `index = \"qdrant\"`: what Qdrant misses changes as it builds its own graphs; ask for a FAR".to_owned(),
+            problem: "cannot be an FRR or have a review band behind `index = \"qdrant\"`: what Qdrant misses changes as it builds its own graphs; ask for a FAR alone".to_owned(),
         });
     }
     let outside = content.index_check.map_or(0, |check| check.outside);

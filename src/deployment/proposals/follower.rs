@@ -9,13 +9,12 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Receiver;
 
 use super::{DOUBTFUL_MAX, QdrantIndex, parity};
-use crate::config::QdrantConfig;
 use crate::deployment::DeploymentError;
 use crate::telemetry;
 use matchpoint_gallery::Gallery;
 use matchpoint_gallery::item::ItemHead;
 use matchpoint_gallery::mapped_vectors::Vector;
-use matchpoint_qdrant::{KeptPoint, NewPoint, PointKey, QdrantError};
+use matchpoint_qdrant::{KeptPoint, NewPoint, PointKey, QdrantAddress, QdrantError};
 
 /// How often the gallery is looked at for changes.
 const TICK: Duration = Duration::from_millis(20);
@@ -75,13 +74,13 @@ impl QdrantFollower {
     /// # Errors
     /// Returns an error if Qdrant does not answer or cannot be used, or if somebody else writes the collection.
     pub(in crate::deployment) fn start(
-        config: &QdrantConfig,
+        address: &QdrantAddress,
         deployment: &str,
         gallery: &Arc<Gallery>,
         shared: bool,
     ) -> Result<Self, DeploymentError> {
         let (doubtful, looked_at) = crossbeam_channel::bounded(DOUBTFUL_MAX);
-        let index = Arc::new(QdrantIndex::open(config, deployment, gallery, doubtful)?);
+        let index = Arc::new(QdrantIndex::open(address, deployment, gallery, doubtful)?);
         let mut work = FollowerWork {
             index: Arc::clone(&index),
             doubtful: looked_at,

@@ -21,13 +21,13 @@ use tokio::sync::Semaphore;
 
 use super::DeploymentError;
 use super::search::request::Hit;
-use crate::config::QdrantConfig;
 use crate::telemetry;
 use matchpoint_gallery::Gallery;
 use matchpoint_gallery::proposed::{ProposedItem, ProposedItems};
 use matchpoint_gallery::view::{GalleryView, Probe};
 use matchpoint_qdrant::{
-    CollectionSpec, INDEX_PARAMETERS, PointKey, ProposedPoint, QdrantCollection, QdrantError,
+    CollectionSpec, INDEX_PARAMETERS, PointKey, ProposedPoint, QdrantAddress, QdrantCollection,
+    QdrantError,
 };
 use matchpoint_vector::Embedding;
 
@@ -61,7 +61,7 @@ impl fmt::Debug for QdrantIndex {
 impl QdrantIndex {
     /// Asks Qdrant for the collection of a gallery, which is made if there is none. Blocks.
     fn open(
-        config: &QdrantConfig,
+        address: &QdrantAddress,
         deployment: &str,
         gallery: &Arc<Gallery>,
         doubtful: Sender<PointKey>,
@@ -71,7 +71,7 @@ impl QdrantIndex {
             name: format!("matchpoint-{}", gallery.id()),
             dimension: gallery.dimension(),
         };
-        let collection = QdrantCollection::new(config.address.clone(), spec)?;
+        let collection = QdrantCollection::new(address.clone(), spec)?;
         let release = collection.wait(collection.release())?;
         collection.wait(collection.prepare())?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);

@@ -233,7 +233,7 @@ fn what_is_in_common_with_an_earlier_state_is_counted_through_every_write() {
     let place = Place::new();
     let gallery = place.create();
     gallery.upsert(items(0, 40)).unwrap();
-    let searched = ["label 0"].into();
+    let searched = ["label 0".to_owned()].into();
     let before = Arc::new(gallery.view().item_set(&searched));
     let in_common = |gallery: &Gallery| {
         let found = gallery.view().in_common_with(&before)?;
