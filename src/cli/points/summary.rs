@@ -138,7 +138,7 @@ impl PointInWords {
                 rests_on(frr)
             )),
             (None, None) => say(
-                "Too few labels to hold some out: judge it with others (matchpoint evaluate)"
+                "No labels are left that had no part in choosing: judge it with others (matchpoint evaluate)"
                     .to_owned(),
             ),
         }
