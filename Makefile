@@ -10,6 +10,9 @@ TESTED := --bins --tests
 # CMake and NASM, where the machine has none.
 export PATH := $(CURDIR)/.cache/build-tools/bin:$(PATH)
 
+# The same properties on the same inputs each time: `cargo test` alone and test-long.sh try others.
+export PROPTEST_RNG_SEED ?= 1
+
 .PHONY: help docs protocol demo test test-rest test-tools test-documents test-doc test-python test-wheel test-image test-calibration-python test-typescript test-long test-rust test-prometheus test-proxies test-object-stores test-console test-slurm test-network test-store test-go lint tools runtime bench build fuzz wheel sbom clean compare-pillow
 
 help: ## Show the targets

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # What `make test` tries for a moment, at random from fixed seeds, for longer: MINUTES in all (48 unless given), a
-# quarter more for the soak, and what has to be fetched. Needs what the tests are built with; without root, strace or
+# quarter more for the soak, what has to be fetched, and the properties of the libraries on inputs of a new seed. Needs what the tests are built with; without root, strace or
 # libfaketime (Debian: strace, libfaketime, valgrind) some are skipped, and say so. The output is in
 # target/test-long.txt too.
 set -euo pipefail
@@ -22,6 +22,9 @@ part() {
 all() {
     date --utc
     echo "== $minutes minutes, $(nproc) processors, commit $(git rev-parse --short HEAD)"
+    seed=$(date +%s)
+    echo "== properties: 2000 inputs each, seed $seed"
+    PROPTEST_RNG_SEED=$seed PROPTEST_CASES=2000 cargo test --locked --quiet --workspace --lib
     part "killed under load" 150 matchpoint 1 crashes::a_service_that_is_killed
     part "switched under load" 50 matchpoint 1 crashes::switched_again
     part "disks, clocks, descriptors" 1 matchpoint 1 crashes::while crashes::a_clock crashes::with_too_few
