@@ -199,8 +199,25 @@ def test_pillow_images_and_arrays_are_sent_without_loss() -> None:
         sent = payload(query).image
         assert sent is not None
         assert numpy.array_equal(numpy.asarray(Image.open(io.BytesIO(sent)).convert("RGB")), pixels)
-    for mode in ("1", "L", "LA", "P", "RGBA", "CMYK", "F", "YCbCr"):
+    for mode in ("1", "L", "LA", "P", "RGBA", "CMYK", "YCbCr"):
         assert (payload(Image.new(mode, (8, 8))).image or b"").startswith(b"\x89PNG")
+
+
+def test_pillow_images_keep_their_transparency_and_their_16_bits() -> None:
+    half = Image.new("RGBA", (8, 8), (200, 100, 0, 128))
+    grey = Image.new("LA", (8, 8), (200, 128))
+    palette = Image.new("PA", (8, 8), (200, 128))
+    for given, same in ((half.convert("RGBa"), half), (grey.convert("La"), grey), (palette, palette)):
+        sent = payload(given).image
+        assert sent is not None and Image.open(io.BytesIO(sent)).convert("RGBA").getpixel((0, 0)) == pytest.approx(
+            same.convert("RGBA").getpixel((0, 0)), abs=1
+        )
+    for mode in ("I;16", "I;16B", "I;16L"):
+        sent = payload(Image.new(mode, (8, 8), 0x1234)).image
+        assert sent is not None and Image.open(io.BytesIO(sent)).getpixel((0, 0)) == 0x1234
+    for mode in ("F", "I"):
+        with pytest.raises(matchpoint.ImageError, match=f"mode {mode} has no level that is white"):
+            payload(Image.new(mode, (8, 8)))
 
 
 def test_a_picture_that_a_camera_marked_as_turned_is_sent_upright() -> None:

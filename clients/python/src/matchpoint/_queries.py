@@ -122,6 +122,10 @@ def payload(query: Query) -> Payload:
     )
 
 
+#: Modes of Pillow with transparency that PNG does not have, and those in which it is kept.
+_TRANSPARENT = {"PA": "RGBA", "RGBa": "RGBA", "La": "LA"}
+
+
 def _encode(image: Any) -> bytes:
     """A Pillow image as PNG, which loses nothing."""
     import io
@@ -130,8 +134,16 @@ def _encode(image: Any) -> bytes:
 
     # PNG keeps no turned picture as turned, and the server turns what the file of a camera asks for.
     upright = ImageOps.exif_transpose(image)
-    if upright.mode not in ("1", "L", "LA", "P", "RGB", "RGBA"):
-        upright = upright.convert("RGB")
+    if upright.mode in ("F", "I"):
+        raise errors.ImageError(
+            f"a Pillow image of mode {upright.mode} has no level that is white; pass its file, or an image of mode L, "
+            "I;16 or RGB"
+        )
+    if upright.mode in ("I;16B", "I;16L", "I;16N"):
+        # At once, Pillow would cut 16 bits off at 255.
+        upright = upright.convert("I").convert("I;16")
+    elif upright.mode not in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"):
+        upright = upright.convert(_TRANSPARENT.get(upright.mode, "RGB"))
     file = io.BytesIO()
     upright.save(file, format="PNG", compress_level=1)
     return file.getvalue()
