@@ -4,9 +4,9 @@
     test_go.py --program target/debug/matchpoint
 
 The server is encrypted and asks for a key, as one that others reach. Takes Go and its libraries from
-Debian, so that no module proxy is needed, and is skipped without them: apt-get install golang-go
-protobuf-compiler protoc-gen-go protoc-gen-go-grpc golang-google-grpc-dev golang-google-protobuf-dev
-openssl. Ends with exit code 1 and says what was not so.
+Debian as the module's vendored packages, so that no module proxy is needed, and is skipped without
+them: apt-get install golang-go protobuf-compiler protoc-gen-go protoc-gen-go-grpc golang-google-grpc-dev
+golang-google-protobuf-dev openssl. Ends with exit code 1 and says what was not so.
 """
 
 from __future__ import annotations
@@ -21,7 +21,17 @@ from pathlib import Path
 from testing import PHOTOS, ROOT, Server, certificate, check, make_deployment, parser_of, run, verdict
 
 ENROLLED = PHOTOS / "images/gc_fishes_fish14/g0_ref.jpg"
-LIBRARIES = Path("/usr/share/gocode")
+LIBRARIES = Path("/usr/share/gocode/src")
+# Those that the program needs, and what they need.
+MODULES = (
+    "github.com/golang/protobuf",
+    "golang.org/x/net",
+    "golang.org/x/sys",
+    "golang.org/x/text",
+    "google.golang.org/genproto",
+    "google.golang.org/grpc",
+    "google.golang.org/protobuf",
+)
 NEEDED = ("go", "protoc", "protoc-gen-go", "protoc-gen-go-grpc", "openssl")
 # Debian's gRPC is older than what its generator writes, and would encode messages by the library before.
 CODEC = """package main
@@ -50,14 +60,32 @@ def compile_search(folder: Path) -> Path:
     # Where Debian has what other machines have at cloud.google.com/go/longrunning.
     operations = "google/longrunning/operations.proto=google.golang.org/genproto/googleapis/longrunning"
     mapped = [f"--go_opt=M{operations}", f"--go-grpc_opt=M{operations}"]
+    # As buf.gen.yaml has them.
+    mapped += ["--go_opt=module=matchpoint.dev/go", "--go-grpc_opt=module=matchpoint.dev/go"]
     protos = sorted((ROOT / "proto/matchpoint/v1").glob("*.proto"))
     to = [f"--go_out={sources}", f"--go-grpc_out={sources}"]
     run("protoc", f"-I{ROOT / 'proto'}", *to, *mapped, *protos)
-    old = {"GO111MODULE": "off", "GOPATH": f"{folder}:{LIBRARIES}", "GOCACHE": str(folder / "cache")}
-    environment = {**os.environ, **old}
-    run("go", "vet", "search", env=environment)
-    run("go", "build", "-o", made, "search", env=environment)
+    vendor(sources)
+    settings = {"GO111MODULE": "on", "GOPROXY": "off", "GOFLAGS": "-mod=vendor"}
+    environment = {**os.environ, **settings, "GOCACHE": str(folder / "cache")}
+    for command in (["vet"], ["build", "-o", str(made)]):
+        subprocess.run(["go", *command, "./search"], cwd=sources, env=environment, check=True)
     return made
+
+
+def vendor(module: Path) -> None:
+    """Makes it a module, whose dependencies are Debian's sources and not what a proxy has."""
+    (module / "vendor").mkdir()
+    for host in {name.split("/")[0] for name in MODULES}:
+        (module / "vendor" / host).symlink_to(LIBRARIES / host)
+    needs = "".join(f"require {name} v1.0.0\n" for name in MODULES)
+    (module / "go.mod").write_text(f"module matchpoint.dev/go\n\ngo 1.19\n\n{needs}", encoding="utf-8")
+    lines = []
+    for name in MODULES:
+        folders = (folder for folder in (LIBRARIES / name).rglob("*") if folder.is_dir())
+        packages = sorted(str(folder.relative_to(LIBRARIES)) for folder in folders)
+        lines += [f"# {name} v1.0.0", "## explicit; go 1.19", name, *packages]
+    (module / "vendor/modules.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def check_searches(search: Path, environment: dict[str, str], key: str, folder: Path) -> None:
@@ -86,7 +114,7 @@ def check_searches(search: Path, environment: dict[str, str], key: str, folder: 
 def main() -> int:
     program = parser_of(__doc__).parse_args().program
     missing = [name for name in NEEDED if not shutil.which(name)]
-    if not (LIBRARIES / "src/google.golang.org/grpc").is_dir():
+    if not (LIBRARIES / "google.golang.org/grpc").is_dir():
         missing.append("golang-google-grpc-dev")
     if missing:
         print(f"skipped: {', '.join(missing)} missing; `test_go.py --help` has the packages of Debian")
