@@ -13,7 +13,7 @@ export PATH := $(CURDIR)/.cache/build-tools/bin:$(PATH)
 # The same properties on the same inputs each time: `cargo test` alone and test-long.sh try others.
 export PROPTEST_RNG_SEED ?= 1
 
-.PHONY: help docs protocol demo test test-rest test-tools test-documents test-doc test-python test-wheel test-image test-calibration-python test-typescript test-long test-rust test-prometheus test-proxies test-object-stores test-console test-slurm test-network test-store test-go lint tools runtime bench build fuzz wheel sbom clean compare-pillow
+.PHONY: help docs protocol demo test test-rest test-tools test-documents test-doc test-python test-wheel test-image test-calibration-python test-typescript test-long test-rust test-prometheus test-proxies test-object-stores test-console test-slurm test-network test-store test-qdrant test-go lint tools runtime bench build fuzz wheel sbom clean compare-pillow
 
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -94,6 +94,11 @@ test-network: runtime ## Three replicas on hosts of their own, one of which is c
 	@cargo build --locked --quiet $(TESTED)
 	@"$$(scripts/venv.sh network scripts/network-requirements.txt)"/bin/python scripts/test_network.py \
 		--program target/debug/matchpoint
+
+test-qdrant: runtime ## The index in Qdrant against Qdrant's own engine and messages
+	@echo "== Qdrant's engine"
+	@cargo build --locked --quiet $(TESTED)
+	@"$$(scripts/venv.sh qdrant scripts/qdrant-requirements.txt)"/bin/python scripts/test_qdrant.py
 
 test-store: runtime ## Servers that keep one deployment in PostgreSQL, whose primary is killed
 	@echo "== one store, several servers"
