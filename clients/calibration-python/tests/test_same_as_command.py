@@ -67,7 +67,8 @@ def module(sample: Sample, created: str, asked: dict[str, object]) -> tuple[dict
         "conditions": {"camera": ["shop"] * len(sample.labels)},
         "query_conditions": {"camera": sample.cameras},
         "name": "vectors.npy",
-        "created": datetime.fromisoformat(created),
+        # Python 3.10 reads no Z.
+        "created": datetime.fromisoformat(created.replace("Z", "+00:00")),
     }
     try:
         found = mc.calibrate(**arguments)

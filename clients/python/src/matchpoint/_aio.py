@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Mapping
+from contextlib import aclosing, suppress
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, TypeVar
@@ -110,12 +111,13 @@ class _AsyncConnection:
         """Sends a calibration as one stream, and reads its queries as they are sent."""
         failed: list[Exception] = []
 
-        async def requests() -> AsyncIterator[Message]:
+        async def requests() -> AsyncGenerator[Message, None]:
             yield first
             try:
-                async for given in each(queries):
-                    query = expect(LabelledQuery, given)
-                    yield _calls.labelled(query, await _payload(query.query))
+                async with aclosing(each(queries)) as all_given:
+                    async for given in all_given:
+                        query = expect(LabelledQuery, given)
+                        yield _calls.labelled(query, await _payload(query.query))
             except Exception as error:
                 failed.append(error)
                 raise
@@ -125,8 +127,9 @@ class _AsyncConnection:
             request_serializer=calibration_pb2.CalibrateRequest.SerializeToString,
             response_deserializer=_calls.CALIBRATE.response.FromString,
         )
+        sent = requests()
         try:
-            return await send(requests(), timeout=timeout, metadata=self.where.metadata)
+            return await send(sent, timeout=timeout, metadata=self.where.metadata)
         except (grpc.RpcError, asyncio.CancelledError) as error:
             if failed:
                 # gRPC would say no more than that there was one.
@@ -134,6 +137,10 @@ class _AsyncConnection:
             if isinstance(error, asyncio.CancelledError):
                 raise
             raise _failures.from_call("calibrate", self.where.server, error) from error
+        finally:
+            # gRPC leaves it where it was, and a loop that ends has no time for it. One that is read ends by itself.
+            with suppress(RuntimeError):
+                await sent.aclose()
 
 
 async def _payload(query: Query) -> Payload:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import aclosing
 from typing import TypeVar
 
 from .errors import MatchpointError
@@ -100,11 +101,12 @@ async def in_tasks(
     waiting: deque[asyncio.Task[Outcome[Q, R]]] = deque()
     index = 0
     try:
-        async for query in each(given):
-            waiting.append(asyncio.create_task(one(index, query)))
-            index += 1
-            while waiting and (len(waiting) >= in_flight * _AHEAD or has_one()):
-                yield await take()
+        async with aclosing(each(given)) as queries:
+            async for query in queries:
+                waiting.append(asyncio.create_task(one(index, query)))
+                index += 1
+                while waiting and (len(waiting) >= in_flight * _AHEAD or has_one()):
+                    yield await take()
         while waiting:
             yield await take()
     finally:
@@ -113,7 +115,8 @@ async def in_tasks(
         await asyncio.gather(*waiting, return_exceptions=True)
 
 
-async def each(given: Iterable[Q] | AsyncIterable[Q]) -> AsyncIterator[Q]:
+async def each(given: Iterable[Q] | AsyncIterable[Q]) -> AsyncGenerator[Q, None]:
+    """One after the other. To be closed by whoever stops before the end: a loop that ends has no time for it."""
     if isinstance(given, AsyncIterable):
         async for one in given:
             yield one
