@@ -265,3 +265,42 @@ async fn a_review_band_ends_with_the_items_that_are_gone_and_the_far_stands() {
     })
     .await;
 }
+
+/// Two calibrations of one gallery may have searched for different labels.
+#[tokio::test]
+async fn after_a_rollback_an_frr_goes_by_the_labels_that_were_searched_for_it() {
+    let folder = TempDir::new().unwrap();
+    let deployment = folder.path().join("shop");
+    build_shop(&deployment, &[]);
+    let served = Served::start(&deployment, &[], &[]);
+    let channel = served.channel();
+    let settings = |target| CalibrationSettings {
+        target: Some(target),
+        confidence: 0.9,
+        ..CalibrationSettings::default()
+    };
+    let half = (0..LABELS / 2).map(|at| (format!("label {at}"), vector(at, 5)));
+    let frr = settings(calibration_settings::Target::TargetFrr(0.1));
+    assert_eq!(calibrate(&channel, frr, half).await, None);
+    let mut random = Random(7);
+    let strangers = (0..LABELS).map(|at| (format!("stranger {at}"), random.vector(COMPONENTS)));
+    let far = settings(calibration_settings::Target::TargetFar(0.2));
+    assert_eq!(calibrate(&channel, far, strangers).await, None);
+    served.end();
+    let at = deployment.to_str().unwrap();
+    assert!(run(&["points", "rollback", at]).status.success());
+    let stands = |said: String| said.contains("FRR <= 10 % is promised of today's gallery");
+    assert!(stands(words(&run(&["points", "list", at]).stdout)));
+
+    let served = Served::start(&deployment, &[], &[]);
+    let mut gallery = GalleryServiceClient::new(served.channel());
+    let delete = DeleteItemRequest {
+        id: "0/0".to_owned(),
+        ..DeleteItemRequest::default()
+    };
+    gallery.delete_item(delete).await.unwrap();
+    served.end();
+    // With 30 searches the bound was 7.4 %; one of 30 labels makes it 10.7 %, one of 60 would make it 9.1 %.
+    let said = words(&run(&["points", "list", at]).stdout);
+    assert!(said.contains("ENDED") && !stands(said.clone()), "{said}");
+}

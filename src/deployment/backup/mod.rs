@@ -157,8 +157,7 @@ impl Folder {
             belong.insert(format!("{OPERATING_POINTS}/{}.json", point.id()));
             belong.insert(format!("{RECORDINGS}/{}.json", point.id()));
             belong.insert(format!("{CALIBRATED_TRAFFIC}/{}.json", point.id()));
-            let digest = &point.content().binding.gallery_digest;
-            belong.insert(format!("{CALIBRATED_ITEMS}/{digest}.items"));
+            belong.insert(format!("{CALIBRATED_ITEMS}/{}.items", point.id()));
             let adjustment = point.content().adjustment.as_ref();
             if let Some(cohort) = adjustment.and_then(Adjustment::cohort) {
                 belong.insert(format!("{COHORTS}/{cohort}.cohort"));

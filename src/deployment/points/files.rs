@@ -20,7 +20,8 @@ use matchpoint_gallery::item_set::ItemSet;
 pub(in crate::deployment) const RECORDINGS: &str = "recordings";
 /// The folder of the cohorts, by digest.
 pub(in crate::deployment) const COHORTS: &str = "cohorts";
-/// The folder of the items that operating points were calibrated on, by the gallery's digest.
+/// The folder of the items that operating points were calibrated on, by operating point: of one gallery, two
+/// calibrations may have searched for different labels.
 pub(in crate::deployment) const CALIBRATED_ITEMS: &str = "calibrated-items";
 /// The folder of the descriptions of calibration queries, by operating point.
 pub(in crate::deployment) const CALIBRATED_TRAFFIC: &str = "calibrated-traffic";
@@ -319,10 +320,9 @@ impl Folder {
     }
 
     fn calibrated_items_file(&self, point: &OperatingPoint) -> PathBuf {
-        let digest = &point.content().binding.gallery_digest;
         self.path()
             .join(CALIBRATED_ITEMS)
-            .join(format!("{digest}.items"))
+            .join(format!("{}.items", point.id()))
     }
 
     fn cohort_file(&self, digest: &str) -> PathBuf {

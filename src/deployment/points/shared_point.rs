@@ -100,10 +100,9 @@ impl Folder {
     fn files_of(&self, point: &OperatingPoint) -> Vec<(&'static str, PathBuf)> {
         let (id, content) = (point.id(), point.content());
         let at = |folder: &str, name: String| self.path().join(folder).join(name);
-        let items = format!("{}.items", content.binding.gallery_digest);
         let mut files = vec![
             (RECORDING, at(RECORDINGS, format!("{id}.json"))),
-            ("items", at(CALIBRATED_ITEMS, items)),
+            ("items", at(CALIBRATED_ITEMS, format!("{id}.items"))),
             ("traffic", at(CALIBRATED_TRAFFIC, format!("{id}.json"))),
         ];
         if let Some(Adjustment::Normalised { cohort, .. }) = &content.adjustment {
