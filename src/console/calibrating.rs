@@ -58,7 +58,7 @@ fn asking(visitor: &Visitor, place: &Place, said: &Markup) -> Markup {
                     label for="folder" { "A folder of labelled pictures" }
                     input #folder name=(FOLDER) type="file" webkitdirectory multiple required aria-describedby="about-folder";
                     p.note #about-folder {
-                        "With one folder in it for each thing, named by its label. Things that are not enrolled are the strangers: the promise rests on them, and each counts once. "
+                        "With one folder in it for each thing, named by its label; folders within that are of the same thing. Things that are not enrolled are the strangers: the promise rests on them, and each counts once. "
                         "Take other pictures than those that are enrolled. For more than fits into one request: " code { "matchpoint calibrate --server" } "."
                     }
                 }

@@ -214,14 +214,16 @@ fn query(id: String, label: String, image: &Bytes) -> LabelledQuery {
     }
 }
 
-/// Each picture, labelled with the name of its folder.
+/// Each picture, labelled with the name of the first folder below the one that was picked, as the commands do: folders
+/// within it, such as days, show the same thing, and as labels they would be as many strangers.
 fn by_folder(pictures: &[&PostedFile], left_out: NotSearched) -> Result<PickedPictures, Problem> {
     let mut queries = Vec::new();
     for file in pictures {
-        let mut folders = file.path.split(['/', '\\']).rev();
-        let label = folders
-            .nth(1)
-            .filter(|_| 1 < file.path.matches(['/', '\\']).count());
+        let below = below(&file.path);
+        let label = below
+            .split_once('/')
+            .map(|(label, _)| label)
+            .filter(|label| !label.is_empty());
         let Some(label) = label else {
             let message = format!(
                 "{} lies in no folder of its own thing: pick the folder that has one folder in it for each thing, or give a list",
@@ -354,15 +356,16 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_folder_of_a_picture_is_its_label_and_what_is_no_picture_is_counted_and_named() {
+    async fn the_first_folder_of_a_picture_is_its_label_and_what_is_none_is_counted_and_named() {
         let files: &[(&str, &[u8])] = &[
             ("mine/mug/one.jpg", JPEG),
             ("mine/mug/notes.txt", b"text"),
-            ("mine/deep/jug/two.jpg", JPEG),
+            ("mine/jug/monday/two.jpg", JPEG),
+            ("mine\\jug\\tuesday\\two.jpg", JPEG),
             ("mine/photo.heic", b"\0\0\0\x18ftypheic"),
         ];
         let found = read(files, "").await.unwrap();
-        assert_eq!(labels(&found), ["mug", "jug"]);
+        assert_eq!(labels(&found), ["mug", "jug", "jug"]);
         assert_eq!(found.queries[0].id, "mine/mug/one.jpg");
         let said = found.left_out.markup().into_string();
         for part in ["2 files", "mine/mug/notes.txt", "mine/photo.heic"] {
