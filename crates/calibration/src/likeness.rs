@@ -544,14 +544,15 @@ fn key(label: &str, changes: impl Fn(Spelling) -> bool) -> String {
 }
 
 /// Replaces full-width and half-width letters, which keyboards for Chinese and Japanese write, by the ordinary
-/// letters. Other compatibility characters, such as a raised 2, may have a meaning and stay.
+/// letters, and the apostrophes that word processors write. Other compatibility characters, such as a raised 2, may have a
+/// meaning and stay.
 fn of_one_width(text: &str) -> String {
     let mut plain = String::with_capacity(text.len());
     for c in text.chars() {
-        if ('\u{ff00}'..='\u{ffef}').contains(&c) {
-            plain.extend(std::iter::once(c).nfkc());
-        } else {
-            plain.push(c);
+        match c {
+            '\u{ff00}'..='\u{ffef}' => plain.extend(std::iter::once(c).nfkc()),
+            '\u{2bc}' | '\u{2018}' | '\u{2019}' => plain.push('\''),
+            _ => plain.push(c),
         }
     }
     plain
@@ -596,11 +597,26 @@ fn is_hyphen(c: char) -> bool {
     )
 }
 
-/// Characters that show nothing: soft hyphen, zero-width space, direction marks, word joiner, byte-order mark.
+/// Characters that show nothing: soft hyphen, zero-width space, marks of direction, word joiner, byte-order mark, fillers,
+/// and those that choose between two forms of the character before, such as an emoji in colour. Joiners of letters are
+/// none, nor are tags, by which two flags differ.
 fn is_invisible(c: char) -> bool {
     matches!(
         c,
-        '\u{ad}' | '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{2060}' | '\u{feff}'
+        '\u{ad}'
+            | '\u{34f}'
+            | '\u{61c}'
+            | '\u{115f}'..='\u{1160}'
+            | '\u{180b}'..='\u{180f}'
+            | '\u{200b}'
+            | '\u{200e}'..='\u{200f}'
+            | '\u{202a}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}'
+            | '\u{3164}'
+            | '\u{fe00}'..='\u{fe0f}'
+            | '\u{feff}'
+            | '\u{ffa0}'
+            | '\u{e0100}'..='\u{e01ef}'
     )
 }
 
@@ -646,6 +662,11 @@ mod tests {
             ),
             (" anna ", "anna", "spaces at its ends"),
             ("an\u{200b}na", "anna", "invisible characters"),
+            ("\u{2764}\u{fe0f}", "\u{2764}", "invisible characters"),
+            ("\u{202a}x7\u{202c}", "x7", "invisible characters"),
+            ("\u{2067}x7\u{2069}", "x7", "invisible characters"),
+            ("x7\u{3164}", "x7", "invisible characters"),
+            ("O\u{2019}Hara 2", "O'Hara 2", "Unicode form"),
             ("anna smith", "anna_smith", "spaces, hyphens or underscores"),
             ("7", "7.0", "how a number is written"),
             ("007", "7", "how a number is written"),
