@@ -7,7 +7,7 @@ use crate::pixels::{
     AspectFit, CanvasPosition, Geometry, ImageLimits, Pixels, PixelsError, ResizeFilter, Resized,
     Resizer, decode, file_type, opencv,
 };
-use matchpoint_vector::kernels::resample::{self, Weights};
+use matchpoint_vector::kernels::resample::{ResampleKernel, Weights};
 
 /// Red, green, blue.
 const CHANNELS: usize = 3;
@@ -89,16 +89,17 @@ impl Resizer {
         let (source_width, source_height) = (pixels.width as usize, pixels.height as usize);
         let mut rgb = vec![0; across * down * CHANNELS];
         let between = &mut self.between;
+        let kernel = ResampleKernel::fastest();
         if window.vertical_first {
             let stride = source_width * CHANNELS;
             between.resize(stride * down, 0);
-            resample::down(&pixels.rgb, stride, &rows, between);
-            resample::across(between, source_width, &columns, &mut rgb);
+            kernel.down(&pixels.rgb, stride, &rows, between);
+            kernel.across(between, source_width, &columns, &mut rgb);
         } else {
             let stride = across * CHANNELS;
             between.resize(stride * source_height, 0);
-            resample::across(&pixels.rgb, source_width, &columns, between);
-            resample::down(between, stride, &rows, &mut rgb);
+            kernel.across(&pixels.rgb, source_width, &columns, between);
+            kernel.down(between, stride, &rows, &mut rgb);
         }
         Pixels { width, height, rgb }
     }

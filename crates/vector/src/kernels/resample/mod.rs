@@ -1,8 +1,8 @@
 //! The two passes of a resize of RGB bytes, by CPU feature, all of them the same to the last bit.
 //!
 //! Sums of bytes times weights of 22 fractional bits in an `i32`, as Pillow computes them. The vector
-//! instructions multiply smaller numbers, so each weight is taken apart: with AVX2 into two numbers of
-//! 16 bits, `weight = high * 2048 + low`, with VNNI into three signed digits to the base of 256.
+//! instructions multiply smaller numbers. With VNNI each weight is taken apart into three signed digits to the
+//! base of 256. With AVX2 it is rounded to 16 bits, and the few bytes that this might change are computed again.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -10,13 +10,21 @@ mod avx2;
 mod vnni;
 mod weights;
 
-use weights::{CHANNELS, HALF, one_pixel, to_byte, weight};
+use weights::{CHANNELS, HALF, one_pixel, to_byte};
 
 pub use weights::Weights;
 
-/// Which instructions resize.
+/// Rows that are resized across at once.
+const ROWS: usize = 4;
+/// Bytes that are read for four pixels of a row: the last four of them are not used.
+const LOADED: usize = 16;
+
+/// Instructions to resize with, which this CPU has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum ResampleKernelKind {
+pub struct ResampleKernel(Instructions);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Instructions {
     Portable,
     #[cfg(target_arch = "x86_64")]
     Avx2,
@@ -24,83 +32,55 @@ enum ResampleKernelKind {
     Vnni,
 }
 
-impl ResampleKernelKind {
+impl ResampleKernel {
     /// Those that this CPU has, the slowest first.
-    fn all() -> impl DoubleEndedIterator<Item = Self> {
+    pub fn all() -> impl DoubleEndedIterator<Item = Self> {
         let kinds = [
-            Some(Self::Portable),
+            Some(Instructions::Portable),
             #[cfg(target_arch = "x86_64")]
-            std::arch::is_x86_feature_detected!("avx2").then_some(Self::Avx2),
+            std::arch::is_x86_feature_detected!("avx2").then_some(Instructions::Avx2),
             #[cfg(target_arch = "x86_64")]
             (std::arch::is_x86_feature_detected!("avx512bw")
                 && std::arch::is_x86_feature_detected!("avx512vnni"))
-            .then_some(Self::Vnni),
+            .then_some(Instructions::Vnni),
         ];
-        kinds.into_iter().flatten()
+        kinds.into_iter().flatten().map(Self)
     }
 
-    fn fastest() -> Self {
-        Self::all().next_back().unwrap_or(Self::Portable)
+    /// The fastest that this CPU has.
+    #[must_use]
+    pub fn fastest() -> Self {
+        Self::all()
+            .next_back()
+            .unwrap_or(Self(Instructions::Portable))
     }
-}
 
-/// Resizes rows of RGB pixels, `width` of them in each: `target` gets as many rows, each of as many
-/// pixels as the weights have outputs.
-pub fn across(source: &[u8], width: usize, weights: &Weights, target: &mut [u8]) {
-    across_by(
-        ResampleKernelKind::fastest(),
-        source,
-        width,
-        weights,
-        target,
-    );
-}
-
-fn across_by(
-    kind: ResampleKernelKind,
-    source: &[u8],
-    width: usize,
-    weights: &Weights,
-    target: &mut [u8],
-) {
-    match kind {
-        ResampleKernelKind::Portable => across_portable(source, width, weights, target),
-        #[cfg(target_arch = "x86_64")]
-        #[expect(unsafe_code, reason = "`all` gives this kind only where avx2 is")]
-        ResampleKernelKind::Avx2 => unsafe { avx2::across(source, width, weights, target) },
-        #[cfg(target_arch = "x86_64")]
-        #[expect(unsafe_code, reason = "`all` gives this kind only where avx512vnni is")]
-        ResampleKernelKind::Vnni => unsafe { vnni::across(source, width, weights, target) },
+    /// Resizes rows of RGB pixels, `width` of them in each: `target` gets as many rows, each of as many
+    /// pixels as the weights have outputs.
+    pub fn across(self, source: &[u8], width: usize, weights: &Weights, target: &mut [u8]) {
+        match self.0 {
+            Instructions::Portable => across_portable(source, width, weights, target),
+            #[cfg(target_arch = "x86_64")]
+            #[expect(unsafe_code, reason = "`all` gives it only where avx2 is")]
+            Instructions::Avx2 => unsafe { avx2::across(source, width, weights, target) },
+            #[cfg(target_arch = "x86_64")]
+            #[expect(unsafe_code, reason = "`all` gives it only where avx512vnni is")]
+            Instructions::Vnni => unsafe { vnni::across(source, width, weights, target) },
+        }
     }
-}
 
-/// Resizes columns of bytes, `stride` of them side by side: `target` gets as many rows as the weights
-/// have outputs.
-pub fn down(source: &[u8], stride: usize, weights: &Weights, target: &mut [u8]) {
-    down_by(
-        ResampleKernelKind::fastest(),
-        source,
-        stride,
-        weights,
-        target,
-    );
-}
-
-fn down_by(
-    kind: ResampleKernelKind,
-    source: &[u8],
-    stride: usize,
-    weights: &Weights,
-    target: &mut [u8],
-) {
-    match kind {
-        ResampleKernelKind::Portable => down_portable(source, stride, weights, target),
-        #[cfg(target_arch = "x86_64")]
-        #[expect(unsafe_code, reason = "`all` gives this kind only where avx2 is")]
-        ResampleKernelKind::Avx2 => unsafe { avx2::down(source, stride, weights, target) },
-        #[cfg(target_arch = "x86_64")]
-        #[expect(unsafe_code, reason = "`all` gives this kind only where avx512vnni is")]
-        ResampleKernelKind::Vnni => unsafe { vnni::down(source, stride, weights, target) },
+    /// Resizes columns of bytes, `stride` of them side by side: `target` gets as many rows as the weights
+    /// have outputs.
+    pub fn down(self, source: &[u8], stride: usize, weights: &Weights, target: &mut [u8]) {
+        match self.0 {
+            Instructions::Portable => down_portable(source, stride, weights, target),
+            #[cfg(target_arch = "x86_64")]
+            #[expect(unsafe_code, reason = "`all` gives it only where avx2 is")]
+            Instructions::Avx2 => unsafe { avx2::down(source, stride, weights, target) },
+            #[cfg(target_arch = "x86_64")]
+            #[expect(unsafe_code, reason = "`all` gives it only where avx512vnni is")]
+            Instructions::Vnni => unsafe { vnni::down(source, stride, weights, target) },
+        }
     }
 }
 
@@ -108,9 +88,47 @@ fn across_portable(source: &[u8], width: usize, weights: &Weights, target: &mut 
     let rows = source.chunks_exact((width * CHANNELS).max(1));
     let targets = target.chunks_exact_mut((weights.outputs() * CHANNELS).max(1));
     for (row, target) in rows.zip(targets) {
-        let pixels = target.as_chunks_mut::<CHANNELS>().0;
-        for (pixel, (start, high, low)) in pixels.iter_mut().zip(weights.each()) {
-            *pixel = one_pixel(row.get(start * CHANNELS..).unwrap_or_default(), high, low);
+        across_row(row, weights, 0, target);
+    }
+}
+
+/// One row, from output `first` on.
+fn across_row(row: &[u8], weights: &Weights, first: usize, target: &mut [u8]) {
+    let pixels = target.as_chunks_mut::<CHANNELS>().0.iter_mut();
+    for (pixel, (start, weights)) in pixels.zip(weights.each()).skip(first) {
+        *pixel = one_pixel(row.get(start * CHANNELS..).unwrap_or_default(), weights);
+    }
+}
+
+/// Rows four by four, as far as `four` may read: it gets four rows, their length in bytes, a number of outputs and four
+/// rows of the target. In the last of the four, all taps of each of these outputs are there, and [`LOADED`]
+/// bytes more; and none of them is a row's last one, so that four bytes may be written.
+#[cfg(target_arch = "x86_64")]
+fn across_by_fours(
+    source: &[u8],
+    width: usize,
+    weights: &Weights,
+    target: &mut [u8],
+    four: impl Fn(&[u8], usize, usize, &mut [u8]),
+) {
+    let row_bytes = (width * CHANNELS).max(1);
+    let out_bytes = (weights.outputs() * CHANNELS).max(1);
+    // What a vector reads beyond its row has weight zero; beyond the image it may not read.
+    let reach = (ROWS - 1) * row_bytes + weights.taps * CHANNELS + LOADED;
+    for (number, targets) in target.chunks_mut(ROWS * out_bytes).enumerate() {
+        let rows = source.get(number * ROWS * row_bytes..).unwrap_or_default();
+        let mut done = 0;
+        if targets.len() == ROWS * out_bytes && reach <= rows.len() {
+            let last = rows.len() - reach;
+            let starts = weights.starts.iter();
+            let fit = starts.take_while(|start| *start * CHANNELS <= last).count();
+            // Four bytes are written for three: the last pixel has nothing after it.
+            done = fit.min(weights.outputs() - 1);
+            four(rows, row_bytes, done, targets);
+        }
+        let rows = rows.chunks_exact(row_bytes);
+        for (row, target) in rows.zip(targets.chunks_mut(out_bytes)) {
+            across_row(row, weights, done, target);
         }
     }
 }
@@ -118,11 +136,10 @@ fn across_portable(source: &[u8], width: usize, weights: &Weights, target: &mut 
 fn down_portable(source: &[u8], stride: usize, weights: &Weights, target: &mut [u8]) {
     let mut sums = vec![0; stride];
     let targets = target.chunks_exact_mut(stride.max(1));
-    for (target, (start, high, low)) in targets.zip(weights.each()) {
+    for (target, (start, weights)) in targets.zip(weights.each()) {
         sums.fill(HALF);
         let rows = source.chunks_exact(stride.max(1)).skip(start);
-        for (row, (high, low)) in rows.zip(high.iter().zip(low)) {
-            let weight = weight(*high, *low);
+        for (row, weight) in rows.zip(weights) {
             for (sum, value) in sums.iter_mut().zip(row) {
                 *sum += i32::from(*value) * weight;
             }
@@ -153,7 +170,8 @@ mod tests {
 
     /// Outputs of up to this many sources, with weights that overshoot.
     fn weights(sources: usize, outputs: usize, taps: usize) -> Weights {
-        let share = |at: usize| [0.5, -0.1, 0.15, -0.05, 0.08, -0.02][at % 6];
+        let less = if taps < 10 { 1.0 } else { 0.2 };
+        let share = |at: usize| [0.5, -0.1, 0.15, -0.05, 0.08, -0.02][at % 6] * less;
         let outputs: Vec<(usize, Vec<f64>)> = (0..outputs)
             .map(|output| {
                 let start = output * sources / outputs;
@@ -167,7 +185,7 @@ mod tests {
     #[test]
     fn every_instruction_set_gives_the_same_bytes() {
         for (width, height) in [(1, 1), (2, 9), (5, 3), (17, 8), (64, 31), (101, 43)] {
-            for (outputs, taps) in [(1, 1), (3, 4), (16, 5), (40, 9)] {
+            for (outputs, taps) in [(1, 1), (3, 4), (16, 5), (40, 9), (7, 33)] {
                 let source = bytes(width * height * CHANNELS, 7);
                 let columns = weights(width, outputs, taps);
                 let rows = weights(height, outputs, taps);
@@ -175,15 +193,15 @@ mod tests {
                 let mut down = vec![0; outputs * width * CHANNELS];
                 across_portable(&source, width, &columns, &mut across);
                 down_portable(&source, width * CHANNELS, &rows, &mut down);
-                for kind in ResampleKernelKind::all() {
+                for kind in ResampleKernel::all() {
                     let mut found = vec![0; across.len()];
-                    across_by(kind, &source, width, &columns, &mut found);
+                    kind.across(&source, width, &columns, &mut found);
                     assert_eq!(
                         found, across,
                         "{kind:?}: {width} x {height} across, {outputs}"
                     );
                     let mut found = vec![0; down.len()];
-                    down_by(kind, &source, width * CHANNELS, &rows, &mut found);
+                    kind.down(&source, width * CHANNELS, &rows, &mut found);
                     assert_eq!(found, down, "{kind:?}: {width} x {height} down, {outputs}");
                 }
             }
@@ -199,11 +217,12 @@ mod tests {
             (0, vec![0.5, 0.5]),
             (0, vec![9.0 / 8.0, 7.0 / 8.0]),
         ];
-        across(&source, 2, &Weights::new(&outputs), &mut target);
+        let kernel = ResampleKernel::fastest();
+        kernel.across(&source, 2, &Weights::new(&outputs), &mut target);
         assert_eq!(target, [13, 23, 33, 12, 22, 32, 23, 43, 63]);
         let outputs = [(0, vec![-0.5, 1.5]), (0, vec![1.5, -0.5])];
         let mut target = [0; 2];
-        down(&[200, 40], 1, &Weights::new(&outputs), &mut target);
+        kernel.down(&[200, 40], 1, &Weights::new(&outputs), &mut target);
         assert_eq!(target, [0, 255]);
     }
 }

@@ -10,15 +10,12 @@ use std::arch::x86_64::{
     _mm512_unpackhi_epi8, _mm512_unpackhi_epi16, _mm512_unpacklo_epi8, _mm512_unpacklo_epi16,
 };
 
-use super::weights::{CHANNELS, Digits, HALF, QUAD, WEIGHT_BITS, Weights, one_pixel};
+use super::weights::{CHANNELS, Digits, HALF, QUAD, WEIGHT_BITS, Weights};
+use super::{ROWS, across_by_fours};
 
 const BITS: u32 = WEIGHT_BITS;
-/// Rows that are resized at once, one in each quarter of a vector.
-const ROWS: usize = 4;
 /// Columns of bytes that are resized at once.
 const COLUMNS: usize = 64;
-/// Bytes that are read for four pixels: the last four of them are not used.
-const QUARTER: usize = 16;
 
 /// Sums of digits as bytes in `i32` lanes, rounded, not yet clipped.
 #[inline]
@@ -33,36 +30,18 @@ fn rounded(ones: __m512i, mids: __m512i, tops: __m512i) -> __m512i {
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 pub(super) fn across(source: &[u8], width: usize, weights: &Weights, target: &mut [u8]) {
-    let row_bytes = (width * CHANNELS).max(1);
-    let out_bytes = (weights.outputs() * CHANNELS).max(1);
-    // What a vector reads beyond its row has weight zero; beyond the image it may not read.
-    let reach = (ROWS - 1) * row_bytes + weights.taps * CHANNELS + QUARTER;
-    for (number, targets) in target.chunks_mut(ROWS * out_bytes).enumerate() {
-        let rows = source.get(number * ROWS * row_bytes..).unwrap_or_default();
-        let mut done = 0;
-        if targets.len() == ROWS * out_bytes && reach <= rows.len() {
-            let last = rows.len() - reach;
-            let starts = weights.starts.iter();
-            let fit = starts.take_while(|start| *start * CHANNELS <= last).count();
-            // Four bytes are written for three: the last pixel has nothing after it.
-            done = fit.min(weights.outputs() - 1);
-            across_four(rows, row_bytes, weights, done, targets);
-        }
-        for (row, target) in targets.chunks_mut(out_bytes).enumerate() {
-            let row = rows
-                .get(row * row_bytes..(row + 1) * row_bytes)
-                .unwrap_or_default();
-            let pixels = target.as_chunks_mut::<CHANNELS>().0.iter_mut();
-            for (pixel, (start, high, low)) in pixels.zip(weights.each()).skip(done) {
-                *pixel = one_pixel(row.get(start * CHANNELS..).unwrap_or_default(), high, low);
-            }
-        }
-    }
+    across_by_fours(
+        source,
+        width,
+        weights,
+        target,
+        |rows, row_bytes, outputs, targets| {
+            across_four(rows, row_bytes, weights, outputs, targets);
+        },
+    );
 }
 
-/// The first `outputs` outputs of each of four rows.
-///
-/// `rows` holds, in the last of the four, all taps of each of them and [`QUARTER`] bytes more.
+/// The first `outputs` outputs of each of four rows, one in each quarter of a vector.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 fn across_four(
     rows: &[u8],

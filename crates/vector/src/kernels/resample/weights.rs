@@ -1,9 +1,7 @@
-//! Weights in the numbers that each instruction set multiplies, and one output computed with them.
+//! Weights in the numbers that each instruction set multiplies, and single outputs computed with them.
 
 /// Fractional bits of a weight. Two bits are left for weights that overshoot, and eight hold a byte.
 pub(super) const WEIGHT_BITS: u32 = 22;
-/// Bits of the lower part of a weight, which is never negative.
-pub(super) const LOW_BITS: u32 = 11;
 /// Half of the last bit that is kept: sums are rounded, not cut off.
 pub(super) const HALF: i32 = 1 << (WEIGHT_BITS - 1);
 /// Weights of each output are padded with zeros to a multiple of this.
@@ -17,13 +15,73 @@ pub struct Weights {
     pub(super) starts: Vec<usize>,
     /// Weights of each output: the longest, rounded up.
     pub(super) taps: usize,
-    high: Vec<i16>,
-    low: Vec<i16>,
+    weights: Vec<i32>,
     pub(super) digits: Vec<Digits>,
+    pub(super) near: NearWeights,
 }
 
 /// The digits of four weights, a byte each: the ones, the 256s, the 65,536s.
 pub(super) type Digits = [i32; 3];
+
+/// Weights rounded to 16 bits, and by how much that can change a sum.
+pub(super) struct NearWeights {
+    /// Two weights each, the first of them in the lower half; as many for each output.
+    pairs: Vec<i32>,
+    each: usize,
+    /// How many bits of a sum with these weights are left away for the byte.
+    pub(super) shift: i32,
+    /// The least and the most that has to be added to a sum of each output, before it is shifted, for that of the
+    /// weights themselves. Where both give the same byte, it is that of the weights themselves.
+    bounds: Vec<[i32; 2]>,
+}
+
+impl NearWeights {
+    /// Rounds `weights`, of which each output has `taps`, and at most `longest` that are not padding.
+    fn of(weights: &[i32], taps: usize, longest: usize) -> Self {
+        let largest = weights.iter().map(|weight| weight.unsigned_abs()).max();
+        let largest = largest.unwrap_or(0);
+        let mut bits = 0;
+        while i16::MAX.unsigned_abs() <= rounded_shift(largest, bits) {
+            bits += 1;
+        }
+        let round = |weight: i32| (weight + ((1 << bits) >> 1)) >> bits;
+        let outputs = weights.chunks(taps.max(1));
+        let bounds = outputs.map(|weights| {
+            let left = |weight: &i32| i64::from(weight - (round(*weight) << bits));
+            let (less, more) = weights.iter().map(left).fold((0, 0), |(less, more), left| {
+                (less + left.min(0), more + left.max(0))
+            });
+            [less, more].map(|left| {
+                let sum = (i64::from(HALF) + left * i64::from(u8::MAX)) >> bits;
+                // It always fits: what is left of all weights of an output is much less than one.
+                i32::try_from(sum).unwrap_or(i32::MAX)
+            })
+        });
+        let each = longest.div_ceil(2).max(1);
+        let pair = |[a, b]: &[i32; 2]| round(*a) & 0xFFFF | round(*b) << 16;
+        let pairs = weights.chunks(taps.max(1));
+        let pairs = pairs.flat_map(|weights| weights.as_chunks().0.iter().take(each).map(pair));
+        Self {
+            bounds: bounds.collect(),
+            pairs: pairs.collect(),
+            each,
+            shift: WEIGHT_BITS.cast_signed() - bits,
+        }
+    }
+}
+
+impl NearWeights {
+    /// The pairs of each output, and the bounds of its sum.
+    pub(super) fn each(&self) -> impl Iterator<Item = (&[i32], [i32; 2])> {
+        let pairs = self.pairs.chunks_exact(self.each);
+        pairs.zip(self.bounds.iter().copied())
+    }
+}
+
+fn rounded_shift(value: u32, bits: i32) -> u16 {
+    let rounded = (value + ((1 << bits) >> 1)) >> bits;
+    u16::try_from(rounded).unwrap_or(u16::MAX)
+}
 
 impl Weights {
     /// Weights of outputs in order: the first source of each and a share for each source from there
@@ -32,29 +90,21 @@ impl Weights {
     pub fn new(outputs: &[(usize, Vec<f64>)]) -> Self {
         let longest = outputs.iter().map(|(_, shares)| shares.len()).max();
         let taps = longest.unwrap_or(0).next_multiple_of(QUAD);
-        let (mut high, mut low, mut digits) = (Vec::new(), Vec::new(), Vec::new());
-        for (_, shares) in outputs {
-            let padding = std::iter::repeat(&0.0);
-            let shares = shares.iter().chain(padding).take(taps);
-            let weights: Vec<i32> = shares.map(|share| fixed_point(*share)).collect();
-            digits.extend(weights.as_chunks().0.iter().map(digits_of));
-            for weight in weights {
-                #[expect(
-                    clippy::cast_possible_truncation,
-                    reason = "the low part has 11 bits, the high part at most 13 and a sign"
-                )]
-                {
-                    high.push((weight >> LOW_BITS) as i16);
-                    low.push((weight & ((1 << LOW_BITS) - 1)) as i16);
-                }
-            }
-        }
+        let padded = |shares: &[f64]| {
+            let mut weights: Vec<i32> = shares.iter().map(|share| fixed_point(*share)).collect();
+            weights.resize(taps, 0);
+            weights
+        };
+        let weights: Vec<i32> = outputs
+            .iter()
+            .flat_map(|(_, shares)| padded(shares))
+            .collect();
         Self {
             starts: outputs.iter().map(|(start, _)| *start).collect(),
             taps,
-            high,
-            low,
-            digits,
+            digits: weights.as_chunks().0.iter().map(digits_of).collect(),
+            near: NearWeights::of(&weights, taps, longest.unwrap_or(0)),
+            weights,
         }
     }
 
@@ -71,14 +121,17 @@ impl Weights {
         self.digits.get(range).unwrap_or_default()
     }
 
-    /// The first source of each output, with its weights in two parts.
-    pub(super) fn each(&self) -> impl Iterator<Item = (usize, &[i16], &[i16])> {
-        let parts = self.high.chunks(self.taps.max(1));
-        let parts = parts.zip(self.low.chunks(self.taps.max(1)));
-        let starts = self.starts.iter();
-        starts
-            .zip(parts)
-            .map(|(start, (high, low))| (*start, high, low))
+    /// The first source of an output, and its weights.
+    pub(super) fn of(&self, output: usize) -> (usize, &[i32]) {
+        let start = self.starts.get(output).copied().unwrap_or(0);
+        let range = output * self.taps..(output + 1) * self.taps;
+        (start, self.weights.get(range).unwrap_or_default())
+    }
+
+    /// The first source of each output, with its weights.
+    pub(super) fn each(&self) -> impl Iterator<Item = (usize, &[i32])> {
+        let weights = self.weights.chunks(self.taps.max(1));
+        self.starts.iter().copied().zip(weights)
     }
 }
 
@@ -104,10 +157,6 @@ fn digits_of(weights: &[i32; QUAD]) -> Digits {
     })
 }
 
-pub(super) fn weight(high: i16, low: i16) -> i32 {
-    (i32::from(high) << LOW_BITS) + i32::from(low)
-}
-
 pub(super) fn to_byte(sum: i32) -> u8 {
     #[expect(clippy::cast_sign_loss, reason = "clamped to a byte")]
     {
@@ -115,13 +164,21 @@ pub(super) fn to_byte(sum: i32) -> u8 {
     }
 }
 
+/// The sum of values times their weights, as a byte.
+pub(super) fn one_byte(values: impl Iterator<Item = u8>, weights: &[i32]) -> u8 {
+    let products = values
+        .zip(weights)
+        .map(|(value, weight)| i32::from(value) * weight);
+    to_byte(HALF + products.sum::<i32>())
+}
+
 /// One output of a row that begins at its first source.
-pub(super) fn one_pixel(row: &[u8], high: &[i16], low: &[i16]) -> [u8; CHANNELS] {
+pub(super) fn one_pixel(row: &[u8], weights: &[i32]) -> [u8; CHANNELS] {
     let mut sums = [HALF; CHANNELS];
     let sources = row.as_chunks::<CHANNELS>().0;
-    for (source, (high, low)) in sources.iter().zip(high.iter().zip(low)) {
+    for (source, weight) in sources.iter().zip(weights) {
         for (sum, value) in sums.iter_mut().zip(source) {
-            *sum += i32::from(*value) * weight(*high, *low);
+            *sum += i32::from(*value) * weight;
         }
     }
     sums.map(to_byte)
