@@ -86,8 +86,8 @@ pub(super) async fn page(
             div.heading {
                 h1 { "What is enrolled" }
                 p {
-                    b { (place.deployment.gallery_items) } " items of " b { (place.deployment.gallery_labels) } " labels "
-                    a.button href=(place.below("gallery/enrol")) { "Enrol one" } " "
+                    span { b { (place.deployment.gallery_items) } " items of " b { (place.deployment.gallery_labels) } " labels" }
+                    a.button href=(place.below("gallery/enrol")) { "Enrol one" }
                     a.button href=(place.below("gallery/doubts")) { "What may be wrong" }
                 }
             }

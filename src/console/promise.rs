@@ -77,7 +77,7 @@ pub(super) async fn page(
                     @for (name, found) in &all { (card(name, name == &place.name(), found.as_ref().ok())) }
                 }
             }
-            (details(&own))
+            (details(&own, &Tab::Label.of(place.name())))
         },
     ))
 }
@@ -116,7 +116,7 @@ fn since(found: &GetDriftResponse) -> Option<Markup> {
     Some(html! { "by decisions since " (time(from)) })
 }
 
-fn details(found: &GetDriftResponse) -> Markup {
+fn details(found: &GetDriftResponse, labelling: &str) -> Markup {
     if found.operating_point_id.is_empty() {
         return html! {
             section.verdict.estimated {
@@ -135,6 +135,7 @@ fn details(found: &GetDriftResponse) -> Markup {
                 @if !first.recommendation.is_empty() { p { (sentences(&first.recommendation)) } }
             }
             p.basis { "Operating point " code { (found.operating_point_id) } "; " (found.annotated) " of " (found.sampled) " sampled decisions are labelled." }
+            @if found.annotated < found.sampled { p { a.button href=(labelling) { "Label decisions" } } }
         }
         @if 1 < found.findings.len() {
             h2 { "What else is known, and what is not" }
