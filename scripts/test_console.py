@@ -39,6 +39,7 @@ PAGES = [
     "promise",
     "points",
     "points/{point}",
+    "points/{point}/report",
     "calibrate",
     "gallery",
     "gallery?contains=monument",
@@ -292,6 +293,7 @@ def choose_point(visit: Visit) -> None:
     page = visit.page
     visit.open("points")
     page.locator("tbody tr:not(:has(.mark)) a").first.click()
+    expect("sampled decisions without a label" in page.inner_text("main"), "sampled decisions are compared")
     page.fill("#reason", "a test of the console")
     page.click("text=Activate")
     page.wait_for_selector(".mark")

@@ -94,6 +94,7 @@ calls! {
     list_operating_points: OperatingPointServiceClient, ListOperatingPointsRequest => ListOperatingPointsResponse;
     get_operating_point: OperatingPointServiceClient, GetOperatingPointRequest => GetOperatingPointResponse;
     compare_operating_points: OperatingPointServiceClient, CompareOperatingPointsRequest => CompareOperatingPointsResponse;
+    get_operating_point_report: OperatingPointServiceClient, GetOperatingPointReportRequest => GetOperatingPointReportResponse;
     activate_operating_point: OperatingPointServiceClient, ActivateOperatingPointRequest => ActivateOperatingPointResponse;
     roll_back_operating_point: OperatingPointServiceClient, RollBackOperatingPointRequest => RollBackOperatingPointResponse;
     list_items: GalleryServiceClient, ListItemsRequest => ListItemsResponse;

@@ -10,7 +10,6 @@ use serde::Deserialize;
 
 use super::desks::DeskKey;
 use super::layout::{Place, Tab, form, page as framed};
-use super::pictures;
 use super::posted::{Posted, PostedForm};
 use super::problem::Problem;
 use super::rates;
@@ -309,7 +308,7 @@ impl Asking<'_> {
                 (self.form(decision, &html! {
                     label for="stranger" { "A stranger: nothing that is enrolled " }
                     div.field {
-                        input #stranger name="stranger" placeholder="name, if you know one" data-key="m" autocomplete="off" spellcheck="false" aria-describedby="named";
+                        input #stranger name="stranger" placeholder="name, if known" data-key="m" autocomplete="off" spellcheck="false" aria-describedby="named";
                         button name="answer" value="stranger" data-key="n" { "Stranger " kbd { "N" } }
                     }
                     p.note #named { kbd { "M" } " to name it. The same name for the same stranger: a calibration counts each once." }
@@ -377,37 +376,6 @@ fn so_far(drift: &GetDriftResponse) -> Markup {
                 None => {}
             }
         }
-    }
-}
-
-/// The path of a decision: the name of its deployment, and its id.
-type PlaceOfDecision = Path<(String, String)>;
-
-/// Serves the picture that was searched for.
-pub(super) async fn picture(
-    Extension(visitor): Extension<Visitor>,
-    place: PlaceOfDecision,
-) -> Result<Response<Body>, Problem> {
-    let found = visitor.get_decision(asked(place, false)).await?;
-    Ok(pictures::answer(found.image))
-}
-
-/// Serves the picture of its best match.
-pub(super) async fn matched(
-    Extension(visitor): Extension<Visitor>,
-    place: PlaceOfDecision,
-) -> Result<Response<Body>, Problem> {
-    let found = visitor.get_decision(asked(place, true)).await?;
-    Ok(pictures::answer(found.matched_image))
-}
-
-/// The request for a decision with one of its two pictures.
-fn asked(Path((deployment, decision_id)): PlaceOfDecision, matched: bool) -> GetDecisionRequest {
-    GetDecisionRequest {
-        deployment,
-        decision_id,
-        include_image: !matched,
-        include_matched_image: matched,
     }
 }
 

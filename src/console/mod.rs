@@ -8,6 +8,7 @@ mod calibrations;
 mod course;
 mod desks;
 mod doubts;
+mod flips;
 mod frame;
 mod gallery;
 mod item;
@@ -247,6 +248,7 @@ fn router() -> Router {
             get(calibrating::course).post(calibrating::stop),
         )
         .route("/d/{deployment}/points/{id}", get(points::one))
+        .route("/d/{deployment}/points/{id}/report", get(points::report))
         .route("/d/{deployment}/gallery", get(gallery::page))
         .route("/d/{deployment}/gallery/doubts", get(doubts::page))
         .route(
@@ -259,11 +261,15 @@ fn router() -> Router {
         .route("/d/{deployment}/labels", get(labelling::labels))
         .route(
             "/d/{deployment}/decision/{id}/picture",
-            get(labelling::picture),
+            get(pictures::of_decision),
+        )
+        .route(
+            "/d/{deployment}/decision/{id}/thumbnail",
+            get(pictures::small_of_decision),
         )
         .route(
             "/d/{deployment}/decision/{id}/match",
-            get(labelling::matched),
+            get(pictures::of_match),
         )
         .fallback(nowhere)
 }

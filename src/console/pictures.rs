@@ -4,10 +4,11 @@ use axum::body::{Body, Bytes};
 use axum::extract::{Extension, Path, Query};
 use axum::http::{HeaderValue, Response, header};
 use serde::Deserialize;
+use tonic::Code;
 
 use super::problem::Problem;
 use super::visitor::Visitor;
-use matchpoint_client::proto::GetItemRequest;
+use matchpoint_client::proto::{GetDecisionRequest, GetDecisionResponse, GetItemRequest};
 
 /// The drawing that is shown if no picture is stored.
 const NONE: &str = r##"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 120 120"><rect width="120" height="120" fill="#8881"/><path d="M40 76l14-18 10 12 8-9 12 15z" fill="none" stroke="#888" stroke-width="2" stroke-linejoin="round"/><circle cx="50" cy="46" r="5" fill="none" stroke="#888" stroke-width="2"/><text x="60" y="100" text-anchor="middle" font-family="sans-serif" font-size="10" fill="#888">no picture kept</text></svg>"##;
@@ -73,4 +74,48 @@ async fn kept(visitor: &Visitor, deployment: String, id: String) -> Result<Vec<u
         include_image: true,
     };
     Ok(visitor.get_item(request).await?.image)
+}
+
+/// The path of a decision: the name of its deployment, and its id.
+type PlaceOfDecision = Path<(String, String)>;
+
+/// Serves the picture that was searched for.
+pub(super) async fn of_decision(
+    Extension(visitor): Extension<Visitor>,
+    place: PlaceOfDecision,
+) -> Result<Response<Body>, Problem> {
+    let found = visitor.get_decision(asked(place, false)).await?;
+    Ok(answer(found.image))
+}
+
+/// The same as a thumbnail, for pages with many pictures; that of a decision that is gone is not kept either.
+pub(super) async fn small_of_decision(
+    Extension(visitor): Extension<Visitor>,
+    place: PlaceOfDecision,
+) -> Result<Response<Body>, Problem> {
+    let found = match visitor.get_decision(asked(place, false)).await {
+        Err(gone) if gone.code() == Code::NotFound => GetDecisionResponse::default(),
+        found => found?,
+    };
+    let small = visitor.state.thumbnails.of(found.image.into()).await;
+    Ok(answer(small.into()))
+}
+
+/// Serves the picture of its best match.
+pub(super) async fn of_match(
+    Extension(visitor): Extension<Visitor>,
+    place: PlaceOfDecision,
+) -> Result<Response<Body>, Problem> {
+    let found = visitor.get_decision(asked(place, true)).await?;
+    Ok(answer(found.matched_image))
+}
+
+/// The request for a decision with one of its two pictures.
+fn asked(Path((deployment, decision_id)): PlaceOfDecision, matched: bool) -> GetDecisionRequest {
+    GetDecisionRequest {
+        deployment,
+        decision_id,
+        include_image: !matched,
+        include_matched_image: matched,
+    }
 }

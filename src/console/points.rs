@@ -3,24 +3,25 @@
 
 use axum::body::Body;
 use axum::extract::{Extension, Path};
-use axum::http::Response;
-use axum::response::{IntoResponse, Redirect};
+use axum::http::{Response, header};
+use axum::response::{Html, IntoResponse, Redirect};
 use maud::{Markup, html};
 
 use super::ask::path;
+use super::flips::differences;
 use super::layout::{Place, Tab, form, page as framed};
 use super::posted::Posted;
 use super::problem::Problem;
 use super::visitor::Visitor;
-use super::words::{count, in_address, in_parts, percent, score, shown, time};
+use super::words::{count, in_address, percent, score, shown, time};
 use matchpoint_client::proto::{
-    ActivateOperatingPointRequest, CompareOperatingPointsRequest, CompareOperatingPointsResponse,
-    GetOperatingPointRequest, ListOperatingPointsRequest, MeasuredRate, OperatingPoint,
+    ActivateOperatingPointRequest, GetOperatingPointReportRequest, GetOperatingPointRequest,
+    ListOperatingPointsRequest, MeasuredRate, OperatingPoint, PromiseStanding,
     RollBackOperatingPointRequest,
 };
 
-/// Number of changed decisions that are shown.
-const FLIPS: u32 = 40;
+/// The policy of a report, which brings its style sheet along and nothing else.
+const REPORT_POLICY: &str = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
 
 pub(super) async fn page(
     Extension(visitor): Extension<Visitor>,
@@ -68,14 +69,41 @@ fn row(place: &Place, point: &OperatingPoint, is_active: bool) -> Markup {
             th scope="row" {
                 a href=(address(place, &point.id)) { code { (point.id) } }
                 @if is_active { " " span.mark { "decides" } }
-                span.small { (shown(&point.policy)) }
             }
-            td { (target(point)) }
+            td { (target(point)) @if is_active { (today(place, &point.id)) } }
             td.number { (threshold(point)) }
             td { (rate(point.far.as_ref())) }
             td { (rate(point.frr.as_ref())) }
             td { (time(point.created_unix_seconds.saturating_mul(1000))) }
         }
+    }
+}
+
+/// What is left today of what the active operating point promised.
+fn today(place: &Place, id: &str) -> Markup {
+    let served = &place.deployment;
+    html! {
+        @if served.operating_point_id != id {
+            span.small { b.wrong { "Not valid here" } ": it belongs to another model, gallery or index, and nothing is accepted." }
+        } @else {
+            @for one in &served.promises { span.small { (standing(one)) } }
+        }
+    }
+}
+
+fn standing(one: &PromiseStanding) -> Markup {
+    let name = match one.rate.as_str() {
+        "review" => "the share that is missed unseen".to_owned(),
+        rate => rate.to_uppercase(),
+    };
+    if !one.stands {
+        return html! { b.wrong { "The promise of " (name) " has ended" } ": " (shown(&one.ended)) "; calibrate again." };
+    }
+    html! {
+        "Today " (name)
+        @if one.foreseen { " is foreseen by the growth that was allowed for, and not certified" } @else { " is promised" }
+        @if let Some(bound) = one.bound { ", at most " (percent(bound)) }
+        "."
     }
 }
 
@@ -91,11 +119,11 @@ fn target(point: &OperatingPoint) -> String {
     let word = if point.certified { "" } else { "aims at " };
     let confidence = point.confidence.map(percent);
     let confidence = confidence.filter(|_| point.certified);
-    let confidence = confidence.map_or_else(String::new, |one| format!(" at {one}"));
+    let confidence = confidence.map_or_else(String::new, |one| format!(" at {one} confidence"));
     match (point.target_far, point.target_frr) {
         (Some(far), _) => format!("{word}FAR ≤ {}{confidence}", percent(far)),
         (None, Some(frr)) => format!("{word}FRR ≤ {}{confidence}", percent(frr)),
-        (None, None) => "none".to_owned(),
+        (None, None) => format!("none ({})", point.policy.replace('-', " ")),
     }
 }
 
@@ -114,29 +142,15 @@ pub(super) async fn one(
     Path((deployment, id)): Path<(String, String)>,
 ) -> Result<Markup, Problem> {
     let place = Place::of(&visitor, &deployment, Tab::Points).await?;
-    let request = GetOperatingPointRequest {
-        deployment: deployment.clone(),
-        id,
-    };
+    let request = GetOperatingPointRequest { deployment, id };
     let found = visitor.get_operating_point(request).await?;
     let point = found.operating_point.unwrap_or_default();
     let content = if found.active {
-        html! { p.said { "This one decides." } }
+        html! { p.said { "This one decides." (today(&place, &point.id)) } }
     } else {
-        let request = CompareOperatingPointsRequest {
-            deployment,
-            from_id: String::new(),
-            to_id: point.id.clone(),
-            limit: FLIPS,
-        };
-        // The comparison can fail because searches were not stored or no operating point is active. The
-        // operating point can be activated all the same.
-        let compared = visitor.compare_operating_points(request).await;
+        let changed = differences(&visitor, &place, &point).await;
         html! {
-            @match compared {
-                Ok(compared) => (differences(&visitor, &place, &compared)),
-                Err(refused) => p.note { "What it would change is not known: " (shown(refused.message())) },
-            }
+            (changed)
             (choice(&visitor, &place, &point, &found.etag))
         }
     };
@@ -145,7 +159,10 @@ pub(super) async fn one(
         &place,
         &html! {
             p { a href=(Tab::Points.of(place.name())) { "All operating points" } }
-            h1 { code { (point.id) } }
+            div.heading {
+                h1 { code { (point.id) } }
+                p { a.button href={ (address(&place, &point.id)) "/report" } { "Report" } }
+            }
             (facts(&point))
             (content)
         },
@@ -185,46 +202,6 @@ fn measured(rate: Option<&MeasuredRate>) -> String {
     )
 }
 
-fn differences(
-    visitor: &Visitor,
-    place: &Place,
-    compared: &CompareOperatingPointsResponse,
-) -> Markup {
-    // Seeing enrolled items needs another scope.
-    let pictured = visitor.may(path::GET_ITEM);
-    html! {
-        h2 { "What it would change" }
-        p {
-            "Of " (count(compared.searches, "recorded search", "recorded searches")) " " b { (compared.flips_total) }
-            " would be decided otherwise, " (compared.improvements_total) " of them for the better. Threshold "
-            (score(compared.from_threshold)) " now, " (score(compared.to_threshold)) " then."
-        }
-        @if !compared.flips.is_empty() {
-            div.scroll tabindex="0" role="region" aria-label="Table" { table {
-                thead { tr { th scope="col" { "Query" } th scope="col" { "Best match" } th scope="col" { "Score" } th scope="col" { "Then" } th scope="col" { "Which is" } } }
-                tbody {
-                    @for flip in &compared.flips {
-                        tr {
-                            th scope="row" { (in_parts(&flip.query_label)) span.small { (in_parts(&flip.query_id)) } }
-                            td {
-                                @if pictured && !flip.matched_item_id.is_empty() {
-                                    a.thumb href=(place.below(&format!("item?id={}", in_address(&flip.matched_item_id)))) {
-                                        img src=(place.below(&format!("item/thumbnail?id={}", in_address(&flip.matched_item_id)))) alt=(shown(&flip.matched_label)) loading="lazy" width="64" height="64";
-                                    }
-                                }
-                                (in_parts(&flip.matched_label)) span.small { (in_parts(&flip.matched_item_id)) }
-                            }
-                            td.number { (score(flip.score)) }
-                            td { @if flip.accepted { "accepted" } @else { "rejected" } }
-                            td { @if flip.improves { "better" } @else { span.wrong { "worse" } } }
-                        }
-                    }
-                }
-            } }
-        }
-    }
-}
-
 fn choice(visitor: &Visitor, place: &Place, point: &OperatingPoint, etag: &str) -> Markup {
     html! {
         h2 { "Let it decide" }
@@ -242,6 +219,17 @@ fn reason(id: &str) -> Markup {
         label for=(id) { "Why? It stands in the log." }
         input id=(id) name="reason" required maxlength="500" autocomplete="off";
     }
+}
+
+/// Serves the report of an operating point.
+pub(super) async fn report(
+    Extension(visitor): Extension<Visitor>,
+    Path((deployment, id)): Path<(String, String)>,
+) -> Result<Response<Body>, Problem> {
+    let request = GetOperatingPointReportRequest { deployment, id };
+    let found = visitor.get_operating_point_report(request).await?;
+    let policy = [(header::CONTENT_SECURITY_POLICY, REPORT_POLICY)];
+    Ok((policy, Html(found.html)).into_response())
 }
 
 /// Activates an operating point, unless another was activated since the page was loaded.

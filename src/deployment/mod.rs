@@ -45,7 +45,7 @@ pub use open::{Deployment, OpenOptions, index_binding};
 pub use points::active::{ActivePoint, DecisionBasis, JudgedScore, Undecided, ValidPoint};
 pub use points::promise_today::{OpenedPromise, promise_in_gallery};
 pub use points::state::StateParts;
-pub use points::{Activation, PointComparison, compare_points, created};
+pub use points::{Activation, JudgedPoint, PointComparison, compare_points, created};
 pub use search::answer::{SearchAnswer, VerifyAnswer};
 pub use search::request::{
     Comparison, Hit, ImageAt, ProbeSource, Query, SearchOptions, Timings, VerifyReference,

@@ -181,6 +181,7 @@ const ROOMS: &[Room] = &[
             "stores",
             "remote",
             "qdrant",
+            "report",
         ],
     ),
     room(

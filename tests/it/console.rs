@@ -13,7 +13,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::common::{Running, config, photos, run, text};
-use matchpoint_client::proto::search_request;
+use matchpoint_client::proto::{Decision, SearchRequest, search_request};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -512,6 +512,13 @@ async fn what_is_enrolled_is_shown_as_text_and_removed_by_its_form() {
     server.stop().await;
 }
 
+fn searched(image: Vec<u8>) -> SearchRequest {
+    SearchRequest {
+        query: Some(search_request::Query::Image(image.into())),
+        ..Default::default()
+    }
+}
+
 /// A server with so many sampled decisions on one photograph, whose pictures are kept.
 async fn sampled(count: usize) -> (Running, matchpoint_client::Client) {
     let rates = ("MATCHPOINT_AUDIT_SAMPLING_RATES", "1,1,1,1,1,1");
@@ -519,11 +526,7 @@ async fn sampled(count: usize) -> (Running, matchpoint_client::Client) {
     let server = Running::sample(&[CONSOLE, rates, images]).await;
     let client = matchpoint_client::Client::over(server.channel.clone());
     for _ in 0..count {
-        let request = matchpoint_client::proto::SearchRequest {
-            query: Some(search_request::Query::Image(photo().into())),
-            ..Default::default()
-        };
-        client.search(request, None).await.unwrap();
+        client.search(searched(photo()), None).await.unwrap();
     }
     while client.audit_queue("", None, 10).await.unwrap().len() < count {
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -636,7 +639,14 @@ async fn an_operating_point_is_chosen_with_a_reason() {
         .next()
         .unwrap();
     let one = browser.get(&format!("/d/sample/points/{id}")).await;
-    assert!(one.text().contains("This one decides."), "{}", one.text());
+    let said = one.text();
+    assert!(said.contains("This one decides."), "{said}");
+    assert!(said.contains("Today FAR is promised, at most "), "{said}");
+    let report = browser.get(&format!("/d/sample/points/{id}/report")).await;
+    assert_eq!(report.status, 200, "{}", report.text());
+    let policy = report.header("content-security-policy").unwrap();
+    assert!(policy.starts_with("default-src 'none'; img-src data:; style-src 'unsafe-inline'"));
+    assert!(report.text().contains("Calibration report") && report.text().contains(id));
     let (token, etag) = (page.token(), page.field("etag"));
     let token = ("form_token", token.as_bytes());
     let (etag, stale) = (("etag", etag.as_bytes()), ("etag", &b"0"[..]));
@@ -656,6 +666,52 @@ async fn an_operating_point_is_chosen_with_a_reason() {
         .post("/d/sample/points/roll-back", &[token, reason])
         .await;
     assert_eq!(back.status, 409, "{}", back.text());
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn what_would_be_decided_otherwise_is_shown_with_the_pictures_that_are_kept() {
+    let rates = ("MATCHPOINT_AUDIT_SAMPLING_RATES", "1,1,1,1,1,1");
+    let images = ("MATCHPOINT_AUDIT_IMAGES", "true");
+    let server = Running::sample(&[CONSOLE, rates, images]).await;
+    let client = matchpoint_client::Client::over(server.channel.clone());
+    let mut browser = Browser::at(server.console.unwrap());
+    calibrated(&mut browser, "40", "decide", &strangers(24)).await;
+    let points = client.operating_points("").await.unwrap();
+    let mut points = points.operating_points.into_iter();
+    let strict = points.next().unwrap();
+    assert!(points.next().unwrap().threshold < strict.threshold);
+    let mut otherwise = 0;
+    let list = fs::read_to_string(photos().join("evaluate.csv")).unwrap();
+    for row in list.lines().skip(1).take(40) {
+        let image = fs::read(photos().join(row.split(',').next().unwrap())).unwrap();
+        let found = client.search(searched(image), None).await.unwrap();
+        let then = strict.threshold <= found.matches[0].score;
+        otherwise += usize::from(then != (found.decision() == Decision::Accept));
+    }
+    assert!(0 < otherwise);
+    while client.audit_queue("", None, 40).await.unwrap().len() < 40 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let page = browser
+        .get(&format!("/d/sample/points/{}", strict.id))
+        .await;
+    let said = page.text();
+    let words = format!("<b>{otherwise}</b> would be decided otherwise");
+    assert!(
+        said.contains("In service") && said.contains(&words),
+        "{said}"
+    );
+    let pictures = said.matches("/thumbnail\"").count();
+    assert_eq!(pictures, otherwise, "{said}");
+    let small = said
+        .split("src=\"")
+        .find(|part| part.contains("/thumbnail\""));
+    let small = browser.get(small.unwrap().split('"').next().unwrap()).await;
+    assert_eq!(small.header("content-type"), Some("image/jpeg"));
+    let gone = "/d/sample/decision/0199f0aa-7c1b-7e0e-8d63-0f2a9c1d4e5f/thumbnail";
+    let gone = browser.get(gone).await;
+    assert_eq!(gone.header("content-type"), Some("image/svg+xml"));
     server.stop().await;
 }
 

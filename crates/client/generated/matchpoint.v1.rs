@@ -699,6 +699,44 @@ impl ::prost::Name for CompareOperatingPointsResponse {
         "/matchpoint.v1.CompareOperatingPointsResponse".into()
     }
 }
+/// Whose report to return.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetOperatingPointReportRequest {
+    /// Name of the deployment. May be empty if the server was started with one deployment: it means that one.
+    #[prost(string, tag = "1")]
+    pub deployment: ::prost::alloc::string::String,
+    /// Id of the operating point; empty for the active one.
+    #[prost(string, tag = "2")]
+    pub id: ::prost::alloc::string::String,
+}
+impl ::prost::Name for GetOperatingPointReportRequest {
+    const NAME: &'static str = "GetOperatingPointReportRequest";
+    const PACKAGE: &'static str = "matchpoint.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "matchpoint.v1.GetOperatingPointReportRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/matchpoint.v1.GetOperatingPointReportRequest".into()
+    }
+}
+/// The report of an operating point.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetOperatingPointReportResponse {
+    /// One HTML page without scripts that loads nothing: that of `matchpoint calibrate --report`, less what takes the vectors of
+    /// the calibration's queries (pairs, look-alikes, growth of the gallery, remedies) and the pictures.
+    #[prost(string, tag = "1")]
+    pub html: ::prost::alloc::string::String,
+}
+impl ::prost::Name for GetOperatingPointReportResponse {
+    const NAME: &'static str = "GetOperatingPointReportResponse";
+    const PACKAGE: &'static str = "matchpoint.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "matchpoint.v1.GetOperatingPointReportResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/matchpoint.v1.GetOperatingPointReportResponse".into()
+    }
+}
 /// Generated client implementations.
 pub mod operating_point_service_client {
     #![allow(
@@ -945,6 +983,36 @@ pub mod operating_point_service_client {
                 );
             self.inner.unary(req, path, codec).await
         }
+        /// Returns the report of one operating point as a page, from the searches that were recorded with it. Changes nothing.
+        pub async fn get_operating_point_report(
+            &mut self,
+            request: impl tonic::IntoRequest<super::GetOperatingPointReportRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetOperatingPointReportResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::CountingCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/matchpoint.v1.OperatingPointService/GetOperatingPointReport",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new(
+                        "matchpoint.v1.OperatingPointService",
+                        "GetOperatingPointReport",
+                    ),
+                );
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -998,6 +1066,14 @@ pub mod operating_point_service_server {
             request: tonic::Request<super::CompareOperatingPointsRequest>,
         ) -> std::result::Result<
             tonic::Response<super::CompareOperatingPointsResponse>,
+            tonic::Status,
+        >;
+        /// Returns the report of one operating point as a page, from the searches that were recorded with it. Changes nothing.
+        async fn get_operating_point_report(
+            &self,
+            request: tonic::Request<super::GetOperatingPointReportRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetOperatingPointReportResponse>,
             tonic::Status,
         >;
     }
@@ -1319,6 +1395,59 @@ pub mod operating_point_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = CompareOperatingPointsSvc(inner);
+                        let codec = crate::CountingCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/matchpoint.v1.OperatingPointService/GetOperatingPointReport" => {
+                    #[allow(non_camel_case_types)]
+                    struct GetOperatingPointReportSvc<T: OperatingPointService>(
+                        pub Arc<T>,
+                    );
+                    impl<
+                        T: OperatingPointService,
+                    > tonic::server::UnaryService<super::GetOperatingPointReportRequest>
+                    for GetOperatingPointReportSvc<T> {
+                        type Response = super::GetOperatingPointReportResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<
+                                super::GetOperatingPointReportRequest,
+                            >,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as OperatingPointService>::get_operating_point_report(
+                                        &inner,
+                                        request,
+                                    )
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = GetOperatingPointReportSvc(inner);
                         let codec = crate::CountingCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

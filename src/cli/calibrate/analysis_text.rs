@@ -42,11 +42,11 @@ pub(crate) struct AnalysisSubject<'a> {
 }
 
 impl AnalysisSubject<'_> {
-    fn outline(&self, created: &str) -> Outline<'_> {
+    fn outline(&self, created: &str) -> Outline {
         Outline {
             title: format!("{}: calibration", self.deployment.name()),
             created: created.to_owned(),
-            settings: self.settings,
+            target: self.settings.target,
         }
     }
 

@@ -2,9 +2,12 @@
 
 pub(super) mod active;
 pub(super) mod files;
+mod judged;
 pub(super) mod promise_today;
 mod shared_point;
 pub(super) mod state;
+
+pub use judged::JudgedPoint;
 
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

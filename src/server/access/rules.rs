@@ -67,6 +67,10 @@ const RULES: &[(&str, CallRule)] = &[
         CALIBRATE,
     ),
     (
+        "/matchpoint.v1.OperatingPointService/GetOperatingPointReport",
+        CALIBRATE,
+    ),
+    (
         "/matchpoint.v1.OperatingPointService/ActivateOperatingPoint",
         CALIBRATE,
     ),

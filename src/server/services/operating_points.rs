@@ -2,7 +2,7 @@
 
 use tonic::{Request, Response, Status};
 
-use crate::deployment::compare_points;
+use crate::deployment::{JudgedPoint, compare_points};
 use crate::server::access::changes::changed;
 use crate::server::messages::convert;
 use crate::server::registry::Registry;
@@ -10,10 +10,12 @@ use crate::server::status::from_error;
 use matchpoint_client::proto::operating_point_service_server::OperatingPointService;
 use matchpoint_client::proto::{
     ActivateOperatingPointRequest, ActivateOperatingPointResponse, CompareOperatingPointsRequest,
-    CompareOperatingPointsResponse, GetOperatingPointRequest, GetOperatingPointResponse,
+    CompareOperatingPointsResponse, GetOperatingPointReportRequest,
+    GetOperatingPointReportResponse, GetOperatingPointRequest, GetOperatingPointResponse,
     ListOperatingPointsRequest, ListOperatingPointsResponse, RollBackOperatingPointRequest,
     RollBackOperatingPointResponse,
 };
+use matchpoint_report::calibrated::{Findings, NoPictures, Outline};
 
 #[derive(Clone, Debug)]
 pub(in crate::server) struct OperatingPointHandler {
@@ -127,6 +129,38 @@ impl OperatingPointHandler {
         let compared = compared.map_err(|error| from_error(&error))?;
         Ok(convert::comparison(&compared, limit))
     }
+
+    async fn report(
+        &self,
+        request: GetOperatingPointReportRequest,
+    ) -> Result<GetOperatingPointReportResponse, Status> {
+        let deployment = self.registry.find(&request.deployment)?;
+        let work = move || {
+            let id = Some(request.id.as_str()).filter(|id| !id.is_empty());
+            let judged = JudgedPoint::of(&deployment.folder(), id);
+            judged.map(|judged| report(deployment.name(), &judged))
+        };
+        let html = self.registry.heavy(work).await?;
+        let html = html.map_err(|error| from_error(&error))?;
+        Ok(GetOperatingPointReportResponse { html })
+    }
+}
+
+/// The report of an operating point as a page.
+fn report(deployment: &str, judged: &JudgedPoint) -> String {
+    let content = judged.point.content();
+    let outline = Outline {
+        title: format!("{deployment}: calibration"),
+        created: content.created.clone(),
+        target: judged.asked,
+    };
+    matchpoint_report::render(&outline.page(&Findings {
+        id: Some(judged.point.id()),
+        content,
+        recording: &judged.recording,
+        analysis: &judged.analysis,
+        pictures: &NoPictures,
+    }))
 }
 
 /// Bytes of a reason.
@@ -215,6 +249,18 @@ impl OperatingPointService for OperatingPointHandler {
         let work = service.compare(request.into_inner());
         self.registry
             .call("CompareOperatingPoints", work)
+            .await
+            .map(Response::new)
+    }
+
+    async fn get_operating_point_report(
+        &self,
+        request: Request<GetOperatingPointReportRequest>,
+    ) -> Result<Response<GetOperatingPointReportResponse>, Status> {
+        let service = self.called_by(&request);
+        let work = service.report(request.into_inner());
+        self.registry
+            .call("GetOperatingPointReport", work)
             .await
             .map(Response::new)
     }

@@ -22,7 +22,12 @@ _RETRY_BYTES_MAX = 80 << 20
 _REPEATABLE = {
     "RetrievalService": ("Search", "Verify", "Embed"),
     "GalleryService": ("UpsertItem", "GetItem", "ListItems"),
-    "OperatingPointService": ("ListOperatingPoints", "GetOperatingPoint", "CompareOperatingPoints"),
+    "OperatingPointService": (
+        "ListOperatingPoints",
+        "GetOperatingPoint",
+        "GetOperatingPointReport",
+        "CompareOperatingPoints",
+    ),
     "MonitoringService": ("ListAuditQueue", "GetDecision", "AnnotateDecisions", "GetDrift", "GetShadow"),
     "ServerService": ("GetServerInfo",),
 }

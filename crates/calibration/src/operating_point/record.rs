@@ -88,6 +88,29 @@ impl Content {
         }
     }
 
+    /// The rate that was asked for; `None` in a record that does not say what its threshold rests on.
+    #[must_use]
+    pub fn asked(&self) -> Option<CalibrationTarget> {
+        let grown = |target: TargetFar| {
+            let asked = self.growth.map_or(target.far(), |growth| growth.target_far);
+            TargetFar::new(asked, target.confidence().get()).unwrap_or(target)
+        };
+        match (&self.promise, &self.evidence) {
+            (Some(promise), _) => Some(CalibrationTarget::Far(grown(promise.target))),
+            (None, Some(ThresholdEvidence::FarEstimated(estimate))) => {
+                Some(CalibrationTarget::FarEstimated(grown(estimate.target)))
+            }
+            (None, Some(ThresholdEvidence::Frr(certificate))) => {
+                Some(CalibrationTarget::Frr(certificate.target))
+            }
+            (None, Some(ThresholdEvidence::EqualError(_))) => Some(CalibrationTarget::EqualError),
+            (None, Some(ThresholdEvidence::Cost { model, .. })) => {
+                Some(CalibrationTarget::Cost(*model))
+            }
+            (None, None) => None,
+        }
+    }
+
     /// The upper bound on the FAR at the confidence of the target, certified or estimated.
     #[must_use]
     pub fn far_bound(&self) -> Option<f64> {

@@ -14,6 +14,7 @@ use by_label::{intruders, nearest_strangers, worst_labels};
 use comparisons::{conditions, growth, remedies, stress};
 use figures::{band, consistency, figures, menu_of, menu_table, operating_point, scores};
 use matchpoint_calibration::menu::Menu;
+use matchpoint_calibration::policy::CalibrationTarget;
 use matchpoint_calibration::procedure::{
     Refusal, ThresholdSettings, VectorCalibration, VectorSource,
 };
@@ -22,16 +23,16 @@ use verdict::{made_with, rule, sentence, target, verdict};
 
 /// The part of a report that is known before the calibration.
 #[derive(Clone, Debug)]
-pub struct Outline<'a> {
+pub struct Outline {
     /// What is calibrated, in a few words.
     pub title: String,
     /// The time of the calibration, RFC 3339.
     pub created: String,
-    /// The settings of the calibration.
-    pub settings: &'a ThresholdSettings,
+    /// The rate that was asked for.
+    pub target: CalibrationTarget,
 }
 
-impl Outline<'_> {
+impl Outline {
     /// The report of a refused calibration.
     #[must_use]
     pub fn refused(&self, refusal: &Refusal) -> ReportContents {
@@ -52,8 +53,8 @@ impl Outline<'_> {
         }
         let verdict = ReportVerdict {
             standing: ClaimKind::Refused,
-            target: target(self.settings.target),
-            rule: rule(self.settings.target).to_owned(),
+            target: target(self.target),
+            rule: rule(self.target).to_owned(),
             bound: None,
             reasons: vec![sentence(&refusal.message)],
             needed,
@@ -74,7 +75,7 @@ impl Outline<'_> {
             title: self.title.clone(),
             created: Some(self.created.clone()),
             view: View::Search,
-            verdict: verdict(self.settings.target, content),
+            verdict: verdict(self.target, content),
             operating_point: Some(operating_point(findings)),
             figures: figures(content, pairwise),
             trade_off: content
@@ -140,7 +141,7 @@ pub fn page_of_vectors(
     let outline = Outline {
         title: format!("{}: calibration", source.name),
         created: source.created.clone(),
-        settings,
+        target: settings.target,
     };
     match &found.outcome {
         Ok(supported) => outline.page(&Findings {
