@@ -5,7 +5,9 @@
 //! content.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
 
 use base16ct::lower::encode_string;
 use serde::{Deserialize, Serialize};
@@ -206,6 +208,22 @@ impl Folder {
             self.record.model.folder = model;
         }
         self.save()
+    }
+
+    /// Tells this folder from all others, also from its copies.
+    ///
+    /// # Errors
+    /// Returns an error if the disk fails.
+    pub(super) fn identity(&self) -> Result<String, DeploymentError> {
+        let failed = |cause| DeploymentError::io(&self.path, &cause);
+        let about = fs::metadata(&self.path).map_err(failed)?;
+        let created = about.created().ok();
+        let created = created.and_then(|created| created.duration_since(UNIX_EPOCH).ok());
+        Ok(match created {
+            Some(created) => format!("{} {}", about.ino(), created.as_nanos()),
+            // Not every file system knows when it was made.
+            None => format!("{} {}", about.ino(), self.path.display()),
+        })
     }
 
     /// The path of the gallery's file.

@@ -17,7 +17,7 @@ use super::models::{LoadedModel, Models};
 use super::observed::ObservedDeployment;
 use super::points::active::ActivePoint;
 use super::points::state::{LatestState, StateInUse, StateParts};
-use super::proposals::QdrantFollower;
+use super::proposals::{IndexedGallery, QdrantFollower};
 use super::records_folder::RecordsFolder;
 use super::search::open_shadow::ShadowQuery;
 use crate::config::MonitoringConfig;
@@ -167,8 +167,8 @@ impl Deployment {
             elsewhere: qdrant.is_some(),
             ..IndexParams::default()
         };
-        let file = folder.gallery_file();
-        let gallery = Arc::new(Gallery::open(&file, options.access, params)?);
+        let gallery = Gallery::open(&folder.gallery_file(), options.access, params)?;
+        let gallery = Arc::new(gallery);
         folder.check_gallery(gallery.id())?;
         check_model(&gallery, &loaded, record.model.name)?;
         let records = options.records(&folder, &name)?;
@@ -182,14 +182,15 @@ impl Deployment {
         };
         let monitor = Arc::new(Monitor::new(Arc::new(observed)));
         let store = models.store().filter(|_| writes);
-        let link = StoreLink::attach(store, &name, &gallery, &mut folder, &active_point)?;
+        let mut link = StoreLink::attach(store, &name, &gallery, &mut folder, &active_point)?;
+        let indexed = qdrant.map(|_| indexed(&name, &gallery, &folder, link.as_mut()));
+        let indexed = indexed.transpose()?;
         let writer = writes
             .then(|| ChangeWriter::start(Arc::clone(&gallery), Arc::clone(&monitor), link))
             .transpose()?;
-        let shared = store.is_some();
-        let qdrant = qdrant
-            .map(|address| QdrantFollower::start(address, &name, &gallery, shared))
-            .transpose()?;
+        let qdrant = qdrant.zip(indexed);
+        let qdrant = qdrant.map(|(address, gallery)| QdrantFollower::start(address, gallery));
+        let qdrant = qdrant.transpose()?;
         let index = qdrant.as_ref().map(|qdrant| qdrant.index().binding());
         let watched = || Arc::new(FolderWatch::new(&name, &folder, &gallery));
         let folder_watch = writer.is_none().then(watched);
@@ -421,6 +422,22 @@ fn check_model(
         folder: loaded.folder.clone(),
         found_name: model.name().to_owned(),
         found: model.fingerprint().to_owned(),
+    })
+}
+
+/// What a collection of Qdrant is to hold, and whose it is.
+fn indexed(
+    deployment: &str,
+    gallery: &Arc<Gallery>,
+    folder: &Folder,
+    link: Option<&mut StoreLink>,
+) -> Result<IndexedGallery, DeploymentError> {
+    let standing = link.as_deref().map(StoreLink::standing);
+    Ok(IndexedGallery {
+        deployment: deployment.to_owned(),
+        gallery: Arc::clone(gallery),
+        owner: link.map_or_else(|| folder.identity(), StoreLink::identity)?,
+        standing,
     })
 }
 

@@ -190,9 +190,8 @@ fn message(error: &DeploymentError) -> String {
         return "the store did not answer, and whether the change was made is not known; send it again in a moment".to_owned();
     }
     if let DeploymentError::Qdrant(cause) = error {
-        tracing::debug!(%cause, "a search was not answered");
-        return "the index did not answer, and nothing was decided; try again in a moment"
-            .to_owned();
+        tracing::debug!(%cause, "nothing was decided");
+        return cause.told();
     }
     if let DeploymentError::NothingWouldDecide { problem } = error {
         tracing::info!(problem, "what would decide nothing is not served");

@@ -5,6 +5,7 @@ mod architecture;
 mod cli;
 mod commands;
 mod common;
+mod conformance;
 mod console;
 mod crashes;
 mod damage;

@@ -80,6 +80,22 @@ impl GalleryView {
         }
         changes
     }
+
+    /// The items that a later state does not have any more.
+    fn gone_until<'a>(&'a self, later: &'a Self) -> impl Iterator<Item = (usize, &'a ItemSlot)> {
+        let blocks = self.blocks.iter().enumerate();
+        let changed = blocks.filter_map(|(at, block)| {
+            let now = later.blocks.get(at);
+            let same = now.is_some_and(|now| Arc::ptr_eq(now, block));
+            (!same).then_some((at, block, now))
+        });
+        changed.flat_map(|(at, block, now)| {
+            let slots = (0..BLOCK_SLOTS).filter(move |number| slot_of(now, *number).is_none());
+            slots.filter_map(move |number| {
+                Some((at * BLOCK_SLOTS + number, slot_of(Some(block), number)?))
+            })
+        })
+    }
 }
 
 fn slot_of(block: Option<&Arc<SlotBlock>>, number: usize) -> Option<&ItemSlot> {
@@ -104,6 +120,8 @@ impl Gallery {
     /// The nearest items of a view: of those that an index elsewhere proposes, and of those that it does not have yet,
     /// with exact scores.
     ///
+    /// What has gone since the view, the index may not have any more, so that is compared too.
+    ///
     /// `None` if what it proposes does not suffice: if an item is proposed that is not in the view, or not with this
     /// checksum, or if fewer are than the index has. Every item has to be compared then.
     ///
@@ -118,6 +136,8 @@ impl Gallery {
     ) -> Result<Option<Vec<GalleryMatch>>, GalleryError> {
         view.check(query, probe)?;
         let ItemPlace(before) = proposed.has_before;
+        // Before the table is looked at: what goes in between is in one of the two, and not in both.
+        let now = self.view();
         let places: BTreeSet<usize> = {
             let table = self.item_table();
             let found = proposed.items.iter().filter_map(|item| {
@@ -127,9 +147,10 @@ impl Gallery {
             found.collect()
         };
         let mut best = BestMatches::new(query.as_slice(), probe);
-        let mut waiting = 0;
-        for (_, slot) in view.slots_from(before) {
-            waiting += 1;
+        let mut compared = 0;
+        let gone = view.gone_until(&now).filter(|(place, _)| *place < before);
+        for (_, slot) in view.slots_from(before).chain(gone) {
+            compared += 1;
             best.offer(slot);
         }
         let mut valid = 0;
@@ -143,7 +164,7 @@ impl Gallery {
                 best.offer(slot);
             }
         }
-        let there = view.len().saturating_sub(waiting);
+        let there = view.len().saturating_sub(compared);
         Ok((probe.k.min(there) <= valid).then(|| best.into_matches()))
     }
 }
@@ -252,6 +273,19 @@ mod tests {
             Some(vec!["item 1000".into(), "item 5".into(), "item 7".into()])
         );
         assert_eq!(find(&proposed(&[2, 5, 7], all)), None);
+
+        // What has gone since an earlier view is found in that, though the index has it no more.
+        let (before, everything) = (gallery.view(), gallery.view().next_place());
+        gallery.upsert(vec![item(4, 1.0)]).unwrap();
+        gallery.delete(&["item 3".to_owned()]).unwrap();
+        let there = proposed(&[7, 8, 5], everything);
+        let found = gallery.nearest_of(&before, &query, &probe, &there).unwrap();
+        let found: Vec<String> = found
+            .unwrap()
+            .iter()
+            .map(|one| one.item.id.clone())
+            .collect();
+        assert_eq!(found, ["item 3", "item 4", "item 5"]);
     }
 
     #[test]

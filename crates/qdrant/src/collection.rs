@@ -5,7 +5,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use tokio::runtime::{Builder, Handle, Runtime};
-use tonic::Code;
+use tokio::sync::watch;
 
 use crate::connection::QdrantConnection;
 use crate::point::{GENERATION, checksum_in, generation_in};
@@ -58,6 +58,8 @@ pub struct QdrantCollection {
     connection: QdrantConnection,
     spec: CollectionSpec,
     handle: Handle,
+    /// Whether nobody waits for an answer any more.
+    stopped: watch::Sender<bool>,
     /// `None` only while this is dropped.
     runtime: Option<Runtime>,
 }
@@ -97,13 +99,34 @@ impl QdrantCollection {
             connection,
             spec,
             handle: runtime.handle().clone(),
+            stopped: watch::Sender::new(false),
             runtime: Some(runtime),
         })
     }
 
     /// Waits for an answer. It must not be called from a task.
-    pub fn wait<T>(&self, answer: impl Future<Output = T>) -> T {
-        self.handle.block_on(answer)
+    ///
+    /// # Errors
+    /// Returns the error of the answer, or one that says that [`QdrantCollection::stop`] was called.
+    pub fn wait<T>(
+        &self,
+        answer: impl Future<Output = Result<T, QdrantError>>,
+    ) -> Result<T, QdrantError> {
+        let mut stopped = self.stopped.subscribe();
+        self.handle.block_on(async {
+            tokio::select! {
+                biased;
+                _ = stopped.wait_for(|stopped| *stopped) => Err(QdrantError::Withheld {
+                    reason: "the deployment is being closed".to_owned(),
+                }),
+                answer = answer => answer,
+            }
+        })
+    }
+
+    /// Ends all waiting, now and later. What was sent may still be done.
+    pub fn stop(&self) {
+        self.stopped.send_replace(true);
     }
 
     /// Its name.
@@ -157,16 +180,11 @@ impl QdrantCollection {
         };
         let exists = "/qdrant.Collections/CollectionExists";
         if self.connection.address().is_far() {
-            let asked = named.clone();
-            let code = self
-                .connection
-                .call_without_key(exists, asked, ANSWER_MAX)
-                .await;
-            if code == Code::Ok {
-                return Err(self.unsuitable(
-                    "it answers without a key, so that anybody can replace what it proposes: set service.api_key there"
-                        .to_owned(),
-                ));
+            let asked = self.connection.answers_without_key(exists, &named);
+            if let Some(node) = asked.await {
+                return Err(self.unsuitable(format!(
+                    "{node} answers without a key, so that anybody can replace what it proposes: set service.api_key there"
+                )));
             }
         }
         let there: CollectionExistsResponse =

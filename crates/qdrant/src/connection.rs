@@ -17,6 +17,8 @@ use crate::{QdrantAddress, QdrantError};
 
 /// How long a connection may take to be made.
 const CONNECT_MAX: Duration = Duration::from_secs(1);
+/// How long a node may take to refuse a call without the key.
+const KEYLESS_MAX: Duration = Duration::from_secs(2);
 /// How often an idle connection is tried, and how long an answer to that may take.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 const KEEP_ALIVE_MAX: Duration = Duration::from_secs(3);
@@ -102,21 +104,24 @@ impl QdrantConnection {
         })
     }
 
-    /// Makes a call without the key, and returns the code of the answer.
-    pub(crate) async fn call_without_key<Q: Message + Send + Sync + 'static>(
+    /// The first node that answers a call without the key.
+    pub(crate) async fn answers_without_key<Q>(
         &self,
         path: &'static str,
-        message: Q,
-        within: Duration,
-    ) -> Code {
-        let Some(node) = self.nodes.first() else {
-            return Code::Unavailable;
-        };
-        let answer =
-            ask::<Q, crate::wire::HealthCheckRequest>(node, path, Request::new(message), within);
-        answer
-            .await
-            .map_or_else(|status| status.code(), |_| Code::Ok)
+        message: &Q,
+    ) -> Option<&Uri>
+    where
+        Q: Message + Clone + Send + Sync + 'static,
+    {
+        for (node, uri) in self.nodes.iter().zip(&self.address.nodes) {
+            let request = Request::new(message.clone());
+            let answer =
+                ask::<Q, crate::wire::HealthCheckRequest>(node, path, request, KEYLESS_MAX);
+            if answer.await.is_ok() {
+                return Some(uri);
+            }
+        }
+        None
     }
 
     fn request<Q>(&self, message: Q) -> Request<Q> {

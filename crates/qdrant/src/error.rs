@@ -44,3 +44,20 @@ pub enum QdrantError {
         problem: String,
     },
 }
+
+impl QdrantError {
+    /// What a caller is told, who need not know where Qdrant is.
+    #[must_use]
+    pub fn told(&self) -> String {
+        match self {
+            Self::Withheld { reason } => {
+                format!("what the index says does not count now, and nothing was decided: {reason}")
+            }
+            Self::Unsuitable { problem, .. } => format!("Qdrant cannot be used: {problem}"),
+            Self::Address { .. } | Self::Unreachable { .. } | Self::Refused { .. } => {
+                "the index did not answer, and nothing was decided; try again in a moment"
+                    .to_owned()
+            }
+        }
+    }
+}

@@ -71,6 +71,17 @@ impl SharedStore {
         self.connection.shown()
     }
 
+    /// Tells this store from all others, also from one that was made of a dump of it.
+    ///
+    /// # Errors
+    /// Returns an error if the store fails.
+    pub fn identity(&mut self) -> Result<String, RemoteError> {
+        self.connection.run(ANSWER_MAX, async |client| {
+            let row = client.query_one(schema::IDENTITY, &[]).await?;
+            Ok(column(&row, 0)?)
+        })
+    }
+
     /// What the store has now; `None` if the store keeps nothing under this name yet.
     ///
     /// # Errors

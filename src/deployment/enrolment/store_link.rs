@@ -115,7 +115,16 @@ impl StoreLink {
         }))
     }
 
-    pub(super) fn standing(&self) -> Arc<StoreStanding> {
+    /// Tells its part of the store from all other galleries in all stores.
+    ///
+    /// # Errors
+    /// Returns an error if the store fails.
+    pub(in crate::deployment) fn identity(&mut self) -> Result<String, DeploymentError> {
+        let store = self.store.identity()?;
+        Ok(format!("{store} {}", self.deployment))
+    }
+
+    pub(in crate::deployment) fn standing(&self) -> Arc<StoreStanding> {
         Arc::clone(&self.standing)
     }
 

@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
 
-use super::{DOUBTFUL_MAX, QdrantIndex, parity};
+use super::later::LaterGeneration;
+use super::{DOUBTFUL_MAX, IndexedGallery, QdrantIndex, parity};
 use crate::deployment::DeploymentError;
 use crate::telemetry;
-use matchpoint_gallery::Gallery;
 use matchpoint_gallery::item::ItemHead;
 use matchpoint_gallery::mapped_vectors::Vector;
 use matchpoint_qdrant::{KeptPoint, NewPoint, PointKey, QdrantAddress, QdrantError};
@@ -52,8 +52,7 @@ struct FollowerWork {
     indexed: BTreeMap<PointKey, IndexedItem>,
     /// Where the comparison goes on.
     compared: PointKey,
-    /// Whether other servers write the same collection, from the same store.
-    shared: bool,
+    later: LaterGeneration,
     compare_at: Instant,
     /// Why nothing could be asked at the last turn.
     failed: Option<String>,
@@ -75,21 +74,25 @@ impl QdrantFollower {
     /// Returns an error if Qdrant does not answer or cannot be used, or if somebody else writes the collection.
     pub(in crate::deployment) fn start(
         address: &QdrantAddress,
-        deployment: &str,
-        gallery: &Arc<Gallery>,
-        shared: bool,
+        gallery: IndexedGallery,
     ) -> Result<Self, DeploymentError> {
         let (doubtful, looked_at) = crossbeam_channel::bounded(DOUBTFUL_MAX);
-        let index = Arc::new(QdrantIndex::open(address, deployment, gallery, doubtful)?);
+        let standing = gallery.standing.clone();
+        let index = Arc::new(QdrantIndex::open(address, gallery, doubtful)?);
         let mut work = FollowerWork {
             index: Arc::clone(&index),
             doubtful: looked_at,
             indexed: BTreeMap::new(),
             compared: PointKey::FIRST,
-            shared,
+            later: LaterGeneration::new(standing),
             compare_at: Instant::now(),
             failed: None,
         };
+        tracing::info!(
+            deployment = index.deployment,
+            collection = index.collection.name(),
+            "the index is in Qdrant"
+        );
         work.fill()?;
         work.compare_answers()?;
         if let Some(differs) = &*index.differs.load() {
@@ -122,6 +125,7 @@ impl QdrantFollower {
 impl Drop for QdrantFollower {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
+        self.index.collection.stop();
         if let Some(thread) = self.thread.take() {
             thread.thread().unpark();
             if thread.join().is_err() {
@@ -172,6 +176,9 @@ impl FollowerWork {
 
     /// Does everything that is due. Searches may go on while nothing can be written, so each part is tried.
     fn turn(&mut self) -> Result<(), DeploymentError> {
+        if self.index.differs.load().is_none() && self.overtaken().is_some() {
+            self.index.compared.store(0, Ordering::Release);
+        }
         let answers = self.compare_answers();
         let applied = self.apply();
         let points = self.compare_points();
@@ -214,14 +221,19 @@ impl FollowerWork {
         let sample = sample.take(parity::SEARCHED);
         let sample: Vec<_> = sample.map(|(_, item)| Arc::clone(&item.head)).collect();
         let differs = if release == index.release {
-            parity::differs(index, &sample)?
+            let overtaken = self.overtaken();
+            overtaken.map_or_else(|| parity::differs(index, &sample), |said| Ok(Some(said)))?
         } else {
             Some(format!(
                 "it is release {release} now, and {} when this server was started: start this server again",
                 index.release
             ))
         };
-        if let Some(differs) = &differs {
+        let known = index.differs.load();
+        if let Some(differs) = differs
+            .as_ref()
+            .filter(|said| known.as_deref() != Some(*said))
+        {
             let deployment = &index.deployment;
             tracing::error!(
                 deployment,
@@ -246,17 +258,11 @@ impl FollowerWork {
         self.index.applied.store(view);
         loop {
             let found = self.compare_some()?;
-            if let Some(later) = found.later.filter(|_| !self.shared) {
-                return Err(QdrantError::Unsuitable {
-                    address: self.index.collection.address(),
-                    problem: format!(
-                        "collection {} has generation {later}, and the gallery here is at {}: another server writes it, or the \
-                         folder is an older copy; stop the other one, or delete the collection, and start this server again",
-                        self.index.collection.name(),
-                        self.generation()
-                    ),
-                }
-                .into());
+            let here = self.generation();
+            self.later.note(found.later, here);
+            if let Some(problem) = self.overtaken() {
+                let address = self.index.collection.address();
+                return Err(QdrantError::Unsuitable { address, problem }.into());
             }
             if SAID_FROM <= found.wrong.len() {
                 let (deployment, points) = (&self.index.deployment, found.wrong.len());
@@ -396,24 +402,18 @@ impl FollowerWork {
         self.settle(&found)
     }
 
+    /// What somebody has written that will never come here.
+    fn overtaken(&self) -> Option<String> {
+        self.later.problem(self.index.gallery.view().generation())
+    }
+
     /// Writes anew what differs, and says so.
     fn settle(&mut self, found: &Differences) -> Result<(), DeploymentError> {
+        let here = self.index.gallery.view().generation();
+        self.later.note(found.later, here);
         let deployment = &self.index.deployment;
-        if let Some(later) = found.later.filter(|_| !self.shared) {
-            let here = self.generation();
-            tracing::error!(
-                deployment,
-                later,
-                here,
-                "another server writes this collection of Qdrant"
-            );
-            let differs = format!(
-                "another server writes collection {}: stop one of the two, and start this one again",
-                self.index.collection.name()
-            );
-            self.index.differs.store(Some(Arc::new(differs)));
-        }
-        if found.wrong.is_empty() {
+        // Others may have removed them.
+        if found.wrong.is_empty() || self.later.is_blind() {
             return Ok(());
         }
         let points = found.wrong.len();

@@ -5,6 +5,7 @@
 //! or too few came, every item is compared: a point that is missing, old or foreign then costs time, and no answer.
 
 mod follower;
+mod later;
 mod neighbours;
 mod parity;
 
@@ -16,10 +17,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
+use base16ct::lower::encode_string;
 use crossbeam_channel::Sender;
 use tokio::sync::Semaphore;
 
 use super::DeploymentError;
+use super::enrolment::store_standing::StoreStanding;
 use super::search::request::Hit;
 use crate::telemetry;
 use matchpoint_gallery::Gallery;
@@ -30,6 +33,7 @@ use matchpoint_qdrant::{
     QdrantError,
 };
 use matchpoint_vector::Embedding;
+use sha2::{Digest, Sha256};
 
 /// Number of doubtful points that wait to be looked at; more are found by the comparison of all.
 const DOUBTFUL_MAX: usize = 256;
@@ -52,6 +56,17 @@ pub(in crate::deployment) struct QdrantIndex {
     comparing: Arc<Semaphore>,
 }
 
+/// The gallery that a collection is to hold.
+pub(super) struct IndexedGallery {
+    /// The name that it is served under.
+    pub(super) deployment: String,
+    pub(super) gallery: Arc<Gallery>,
+    /// Tells the folder, or the store, from all others: each has a collection of its own.
+    pub(super) owner: String,
+    /// How it stands to the store whose servers share the collection, if there is one.
+    pub(super) standing: Option<Arc<StoreStanding>>,
+}
+
 impl fmt::Debug for QdrantIndex {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "QdrantIndex({:?})", self.collection)
@@ -62,13 +77,20 @@ impl QdrantIndex {
     /// Asks Qdrant for the collection of a gallery, which is made if there is none. Blocks.
     fn open(
         address: &QdrantAddress,
-        deployment: &str,
-        gallery: &Arc<Gallery>,
+        indexed: IndexedGallery,
         doubtful: Sender<PointKey>,
     ) -> Result<Self, DeploymentError> {
+        let IndexedGallery {
+            deployment,
+            gallery,
+            owner,
+            ..
+        } = indexed;
+        let owner = encode_string(&Sha256::digest(owner.as_bytes()));
+        let owner: String = owner.chars().take(12).collect();
         let spec = CollectionSpec {
-            // A gallery is of one model, so each has a collection of its own.
-            name: format!("matchpoint-{}", gallery.id()),
+            // A gallery is of one model. A copy of it is another owner's.
+            name: format!("matchpoint-{}-{owner}", gallery.id()),
             dimension: gallery.dimension(),
         };
         let collection = QdrantCollection::new(address.clone(), spec)?;
@@ -76,11 +98,11 @@ impl QdrantIndex {
         collection.wait(collection.prepare())?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Ok(Self {
-            deployment: deployment.to_owned(),
-            gallery: Arc::clone(gallery),
+            deployment,
+            applied: ArcSwap::new(gallery.view()),
+            gallery,
             collection,
             release,
-            applied: ArcSwap::new(gallery.view()),
             compared: AtomicU64::new(0),
             differs: ArcSwapOption::empty(),
             doubtful,

@@ -44,8 +44,8 @@ pub(super) fn differs(
         });
         let scored: Vec<(f32, Similarity)> = scored.collect();
         let itself = Similarity::between(&vector, &vector);
-        // Another item may have the same vector.
-        found += usize::from(scored.first().map(|(_, own)| *own) == itself);
+        // Others may have the same vector, or one that differs by less than scores do, and be named first.
+        found += usize::from(scored.iter().map(|(_, own)| *own).max() == itself);
         if searched < SCORED {
             for (theirs, own) in scored {
                 let here = (theirs - own.get()).abs();

@@ -10,6 +10,8 @@
     reason = "not every test file uses all of it, and tests have no configuration"
 )]
 
+pub mod asked;
+pub mod kept;
 pub mod qdrant;
 pub mod random;
 pub mod raw;

@@ -7,7 +7,7 @@
     reason = "faults are there or not, and each call may be refused"
 )]
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::convert::Infallible;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -49,8 +49,10 @@ pub type Points = BTreeMap<Key, Point>;
 pub struct Faults {
     /// Every call is UNAVAILABLE.
     pub unavailable: bool,
-    /// How long each search takes.
+    /// How long each call takes.
     pub slow: Duration,
+    /// So many of the points are lost on the copy that is searched.
+    pub lacks: usize,
     /// Searches see this copy.
     pub stale: Option<Points>,
     /// Of each batch only the first half is written, and the answer is an error.
@@ -61,6 +63,8 @@ pub struct Faults {
     pub empty_payload: bool,
     /// What is added to each score.
     pub off: f32,
+    /// What differs by less than a score may is named in another order.
+    pub ties_reversed: bool,
     /// Searches answer with nothing at all.
     pub nothing: bool,
 }
@@ -153,6 +157,19 @@ impl QdrantStub {
         collection.map(|one| one.points.clone()).unwrap_or_default()
     }
 
+    /// The ids of their items.
+    pub fn items(&self) -> BTreeSet<String> {
+        let points = self.points();
+        let kinds = points
+            .values()
+            .map(|point| point.payload["id"].kind.clone());
+        let ids = kinds.map(|kind| match kind {
+            Some(ValueKind::StringValue(id)) => id,
+            kind => panic!("{kind:?}"),
+        });
+        ids.collect()
+    }
+
     /// Changes the points behind everybody's back.
     pub fn tamper(&self, change: impl FnOnce(&mut Points)) {
         let mut content = self.content();
@@ -242,6 +259,9 @@ async fn answered(shared: Shared, request: HttpRequest) -> Result<HttpResponse, 
     if faults.unavailable {
         return Ok(Status::unavailable("told to fail").into_http());
     }
+    if !faults.slow.is_zero() {
+        tokio::time::sleep(faults.slow).await;
+    }
     let shared = &shared;
     Ok(match path.as_str() {
         "/qdrant.Qdrant/HealthCheck" => {
@@ -255,12 +275,7 @@ async fn answered(shared: Shared, request: HttpRequest) -> Result<HttpResponse, 
         "/qdrant.Collections/CollectionClusterInfo" => {
             unary(request, |asked: CollectionRequest| cluster(shared, &asked)).await
         }
-        "/qdrant.Points/Query" => {
-            if !faults.slow.is_zero() {
-                tokio::time::sleep(faults.slow).await;
-            }
-            unary(request, |asked| query(shared, asked)).await
-        }
+        "/qdrant.Points/Query" => unary(request, |asked| query(shared, asked)).await,
         "/qdrant.Points/Upsert" => unary(request, |asked| upsert(shared, asked)).await,
         "/qdrant.Points/Delete" => unary(request, |asked| delete(shared, asked)).await,
         "/qdrant.Points/Scroll" => unary(request, |asked| scroll(shared, asked)).await,
@@ -379,9 +394,15 @@ fn query(shared: &Shared, asked: QueryPoints) -> Result<QueryResponse, Status> {
     };
     let mut scored: Vec<(f32, &Key, &Point)> = points
         .iter()
+        .skip(faults.lacks)
         .map(|(key, point)| (dot(point), key, point))
         .collect();
     scored.sort_by(|a, b| b.0.total_cmp(&a.0));
+    if faults.ties_reversed {
+        for tied in scored.chunk_by_mut(|a, b| (a.0 - b.0).abs() < 5e-7) {
+            tied.reverse();
+        }
+    }
     scored.truncate(usize::try_from(asked.limit.unwrap_or(10)).unwrap());
     let result = scored.into_iter().map(|(score, key, point)| ScoredPoint {
         id: Some(id_of(key)),
