@@ -555,6 +555,15 @@ def check_damage(server: Server, store: Postgres) -> None:
     check(said.startswith("STORE_DIVERGED"), f"nor chosen: {said}")
 
 
+def check_found(primary: Postgres) -> None:
+    primary.sql("CREATE DATABASE found", "postgres")
+    url = f"postgres://matchpoint@127.0.0.1:{primary.port}/found"
+    names = ["a_gallery_in_a_store", "later_than_its_store"]
+    command = ["cargo", "test", "--locked", "--quiet", "--test", "it", "--", "--nocapture", *names]
+    tested = subprocess.run(command, cwd=ROOT, env={**os.environ, "MATCHPOINT_TESTS_STORE": url})
+    check(tested.returncode == 0, "what is found in a gallery of a store is what is there")
+
+
 def throughput(server: Server, name: str, threads: int, seconds: float = 5.0) -> str:
     enrolment = Enrolment(server, f"{name}-{threads}", threads)
     begun = time.monotonic()
@@ -619,6 +628,8 @@ def main() -> int:
                     print(f"        with a store,    {throughput(one, 'figures', threads)}", flush=True)
                     print(f"        without a store, {throughput(alone, 'figures', threads)}", flush=True)
                 alone.end()
+            print("== what is found, against a map, with an index here and in Qdrant", flush=True)
+            check_found(primary)
             print("== the primary is killed", flush=True)
             check_failover(one, two, primary, standby)
             print("== the writer is stopped, and goes on", flush=True)

@@ -4,6 +4,7 @@
 #![expect(
     clippy::unwrap_used,
     clippy::disallowed_methods,
+    clippy::indexing_slicing,
     clippy::print_stderr,
     reason = "a test fails by panicking, is told where servers are, and says how much it did"
 )]

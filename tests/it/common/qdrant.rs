@@ -2,9 +2,11 @@
 //! told to. It takes only what `matchpoint_qdrant::wire` has.
 
 #![expect(
+    clippy::indexing_slicing,
+    clippy::panic,
     clippy::struct_excessive_bools,
     clippy::unnecessary_wraps,
-    reason = "faults are there or not, and each call may be refused"
+    reason = "a test fails by panicking, faults are there or not, and each call may be refused"
 )]
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
