@@ -12,7 +12,7 @@ use crate::journal::entry::{
     AnnotatedTruth, Annotation, AnnotationKind, AnnotationOutcome, AnnotationRefusal, DecisionId,
     DecisionRow,
 };
-use crate::journal::read::QueueRequest;
+use crate::journal::read::{JournalReader, QueueRequest};
 use matchpoint_calibration::likeness::{Alike, Likeness, alike};
 use matchpoint_calibration::strangers::is_unnamed;
 
@@ -149,9 +149,14 @@ impl Monitor {
         let recorder = self.recorder()?;
         let now = now_ms();
         let meant = self.meant(recorder, &reports);
+        let reader = recorder.reader()?;
         let labels: Vec<Result<Annotation, String>> = reports
             .into_iter()
-            .map(|report| self.label(recorder, report, now, &meant))
+            .map(|report| {
+                let said = self.label(recorder, report, now, &meant)?;
+                self.check_name_then(recorder, &reader, &said)?;
+                Ok(said)
+            })
             .collect();
         let good = labels.iter().filter_map(|label| label.as_ref().ok());
         let mut outcomes = recorder
@@ -221,6 +226,40 @@ impl Monitor {
             )),
             Some(_) | None => Ok(()),
         }
+    }
+
+    /// Refuses the label of the item that a decision was about, if the item got it since: only the annotator knows whether
+    /// it was renamed or corrected, and a right decision must not count as one about a stranger.
+    fn check_name_then(
+        &self,
+        recorder: &Recorder,
+        reader: &JournalReader,
+        said: &Annotation,
+    ) -> Result<(), String> {
+        let AnnotatedTruth::Mated { label } = &said.truth else {
+            return Ok(());
+        };
+        let history = &recorder.label_history;
+        // A label that never came or went was there then.
+        if history.at(label, 0).is_none() {
+            return Ok(());
+        }
+        // What the journal cannot say it says for the annotation too.
+        let row = reader.decision(said.decision).ok().flatten();
+        let Some((best, generation)) =
+            row.and_then(|row| Some((row.entry.best?, row.entry.generation)))
+        else {
+            return Ok(());
+        };
+        let item = self.observed().gallery().get(&best.item);
+        let is_its_label = item.is_some_and(|head| head.label == *label);
+        if best.label == *label || !is_its_label || history.at(label, generation) != Some(false) {
+            return Ok(());
+        }
+        let (item, then) = (&best.item, &best.label);
+        Err(format!(
+            "item `{item}`, which the decision was about, was `{then}` then, and is `{label}` since; say `{then}` if that is the same thing, or that the query showed something that is not enrolled if that name was wrong"
+        ))
     }
 
     fn label(

@@ -578,6 +578,34 @@ async fn another_label_for_an_item_counts_as_one_that_went_and_one_that_came() {
     .await;
 }
 
+/// By today's label the accept would be one of a stranger.
+#[tokio::test]
+async fn a_label_that_an_item_got_since_is_not_taken_for_that_of_a_stranger() {
+    let (_folder, deployment) = copy_of_sample();
+    let running = Running::start(&deployment, &[ALL]).await;
+    let known = embedded(&running, KNOWN).await;
+    let accepted = search(&running, &known, "").await;
+    assert_eq!(accepted.decision(), Decision::Accept);
+    let request = RelabelItemRequest {
+        id: accepted.decided_item_id.clone(),
+        label: "renamed".to_owned(),
+        ..RelabelItemRequest::default()
+    };
+    let mut gallery = GalleryServiceClient::new(running.channel.clone());
+    gallery.relabel_item(request).await.unwrap();
+    let label = |label: &str| says(&accepted.decision_id, Shown::Label(label.to_owned()));
+    let answers = report(&running, vec![label("renamed"), label(KNOWN)]).await;
+    let Answer::Error(refused) = &answers[0] else {
+        panic!("{answers:?}")
+    };
+    let then = format!("was `{KNOWN}` then, and is `renamed` since");
+    assert!(refused.message.contains(&then), "{refused:?}");
+    let added = Answer::Outcome(AnnotationOutcome::Added.into());
+    assert_eq!(answers[1], added);
+    let frr = drift(&running).await.frr.unwrap();
+    assert_eq!((frr.annotated_trials, frr.annotated_errors), (1, 0));
+}
+
 /// Searches, lets the known label go and the stranger's come, and says of both searches what they showed.
 async fn truth_is_judged_before(
     change: impl AsyncFn(&mut GalleryServiceClient<Channel>, Vec<String>, Vector),
