@@ -13,7 +13,7 @@ export PATH := $(CURDIR)/.cache/build-tools/bin:$(PATH)
 # The same properties on the same inputs each time: `cargo test` alone and test-long.sh try others.
 export PROPTEST_RNG_SEED ?= 1
 
-.PHONY: help docs protocol demo test test-rest test-tools test-documents test-doc test-python test-wheel test-image test-calibration-python test-typescript test-long test-rust test-prometheus test-proxies test-object-stores test-console test-slurm test-network test-store test-qdrant test-go lint tools runtime bench build fuzz wheel sbom clean compare-pillow
+.PHONY: help docs protocol demo compiled test test-rest test-tools test-documents test-doc test-python test-wheel test-image test-calibration-python test-typescript test-long test-rust test-prometheus test-proxies test-object-stores test-console test-slurm test-network test-store test-qdrant test-go lint tools runtime bench build fuzz wheel sbom clean compare-pillow
 
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -138,15 +138,20 @@ test-console: runtime ## The console in a real Chromium: each page, keyboard, ax
 	@"$$(scripts/venv.sh console scripts/console-requirements.txt)/bin/python" scripts/test_console.py \
 		--program target/debug/matchpoint
 
-test-rust: runtime
+test-rust: compiled
+	@echo "== tests"
+	@cargo test --locked --quiet
+
+# Lints come before the tests, and what the tests need is compiled.
+compiled: runtime
 	@echo "== format"
 	@cargo fmt --check
 	@echo "== code of the protocol"
 	@scripts/protocol-seal.sh --check
 	@echo "== lints (clippy, warnings denied)"
 	@cargo clippy --locked --all-targets --quiet -- -D warnings
-	@echo "== tests"
-	@cargo test --locked --quiet
+	@echo "== build of the program and its tests"
+	@cargo test --locked --quiet --no-run
 
 protocol: ## Write what is generated from proto/ after a change of it: Rust, descriptors, OpenAPI
 	@cargo clippy --locked --all-targets --quiet -p matchpoint-protocol -- -D warnings
