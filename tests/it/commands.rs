@@ -136,6 +136,24 @@ fn a_killed_calibration_goes_on_where_it_was() {
     assert!(0 < before, "{before}");
 }
 
+#[test]
+fn a_list_whose_pictures_are_all_elsewhere_is_not_taken_for_a_lack_of_labels() {
+    let (folder, deployment) = copy_of_sample();
+    let moved = folder.path().join("moved.csv");
+    fs::copy(photos().join("evaluate.csv"), &moved).unwrap();
+    let (deployment, list) = (path(&deployment), path(&moved));
+    for command in ["calibrate", "evaluate"] {
+        let refused = run(&[command, deployment, "--queries", list, "--no-cache"]);
+        let said = text(&refused.stderr);
+        assert_eq!(refused.status.code(), Some(66), "{command}: {said}");
+        assert!(
+            said.contains("no query can be used: all 180 failed"),
+            "{said}"
+        );
+        assert!(said.contains("begin at its folder"), "{said}");
+    }
+}
+
 /// A command with something on its standard input.
 fn piped(arguments: &[&str], input: &[u8]) -> Output {
     let mut child = matchpoint(arguments)

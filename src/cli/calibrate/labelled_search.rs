@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::cli::exit::{Exit, fail};
 use crate::cli::input::image_sources::{ImageSource, ImageSources};
 use crate::cli::output::progress::ItemProgress;
 use crate::config::EngineConfig;
@@ -106,7 +107,21 @@ pub(crate) fn run(
     };
     let mut probes = search(deployment, gathered, settings, queries)?;
     probes.failed = [sources.refused.clone(), probes.failed].concat();
+    refuse_if_none_is_usable(&probes)?;
     Ok(probes)
+}
+
+/// Refuses a list of which no picture can be used: paths that lead nowhere are no lack of labels.
+fn refuse_if_none_is_usable(probes: &Probes) -> anyhow::Result<()> {
+    let (Some(first), true) = (probes.failed.first(), probes.timings.is_empty()) else {
+        return Ok(());
+    };
+    let count = probes.failed.len();
+    let message = format!(
+        "no query can be used: all {count} failed, the first of them {first}. A list's paths begin at its folder, or \
+         where it is standard input, at the working folder"
+    );
+    Err(fail(Exit::NoInput, message))
 }
 
 /// Searches for every query, on all workers.
@@ -131,10 +146,15 @@ pub(crate) fn search(
             Err(QueryFailure::Search(error)) if !error.is_of_one_image() => {
                 return Err(anyhow::Error::from(error));
             }
-            Err(failure) => failed.push(RefusedItem {
-                item: id.to_owned(),
-                reason: failure.to_string(),
-            }),
+            Err(failure) => {
+                let reason = failure.to_string();
+                // An id is the path, where nothing else was given.
+                let twice = format!("{id}: ");
+                failed.push(RefusedItem {
+                    item: id.to_owned(),
+                    reason: reason.strip_prefix(&twice).unwrap_or(&reason).to_owned(),
+                });
+            }
         }
         Ok(())
     };
