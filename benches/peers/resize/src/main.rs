@@ -54,7 +54,8 @@ fn main() {
         let mut small = Image::new(SIZE, SIZE, PixelType::U8x3);
         let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear));
         let mut peer = Resizer::new();
-        // Sound where AVX2 is, which the first of our kernels below needs as well.
+        assert!(std::arch::is_x86_feature_detected!("avx2"));
+        // Sound where AVX2 is.
         unsafe { peer.set_cpu_extensions(CpuExtensions::Avx2) };
         let row = SIZE as usize * 3;
         let (mut between, mut target) =

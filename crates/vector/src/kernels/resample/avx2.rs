@@ -91,11 +91,11 @@ fn across_four(
             add(&mut even, _mm256_shuffle_epi8(a, first), one);
             add(&mut odd, _mm256_shuffle_epi8(b, first), one);
         }
-        // In each half the bytes of two rows, and again, as they are at most.
+        // In each half the bytes of two rows, three of four, and again, as they are at most.
         let [least, most] = between([even, odd], bounds, weights.near.shift);
         let bytes = _mm256_packus_epi16(least, most);
         let same = _mm256_cmpeq_epi8(bytes, _mm256_shuffle_epi32::<0b01_00_11_10>(bytes));
-        let differ = !_mm256_movemask_epi8(same) & 0x00FF_00FF;
+        let differ = !_mm256_movemask_epi8(same) & 0x0077_0077;
         let halves = [
             _mm_cvtsi128_si64(_mm256_castsi256_si128(bytes)),
             _mm_cvtsi128_si64(_mm256_extracti128_si256::<1>(bytes)),
@@ -212,12 +212,13 @@ unsafe fn four(from: *const u8, row_bytes: usize) -> [__m256i; 2] {
 pub(super) fn down(source: &[u8], stride: usize, weights: &Weights, target: &mut [u8]) {
     let stride = stride.max(1);
     let targets = target.chunks_exact_mut(stride);
+    let mut unsure = Unsure::of(stride / COLUMNS);
     for (output, (target, (pairs, bounds))) in targets.zip(weights.near.each()).enumerate() {
         let (start, exact) = weights.of(output);
         let rows = source.get(start * stride..).unwrap_or_default();
         let (blocks, rest) = target.as_chunks_mut::<COLUMNS>();
         let (whole, rest) = (blocks.len(), rest.len());
-        let mut unsure = Unsure::of(whole);
+        unsure.count = 0;
         for (block, target) in blocks.iter_mut().enumerate() {
             let from = rows.get(block * COLUMNS..).unwrap_or_default();
             let sums = sums_of_columns(from, stride, pairs);

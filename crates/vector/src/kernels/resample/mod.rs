@@ -209,6 +209,24 @@ mod tests {
     }
 
     #[test]
+    fn many_weights_that_round_to_nothing_count() {
+        let (width, height, taps) = (200, 8, 141);
+        let source = bytes(width * height * CHANNELS, 5);
+        let least = 63.0 / f64::from(1 << weights::WEIGHT_BITS);
+        let shares: Vec<f64> = (0..taps)
+            .map(|tap| if tap == 0 { 0.9 } else { least })
+            .collect();
+        let columns = Weights::new(&[(0, shares.clone()), (0, shares.clone()), (0, shares)]);
+        let mut expected = vec![0; 3 * height * CHANNELS];
+        across_portable(&source, width, &columns, &mut expected);
+        for kernel in ResampleKernel::all() {
+            let mut found = vec![0; expected.len()];
+            kernel.across(&source, width, &columns, &mut found);
+            assert_eq!(found, expected, "{kernel:?}");
+        }
+    }
+
+    #[test]
     fn a_weight_of_one_copies_and_sums_are_rounded_and_clipped() {
         let source = [10, 20, 30, 13, 23, 33];
         let mut target = [0; 9];
