@@ -102,7 +102,11 @@ impl Folder {
         let at = |folder: &str, name: String| self.path().join(folder).join(name);
         let mut files = vec![
             (RECORDING, at(RECORDINGS, format!("{id}.json"))),
-            ("items", at(CALIBRATED_ITEMS, format!("{id}.items"))),
+            // Under "items" stores have lists that another calibration of the same gallery may have replaced.
+            (
+                "items-of-point",
+                at(CALIBRATED_ITEMS, format!("{id}.items")),
+            ),
             ("traffic", at(CALIBRATED_TRAFFIC, format!("{id}.json"))),
         ];
         if let Some(Adjustment::Normalised { cohort, .. }) = &content.adjustment {
