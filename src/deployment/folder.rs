@@ -222,7 +222,10 @@ impl Folder {
         Ok(match created {
             Some(created) => format!("{} {}", about.ino(), created.as_nanos()),
             // Not every file system knows when it was made.
-            None => format!("{} {}", about.ino(), self.path.display()),
+            None => {
+                let path = fs::canonicalize(&self.path).map_err(failed)?;
+                format!("{} {}", about.ino(), path.display())
+            }
         })
     }
 

@@ -30,7 +30,7 @@ use tempfile::TempDir;
 use tonic::{Code, Request, Status};
 use tonic_types::StatusExt;
 
-/// Number of steps in a moment.
+/// The least number of steps of a run.
 const STEPS: usize = 300;
 /// Number of filters that a long run compares at least.
 const FILTERS: usize = 1000;

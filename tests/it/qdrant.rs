@@ -469,6 +469,8 @@ struct Answers {
     accepted: usize,
     /// Another item than the best, while points were missing; each with its exact score.
     missed: usize,
+    /// Of these, another item than the best was accepted.
+    accepted_instead: usize,
 }
 
 impl World {
@@ -505,6 +507,7 @@ impl World {
             } else {
                 assert!(lossy, "{found:?} in place of {:?}", &all[..5]);
                 counted.missed += 1;
+                counted.accepted_instead += usize::from(accepted && found[0] != all[0]);
             }
         }
     }

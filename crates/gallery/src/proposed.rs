@@ -153,7 +153,7 @@ impl Gallery {
             compared += 1;
             best.offer(slot);
         }
-        let mut valid = 0;
+        let (mut valid, mut valid_before) = (0, 0);
         for (place, slot) in places
             .iter()
             .filter_map(|place| Some((place, view.slot(*place)?)))
@@ -161,11 +161,13 @@ impl Gallery {
             valid += 1;
             // The others were offered above.
             if *place < before {
+                valid_before += 1;
                 best.offer(slot);
             }
         }
         let there = view.len().saturating_sub(compared);
-        Ok((probe.k.min(there) <= valid).then(|| best.into_matches()))
+        let enough = probe.k <= valid || there <= valid_before;
+        Ok(enough.then(|| best.into_matches()))
     }
 }
 

@@ -182,9 +182,10 @@ impl QdrantCollection {
         if self.connection.address().is_far() {
             let asked = self.connection.answers_without_key(exists, &named);
             if let Some(node) = asked.await {
-                return Err(self.unsuitable(format!(
-                    "{node} answers without a key, so that anybody can replace what it proposes: set service.api_key there"
-                )));
+                return Err(QdrantError::Unsuitable {
+                    address: node.to_string(),
+                    problem: "it answers without a key, so that anybody can replace what it proposes: set service.api_key there".to_owned(),
+                });
             }
         }
         let there: CollectionExistsResponse =

@@ -54,7 +54,10 @@ impl QdrantError {
                 format!("what the index says does not count now, and nothing was decided: {reason}")
             }
             Self::Unsuitable { problem, .. } => format!("Qdrant cannot be used: {problem}"),
-            Self::Address { .. } | Self::Unreachable { .. } | Self::Refused { .. } => {
+            Self::Refused { .. } => {
+                "the index refused what it was asked, and nothing was decided; the server's log says why".to_owned()
+            }
+            Self::Address { .. } | Self::Unreachable { .. } => {
                 "the index did not answer, and nothing was decided; try again in a moment"
                     .to_owned()
             }

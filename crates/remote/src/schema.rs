@@ -80,7 +80,7 @@ pub(super) const FOUND_VERSION: &str = "SELECT version FROM matchpoint.about";
 pub(super) const LATEST: &str = "SELECT generation, digest, gallery_id, model_fingerprint, dimension, operating_point \
     FROM matchpoint.deployment WHERE name = $1";
 
-/// Of this cluster and its standbys, and of this database in it: a copy that was made from a dump has another one.
+/// Tells the cluster, whose standbys have the same, and the database in it: a copy that was made from a dump has another.
 pub(super) const IDENTITY: &str = "SELECT (SELECT system_identifier FROM pg_control_system())::text || '/' || oid \
     FROM pg_database WHERE datname = current_database()";
 

@@ -141,6 +141,10 @@ impl FollowerWork {
         while !stop.load(Ordering::Relaxed) {
             if rests_until <= Instant::now() {
                 let turn = self.turn();
+                // A call that the end has cut off says nothing about Qdrant.
+                if stop.load(Ordering::Relaxed) {
+                    return;
+                }
                 if turn.is_err() {
                     rests_until = Instant::now() + REST;
                 }
@@ -412,14 +416,21 @@ impl FollowerWork {
         let here = self.index.gallery.view().generation();
         self.later.note(found.later, here);
         let deployment = &self.index.deployment;
-        // Others may have removed them.
-        if found.wrong.is_empty() || self.later.is_blind() {
+        let points = found.wrong.len();
+        if points == 0 {
             return Ok(());
         }
-        let points = found.wrong.len();
         if WITHHELD_FROM <= points {
             // What lacks so many lacks others, too: its answers are compared again before the next one counts.
             self.index.compared.store(0, Ordering::Release);
+        }
+        if self.later.is_blind() {
+            tracing::warn!(
+                deployment,
+                points,
+                "points in Qdrant are not those of this gallery, and are left, since others may have changed them: their store is not seen from here"
+            );
+            return Ok(());
         }
         tracing::error!(
             deployment,

@@ -122,7 +122,7 @@ impl QdrantIndex {
             return withheld(differs.to_string());
         }
         if self.compared.load(Ordering::Acquire) != self.collection.connections() {
-            let reason = "its answers are being compared, after a new connection";
+            let reason = "its answers were not compared since the latest connection; if that goes on, the server's log says why";
             return withheld(reason.to_owned());
         }
         Ok(())

@@ -44,8 +44,9 @@ pub(super) fn differs(
         });
         let scored: Vec<(f32, Similarity)> = scored.collect();
         let itself = Similarity::between(&vector, &vector);
-        // Others may have the same vector, or one that differs by less than scores do, and be named first.
-        found += usize::from(scored.iter().map(|(_, own)| *own).max() == itself);
+        // Others may have the same vector, or one whose rounded score is even higher, and be named first.
+        let as_near = |(_, own): &(f32, Similarity)| itself.is_some_and(|itself| itself <= *own);
+        found += usize::from(scored.iter().any(as_near));
         if searched < SCORED {
             for (theirs, own) in scored {
                 let here = (theirs - own.get()).abs();
