@@ -1,6 +1,7 @@
 //! What another operating point would decide otherwise, with the pictures that are kept.
 
 use maud::{Markup, html};
+use tonic::Code;
 
 use super::ask::path;
 use super::layout::{Place, Tab};
@@ -38,10 +39,9 @@ pub(super) async fn differences(
         items: visitor.may(path::GET_ITEM),
         decisions: visitor.may(path::ANNOTATE),
     };
-    // Scores of the journal are not those that an adjustment gives.
-    let in_service = match table_of.decisions && point.adjustment.is_empty() {
-        true => sampled(visitor, place).await,
-        false => Vec::new(),
+    let in_service = match table_of.decisions {
+        true => table_of.of_service(visitor, point).await,
+        false => html! {},
     };
     html! {
         h2 { "What it would change" }
@@ -49,19 +49,8 @@ pub(super) async fn differences(
             Ok(compared) => (table_of.of_calibration(&compared)),
             Err(refused) => p.note { "What it would change is not known: " (shown(refused.message())) },
         }
-        (table_of.of_service(&in_service, point.threshold))
+        (in_service)
     }
-}
-
-/// The sampled decisions that wait for a label. Without a journal there are none.
-async fn sampled(visitor: &Visitor, place: &Place) -> Vec<RecordedDecision> {
-    let request = ListAuditQueueRequest {
-        deployment: place.name().to_owned(),
-        page_size: SAMPLED,
-        ..ListAuditQueueRequest::default()
-    };
-    let found = visitor.list_audit_queue(request).await;
-    found.unwrap_or_default().decisions
 }
 
 /// What shows queries beside their best matches.
@@ -104,7 +93,28 @@ impl FlipTable<'_> {
         }
     }
 
-    fn of_service(&self, sampled: &[RecordedDecision], threshold: f32) -> Markup {
+    /// What would change of the sampled decisions that wait for a label.
+    async fn of_service(&self, visitor: &Visitor, point: &OperatingPoint) -> Markup {
+        // Scores of the journal are not those that an adjustment gives.
+        if !point.adjustment.is_empty() {
+            return html! { p.note { "What it would change in service is not known: it adjusts scores." } };
+        }
+        let request = ListAuditQueueRequest {
+            deployment: self.place.name().to_owned(),
+            page_size: SAMPLED,
+            ..ListAuditQueueRequest::default()
+        };
+        match visitor.list_audit_queue(request).await {
+            Ok(found) => self.of_sampled(&found.decisions, point.threshold),
+            // Decisions are not recorded.
+            Err(refused) if refused.code() == Code::FailedPrecondition => html! {},
+            Err(refused) => {
+                html! { p.note { "What it would change in service is not known: " (shown(refused.message())) } }
+            }
+        }
+    }
+
+    fn of_sampled(&self, sampled: &[RecordedDecision], threshold: f32) -> Markup {
         let turned = sampled.iter().filter_map(|one| {
             let then = threshold <= one.score?;
             (then != (one.decision() == Decision::Accept)).then_some((one, then))
@@ -179,8 +189,13 @@ fn then(accepted: bool) -> &'static str {
 fn decision_of(query: &str) -> Option<&str> {
     let file = query.rsplit('/').next()?;
     let (name, _) = file.rsplit_once('.')?;
-    let is_id = |byte: u8| byte.is_ascii_hexdigit() || byte == b'-';
-    (name.len() == DECISION_ID && name.bytes().all(is_id)).then_some(name)
+    let fits = |(at, byte): (usize, u8)| match at {
+        8 | 13 | 18 | 23 => byte == b'-',
+        // The version of a UUID by time.
+        14 => byte == b'7',
+        _ => byte.is_ascii_hexdigit(),
+    };
+    (name.len() == DECISION_ID && name.bytes().enumerate().all(fits)).then_some(name)
 }
 
 #[cfg(test)]
@@ -196,5 +211,8 @@ mod tests {
             None
         );
         assert_eq!(decision_of(id), None);
+        let other = "0199f0aa-7c1b-4e0e-8d63-0f2a9c1d4e5f";
+        assert_eq!(decision_of(&format!("pictures/{other}.jpg")), None);
+        assert_eq!(decision_of(&format!("{}.jpg", "-".repeat(36))), None);
     }
 }

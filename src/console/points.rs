@@ -13,7 +13,7 @@ use super::layout::{Place, Tab, form, page as framed};
 use super::posted::Posted;
 use super::problem::Problem;
 use super::visitor::Visitor;
-use super::words::{count, in_address, percent, score, shown, time};
+use super::words::{count, in_address, percent, score, shown, time, undecided};
 use matchpoint_client::proto::{
     ActivateOperatingPointRequest, GetOperatingPointReportRequest, GetOperatingPointRequest,
     ListOperatingPointsRequest, MeasuredRate, OperatingPoint, PromiseStanding,
@@ -84,7 +84,7 @@ fn today(place: &Place, id: &str) -> Markup {
     let served = &place.deployment;
     html! {
         @if served.operating_point_id != id {
-            span.small { b.wrong { "Not valid here" } ": it belongs to another model, gallery or index, and nothing is accepted." }
+            span.small { b.wrong { "Nothing is accepted by it" } ": " (undecided(served.undecided_reason())) }
         } @else {
             @for one in &served.promises { span.small { (standing(one)) } }
         }
