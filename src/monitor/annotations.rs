@@ -210,7 +210,7 @@ impl Monitor {
     fn check_stranger(&self, name: &str, meant: &BTreeMap<String, Alike>) -> Result<(), String> {
         if self.observed().gallery().has_label(name) {
             return Err(format!(
-                "`{name}` is enrolled, and is no stranger; say it as a label, also where it was enrolled after the decision"
+                "`{name}` is enrolled, and is no stranger's name; say it as a label, or leave the name out"
             ));
         }
         if is_unnamed(name) {
@@ -244,8 +244,10 @@ impl Monitor {
         if history.at(label, 0).is_none() {
             return Ok(());
         }
-        // What the journal cannot say it says for the annotation too.
-        let row = reader.decision(said.decision).ok().flatten();
+        let unread =
+            |cause| format!("the journal does not say what the decision was about: {cause}");
+        // A decision that is not there is refused when the annotation is recorded.
+        let row = reader.decision(said.decision).map_err(unread)?;
         let Some((best, generation)) =
             row.and_then(|row| Some((row.entry.best?, row.entry.generation)))
         else {
@@ -258,7 +260,7 @@ impl Monitor {
         }
         let (item, then) = (&best.item, &best.label);
         Err(format!(
-            "item `{item}`, which the decision was about, was `{then}` then, and is `{label}` since; say `{then}` if that is the same thing, or that the query showed something that is not enrolled if that name was wrong"
+            "item `{item}`, which the decision was about, was `{then}` then, and is `{label}` since; say `{then}` if that is the same thing, or that the query showed something that was not enrolled, without a name, if `{then}` was wrong"
         ))
     }
 

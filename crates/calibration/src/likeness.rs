@@ -599,7 +599,7 @@ fn is_hyphen(c: char) -> bool {
 
 /// Characters that show nothing: soft hyphen, zero-width space, marks of direction, word joiner, byte-order mark, fillers,
 /// and those that choose between two forms of the character before, such as an emoji in colour. Joiners of letters are
-/// none, nor are tags, by which two flags differ.
+/// none, nor are tags, by which two flags differ, nor what chooses between forms of a Chinese character, which names have.
 fn is_invisible(c: char) -> bool {
     matches!(
         c,
@@ -616,7 +616,6 @@ fn is_invisible(c: char) -> bool {
             | '\u{fe00}'..='\u{fe0f}'
             | '\u{feff}'
             | '\u{ffa0}'
-            | '\u{e0100}'..='\u{e01ef}'
     )
 }
 
