@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# What `make test` tries for a moment, at random from fixed seeds, for longer: MINUTES in all (48 unless given), a
-# quarter more for the soak, what has to be fetched, and the properties of the libraries on inputs of a new seed. Needs what the tests are built with; without root, strace or
+# What `make test` tries for a moment, at random from fixed seeds, for longer: MINUTES in all (48 unless given). On top come
+# a quarter for the soak, the libraries' own tests with properties on 2,000 inputs of a new seed, unless one has a number of
+# its own, and what has to be fetched. Needs what the tests are built with; without root, strace or
 # libfaketime (Debian: strace, libfaketime, valgrind) some are skipped, and say so. The output is in
 # target/test-long.txt too.
 set -euo pipefail
@@ -23,8 +24,8 @@ all() {
     date --utc
     echo "== $minutes minutes, $(nproc) processors, commit $(git rev-parse --short HEAD)"
     seed=$(date +%s)
-    echo "== properties: 2000 inputs each, seed $seed"
-    PROPTEST_RNG_SEED=$seed PROPTEST_CASES=2000 cargo test --locked --quiet --workspace --lib
+    echo "== properties of the libraries, seed $seed"
+    PROPTEST_RNG_SEED=$seed PROPTEST_CASES=2000 cargo test --locked --quiet --lib
     part "killed under load" 150 matchpoint 1 crashes::a_service_that_is_killed
     part "switched under load" 50 matchpoint 1 crashes::switched_again
     part "disks, clocks, descriptors" 1 matchpoint 1 crashes::while crashes::a_clock crashes::with_too_few

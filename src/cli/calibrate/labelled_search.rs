@@ -118,8 +118,8 @@ fn refuse_if_none_is_usable(probes: &Probes) -> anyhow::Result<()> {
     };
     let count = probes.failed.len();
     let message = format!(
-        "no query can be used: all {count} failed, the first of them {first}. A list's paths begin at its folder, or \
-         where it is standard input, at the working folder"
+        "no query can be used: all {count} failed, the first of them {first}. Paths in a list begin at its \
+         folder, or at the working folder where it comes from standard input"
     );
     Err(fail(Exit::NoInput, message))
 }
