@@ -138,8 +138,8 @@ class _AsyncConnection:
                 raise
             raise _failures.from_call("calibrate", self.where.server, error) from error
         finally:
-            # gRPC leaves it where it was, and a loop that ends has no time for it. One that is read ends by itself, and what
-            # the caller's own queries do at their end must not take the place of the outcome.
+            # gRPC leaves it where it was, and a loop that ends has no time for it. One that is read ends by itself,
+            # and what the caller's own queries do at their end must not take the place of the outcome.
             with suppress(Exception):
                 await sent.aclose()
 
