@@ -216,7 +216,7 @@ fn choice(visitor: &Visitor, place: &Place, point: &OperatingPoint, etag: &str) 
 
 fn reason(id: &str) -> Markup {
     html! {
-        label for=(id) { "Why? It stands in the log." }
+        label for=(id) { "Why? It is kept in the log." }
         input id=(id) name="reason" required maxlength="500" autocomplete="off";
     }
 }
