@@ -57,6 +57,11 @@ def command(sample: Sample, folder: Path, flags: list[str], dtype: str = "<f4") 
     return json.loads(done.stdout), (folder / "page.html").read_text(encoding="utf-8")
 
 
+def read_time(text: str) -> datetime:
+    """Of Python 3.10, too, which reads no Z."""
+    return datetime.fromisoformat(text.replace("Z", "+00:00"))
+
+
 def module(sample: Sample, created: str, asked: dict[str, object]) -> tuple[dict[str, Any], str, mc.Calibration | None]:
     """What the module finds in the same."""
     arguments: dict[str, Any] = {
@@ -67,8 +72,7 @@ def module(sample: Sample, created: str, asked: dict[str, object]) -> tuple[dict
         "conditions": {"camera": ["shop"] * len(sample.labels)},
         "query_conditions": {"camera": sample.cameras},
         "name": "vectors.npy",
-        # Python 3.10 reads no Z.
-        "created": datetime.fromisoformat(created.replace("Z", "+00:00")),
+        "created": read_time(created),
     }
     try:
         found = mc.calibrate(**arguments)
@@ -132,7 +136,7 @@ def test_a_gallery_that_searches_for_itself_is_the_same_too(tmp_path: Path) -> N
     call = [PROGRAM, "calibrate", "--embeddings", f"{tmp_path}/v.npy", "--labels", f"{tmp_path}/rows.csv"]
     done = subprocess.run([*call, "--target-far", "0.1", "--json"], capture_output=True, text=True, check=True)
     printed = json.loads(done.stdout)
-    created = datetime.fromisoformat(printed["content"]["created"])
+    created = read_time(printed["content"]["created"])
     found = mc.calibrate(embeddings=vectors, labels=labels, target_far=0.1, name="v.npy", created=created)
     printed.pop("left_out")
     assert difference(found.findings, printed) is None
