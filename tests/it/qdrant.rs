@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use crate::common::asked::{Seen, ask, calibrate, enrol, remove, request, seen, stranger, until};
 use crate::common::kept::{KeptItems, unit};
-use crate::common::qdrant::{About, Faults, Point, QdrantStub};
+use crate::common::qdrant::{About, Faults, Point, Points, QdrantStub};
 use crate::common::random::Random;
 use crate::common::shop::{LABELS, build_shop, shop, vector};
 use crate::common::{Running, Served, copy_folder, patience, run, text};
@@ -309,14 +309,17 @@ async fn vectors_that_scores_do_not_tell_apart_are_found_whichever_is_named_firs
     world.running.stop().await;
 }
 
+/// One point as a server wrote it that is far ahead.
+fn written_later(points: &mut Points) {
+    let point = points.values_mut().next().unwrap();
+    forge(point, "generation", ValueKind::IntegerValue(1000));
+    forge(point, "checksum", ValueKind::StringValue("00".repeat(32)));
+}
+
 #[tokio::test]
 async fn what_somebody_else_has_written_ends_the_answers() {
     let world = World::new().await;
-    world.stub.tamper(|points| {
-        let point = points.values_mut().next().unwrap();
-        forge(point, "generation", ValueKind::IntegerValue(1000));
-        forge(point, "checksum", ValueKind::StringValue("00".repeat(32)));
-    });
+    world.stub.tamper(written_later);
     world.says("another server writes it").await;
     world.running.stop().await;
 }
@@ -328,11 +331,7 @@ async fn a_collection_that_is_later_than_its_store_ends_the_answers_and_says_so(
         return;
     };
     let world = World::with(&[("MATCHPOINT_STORE", store.as_str())]).await;
-    world.stub.tamper(|points| {
-        let point = points.values_mut().next().unwrap();
-        forge(point, "generation", ValueKind::IntegerValue(1000));
-        forge(point, "checksum", ValueKind::StringValue("00".repeat(32)));
-    });
+    world.stub.tamper(written_later);
     world.says("restored to an earlier time").await;
     world.running.stop().await;
 }

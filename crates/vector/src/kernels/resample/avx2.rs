@@ -12,7 +12,7 @@ use std::arch::x86_64::{
     _mm256_unpacklo_epi16,
 };
 
-use super::across_by_fours;
+use super::ROWS;
 use super::weights::{CHANNELS, QUAD, Weights, one_byte};
 
 /// Columns of bytes that are resized at once.
@@ -36,22 +36,9 @@ fn add(sums: &mut __m256i, values: __m256i, weights: __m256i) {
     *sums = _mm256_add_epi32(*sums, _mm256_madd_epi16(values, weights));
 }
 
-#[target_feature(enable = "avx2")]
-pub(super) fn across(source: &[u8], width: usize, weights: &Weights, target: &mut [u8]) {
-    across_by_fours(
-        source,
-        width,
-        weights,
-        target,
-        |rows, row_bytes, outputs, targets| {
-            across_four(rows, row_bytes, weights, outputs, targets);
-        },
-    );
-}
-
 /// The first `outputs` outputs of each of four rows, two in each vector.
 #[target_feature(enable = "avx2")]
-fn across_four(
+pub(super) fn across_four(
     rows: &[u8],
     row_bytes: usize,
     weights: &Weights,
@@ -60,7 +47,7 @@ fn across_four(
 ) {
     let (first, second) = (pair_from(0), pair_from(6));
     let out_bytes = weights.outputs() * CHANNELS;
-    debug_assert!(outputs < weights.outputs() && 4 * out_bytes <= targets.len());
+    debug_assert!(outputs < weights.outputs() && ROWS * out_bytes <= targets.len());
     let near = weights.near.each();
     let each = weights.starts.iter().zip(near).take(outputs).enumerate();
     let mut unsure = Unsure::of(outputs);

@@ -62,10 +62,14 @@ impl ResampleKernel {
             Instructions::Portable => across_portable(source, width, weights, target),
             #[cfg(target_arch = "x86_64")]
             #[expect(unsafe_code, reason = "`all` gives it only where avx2 is")]
-            Instructions::Avx2 => unsafe { avx2::across(source, width, weights, target) },
+            Instructions::Avx2 => unsafe {
+                across_by_fours(avx2::across_four, source, width, weights, target);
+            },
             #[cfg(target_arch = "x86_64")]
             #[expect(unsafe_code, reason = "`all` gives it only where avx512vnni is")]
-            Instructions::Vnni => unsafe { vnni::across(source, width, weights, target) },
+            Instructions::Vnni => unsafe {
+                across_by_fours(vnni::across_four, source, width, weights, target);
+            },
         }
     }
 
@@ -100,16 +104,25 @@ fn across_row(row: &[u8], weights: &Weights, first: usize, target: &mut [u8]) {
     }
 }
 
-/// Rows four by four, as far as `four` may read: it gets four rows, their length in bytes, a number of outputs and four
-/// rows of the target. In the last of the four, all taps of each of these outputs are there, and [`LOADED`]
-/// bytes more; and none of them is a row's last one, so that four bytes may be written.
+/// Resizes the first outputs of each of four rows: rows, their length in bytes, weights, number of outputs, rows of the target.
+///
+/// In the last of the four, all taps of each of these outputs are there, and [`LOADED`] bytes more; and none of them
+/// is a row's last one, so that four bytes may be written.
 #[cfg(target_arch = "x86_64")]
-fn across_by_fours(
+type AcrossFour = unsafe fn(&[u8], usize, &Weights, usize, &mut [u8]);
+
+/// Rows four by four, as far as `four` may read.
+///
+/// # Safety
+/// This CPU has the instructions of `four`.
+#[cfg(target_arch = "x86_64")]
+#[expect(unsafe_code, reason = "as its documentation says")]
+unsafe fn across_by_fours(
+    four: AcrossFour,
     source: &[u8],
     width: usize,
     weights: &Weights,
     target: &mut [u8],
-    four: impl Fn(&[u8], usize, usize, &mut [u8]),
 ) {
     let row_bytes = (width * CHANNELS).max(1);
     let out_bytes = (weights.outputs() * CHANNELS).max(1);
@@ -124,7 +137,7 @@ fn across_by_fours(
             let fit = starts.take_while(|start| *start * CHANNELS <= last).count();
             // Four bytes are written for three: the last pixel has nothing after it.
             done = fit.min(weights.outputs() - 1);
-            four(rows, row_bytes, done, targets);
+            unsafe { four(rows, row_bytes, weights, done, targets) };
         }
         let rows = rows.chunks_exact(row_bytes);
         for (row, target) in rows.zip(targets.chunks_mut(out_bytes)) {

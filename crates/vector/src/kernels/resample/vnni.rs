@@ -10,8 +10,8 @@ use std::arch::x86_64::{
     _mm512_unpackhi_epi8, _mm512_unpackhi_epi16, _mm512_unpacklo_epi8, _mm512_unpacklo_epi16,
 };
 
+use super::ROWS;
 use super::weights::{CHANNELS, Digits, HALF, QUAD, WEIGHT_BITS, Weights};
-use super::{ROWS, across_by_fours};
 
 const BITS: u32 = WEIGHT_BITS;
 /// Columns of bytes that are resized at once.
@@ -28,22 +28,9 @@ fn rounded(ones: __m512i, mids: __m512i, tops: __m512i) -> __m512i {
     _mm512_srai_epi32::<BITS>(sum)
 }
 
-#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-pub(super) fn across(source: &[u8], width: usize, weights: &Weights, target: &mut [u8]) {
-    across_by_fours(
-        source,
-        width,
-        weights,
-        target,
-        |rows, row_bytes, outputs, targets| {
-            across_four(rows, row_bytes, weights, outputs, targets);
-        },
-    );
-}
-
 /// The first `outputs` outputs of each of four rows, one in each quarter of a vector.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-fn across_four(
+pub(super) fn across_four(
     rows: &[u8],
     row_bytes: usize,
     weights: &Weights,

@@ -38,13 +38,13 @@ pub(super) struct NearWeights {
 impl NearWeights {
     /// Rounds `weights`, of which each output has `taps`, and at most `longest` that are not padding.
     fn of(weights: &[i32], taps: usize, longest: usize) -> Self {
-        let largest = weights.iter().map(|weight| weight.unsigned_abs()).max();
+        let largest = weights.iter().map(|weight| weight.abs()).max();
         let largest = largest.unwrap_or(0);
         let mut bits = 0;
-        while i16::MAX.unsigned_abs() <= rounded_shift(largest, bits) {
+        while i32::from(i16::MAX) <= rounded(largest, bits) {
             bits += 1;
         }
-        let round = |weight: i32| (weight + ((1 << bits) >> 1)) >> bits;
+        let round = |weight: i32| rounded(weight, bits);
         let outputs = weights.chunks(taps.max(1));
         let bounds = outputs.map(|weights| {
             let left = |weight: &i32| i64::from(weight - (round(*weight) << bits));
@@ -68,9 +68,7 @@ impl NearWeights {
             shift: WEIGHT_BITS.cast_signed() - bits,
         }
     }
-}
 
-impl NearWeights {
     /// The pairs of each output, and the bounds of its sum.
     pub(super) fn each(&self) -> impl Iterator<Item = (&[i32], [i32; 2])> {
         let pairs = self.pairs.chunks_exact(self.each);
@@ -78,9 +76,8 @@ impl NearWeights {
     }
 }
 
-fn rounded_shift(value: u32, bits: i32) -> u16 {
-    let rounded = (value + ((1 << bits) >> 1)) >> bits;
-    u16::try_from(rounded).unwrap_or(u16::MAX)
+fn rounded(weight: i32, bits: i32) -> i32 {
+    (weight + ((1 << bits) >> 1)) >> bits
 }
 
 impl Weights {
