@@ -27,6 +27,7 @@ use matchpoint_qdrant::wire::{
 use prost::Message;
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
+use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::service::Routes;
 use tonic::transport::Server;
@@ -53,6 +54,8 @@ pub struct Faults {
     pub unavailable: bool,
     /// How long each call takes.
     pub slow: Duration,
+    /// The same, of a search alone.
+    pub slow_search: Duration,
     /// So many of the points are lost on the copy that is searched.
     pub lacks: usize,
     /// Searches see this copy.
@@ -218,8 +221,10 @@ impl QdrantStub {
         let (shutdown, ends) = oneshot::channel::<()>();
         let shared = self.shared.clone();
         runtime.spawn(async move {
-            let incoming =
-                TcpListenerStream::new(tokio::net::TcpListener::from_std(listener).unwrap());
+            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+            // As Qdrant's own server: each answer waits 40 ms otherwise.
+            let incoming = TcpListenerStream::new(listener)
+                .map(|stream| stream.inspect(|stream| stream.set_nodelay(true).unwrap()));
             let service = tower::service_fn(move |request| answered(shared.clone(), request));
             let router = axum::Router::new().fallback_service(service);
             let ends = async { ends.await.unwrap_or_default() };
@@ -261,8 +266,12 @@ async fn answered(shared: Shared, request: HttpRequest) -> Result<HttpResponse, 
     if faults.unavailable {
         return Ok(Status::unavailable("told to fail").into_http());
     }
-    if !faults.slow.is_zero() {
-        tokio::time::sleep(faults.slow).await;
+    let slow = match path.as_str() {
+        "/qdrant.Points/Query" => faults.slow.max(faults.slow_search),
+        _ => faults.slow,
+    };
+    if !slow.is_zero() {
+        tokio::time::sleep(slow).await;
     }
     let shared = &shared;
     Ok(match path.as_str() {

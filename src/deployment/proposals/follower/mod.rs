@@ -1,5 +1,7 @@
 //! A thread that keeps the collection equal to the gallery, and compares the two all the time.
 
+mod filling;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -28,8 +30,6 @@ const WITHHELD_FROM: usize = 6;
 const REST: Duration = Duration::from_millis(500);
 /// Number of points that are written at once: a megabyte of the longest vectors.
 const WRITTEN_AT_ONCE: usize = 64;
-/// Number of points from which on the log says that they are written.
-const SAID_FROM: usize = 1000;
 
 /// The thread. It ends when this is dropped.
 #[derive(Debug)]
@@ -93,8 +93,8 @@ impl QdrantFollower {
             collection = index.collection.name(),
             "the index is in Qdrant"
         );
-        work.fill()?;
-        work.compare_answers()?;
+        let written = work.fill()?;
+        work.compare_first_answers(written)?;
         if let Some(differs) = &*index.differs.load() {
             return Err(QdrantError::Unsuitable {
                 address: index.collection.address(),
@@ -251,32 +251,6 @@ impl FollowerWork {
             index.compared.store(connections, Ordering::Release);
         }
         Ok(())
-    }
-
-    /// Makes the collection what the gallery is now.
-    fn fill(&mut self) -> Result<(), DeploymentError> {
-        let view = self.index.gallery.view();
-        for (head, _) in view.items() {
-            self.expect(head);
-        }
-        self.index.applied.store(view);
-        loop {
-            let found = self.compare_some()?;
-            let here = self.generation();
-            self.later.note(found.later, here);
-            if let Some(problem) = self.overtaken() {
-                let address = self.index.collection.address();
-                return Err(QdrantError::Unsuitable { address, problem }.into());
-            }
-            if SAID_FROM <= found.wrong.len() {
-                let (deployment, points) = (&self.index.deployment, found.wrong.len());
-                tracing::info!(deployment, points, "writing points to Qdrant");
-            }
-            self.write(&found.wrong)?;
-            if self.compared == PointKey::FIRST {
-                return Ok(());
-            }
-        }
     }
 
     fn generation(&self) -> u64 {
