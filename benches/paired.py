@@ -19,6 +19,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
@@ -27,6 +29,17 @@ from grpc_tools import protoc
 ROOT = Path(__file__).resolve().parent.parent
 SEARCHES, TURNS = 500, 40
 WAIT_SECONDS = 120.0
+
+
+@contextmanager
+def with_stubs() -> Iterator[None]:
+    """The protocol's messages can be imported, until it ends."""
+    with tempfile.TemporaryDirectory() as stubs:
+        protos = [str(path) for path in (ROOT / "proto/matchpoint/v1").glob("*.proto")]
+        made = [f"-I{ROOT / 'proto'}", f"--python_out={stubs}", f"--grpc_python_out={stubs}"]
+        protoc.main(["protoc", f"-I{Path(protoc.__file__).parent / '_proto'}", *made, *protos])
+        sys.path.insert(0, stubs)
+        yield
 
 
 class Server:
@@ -56,6 +69,10 @@ class Server:
         # Linux's clock of another process, as clock_getcpuclockid() gives it.
         return time.clock_gettime((~self.process.pid << 3) | 2)
 
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait()
+
     def turn(self, queries: list) -> tuple[float, list]:
         before = self.cpu_seconds()
         answers = [self.stub.Search(query, timeout=WAIT_SECONDS) for query in queries]
@@ -71,11 +88,7 @@ def main() -> int:
     split = both.index("--")
     for name in [name for name in os.environ if name.startswith("MATCHPOINT_")]:
         del os.environ[name]
-    with tempfile.TemporaryDirectory() as stubs:
-        protos = [str(path) for path in (ROOT / "proto/matchpoint/v1").glob("*.proto")]
-        made = [f"-I{ROOT / 'proto'}", f"--python_out={stubs}", f"--grpc_python_out={stubs}"]
-        protoc.main(["protoc", f"-I{Path(protoc.__file__).parent / '_proto'}", *made, *protos])
-        sys.path.insert(0, stubs)
+    with with_stubs():
         from matchpoint.v1 import retrieval_pb2
 
         chosen, queries = random.Random(7), []
@@ -96,8 +109,7 @@ def main() -> int:
                 is_same &= found == also_found
         finally:
             for server in servers:
-                server.process.terminate()
-                server.process.wait()
+                server.stop()
     ratios = [second / first for first, second in turns]
     again = sorted(statistics.median(chosen.choices(ratios, k=TURNS)) for _ in range(2000))
     first, second = (statistics.median(column) for column in zip(*turns, strict=True))
