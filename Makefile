@@ -40,10 +40,15 @@ endif
 ifneq ($(shell command -v nginx),)
 REST := test-proxies $(REST)
 endif
+SLURM := $(shell [ "$$(id -u)" = 0 ] && command -v slurmctld slurmd munged sbatch | wc -l)
+ifeq ($(SLURM),4)
+REST := test-slurm $(REST)
+endif
 
 test-rest: $(REST)
 	@command -v prometheus >/dev/null || echo "== skipped: a real Prometheus watches the drift demo (prometheus is not installed)"
 	@command -v nginx >/dev/null || echo "== skipped: nginx and Envoy before the server (nginx is not installed)"
+	@[ "$(SLURM)" = 4 ] || echo "== skipped: a build on a Slurm cluster (slurm-wlm or munge is not installed, or this is not root)"
 
 test-tools:
 	@echo "== a machine without tools"

@@ -6,9 +6,10 @@
 The cluster is a slurmctld and three slurmd on 127.0.0.1, in a folder of its own, and gone afterwards.
 What runs is deploy/slurm: 30 % of the tasks get SIGKILL, one node loses all its processes at once, and
 of one shard two attempts run side by side. Then the merged gallery has to have the rows and the digest
-of a single build, bit for bit, and no kill may have cost more than one attempt more. Needs slurmctld,
-slurmd and munged (Debian: apt-get install slurm-wlm munge), and root, which slurmd wants. Prints
-figures, and ends with exit code 1 and says what was not so.
+of a single build, bit for bit, and no kill may have cost more than one attempt more. Slurm is told that the
+node is lost, since it would take half a minute to find out. Needs slurmctld, slurmd and munged (Debian:
+apt-get install slurm-wlm munge), and root, which slurmd wants. Prints figures, and ends with exit code 1 and
+says what was not so.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ class Cluster:
         for name in ("state", *(f"spool.{node}" for node in NODES)):
             (folder / name).mkdir()
         conf = folder / "slurm.conf"
-        # What is started again is so at once, and a node that is lost is missed soon.
+        # A task begins again once the credential of its last attempt has expired: five seconds are the least.
         conf.write_text(
             f"""ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
@@ -103,11 +104,10 @@ SlurmctldPidFile={folder}/slurmctld.pid
 SlurmdPidFile={folder}/%n.pid
 SlurmctldLogFile={folder}/slurmctld.log
 SlurmdLogFile={folder}/%n.log
-SlurmdTimeout=6
 KillWait=5
 MinJobAge=3600
 ReturnToService=2
-SchedulerParameters=sched_interval=2,bf_interval=2
+SchedulerParameters=sched_interval=1,bf_interval=1
 {nodes}
 PartitionName=all Nodes=ALL Default=YES State=UP MaxTime=INFINITE
 """
@@ -185,6 +185,7 @@ PartitionName=all Nodes=ALL Default=YES State=UP MaxTime=INFINITE
                 number = parent(number)
         for number in [*tellers, *there]:
             kill(number)
+        self.ask("scontrol", "update", f"nodename={node}", "state=down", "reason=lost")
         return len(tasks)
 
     def stop(self) -> None:
@@ -218,7 +219,7 @@ def rows(deployment: Path) -> list[tuple[object, ...]]:
         return items.execute(query).fetchall()
 
 
-def single_build(program: Path, folder: Path) -> dict[str, object]:
+def single_build(program: Path, folder: Path) -> subprocess.Popen[str]:
     command = [
         str(program),
         "build",
@@ -229,8 +230,7 @@ def single_build(program: Path, folder: Path) -> dict[str, object]:
         str(MODEL),
         "--json",
     ]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return json.loads(done.stdout)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
 def disturb(cluster: Cluster, shards: Path, program: Path) -> tuple[int, int]:
@@ -283,12 +283,13 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="matchpoint-slurm-") as name:
         folder = Path(name)
         folder.chmod(0o755)
-        single = single_build(program, folder)
+        building = single_build(program, folder)
         cluster = Cluster(folder, program)
         try:
-            run(cluster, program, single)
+            run(cluster, program, building)
         finally:
             cluster.stop()
+            building.kill()
         if wrong:
             for log in [*folder.glob("*.out"), folder / "slurmctld.log", folder / "daemons.log"]:
                 print(f"--- {log.name}\n{log.read_text(errors='replace')[-3000:]}")
@@ -297,7 +298,7 @@ def main() -> int:
     return 1 if wrong else 0
 
 
-def run(cluster: Cluster, program: Path, single: dict[str, object]) -> None:
+def run(cluster: Cluster, program: Path, building: subprocess.Popen[str]) -> None:
     cluster.start()
     folder, began = cluster.folder, time.monotonic()
     shards, merged = folder / "shards", folder / "merged"
@@ -320,6 +321,7 @@ def run(cluster: Cluster, program: Path, single: dict[str, object]) -> None:
         lambda: not cluster.ask("squeue", "-h", "-j", f"{array},{merge}", "-t", "PD,R,CG,S").strip(),
         "all jobs end",
         WAIT_SECONDS,
+        pause=0.5,
     )
     check(merged.exists(), "the dependent job merged all shards")
     if not merged.exists():
@@ -328,6 +330,7 @@ def run(cluster: Cluster, program: Path, single: dict[str, object]) -> None:
     builds = len(attempts) - attempts.count("merge")
     more = builds - SHARDS
     check(more <= kills, f"{kills} kills cost {more} attempts more, each of at most one shard")
+    single = json.loads(building.communicate(timeout=WAIT_SECONDS)[0])
     report = json.loads((folder / f"slurm-{merge}.out").read_text())
     check(
         report["gallery_digest"] == single["gallery_digest"],
