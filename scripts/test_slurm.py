@@ -77,7 +77,7 @@ class Cluster:
         folder, (controller, *ports) = self.folder, free_ports(1 + len(NODES))
         host = socket.gethostname()
         nodes = "\n".join(
-            f"NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=1 RealMemory=4000"
+            f"NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=1 RealMemory=1000"
             for name, port in zip(NODES, ports, strict=True)
         )
         for name in ("state", *(f"spool.{node}" for node in NODES)):
