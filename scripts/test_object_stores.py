@@ -21,6 +21,7 @@ import sys
 import tempfile
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -192,6 +193,8 @@ def amazon() -> Iterator[Store]:
     moto.start()
     try:
         host, port = moto.get_host_and_port()
+        # What another of its servers has held is otherwise there too.
+        urllib.request.urlopen(f"http://{host}:{port}/moto-api/reset", data=b"").close()
         yield s3(f"http://{host}:{port}")
     finally:
         moto.stop()
@@ -227,6 +230,8 @@ class GoogleDialect:
         self.application, self.generation = application, 0
 
     def __call__(self, environ, start_response):
+        # Without OAuth it is a "Bearer" of nothing, which moto takes for a broken signature.
+        environ["HTTP_AUTHORIZATION"] = "AWS4-HMAC-SHA256 Credential=key/20260101/us-east-1/s3/aws4_request"
         for name in [name for name in environ if name.startswith("HTTP_X_GOOG_META_")]:
             environ[name.replace("GOOG", "AMZ")] = environ.pop(name)
         # Where there is nothing yet.
@@ -301,7 +306,8 @@ def azure() -> Iterator[Store]:
             get=lambda key: container.download_blob(key).readall(),
         )
     finally:
-        process.terminate()
+        # Asked to end, it waits for connections that clients keep.
+        process.kill()
         process.wait(WAIT_SECONDS)
 
 
