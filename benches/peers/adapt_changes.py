@@ -28,6 +28,8 @@ from PIL import Image
 HEAD = Variant("")
 # Where layers are tuned: labels of a batch, and the rate as a share of the size of a layer's weights.
 BATCH, RATE_OF_LAYERS = 50, 2e-3
+# The layers of each change that tunes some, as a pattern of the names of their weights.
+TUNED = {"last convolution tuned too": "head", "last block tuned too": "head|b15"}
 LAST_MAP, BEFORE_LAST_BLOCK, EARLIER = "head.a", "b14.res", "b10.res"
 VIEWS = ("mirror", "crop .9", "crop .8", "wider")
 
@@ -304,16 +306,17 @@ def main() -> None:
         ]
         print(line("best of a label's pictures", by[0], by[0], len(order)))
         print(line("mean of a label's pictures", by[1], by[0], len(order)), flush=True)
-    if re.search(asked.only, "tuned"):
+    wanted = [name for name in TUNED if re.search(asked.only, name)]
+    if wanted:
         maps, start = kept["maps"].transpose(0, 2, 3, 1), weights_of(asked.model)
         plain = changes(kept, asked.power)["none"]()
         found = [behind(plain, labels, out, HEAD._replace(labels=BATCH)) for out in folds]
         alone = [Evidence(one @ one.T, labels[out]) for (one, _), out in zip(found, folds, strict=True)]
         print(line(f"{BATCH} labels a batch", alone, alone, len(order)), flush=True)
-        for tuned in ("head", "head|b15"):
-            units = [tune(start, tuned, (maps, labels, out), asked.power) for out in folds]
+        for name in wanted:
+            units = [tune(start, TUNED[name], (maps, labels, out), asked.power) for out in folds]
             measured = [Evidence(one @ one.T, labels[out]) for one, out in zip(units, folds, strict=True)]
-            print(line(f"tuned too: {tuned}", measured, alone, len(order)), flush=True)
+            print(line(name, measured, alone, len(order)), flush=True)
 
 
 if __name__ == "__main__":
