@@ -11,7 +11,7 @@ use super::standard_streams::read_image_at;
 use crate::telemetry;
 use matchpoint_client::Client;
 use matchpoint_client::proto::search_request::Query;
-use matchpoint_client::proto::{DecisionBasis, SearchRequest, SearchResponse};
+use matchpoint_client::proto::{Decision, DecisionBasis, SearchRequest, SearchResponse};
 
 /// Ask a running server about images
 ///
@@ -235,6 +235,16 @@ pub(super) fn describe(found: &SearchResponse) -> String {
     if let Some(adjustment) = &basis.adjustment {
         text.push_str(&format!("  decision score: {adjustment}\n"));
     }
+    let first = found.matches.first();
+    if found.decision() == Decision::Accept
+        && first.is_none_or(|first| first.id != found.decided_item_id)
+    {
+        // The matches are of another search than the one that decides, such as an exact one.
+        text.push_str(&format!(
+            "  accepted: {} ({})\n",
+            found.decided_label, found.decided_item_id
+        ));
+    }
     let width = found
         .matches
         .iter()
@@ -262,4 +272,31 @@ fn figures(found: &SearchResponse) -> String {
         timings.inference_seconds * 1e3,
         timings.search_seconds * 1e3,
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use matchpoint_client::proto::Match;
+
+    #[test]
+    fn what_was_accepted_is_named_where_it_is_not_the_first_match() {
+        let of = |id: &str| Match {
+            id: id.to_owned(),
+            label: format!("label of {id}"),
+            ..Match::default()
+        };
+        let found = |matches: &[&str]| SearchResponse {
+            decision: Decision::Accept.into(),
+            decided_item_id: "jug".to_owned(),
+            decided_label: "label of jug".to_owned(),
+            matches: matches.iter().map(|id| of(id)).collect(),
+            ..SearchResponse::default()
+        };
+        let accepted = "accepted: label of jug (jug)";
+        assert!(!describe(&found(&["jug", "mug"])).contains(accepted));
+        for matches in [&["mug", "jug"][..], &[]] {
+            assert!(describe(&found(matches)).contains(accepted));
+        }
+    }
 }

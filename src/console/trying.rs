@@ -141,11 +141,11 @@ fn standing(decision: Decision) -> (&'static str, &'static str) {
     }
 }
 
-fn searched(visitor: &Visitor, place: &Place, found: &SearchResponse) -> Markup {
-    let basis = found.basis.clone().unwrap_or_default();
-    let best = found.matches.first();
-    let headline = match (found.decision(), best) {
-        (Decision::Accept, Some(best)) => html! { "This is " b { (in_parts(&best.label)) } "." },
+/// What the picture is, in a sentence. The item that was decided on need not be the first match: the best of each label
+/// is found by a wider search than the one that decides.
+fn headline(found: &SearchResponse) -> Markup {
+    match (found.decision(), found.matches.first()) {
+        (Decision::Accept, _) => html! { "This is " b { (in_parts(&found.decided_label)) } "." },
         (Decision::Undecided | Decision::Unspecified, _) => {
             html! { "Nothing is decided, and nothing may be taken for the same." }
         }
@@ -153,7 +153,12 @@ fn searched(visitor: &Visitor, place: &Place, found: &SearchResponse) -> Markup 
         (_, Some(best)) => {
             html! { "This is nothing that is enrolled; nearest is " b { (in_parts(&best.label)) } "." }
         }
-    };
+    }
+}
+
+fn searched(visitor: &Visitor, place: &Place, found: &SearchResponse) -> Markup {
+    let basis = found.basis.clone().unwrap_or_default();
+    let headline = headline(found);
     let plain = basis.adjustment.is_none();
     let scores = found.matches.iter().map(|one| one.score);
     let threshold = basis.threshold.filter(|_| plain);
@@ -255,5 +260,31 @@ fn grounds(timings: Option<StageTimings>, facts: &[(&str, String)]) -> Markup {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_accepted_is_named_and_not_what_a_wider_search_found_nearer() {
+        let found = SearchResponse {
+            decision: Decision::Accept.into(),
+            decided_label: "jug".to_owned(),
+            matches: vec![Match {
+                label: "mug".to_owned(),
+                ..Match::default()
+            }],
+            ..SearchResponse::default()
+        };
+        let said = headline(&found).into_string();
+        assert!(said.contains("jug") && !said.contains("mug"), "{said}");
+        let rejected = SearchResponse {
+            decision: Decision::Reject.into(),
+            ..found
+        };
+        let said = headline(&rejected).into_string();
+        assert!(said.contains("nearest is <b>mug"), "{said}");
     }
 }
