@@ -883,6 +883,33 @@ fn evaluate_reports_rates_with_intervals_over_labels() {
     ));
 }
 
+/// As a calibration counts them: they show 12 strangers, and nobody said so.
+#[test]
+fn pictures_that_may_show_one_stranger_are_no_labels_of_an_evaluation() {
+    let folder = tempfile::tempdir().unwrap();
+    let all = fs::read_to_string(photos().join("evaluate.csv")).unwrap();
+    let mut list = "path,label\n".to_owned();
+    for (number, row) in all.lines().skip(1).enumerate() {
+        let cells: Vec<&str> = row.split(',').collect();
+        let unnamed = format!("stranger-0199f0aa-7c1b-7e0e-8d63-{number:012x}");
+        let label = if cells[2] == "unknown" {
+            &unnamed
+        } else {
+            cells[1]
+        };
+        list.push_str(&format!("{},{label}\n", path(&photos().join(cells[0]))));
+    }
+    let queries = folder.path().join("unnamed.csv");
+    fs::write(&queries, list).unwrap();
+    let arguments = ["evaluate", path(sample()), "--queries", path(&queries)];
+    let evaluated = run(&[&arguments[..], &["--json"]].concat());
+    assert_eq!(code(&evaluated), 0, "{}", text(&evaluated.stderr));
+    let report = json(&evaluated);
+    assert_eq!(report["non_mated"], 60);
+    let labels = report["far"]["labels"].as_u64().unwrap();
+    assert!(labels <= 12, "{}", report["far"]);
+}
+
 /// As wide as a terminal; a command to type, and a path, are not broken.
 fn assert_fits(said: &str) {
     let fits =

@@ -115,9 +115,11 @@ impl DeploymentEvaluation {
     ) -> Result<Self, DeploymentError> {
         let active = deployment.active_point();
         let point = active.valid();
-        // Intervals count labels that may be one stranger once.
-        let one_stranger = gathered.shared.repeats(gathered.crowded.as_ref());
-        let recording = Recording::new(deployment.judged(gathered)?)?.with_repeats(one_stranger);
+        // Intervals count labels and pictures that may be one stranger once.
+        let counted_once = gathered.counted_once();
+        let gathered = counted_once.as_ref().unwrap_or(gathered);
+        let recording = Recording::new(deployment.judged(gathered)?)?;
+        let recording = recording.with_repeats(gathered.repeats.clone());
         let trials = recording.trials();
         let measured = evaluate(trials, point.map(OperatingPoint::threshold));
         let errors = measured.errors.as_ref();
