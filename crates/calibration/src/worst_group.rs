@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::CalibrationError;
 use super::certify::TargetFar;
 use super::decision::Threshold;
+use super::likeness::without_spelling;
 use super::policy::{CalibrationTarget, Choice, ChoiceBasis, Strength, choose};
 use super::rates::recorded;
 use super::recording::{RecordedSearch, TrialKind};
@@ -184,12 +185,16 @@ fn certificate(value: &str, choice: &Choice) -> Option<GroupCertificate> {
 }
 
 impl WorstGroup {
-    /// Whether the certificate speaks of a search whose caller states this value of the column. One whose caller
-    /// states none counts as of one of the groups, by the assumption that all promises rest on: live searches are
-    /// like those of the calibration.
+    /// Whether the certificate speaks of a search whose caller states these conditions: if they have the column, in
+    /// whatever spelling, it has to be one of the groups. A search without it counts as of one of the groups, by the
+    /// assumption that all promises rest on: live searches are like those of the calibration.
     #[must_use]
-    pub fn covers(&self, stated: Option<&str>) -> bool {
-        stated.is_none_or(|value| self.groups.iter().any(|group| group.value == value))
+    pub fn covers(&self, conditions: &BTreeMap<String, String>) -> bool {
+        let column = without_spelling(&self.column);
+        let mut stated = conditions
+            .iter()
+            .filter(|(key, _)| **key == self.column || without_spelling(key) == column);
+        stated.all(|(_, value)| self.groups.iter().any(|group| group.value == *value))
     }
 
     /// Describes the groups in words.
@@ -274,6 +279,36 @@ mod tests {
             runs * 90 <= of_all * 100,
             "{of_all} of {runs} missed for all together"
         );
+    }
+
+    #[test]
+    fn a_group_is_covered_in_whatever_spelling_its_column_is_stated() {
+        let group = |value: &str| GroupCertificate {
+            value: value.to_owned(),
+            labels: 90,
+            threshold: Threshold::ACCEPT_NOTHING,
+            far_bound: 0.1,
+        };
+        let worst = WorstGroup {
+            column: "kind of light".to_owned(),
+            groups: vec![group("day"), group("night")],
+            frr: None,
+            frr_of_all: None,
+        };
+        let covers = |stated: &[(&str, &str)]| {
+            let stated = stated.iter();
+            let stated = stated.map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+            worst.covers(&stated.collect())
+        };
+        assert!(covers(&[]) && covers(&[("camera", "fog")]));
+        for column in ["kind of light", "Kind of Light", "kind_of_light"] {
+            assert!(covers(&[(column, "night")]), "{column}");
+            assert!(!covers(&[(column, "fog")]) && !covers(&[(column, "Day")]));
+        }
+        assert!(!covers(&[
+            ("kind of light", "day"),
+            ("KIND OF LIGHT", "fog")
+        ]));
     }
 
     #[test]

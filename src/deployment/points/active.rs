@@ -370,7 +370,7 @@ impl ActivePoint {
         let worst = self
             .valid()
             .and_then(|point| point.content().worst_group.as_ref());
-        worst.is_none_or(|worst| worst.covers(conditions.get(&worst.column).map(String::as_str)))
+        worst.is_none_or(|worst| worst.covers(conditions))
     }
 
     /// What the operating point promises in this state of the gallery; `None` if none is active.
