@@ -1990,8 +1990,11 @@ fn a_remedy_is_named_or_measured_and_every_command_knows_it() {
     );
 
     // All labels certify each of four scores, and judge none of them.
-    let best = calibrate(&["--remedy", "measured", "--json"]);
+    let best = calibrate(&["--remedy", "measured", "--report", path(&page), "--json"]);
     assert_eq!(code(&best), 0, "{}", text(&best.stderr));
+    // One score at the full confidence is no choice among four.
+    let report = fs::read_to_string(&page).unwrap();
+    assert!(!report.contains("To choose from"), "{report}");
     let content = json(&best)["content"].clone();
     assert_eq!(content["trials"]["never_enrolled"]["labels"], 24);
     assert_eq!(content["promise"]["target"]["confidence"], 0.9);
@@ -2291,6 +2294,13 @@ fn strangers_that_nobody_named_certify_nothing_unless_each_is_said_to_be_another
         estimated["content"]["trials"]["never_enrolled"]["labels"],
         strangers
     );
+    // Nor does the report of another policy call a FAR certified.
+    let page = plain.folder.path().join("page.html");
+    let of_mates = ["--target-frr", "0.3", "--report", path(&page)];
+    let of_mates = plain.calibrate(&of_mates);
+    assert_eq!(code(&of_mates), 0, "{}", text(&of_mates.stderr));
+    let page = fs::read_to_string(&page).unwrap();
+    assert!(page.contains(">estimated only</span>") && !page.contains(">certified</span>"));
     let vouched = ["--target-far", "0.1", "--strangers-are-distinct", "--json"];
     let vouched = json(&plain.calibrate(&vouched));
     assert_eq!(vouched["content"]["promise"]["independent_trials"], 129);

@@ -5,6 +5,9 @@ use std::fmt;
 /// The label of an unnamed stranger starts with this; the id of a decision follows.
 const PREFIX: &str = "stranger-";
 
+/// What is said of a certificate for which labels counted both as several strangers and as one.
+pub(crate) const EITHER_WAY: &str = "a certified FAR holds either way";
+
 /// The label for what a decision's query showed, if it is only known not to be enrolled. The label marks the
 /// identity as unknown, so that no calibration takes it for a name.
 #[must_use]

@@ -16,7 +16,7 @@ use super::pairwise::PairProgress;
 use super::strangers::StrangerRow;
 use crate::binomial::{normal_quantile, real};
 use crate::recording::{RecordedSearch, TrialKind};
-use crate::strangers::is_unnamed;
+use crate::strangers::{EITHER_WAY, is_unnamed};
 use matchpoint_vector::Similarity;
 
 /// One stranger in this many may be closer to the gallery than the distance that counts, because of a wrong
@@ -140,7 +140,7 @@ impl CrowdedStrangers {
             ..
         } = self;
         format!(
-            "{labels} labels of strangers may be {strangers}: they are nearer to each other (similarity from {level:.4}) than strangers come to the gallery, as the same under several names are, and look-alikes; a certified FAR holds either way, and intervals count them as {strangers}"
+            "{labels} labels of strangers may be {strangers}: they are nearer to each other (similarity from {level:.4}) than strangers come to the gallery, as the same under several names are, and look-alikes; {EITHER_WAY}, and intervals count them as {strangers}"
         )
     }
 }

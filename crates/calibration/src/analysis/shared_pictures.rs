@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::copies::CopyGroups;
 use super::crowded::CrowdedStrangers;
-use crate::strangers::is_unnamed;
+use crate::strangers::{EITHER_WAY, is_unnamed};
 
 /// Labels of strangers that share a picture, or nearly, with another label.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -43,7 +43,7 @@ impl SharedPictures {
     pub fn describe(&self) -> Option<String> {
         let [labels, strangers] = self.counted()?;
         Some(format!(
-            "{labels} labels of strangers share pictures, or nearly, and may be {strangers}: the same under several names, or strangers who send one picture; a certified FAR holds either way, and intervals count them as {strangers}"
+            "{labels} labels of strangers share pictures, or nearly, and may be {strangers}: the same under several names, or strangers who send one picture; {EITHER_WAY}, and intervals count them as {strangers}"
         ))
     }
 

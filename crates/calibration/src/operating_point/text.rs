@@ -6,8 +6,15 @@ use crate::growth::{GROWTH_ASSUMPTION, items_within};
 use crate::policy::{CalibrationTarget, Choice, ChoiceBasis};
 use crate::rates::{Confidence, percent};
 use crate::review::ReviewBand;
+use crate::strangers::EITHER_WAY;
 
 impl Content {
+    /// Whether labels counted both as several strangers and as one. Which ones is not kept with the searches.
+    #[must_use]
+    pub fn holds_either_way(&self) -> bool {
+        self.assumptions.iter().any(|one| one.contains(EITHER_WAY))
+    }
+
     /// The purpose of the threshold, in words.
     #[must_use]
     pub fn goal(&self) -> String {

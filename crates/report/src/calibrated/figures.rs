@@ -10,9 +10,10 @@ use matchpoint_calibration::analysis::consistency::Resampled;
 use matchpoint_calibration::analysis::pairs_view::PairsView;
 use matchpoint_calibration::evaluate::histogram;
 use matchpoint_calibration::menu::{Menu, MenuRequest, MenuStanding};
-use matchpoint_calibration::operating_point::{Content, ThresholdEvidence};
+use matchpoint_calibration::operating_point::{Content, Policy, ThresholdEvidence};
 use matchpoint_calibration::rates::{Interval, Rate};
 use matchpoint_calibration::recording::Recording;
+use matchpoint_calibration::strangers::is_unnamed;
 
 const HISTOGRAM_BINS: usize = 60;
 
@@ -183,15 +184,25 @@ pub(super) fn consistency(pairs: &PairsView) -> Option<ConsistencyFigures> {
     })
 }
 
-/// The table of possible targets.
+/// The table of possible targets; `None` if nobody can say what the searches certify of another target than their own.
 pub(super) fn menu_of(findings: &Findings<'_>) -> Option<MenuTable> {
-    let content = findings.content;
-    let confidence = content.confidence().unwrap_or(0.95);
-    let trials = findings.recording.trials();
+    let (content, recording) = (findings.content, findings.recording);
+    let trials = recording.trials();
+    // With recorded searches it is not kept which labels may be one stranger.
+    let strangers_known = !content.holds_either_way() || !trials.repeats().is_empty();
+    // Labels that chose the score certify what was asked of all scores together.
+    if !strangers_known || !recording.score_labels().is_empty() {
+        return None;
+    }
+    let mut strangers = trials.non_mated().iter();
+    let unnamed = strangers.any(|search| is_unnamed(&search.label));
+    // Somebody vouched for them.
+    let vouched = content.policy == Policy::TargetFarCertified;
+    let certifies = content.policy.certifies() || content.target_far().is_none();
     let request = MenuRequest {
-        confidence,
+        confidence: content.confidence().unwrap_or(0.95),
         seed: content.seed,
-        named: content.policy.certifies() || content.target_far().is_none(),
+        named: certifies && (vouched || !unnamed),
         gallery_items: content.turnover.map(|_| content.binding.gallery_items),
     };
     let menu = Menu::of(trials, request).ok()?;
@@ -217,5 +228,114 @@ pub(super) fn menu_table(menu: &Menu) -> MenuTable {
     MenuTable {
         confidence: menu.confidence,
         rows: rows.collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::calibrated::NoPictures;
+    use matchpoint_calibration::analysis::JudgedSearches;
+    use matchpoint_calibration::analysis::crowded::CrowdedStrangers;
+    use matchpoint_calibration::certify::TargetFar;
+    use matchpoint_calibration::operating_point::{Binding, Metric, OperatingPoint, PointPlan};
+    use matchpoint_calibration::policy::CalibrationTarget;
+    use matchpoint_calibration::recording::{RecordedSearch, TrialKind};
+
+    fn plan(target: CalibrationTarget, remarks: Vec<String>) -> PointPlan {
+        PointPlan {
+            created: "2026-01-02T03:04:05Z".to_owned(),
+            target,
+            seed: 1,
+            binding: Binding {
+                model_fingerprint: "mf-1".to_owned(),
+                model_name: "toy".to_owned(),
+                gallery_id: "g-1".to_owned(),
+                gallery_digest: "00ff".to_owned(),
+                gallery_items: 40,
+                gallery_labels: 20,
+                index: "exact".to_owned(),
+                metric: Metric::Cosine,
+            },
+            software: "matchpoint".to_owned(),
+            held_out: None,
+            growth: None,
+            turnover: None,
+            index_check: None,
+            adjustment: None,
+            worst_group: None,
+            review: None,
+            remarks,
+        }
+    }
+
+    fn stranger(number: usize, label: String) -> RecordedSearch {
+        RecordedSearch {
+            probe: format!("probe {number}"),
+            label,
+            truth: TrialKind::NeverEnrolled,
+            found: None,
+            conditions: BTreeMap::new(),
+        }
+    }
+
+    /// Whether the page shows targets to choose from, and how many of them as certified.
+    fn menu(recording: &Recording, of: CalibrationTarget, remarks: Vec<String>) -> Option<usize> {
+        let point = OperatingPoint::calibrated(recording.trials(), plan(of, remarks)).unwrap();
+        let analysis = JudgedSearches {
+            recording,
+            threshold: point.threshold(),
+            target: of,
+            seed: 1,
+        };
+        let menu = menu_of(&Findings {
+            id: None,
+            content: point.content(),
+            recording,
+            analysis: &analysis.analyse(),
+            pictures: &NoPictures,
+        })?;
+        let certified = menu.rows.iter().filter(|row| row.standing == "certified");
+        Some(certified.count())
+    }
+
+    #[test]
+    fn no_other_target_is_certified_on_searches_that_do_not_show_what_they_count_as() {
+        let all = (0..60).map(|number| stranger(number, format!("s{number}")));
+        let recorded = Recording::new(all.collect()).unwrap();
+        let far = CalibrationTarget::Far(TargetFar::new(0.3, 0.9).unwrap());
+        // 5, 10, 20 and 30 %.
+        assert_eq!(menu(&recorded, far, Vec::new()), Some(4));
+        let label = |number: usize| format!("s{number}");
+        let crowded = CrowdedStrangers {
+            labels: 41,
+            strangers: 1,
+            level: 0.9,
+            groups: vec![(0..41).map(label).collect()],
+        };
+        let either_way = || vec![crowded.describe()];
+        let marked = recorded.clone().with_repeats(crowded.repeats());
+        // 20 strangers certify neither 5 nor 10 %.
+        assert_eq!(menu(&marked, far, either_way()), Some(2));
+        assert_eq!(menu(&recorded, far, either_way()), None);
+        let chose = recorded.with_score_labels(["s1".to_owned()].into());
+        assert_eq!(menu(&chose, far, Vec::new()), None);
+    }
+
+    #[test]
+    fn strangers_without_a_name_certify_no_other_target_either() {
+        let unnamed = |number: usize| format!("stranger-0199f0aa-7c1b-7e0e-8d63-{number:012x}");
+        let all = (0..60).map(|number| stranger(number, unnamed(number)));
+        let recorded = Recording::new(all.collect()).unwrap();
+        let far = TargetFar::new(0.3, 0.9).unwrap();
+        let estimated = CalibrationTarget::FarEstimated(far);
+        assert_eq!(menu(&recorded, estimated, Vec::new()), Some(0));
+        // Somebody said that each is another one.
+        assert_eq!(
+            menu(&recorded, CalibrationTarget::Far(far), Vec::new()),
+            Some(4)
+        );
     }
 }
