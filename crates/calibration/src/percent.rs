@@ -1,5 +1,8 @@
 //! Formats shares as percentages.
 
+/// Of a share that is so near to 1 that more decimals are its rounding.
+const DECIMALS_MAX: usize = 12;
+
 /// Formats a share in percent for all text. The value is written exactly if four decimals suffice, as for
 /// values that people enter. Otherwise it gets three significant digits, or more if needed to show that it is
 /// not 100 %. So 0.1 is 10 %, 0.0914793 is 9.15 %, and 0.9997333 is 99.973 %.
@@ -38,5 +41,10 @@ pub fn percent(share: f64) -> String {
     } else {
         decimals
     };
-    short(format!("{value:.decimals$}"))
+    // A confidence of 1 - 1e-9 is no certainty.
+    let all = |text: &String| text == "100 %" || text == "-100 %";
+    let mut texts = (decimals..=DECIMALS_MAX).map(|decimals| short(format!("{value:.decimals$}")));
+    texts
+        .find(|text| !all(text))
+        .unwrap_or_else(|| short(written))
 }
