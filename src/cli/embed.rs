@@ -14,12 +14,14 @@ use super::standard_streams::is_standard;
 use crate::config::{EngineFlags, ProcessEnvironment};
 use crate::deployment::{Models, RefusedItem};
 use crate::telemetry;
+use matchpoint_embed::embedder::Embedded;
 
 /// Write a model's vectors of images to a .npy file
 ///
 /// Each image is embedded as the server would embed it, by a model that has passed its golden check.
 /// Beside FILE.npy, FILE.csv has one line for each image, in order: its path, the number of its row,
-/// from 0, and if it has none, why. A folder stands for all images below it, sorted by path.
+/// from 0, and if it has none, why; then the measures by which a server compares traffic with the
+/// calibration. A folder stands for all images below it, sorted by path.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   matchpoint embed --model models/efficientnet-lite0 photo.jpg other.jpg --out vectors.npy
@@ -44,6 +46,26 @@ pub(super) struct Embed {
     json: bool,
     #[command(flatten)]
     engine: EngineFlags,
+}
+
+/// What a server measures of each image, as `measures` gives it.
+const MEASURES: [&str; 5] = [
+    "format",
+    "longest_side",
+    "brightness",
+    "sharpness",
+    "feature_length",
+];
+
+fn measures(embedded: &Embedded) -> Vec<String> {
+    let of = embedded.measures;
+    vec![
+        of.format.to_string(),
+        of.longest_side.to_string(),
+        of.brightness.to_string(),
+        of.sharpness.to_string(),
+        embedded.norm.to_string(),
+    ]
 }
 
 #[derive(Serialize)]
@@ -85,11 +107,14 @@ impl Embed {
             let path = path.display().to_string();
             match result {
                 Ok(embedded) => {
-                    lines.push([path, rows.len().to_string(), String::new()]);
+                    let row = rows.len().to_string();
+                    lines.push([vec![path, row, String::new()], measures(embedded)].concat());
                     rows.push(embedded.embedding.as_slice());
                 }
                 Err(reason) => {
-                    lines.push([path.clone(), String::new(), reason.clone()]);
+                    let blank = vec![String::new(); MEASURES.len()];
+                    let cells = vec![path.clone(), String::new(), reason.clone()];
+                    lines.push([cells, blank].concat());
                     let reason = reason.clone();
                     failed.push(RefusedItem { item: path, reason });
                 }
@@ -99,7 +124,8 @@ impl Embed {
         vectors_file.write(|file| npy::write(file, dimension, &rows))?;
         if let Some(list_file) = list_file {
             list_file.write(|file| {
-                let mut list = CsvFile::within(file, &["path", "row", "reason"])?;
+                let columns = [&["path", "row", "reason"][..], &MEASURES].concat();
+                let mut list = CsvFile::within(file, &columns)?;
                 lines.iter().try_for_each(|line| list.row(line))?;
                 list.finish()
             })?;

@@ -242,6 +242,20 @@ fn an_image_comes_from_standard_input_and_vectors_go_to_standard_output() {
         .each_ref()
         .map(String::as_str));
     assert!(done.status.success(), "{}", text(&done.stderr));
+    let list = fs::read_to_string(file.with_extension("csv")).unwrap();
+    let (columns, line) = list.trim_end().split_once('\n').unwrap();
+    let measured = "path,row,reason,format,longest_side,brightness,sharpness,feature_length";
+    assert_eq!(columns, measured);
+    let cells: Vec<&str> = line.split(',').collect();
+    assert_eq!(cells[..5], [path(&image), "0", "", "JPEG", "224"], "{line}");
+    let numbers: Vec<f64> = cells[5..]
+        .iter()
+        .map(|cell| cell.parse().unwrap())
+        .collect();
+    assert!(
+        numbers.iter().all(|number| 0.0 < *number) && numbers[0] < 255.0,
+        "{line}"
+    );
     let piped_through = piped(&embed("-", "-").each_ref().map(String::as_str), &bytes);
     assert_eq!(piped_through.stdout, fs::read(&file).unwrap());
     assert!(
