@@ -27,9 +27,15 @@ use crate::{CONFIDENCE, DELTA, FAR, LARGER, SEARCHES};
 pub(crate) struct Outcome {
     pub(crate) far: f64,
     pub(crate) certified: bool,
-    pub(crate) alarm: Option<u64>,
-    pub(crate) named: String,
+    /// Of the same searches: by vectors alone, and with what was measured of pictures.
+    pub(crate) alarms: [TrafficAlarm; 2],
     pub(crate) noticed: Noticed,
+}
+
+/// When the comparison of traffic alarms, and what it names first.
+pub(crate) struct TrafficAlarm {
+    pub(crate) at: Option<u64>,
+    pub(crate) named: String,
 }
 
 /// What became of searches with a review band, as shares of each label's queries, each label counting once.
@@ -56,7 +62,8 @@ pub(crate) struct Draw<'a> {
     pub(crate) pool: Vec<usize>,
     /// Strangers of other kinds.
     pub(crate) others: Vec<usize>,
-    pub(crate) reference: TrafficReference,
+    /// By vectors alone, and with what was measured of pictures.
+    pub(crate) references: [TrafficReference; 2],
 }
 
 /// What the stress report of a calibration would have to name.
@@ -111,7 +118,7 @@ impl<'a> Draw<'a> {
             pool: [part(85, 100), others[..half].to_vec()].concat(),
             others: others[half..].to_vec(),
             population,
-            reference: TrafficReference::of(&[], 0),
+            references: [(); 2].map(|()| TrafficReference::of(&[], 0)),
         };
         let searched = &draw.enrolled[..draw.enrolled.len() / 2];
         let mated = searched
@@ -121,8 +128,12 @@ impl<'a> Draw<'a> {
         let strangers = strangers
             .iter()
             .flat_map(|label| draw.traffic_queries(*label, false));
-        let queries: Vec<TrafficQuery> = mated.chain(strangers).collect();
-        draw.reference = TrafficReference::of(&queries, seed);
+        let pictured: Vec<TrafficQuery> = mated.chain(strangers).collect();
+        let mut plain = pictured.clone();
+        for query in &mut plain {
+            (query.picture, query.feature_length) = (None, None);
+        }
+        draw.references = [plain, pictured].map(|queries| TrafficReference::of(&queries, seed));
         draw
     }
 
@@ -136,8 +147,8 @@ impl<'a> Draw<'a> {
                 self.set.queries[*number].condition.clone(),
             )]),
             vector: Arc::clone(&self.set.queries[*number].vector),
-            picture: None,
-            feature_length: None,
+            picture: self.set.queries[*number].picture,
+            feature_length: self.set.queries[*number].feature_length,
         };
         self.set.of_label[label].iter().map(query).collect()
     }
@@ -172,14 +183,15 @@ impl<'a> Draw<'a> {
     }
 
     /// When searches raise the alarm, and what it names. Labels of the calibration do not come again.
-    pub(crate) fn alarm(&mut self, changed: &Changed<'_>) -> (Option<u64>, String) {
+    pub(crate) fn alarms(&mut self, changed: &Changed<'_>) -> [TrafficAlarm; 2] {
         let set = self.set;
         let known: BTreeSet<usize> = self.strangers.iter().copied().collect();
         let mut strangers = changed.strangers.clone();
         strangers.retain(|label| !known.contains(label));
-        let mut signs: BTreeMap<usize, SearchSigns> = BTreeMap::new();
-        let mut watch = TrafficWatch::new(&self.reference, DELTA, 0);
-        while watch.state().compared < SEARCHES {
+        let mut signs: BTreeMap<usize, [SearchSigns; 2]> = BTreeMap::new();
+        let watch = |reference: &TrafficReference| TrafficWatch::new(reference, DELTA, 0);
+        let mut watches = self.references.each_ref().map(watch);
+        while watches[0].state().compared < SEARCHES {
             let labels = if self.draws.below(2) == 0 {
                 &changed.mated
             } else {
@@ -190,22 +202,41 @@ impl<'a> Draw<'a> {
                 continue;
             }
             let query = queries[self.draws.below(queries.len())];
-            let signs = *signs.entry(query).or_insert_with(|| {
-                let said = ("condition".to_owned(), set.queries[query].condition.clone());
-                let conditions: BTreeMap<String, String> =
-                    changed.said.then_some(said).into_iter().collect();
-                self.reference.signs(&SearchFacts {
-                    vector: &set.queries[query].vector,
-                    picture: None,
-                    feature_length: None,
-                    conditions: &conditions,
-                })
-            });
-            watch.observe(signs, false);
+            let signs = *signs
+                .entry(query)
+                .or_insert_with(|| self.signs(query, changed.said));
+            for (watch, signs) in watches.iter_mut().zip(signs) {
+                watch.observe(signs, false);
+            }
         }
-        let found = watch.assessment();
-        let named = found.named().first().map(|share| share.name.clone());
-        (found.alarm_at, named.unwrap_or_default())
+        watches.map(|watch| {
+            let found = watch.assessment();
+            let named = found.named().first().map(|share| share.name.clone());
+            TrafficAlarm {
+                at: found.alarm_at,
+                named: named.unwrap_or_default(),
+            }
+        })
+    }
+
+    /// What shows of a query, to either comparison.
+    fn signs(&self, query: usize, said: bool) -> [SearchSigns; 2] {
+        let query = &self.set.queries[query];
+        let condition = ("condition".to_owned(), query.condition.clone());
+        let conditions: BTreeMap<String, String> = said.then_some(condition).into_iter().collect();
+        let pictured = SearchFacts {
+            vector: &query.vector,
+            picture: query.picture,
+            feature_length: query.feature_length,
+            conditions: &conditions,
+        };
+        let plain = SearchFacts {
+            picture: None,
+            feature_length: None,
+            ..pictured
+        };
+        let [by_vectors, by_pictures] = &self.references;
+        [by_vectors.signs(&plain), by_pictures.signs(&pictured)]
     }
 
     pub(crate) fn outcome(&mut self, certificate: &Certificate, changed: &Changed<'_>) -> Outcome {
@@ -221,13 +252,12 @@ impl<'a> Draw<'a> {
             kept: self.set.items_of(&kept),
             items: self.set.items_of(&changed.gallery),
         };
-        let (alarm, named) = self.alarm(changed);
+        let alarms = self.alarms(changed);
         Outcome {
             noticed: Noticed::of(self, certificate, changed),
             far: self.far(certificate, changed),
             certified: coverage.far_bound(certificate.far_bound).unwrap() <= FAR,
-            alarm,
-            named,
+            alarms,
         }
     }
 
@@ -424,13 +454,12 @@ impl<'a> Draw<'a> {
         let labels = self.labels_of_pictures(20);
         let certificate = self.taken(&labels, target).1[1]?;
         let changed = self.unchanged();
-        let (alarm, named) = self.alarm(&changed);
+        let alarms = self.alarms(&changed);
         Some(Outcome {
             noticed: Noticed::of(self, &certificate, &changed),
             far: self.far(&certificate, &changed),
             certified: true,
-            alarm,
-            named,
+            alarms,
         })
     }
 

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
-use matchpoint_arrays::Role;
+use matchpoint_arrays::{Columns, Delimited, Role};
+use matchpoint_calibration::monitoring::traffic::PictureFacts;
 use matchpoint_vector::Similarity;
 use rayon::prelude::*;
 
@@ -27,6 +28,9 @@ pub(crate) struct LabelledSet {
 pub(crate) struct SetQuery {
     pub(crate) vector: Arc<[f32]>,
     pub(crate) condition: String,
+    /// What was measured of its picture, if that is known.
+    pub(crate) picture: Option<PictureFacts>,
+    pub(crate) feature_length: Option<f64>,
 }
 
 impl LabelledSet {
@@ -37,6 +41,7 @@ impl LabelledSet {
         kind: Option<(&str, &str)>,
     ) -> Self {
         let (rows, known) = labelled_table::read(vectors, labels);
+        let measured = measured(&vectors.with_extension("csv"), rows.len());
         let roles = known.role.as_ref().unwrap();
         let names: BTreeSet<&String> = known.label.iter().collect();
         let names: Vec<String> = names.into_iter().cloned().collect();
@@ -65,7 +70,13 @@ impl LabelledSet {
                     set.of_label[label].push(set.queries.len());
                     let condition = known.metadata[condition][row].clone();
                     set.conditions.insert(condition.clone());
-                    set.queries.push(SetQuery { vector, condition });
+                    let (picture, feature_length) = measured[row].unzip();
+                    set.queries.push(SetQuery {
+                        vector,
+                        condition,
+                        picture,
+                        feature_length,
+                    });
                 }
             }
         }
@@ -106,6 +117,54 @@ impl LabelledSet {
             |query: &usize| condition.is_none_or(|only| self.queries[*query].condition == only);
         queries.filter(taken).collect()
     }
+}
+
+/// By row of the vectors: what was measured of its picture, and the length of its feature, as `matchpoint embed` lists
+/// them beside the vectors. Nothing is known of a set without that list.
+fn measured(list: &Path, rows: usize) -> Vec<Option<(PictureFacts, f64)>> {
+    let mut found = vec![None; rows];
+    if !list.exists() {
+        return found;
+    }
+    let known = [
+        "row",
+        "format",
+        "longest_side",
+        "brightness",
+        "sharpness",
+        "feature_length",
+    ];
+    let columns = Columns {
+        known: &["row"],
+        required: &[&["row"]],
+        aligned: false,
+    };
+    let table = Delimited::read(list, &columns).unwrap();
+    let place = |name| {
+        table
+            .names()
+            .iter()
+            .position(|known| known == name)
+            .unwrap()
+    };
+    let places = known.map(place);
+    for row in table.rows() {
+        let row = row.unwrap();
+        let [number, format, longest_side, brightness, sharpness, length] =
+            places.map(|place| row.cells[place].as_ref());
+        let Ok(number) = number.parse::<usize>() else {
+            continue;
+        };
+        let formats = ["JPEG", "PNG", "WebP", "GIF", "BMP"];
+        let facts = PictureFacts {
+            format: formats.into_iter().find(|name| *name == format).unwrap(),
+            longest_side: longest_side.parse().unwrap(),
+            brightness: brightness.parse().unwrap(),
+            sharpness: sharpness.parse().unwrap(),
+        };
+        found[number] = Some((facts, length.parse().unwrap()));
+    }
+    found
 }
 
 /// A stream of splitmix64.

@@ -2,7 +2,8 @@
 //!
 //! `cargo bench -p matchpoint-calibration --bench believability -- VECTORS.npy LABELS.csv CONDITION [KIND=VALUE]`.
 //! A row of the labels belongs to each vector; pictures of the roles `gallery` and `unused` are enrolled, those of the
-//! others search. CONDITION is the column of capture conditions; KIND=VALUE names the labels that are tested, and all others
+//! others search. What `matchpoint embed` measured of the pictures is read from VECTORS.csv, if that exists: alarms are
+//! counted by vectors alone, and with it. CONDITION is the column of capture conditions; KIND=VALUE names the labels that are tested, and all others
 //! are of other kinds. Draws are seeded: the figures are the same on every machine.
 
 #![expect(
@@ -69,13 +70,14 @@ fn main() {
         set.tested.iter().filter(|tested| **tested).count()
     );
     println!(
-        "| what changed | exceeded in | realised FAR | certified today | alarm within {SEARCHES} searches | half of them by | named most often |"
+        "| what changed | exceeded in | realised FAR | certified today | alarm within {SEARCHES} searches: vectors alone, with pictures | half of the latter by | named most often |"
     );
     println!("| --- | --- | --- | --- | --- | --- | --- |");
     for ((_, name), outcomes) in &rows {
         println!("| {name} {}", row(outcomes));
     }
     notices(&rows);
+    kinds(&rows);
     reviews(&set);
     repeats(&set);
 }
@@ -83,7 +85,7 @@ fn main() {
 /// The table of who notices: false alarms in splits that keep the target, and who notices in those that exceed it.
 fn notices(rows: &BTreeMap<(usize, String), Vec<Outcome>>) {
     println!(
-        "\n| what changed | target kept: left-out searches warn, the audit alarms | exceeded | of these: no longer certified | named by the stress report | left-out searches warn | traffic alarms within {SEARCHES} searches | the audit alarms within {LABELS} labels, half of them by | none of these | exceeded by half or more, none of these |"
+        "\n| what changed | target kept: left-out searches warn, the audit alarms | exceeded | of these: no longer certified | named by the stress report | left-out searches warn | traffic alarms within {SEARCHES} searches: vectors alone, with pictures | the audit alarms within {LABELS} labels, half of them by | none of these | exceeded by half or more, none of these |"
     );
     println!("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |");
     for ((_, name), outcomes) in rows {
@@ -99,14 +101,14 @@ fn notices(rows: &BTreeMap<(usize, String), Vec<Outcome>>) {
             one.certified
                 && !one.noticed.stress_beforehand
                 && !one.noticed.left_out
-                && one.alarm.is_none()
+                && one.alarms[1].at.is_none()
                 && one.noticed.audit.is_none()
         };
         let far_above = |one: &Outcome| 1.5 * FAR < one.far;
         let mut labels: Vec<u64> = broken.iter().filter_map(|one| one.noticed.audit).collect();
         labels.sort_unstable();
         println!(
-            "| {name} | {}, {} of {} | {} | {} | {} | {} | {} | {}, {} | {} | {}, {} |",
+            "| {name} | {}, {} of {} | {} | {} | {} | {} | {}, {} | {}, {} | {} | {}, {} |",
             kept.iter().filter(|one| one.noticed.left_out).count(),
             kept.iter()
                 .filter(|one| one.noticed.audit.is_some())
@@ -116,7 +118,8 @@ fn notices(rows: &BTreeMap<(usize, String), Vec<Outcome>>) {
             of(&|one| !one.certified),
             of(&|one| one.noticed.stress),
             of(&|one| one.noticed.left_out),
-            of(&|one| one.alarm.is_some()),
+            of(&|one| one.alarms[0].at.is_some()),
+            of(&|one| one.alarms[1].at.is_some()),
             of(&|one| one.noticed.audit.is_some()),
             labels
                 .get(labels.len() / 2)
@@ -124,6 +127,37 @@ fn notices(rows: &BTreeMap<(usize, String), Vec<Outcome>>) {
             of(&unnoticed),
             of(&far_above),
             of(&|one| far_above(one) && unnoticed(one)),
+        );
+    }
+}
+
+/// How often the stress report would mark the other kinds if they were among the strangers of the calibration: by a column, and
+/// without one by the groups that strangers form. And how often it does so where the target is kept.
+fn kinds(rows: &BTreeMap<(usize, String), Vec<Outcome>>) {
+    let found = |outcomes: &&Vec<Outcome>| outcomes.iter().any(|one| one.noticed.cluster.is_some());
+    let Some(outcomes) = rows.values().find(found) else {
+        return;
+    };
+    println!(
+        "\n| other kinds | splits | marked by their column | the worst group is marked | and all it names are of these kinds |"
+    );
+    println!("| --- | --- | --- | --- | --- |");
+    let (broken, kept): (Vec<&Outcome>, Vec<&Outcome>) =
+        outcomes.iter().partition(|outcome| FAR < outcome.far);
+    for (name, splits) in [("target exceeded", broken), ("target kept", kept)] {
+        let of = |is_it: &dyn Fn(&Outcome) -> bool| splits.iter().filter(|one| is_it(one)).count();
+        let marked = |one: &Outcome| one.noticed.cluster.is_some_and(|mark| mark.marked);
+        let telling = |one: &Outcome| {
+            one.noticed
+                .cluster
+                .is_some_and(|mark| mark.marked && mark.telling)
+        };
+        println!(
+            "| {name} | {} | {} | {} | {} |",
+            splits.len(),
+            of(&|one| one.noticed.stress),
+            of(&marked),
+            of(&telling)
         );
     }
 }
@@ -176,23 +210,25 @@ fn row(outcomes: &[Outcome]) -> String {
     fars.sort_by(f64::total_cmp);
     let at = |percent: usize| fars[(fars.len() - 1) * percent / 100];
     let mean = fars.iter().sum::<f64>() / fars.len() as f64;
-    let mut alarms: Vec<u64> = outcomes
-        .iter()
-        .filter_map(|outcome| outcome.alarm)
+    let raised = outcomes.iter().map(|outcome| &outcome.alarms[1]);
+    let raised: Vec<(u64, &str)> = raised
+        .filter_map(|alarm| Some((alarm.at?, alarm.named.as_str())))
         .collect();
+    let mut alarms: Vec<u64> = raised.iter().map(|(at, _)| *at).collect();
     alarms.sort_unstable();
     let mut names: BTreeMap<&str, usize> = BTreeMap::new();
-    for outcome in outcomes.iter().filter(|outcome| outcome.alarm.is_some()) {
-        *names.entry(&outcome.named).or_default() += 1;
+    for (_, named) in raised {
+        *names.entry(named).or_default() += 1;
     }
     let named = names.into_iter().max_by_key(|(_, count)| *count);
     format!(
-        "| {} | {mean:.3} [{:.3}, {:.3}] | {} | {} | {} | {} |",
+        "| {} | {mean:.3} [{:.3}, {:.3}] | {} | {}, {} | {} | {} |",
         share(outcomes, &|outcome| FAR < outcome.far),
         at(5),
         at(95),
         share(outcomes, &|outcome| outcome.certified),
-        share(outcomes, &|outcome| outcome.alarm.is_some()),
+        share(outcomes, &|outcome| outcome.alarms[0].at.is_some()),
+        share(outcomes, &|outcome| outcome.alarms[1].at.is_some()),
         alarms
             .get(alarms.len() / 2)
             .map_or("-".to_owned(), u64::to_string),

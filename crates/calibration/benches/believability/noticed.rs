@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use matchpoint_calibration::analysis::stress::{StressKind, of_searches};
+use matchpoint_calibration::analysis::stress::{StressKind, of_searches, of_vectors};
 use matchpoint_calibration::certify::Certificate;
 use matchpoint_calibration::decision::Decision;
 use matchpoint_calibration::monitoring::audit::{AuditRow, SearchTruth};
@@ -25,6 +25,17 @@ pub(crate) struct Noticed {
     pub(crate) left_out: bool,
     /// The label with which the audit raises the alarm of the FAR.
     pub(crate) audit: Option<u64>,
+    /// What groups that strangers form by themselves say of the other kinds, if these are among them without a column.
+    pub(crate) cluster: Option<ClusterMark>,
+}
+
+/// The worst group of strangers of two kinds.
+#[derive(Clone, Copy)]
+pub(crate) struct ClusterMark {
+    /// Whether its FAR is above the target.
+    pub(crate) marked: bool,
+    /// Whether all labels that are named of it are of the other kinds.
+    pub(crate) telling: bool,
 }
 
 impl Noticed {
@@ -39,38 +50,61 @@ impl Noticed {
             stress_beforehand: stress && changed.named_by != NamedBy::OtherKinds,
             left_out: left_out_warns(draw, certificate, changed),
             audit: audit(draw, certificate, changed),
+            cluster: (changed.named_by == NamedBy::OtherKinds)
+                .then(|| cluster_mark(draw, certificate))
+                .flatten(),
         }
     }
 }
 
-/// Whether the stress report marks what it would have to.
-fn is_named(draw: &Draw<'_>, certificate: &Certificate, named_by: NamedBy<'_>) -> bool {
+/// The strangers of the calibration, and as many of other kinds if `others` is set, each with all its queries.
+fn strangers(draw: &Draw<'_>, others: bool) -> Vec<RecordedSearch> {
     let set = draw.set;
     let mut labels = draw.distinct();
-    if named_by == NamedBy::OtherKinds {
+    if others {
         labels.extend(draw.others.iter().copied().take(draw.distinct().len()));
     }
+    let search = |label: usize, query: usize| RecordedSearch {
+        probe: query.to_string(),
+        label: set.names[label].clone(),
+        truth: TrialKind::NeverEnrolled,
+        found: Some(RecordedMatch {
+            item: "item".to_owned(),
+            label: "enrolled".to_owned(),
+            score: set.best(query, &draw.enrolled),
+            adjusted: None,
+            other: None,
+        }),
+        conditions: BTreeMap::from([
+            ("condition".to_owned(), set.queries[query].condition.clone()),
+            ("tested".to_owned(), set.tested[label].to_string()),
+        ]),
+    };
     let searches = labels.into_iter().flat_map(|label| {
-        set.of(label, None)
-            .into_iter()
-            .map(move |query| RecordedSearch {
-                probe: query.to_string(),
-                label: set.names[label].clone(),
-                truth: TrialKind::NeverEnrolled,
-                found: Some(RecordedMatch {
-                    item: "item".to_owned(),
-                    label: "enrolled".to_owned(),
-                    score: set.best(query, &draw.enrolled),
-                    adjusted: None,
-                    other: None,
-                }),
-                conditions: BTreeMap::from([
-                    ("condition".to_owned(), set.queries[query].condition.clone()),
-                    ("tested".to_owned(), set.tested[label].to_string()),
-                ]),
-            })
+        let queries = set.of(label, None).into_iter();
+        queries.map(move |query| search(label, query))
     });
-    let searches: Vec<RecordedSearch> = searches.collect();
+    searches.collect()
+}
+
+fn cluster_mark(draw: &Draw<'_>, certificate: &Certificate) -> Option<ClusterMark> {
+    let set = draw.set;
+    let searches = strangers(draw, true);
+    let vector_of = |probe: &str| {
+        let query = &set.queries[probe.parse::<usize>().ok()?];
+        Some(&*query.vector)
+    };
+    let worst = of_vectors(&searches, certificate.threshold, &vector_of, 0)?;
+    let tested = |label: &String| set.tested[set.names.binary_search(label).unwrap()];
+    Some(ClusterMark {
+        marked: FAR < worst.far.estimate,
+        telling: !worst.labels.iter().any(tested),
+    })
+}
+
+/// Whether the stress report marks what it would have to.
+fn is_named(draw: &Draw<'_>, certificate: &Certificate, named_by: NamedBy<'_>) -> bool {
+    let searches = strangers(draw, named_by == NamedBy::OtherKinds);
     let stresses = of_searches(&searches, certificate.threshold);
     stresses.iter().any(|stress| {
         let is_value =

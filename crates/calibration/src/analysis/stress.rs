@@ -104,55 +104,12 @@ impl AnalysisInput<'_> {
         Ok(stresses)
     }
 
-    /// The FAR of the worst cluster of the strangers' vectors. Clusters are formed without any score.
     fn worst_cluster(&self, strangers: &[JudgedStranger<'_>]) -> Option<Stress> {
         let queries = self.queries?;
         let row_of: BTreeMap<&str, usize> =
             queries.ids.iter().map(String::as_str).zip(0..).collect();
-        let mut of_label: BTreeMap<&str, &[f32]> = BTreeMap::new();
-        for one in strangers {
-            let row = row_of.get(one.search.probe.as_str());
-            if let Some(vector) = row.and_then(|&row| queries.embeddings.row(row)) {
-                of_label.entry(&one.search.label).or_insert(vector);
-            }
-        }
-        let rows: Vec<ClusterRow<'_>> = of_label
-            .iter()
-            .map(|(&label, &vector)| ClusterRow { label, vector })
-            .collect();
-        // A number of clusters that leaves enough labels in each: at least about four times as many labels as
-        // there are clusters.
-        let count = rows.len().isqrt().div_ceil(2).min(CLUSTERS_MAX);
-        if count < 2 {
-            return None;
-        }
-        let found = clusters(&rows, count, self.seed);
-        let groups = found.iter().map(|cluster| {
-            let labels: BTreeSet<&str> = cluster
-                .iter()
-                .map(|&row| rows.get(row).map_or("", |row| row.label))
-                .collect();
-            let searches = strangers
-                .iter()
-                .filter(move |one| labels.contains(one.search.label.as_str()));
-            searches.collect::<Vec<_>>()
-        });
-        let groups: Vec<Vec<&JudgedStranger<'_>>> = groups.collect();
-        let (worst, rate) = worst_of(&groups)?;
-        let named = found
-            .get(worst)?
-            .iter()
-            .take(NAMED)
-            .filter_map(|&row| rows.get(row));
-        Some(Stress {
-            kind: StressKind::WorstCluster,
-            who: format!(
-                "the worst of {} groups that strangers form by their own likeness",
-                groups.len()
-            ),
-            far: rate.into(),
-            labels: named.map(|row| row.label.to_owned()).collect(),
-        })
+        let vector_of = |probe: &str| queries.embeddings.row(*row_of.get(probe)?);
+        worst_cluster_of(strangers, &vector_of, self.seed)
     }
 
     /// Searches for each item among the items of other labels.
@@ -217,6 +174,68 @@ impl AnalysisInput<'_> {
 #[must_use]
 pub fn of_searches(searches: &[RecordedSearch], threshold: Threshold) -> Vec<Stress> {
     of_judged(&judged(searches, threshold))
+}
+
+/// The FAR of the worst cluster of the strangers' vectors, each of which `vector_of` gives for a search. Clusters are
+/// formed without any score.
+#[must_use]
+pub fn of_vectors<'a>(
+    searches: &[RecordedSearch],
+    threshold: Threshold,
+    vector_of: &dyn Fn(&str) -> Option<&'a [f32]>,
+    seed: u64,
+) -> Option<Stress> {
+    worst_cluster_of(&judged(searches, threshold), vector_of, seed)
+}
+
+fn worst_cluster_of<'a>(
+    strangers: &[JudgedStranger<'_>],
+    vector_of: &dyn Fn(&str) -> Option<&'a [f32]>,
+    seed: u64,
+) -> Option<Stress> {
+    let mut of_label: BTreeMap<&str, &[f32]> = BTreeMap::new();
+    for one in strangers {
+        if let Some(vector) = vector_of(&one.search.probe) {
+            of_label.entry(&one.search.label).or_insert(vector);
+        }
+    }
+    let rows: Vec<ClusterRow<'_>> = of_label
+        .iter()
+        .map(|(&label, &vector)| ClusterRow { label, vector })
+        .collect();
+    // A number of clusters that leaves enough labels in each: at least about four times as many labels as
+    // there are clusters.
+    let count = rows.len().isqrt().div_ceil(2).min(CLUSTERS_MAX);
+    if count < 2 {
+        return None;
+    }
+    let found = clusters(&rows, count, seed);
+    let groups = found.iter().map(|cluster| {
+        let labels: BTreeSet<&str> = cluster
+            .iter()
+            .map(|&row| rows.get(row).map_or("", |row| row.label))
+            .collect();
+        let searches = strangers
+            .iter()
+            .filter(move |one| labels.contains(one.search.label.as_str()));
+        searches.collect::<Vec<_>>()
+    });
+    let groups: Vec<Vec<&JudgedStranger<'_>>> = groups.collect();
+    let (worst, rate) = worst_of(&groups)?;
+    let named = found
+        .get(worst)?
+        .iter()
+        .take(NAMED)
+        .filter_map(|&row| rows.get(row));
+    Some(Stress {
+        kind: StressKind::WorstCluster,
+        who: format!(
+            "the worst of {} groups that strangers form by their own likeness",
+            groups.len()
+        ),
+        far: rate.into(),
+        labels: named.map(|row| row.label.to_owned()).collect(),
+    })
 }
 
 fn of_judged(strangers: &[JudgedStranger<'_>]) -> Vec<Stress> {
