@@ -340,7 +340,8 @@ fn ln_add_exp(a: f64, b: f64) -> f64 {
     a.max(b) + (-(a - b).abs()).exp().ln_1p()
 }
 
-fn ln_mean_exp(logs: &[f64]) -> f64 {
+/// The logarithm of the mean of numbers with these logarithms.
+pub(super) fn ln_mean_exp(logs: &[f64]) -> f64 {
     let most = logs.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let sum: f64 = logs.iter().map(|log| (log - most).exp()).sum();
     most + (sum / real(logs.len() as u64)).ln()

@@ -1,13 +1,14 @@
 //! Chooses the features by which searches are compared, from a third of a calibration's labels, and counts
 //! the other labels by them.
 //!
-//! The counted labels had no part in the choice, and each gives one query, so the counts are binomial.
+//! The counted labels had no part in the choice.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::calibrated::CountedLabels;
 use super::reference::{CalibratedShare, SHARES_MAX};
-use super::shares::{Beyond, FORMATS, PictureMeasure, ShareRule};
+use super::shares::{Beyond, FORMATS, PictureMeasure, SearchSigns, ShareRule};
 use super::{PictureFacts, SearchFacts, TrafficReference};
 use crate::seeded_hash::seeded_hash;
 use crate::splitmix64;
@@ -45,6 +46,8 @@ impl TrafficQuery {
 
 /// One label in this many takes part in choosing the features; the others are counted.
 const CHOOSING: u64 = 3;
+/// At most this many queries of a label are counted; a hash decides which. More would say little more.
+const COUNTED_MAX: usize = 8;
 /// At most this many of the directions along which the choosing embeddings vary most.
 const LEADING_MAX: usize = 6;
 /// Number of random directions.
@@ -84,10 +87,9 @@ impl TrafficReference {
                 queries.sort_by(|a, b| a.id.cmp(&b.id));
                 choosing.extend(queries);
             } else {
-                let drawn = queries
-                    .into_iter()
-                    .min_by_key(|query| (hash(seed, &[label, &query.id]), &query.id));
-                counted.extend(drawn);
+                queries.sort_by_cached_key(|query| (hash(seed, &[label, &query.id]), &query.id));
+                queries.truncate(COUNTED_MAX);
+                counted.push(queries);
             }
         }
         let (axes, rules) = ShareChoice::of(&choosing, seed);
@@ -101,28 +103,31 @@ impl TrafficReference {
                 .take(SHARES_MAX)
                 .map(|rule| CalibratedShare {
                     rule,
-                    mated: 0,
-                    strangers: 0,
+                    mated: CountedLabels::ByQueries(Vec::new()),
+                    strangers: CountedLabels::ByQueries(Vec::new()),
                 })
                 .collect(),
         };
-        for query in counted {
-            reference.count(query);
-        }
+        reference.count(&counted);
         reference
     }
 
-    fn count(&mut self, query: &TrafficQuery) {
-        let signs = self.signs(&query.facts());
-        let (labels, of_share): (_, fn(&mut CalibratedShare) -> &mut u64) = if query.mated {
-            (&mut self.mated_labels, |share| &mut share.mated)
-        } else {
-            (&mut self.stranger_labels, |share| &mut share.strangers)
+    /// Counts labels, each with some of its queries.
+    fn count(&mut self, labels: &[Vec<&TrafficQuery>]) {
+        let signs_of = |queries: &Vec<&TrafficQuery>| -> Vec<SearchSigns> {
+            let signs = queries.iter().map(|query| self.signs(&query.facts()));
+            signs.collect()
         };
-        *labels += 1;
+        let is_mated = |queries: &&Vec<&TrafficQuery>| queries.iter().any(|query| query.mated);
+        let (mated, strangers): (Vec<_>, Vec<_>) = labels.iter().partition(is_mated);
+        let [mated, strangers] = [mated, strangers]
+            .map(|labels| -> Vec<Vec<SearchSigns>> { labels.into_iter().map(signs_of).collect() });
         for (number, share) in self.shares.iter_mut().enumerate() {
-            *of_share(share) += u64::from(signs.has(number));
+            share.mated = CountedLabels::of(&mated, number);
+            share.strangers = CountedLabels::of(&strangers, number);
         }
+        self.mated_labels = mated.len() as u64;
+        self.stranger_labels = strangers.len() as u64;
     }
 }
 

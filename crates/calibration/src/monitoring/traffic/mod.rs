@@ -8,14 +8,16 @@
 //!
 //! The part of traffic that is mated is unknown; it may change without breaking a promise. But whatever it
 //! is, a share of traffic is at most the larger of two probabilities: that among mated searches and that
-//! among strangers. Each is estimated from one query for each label, with an exact binomial upper bound, and
-//! the larger bound is the limit of the share. For each share an e-process tests the hypothesis that the
-//! share is at most its limit. Their weighted mean is an e-process too, so it may be checked at any time.
-//! Half of the probability of a false alarm is used for the bounds, half for the e-process.
+//! among strangers. How large these are, nobody knows either; the calibration's labels bet against each value
+//! that the larger one may have, and traffic bets that it is above that value. The product of the two is
+//! evidence against the value, and the evidence of a share is the least of these products over all values:
+//! whatever the truth is, that is at most an e-process. The weighted mean over all shares is one too, so it may
+//! be checked at any time, and no probability is lost to bounds.
 //!
 //! The comparison says nothing about FAR or FRR themselves, and cannot detect strangers that look like
 //! enrolled things.
 
+mod calibrated;
 mod fit;
 mod reference;
 mod shares;
@@ -26,8 +28,8 @@ mod watch;
 use std::collections::BTreeMap;
 
 pub use fit::TrafficQuery;
-pub use reference::{SearchSigns, TrafficReference};
-pub use shares::TrafficFeature;
+pub use reference::TrafficReference;
+pub use shares::{SearchSigns, TrafficFeature};
 pub use watch::{ShareInService, TrafficAssessment, TrafficState, TrafficWatch};
 
 /// Properties of a picture that are measured when it is decoded.

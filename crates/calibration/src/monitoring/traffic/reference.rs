@@ -5,38 +5,30 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::SearchFacts;
-use super::shares::ShareRule;
+use super::calibrated::CountedLabels;
+use super::shares::{SearchSigns, ShareRule};
 use matchpoint_vector::Similarity;
 
 /// Version of the file format that this build writes.
-const FORMAT: u32 = 2;
-/// The version before, which is read too. It did not name the operating point.
+const FORMAT: u32 = 3;
+/// A version before, which is read too. It counted one query of each label.
+const FORMAT_OF_ONE_QUERY: u32 = 2;
+/// The version before that one, which is read too. It did not name the operating point either.
 const FORMAT_BEFORE: u32 = 1;
 /// The highest number of shares; [`SearchSigns`] has one bit for each.
 pub(super) const SHARES_MAX: usize = 128;
 /// The highest number of directions in embedding space.
 const AXES_MAX: usize = 32;
 
-/// The set of shares that a search belongs to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct SearchSigns(u128);
-
-impl SearchSigns {
-    /// Whether the search belongs to the share with this index.
-    pub(super) fn has(self, share: usize) -> bool {
-        (self.0 >> share) & 1 == 1
-    }
-}
-
-/// A share, and the number of the calibration's labels in it, with one query for each label.
+/// A share, and the calibration's labels by how many of their queries are in it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct CalibratedShare {
     pub(super) rule: ShareRule,
-    /// Number of enrolled labels in the share.
-    pub(super) mated: u64,
-    /// Number of strangers in the share.
-    pub(super) strangers: u64,
+    /// Enrolled labels.
+    pub(super) mated: CountedLabels,
+    /// Strangers.
+    pub(super) strangers: CountedLabels,
 }
 
 /// The description of a calibration's searches.
@@ -77,7 +69,7 @@ impl TrafficReference {
         let along: Vec<f64> = self.axes.iter().map(along).collect();
         let shares = self.shares.iter().enumerate();
         let signs = shares.filter(|(_, share)| share.rule.holds(search, &along));
-        SearchSigns(signs.fold(0, |signs, (number, _)| signs | 1 << number))
+        SearchSigns::of(signs.map(|(number, _)| number))
     }
 
     /// Number of counted labels: enrolled ones, and strangers.
@@ -109,18 +101,18 @@ impl TrafficReference {
             serde_json::from_slice(bytes).map_err(|cause| cause.to_string())?;
         match (sealed.format, sealed.operating_point) {
             (FORMAT_BEFORE, None) => {}
-            (FORMAT, Some(named)) if named == operating_point => {}
-            (FORMAT, Some(named)) => {
+            (FORMAT | FORMAT_OF_ONE_QUERY, Some(named)) if named == operating_point => {}
+            (FORMAT | FORMAT_OF_ONE_QUERY, Some(named)) => {
                 return Err(format!(
                     "it describes the queries of {named}, not of {operating_point}"
                 ));
             }
-            (FORMAT_BEFORE, Some(_)) | (FORMAT, None) => {
+            (FORMAT_BEFORE, Some(_)) | (FORMAT | FORMAT_OF_ONE_QUERY, None) => {
                 return Err("its format and its content contradict each other".to_owned());
             }
             (format, _) => {
                 return Err(format!(
-                    "it has format {format}, and this version reads {FORMAT_BEFORE} and {FORMAT}"
+                    "it has format {format}, and this version reads {FORMAT_BEFORE} to {FORMAT}"
                 ));
             }
         }
@@ -146,8 +138,8 @@ impl TrafficReference {
     fn is_sound(&self) -> bool {
         let axis = |axis: &Vec<f32>| axis.len() == self.dimension;
         let share = |share: &CalibratedShare| {
-            share.mated <= self.mated_labels
-                && share.strangers <= self.stranger_labels
+            share.mated.can_be(self.mated_labels)
+                && share.strangers.can_be(self.stranger_labels)
                 && share.rule.axis().is_none_or(|axis| axis < self.axes.len())
         };
         self.shares.len() <= SHARES_MAX

@@ -57,6 +57,22 @@ impl TrafficFeature {
     }
 }
 
+/// The set of shares that a search belongs to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SearchSigns(u128);
+
+impl SearchSigns {
+    /// The set of the shares with these indices, which are below 128.
+    pub(super) fn of(shares: impl Iterator<Item = usize>) -> Self {
+        Self(shares.fold(0, |signs, share| signs | 1 << share))
+    }
+
+    /// Whether the search belongs to the share with this index.
+    pub(super) fn has(self, share: usize) -> bool {
+        (self.0 >> share) & 1 == 1
+    }
+}
+
 /// A number that is measured of a picture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

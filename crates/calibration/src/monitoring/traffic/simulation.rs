@@ -87,10 +87,19 @@ impl SimulatedTraffic {
     /// A calibration with three pictures of each label, and with `labels` enrolled labels and as many
     /// strangers.
     fn calibration(&self, labels: usize, draws: &mut SimulatedDraws) -> TrafficReference {
+        self.calibration_with(labels, 3, draws)
+    }
+
+    fn calibration_with(
+        &self,
+        labels: usize,
+        pictures: usize,
+        draws: &mut SimulatedDraws,
+    ) -> TrafficReference {
         let mut queries = Vec::new();
         for number in 0..2 * labels {
             let label = format!("label {number}");
-            queries.extend((0..3).map(|_| self.query(&label, number < labels, draws)));
+            queries.extend((0..pictures).map(|_| self.query(&label, number < labels, draws)));
         }
         TrafficReference::of(&queries, 7)
     }
@@ -155,8 +164,8 @@ fn false_alarms(months: u64, labels: usize, searches: usize, certain: bool) -> u
             reference.mated_labels *= TIMES;
             reference.stranger_labels *= TIMES;
             for share in &mut reference.shares {
-                share.mated *= TIMES;
-                share.strangers *= TIMES;
+                share.mated.times(TIMES);
+                share.strangers.times(TIMES);
             }
         }
         let mut watch = TrafficWatch::new(&reference, DELTA, 0);
@@ -188,6 +197,30 @@ fn unchanged_traffic_raises_no_more_alarms_than_stated_whatever_part_of_it_is_ma
     let careless = false_alarms(100, 20, 1000, true);
     eprintln!("{careless} in 100 months if what is counted was taken for the truth");
     assert!(50 <= careless, "{careless} of 100");
+}
+
+/// A tenth of the pictures is PNG, and then a quarter.
+#[test]
+#[expect(clippy::print_stderr, reason = "the figures of docs/evidence.md")]
+fn several_queries_of_each_label_show_a_smaller_change() {
+    let mut draws = SimulatedDraws(17);
+    let changed = SimulatedTraffic {
+        formats: vec![("JPEG", 0.75), ("PNG", 0.25)],
+        ..usual()
+    };
+    let mut seen = |pictures| {
+        let months = 0..100;
+        let alarms = months.filter(|_| {
+            let reference = usual().calibration_with(100, pictures, &mut draws);
+            let mut watch = TrafficWatch::new(&reference, DELTA, 0);
+            changed.run(&mut watch, &reference, THOUSAND, &mut draws);
+            watch.assessment().alarm_at.is_some()
+        });
+        alarms.count()
+    };
+    let (one, several) = (seen(1), seen(6));
+    eprintln!("with one query of each label: seen in {one} of 100 months; with six: in {several}");
+    assert!(one < 10 && 20 < several, "{one} {several}");
 }
 
 /// Half of the pictures become PNG, which a tenth was.
@@ -377,6 +410,19 @@ fn a_change_after_a_long_quiet_time_is_seen_and_a_restart_forgets_nothing() {
     let at = watch.assessment().alarm_at;
     assert!(at.is_some_and(|at| at < 20_030), "{at:?}");
     assert_eq!(again.assessment().alarm_at, at);
+    // What an earlier version kept has other bets: its evidence starts over, and its alarm stands.
+    let mut earlier = serde_json::to_value(watch.state()).unwrap();
+    for share in earlier["shares"].as_array_mut().unwrap() {
+        let kept = share.as_object_mut().unwrap();
+        kept.remove("wealths");
+        kept.insert("wealth".to_owned(), serde_json::json!([0.5, 0.5, 0.5, 0.5]));
+    }
+    let earlier: TrafficState = serde_json::from_value(earlier).unwrap();
+    let resumed = TrafficWatch::new(&reference, DELTA, 0).resumed(earlier);
+    assert_eq!(
+        (resumed.state().compared, resumed.state().alarm_at),
+        (0, at)
+    );
     // The alarm stays raised.
     usual().run(&mut watch, &reference, THOUSAND, &mut draws);
     assert_eq!(watch.assessment().alarm_at, at);
@@ -391,8 +437,8 @@ fn a_reset_makes_the_next_alarm_dearer() {
             .assessment()
             .ln_e_alarm
     };
-    assert!((ln_e_alarm(0) - 40.0_f64.ln()).abs() < 1e-12);
-    assert!((ln_e_alarm(3) - 320.0_f64.ln()).abs() < 1e-12);
+    assert!((ln_e_alarm(0) - 20.0_f64.ln()).abs() < 1e-12);
+    assert!((ln_e_alarm(3) - 160.0_f64.ln()).abs() < 1e-12);
 }
 
 #[test]
@@ -433,12 +479,12 @@ fn what_is_kept_is_read_again_and_damage_is_found() {
             .contains("the queries of op-1")
     );
     let text = String::from_utf8(json).unwrap();
-    let before = text.replace("\"format\":2,\"operating_point\":\"op-1\"", "\"format\":1");
+    let before = text.replace("\"format\":3,\"operating_point\":\"op-1\"", "\"format\":1");
     assert_eq!(read(before.as_bytes(), "op-2").unwrap(), reference);
     let refused = |text: &str| read(text.as_bytes(), "op-1").unwrap_err();
     assert!(refused(&text.replace("\"JPEG\"", "\"JPEg\"")).contains("checksum"));
-    assert!(refused(&text.replace("\"format\":2", "\"format\":3")).contains("format 3"));
-    assert!(refused(&text.replace("\"format\":2", "\"format\":1")).contains("contradict"));
+    assert!(refused(&text.replace("\"format\":3", "\"format\":4")).contains("format 4"));
+    assert!(refused(&text.replace("\"format\":3", "\"format\":1")).contains("contradict"));
     assert!(refused(&text[..text.len() / 2]).contains("EOF"));
     // The order of the queries does not matter, and vectors of another dimension belong to no direction.
     let other = TrafficQuery {

@@ -4,15 +4,19 @@ use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
 
+use super::calibrated::ShareAtCalibration;
 use super::reference::CalibratedShare;
 use super::{SearchSigns, TrafficFeature, TrafficReference};
-use crate::binomial::{real, upper_bound};
+use crate::binomial::real;
 use crate::monitoring::drift::{DriftVerdict, Finding, FindingSubject};
 use crate::monitoring::share_bet::{ShareBet, Wealth, begins, e_value};
 use crate::rates::percent;
 
 /// A share with this limit or a higher one is not watched, because it can hardly exceed the limit.
 const LIMIT_MAX: f64 = 0.95;
+/// Values of a share, up to its limit, against which traffic bets. Between two of them evidence is a little less than
+/// it could be.
+const VALUES: u32 = 6;
 /// The wealth of a bet is capped here, far beyond any alarm, so that numbers stay finite.
 const WEALTH_MAX: f64 = 1e250;
 /// Number of latest searches that count as recent.
@@ -29,10 +33,20 @@ struct WatchedShare {
     limit: f64,
     /// Its weight in the mean of all evidence.
     weight: f64,
-    /// The bet that the share is above its limit. `None` if the share is not watched.
-    bet: Option<ShareBet>,
+    /// The bets that the share is above each of some values, the limit last. Empty if the share is not watched.
+    bets: Vec<ValueBet>,
+    /// The evidence of the calibration's labels against values above the limit.
+    above_limit: f64,
     /// Number of recent searches in the share.
     recent: u64,
+}
+
+/// A bet that a share of traffic is above a value.
+#[derive(Clone, Debug)]
+struct ValueBet {
+    bet: ShareBet,
+    /// The evidence of the calibration's labels against all values above the one before, up to this one.
+    calibrated: f64,
 }
 
 /// The evidence as it is stored between two runs of a server.
@@ -49,9 +63,10 @@ pub struct TrafficState {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 struct ShareState {
-    wealth: Wealth,
+    /// By value. What an earlier version stored has none, and its evidence starts from the beginning.
+    #[serde(default)]
+    wealths: Vec<Wealth>,
     within: u64,
     accepted: u64,
 }
@@ -71,8 +86,7 @@ pub struct TrafficWatch {
 
 impl TrafficWatch {
     /// Starts to watch. The probability of ever raising a false alarm is at most `delta`. After `resets`
-    /// earlier resets, the half of `delta` that is for the evidence is divided by 2^`resets`, so that all
-    /// spans together have less than 1.5 `delta`.
+    /// earlier resets it is divided by 2^`resets`, so that all spans together have less than 2 `delta`.
     #[must_use]
     pub fn new(reference: &TrafficReference, delta: f64, resets: usize) -> Self {
         let features: Vec<TrafficFeature> =
@@ -80,33 +94,49 @@ impl TrafficWatch {
         let mut different = features.clone();
         different.sort_unstable();
         different.dedup();
+        let halvings = i32::try_from(resets).unwrap_or(i32::MAX);
+        let ln_e_alarm = f64::from(halvings) * std::f64::consts::LN_2 - delta.ln();
         let of_feature = |feature| features.iter().filter(|&&other| other == feature).count();
         let watched = |share: &CalibratedShare| {
             let feature = share.rule.feature();
             // Each feature has the same weight in the evidence, however many shares it is divided into.
             let parts = different.len() * of_feature(feature);
-            WatchedShare::new(reference, share, 1.0 / real(parts as u64), delta)
+            WatchedShare::new(reference, share, 1.0 / real(parts as u64), ln_e_alarm)
         };
-        let halvings = i32::try_from(resets).unwrap_or(i32::MAX);
         let mut watch = Self {
             shares: reference.shares.iter().map(watched).collect(),
             labels: reference.labels(),
-            ln_e_alarm: (2.0 / delta).ln() + f64::from(halvings) * std::f64::consts::LN_2,
+            ln_e_alarm,
             state: TrafficState::default(),
             recent: VecDeque::with_capacity(RECENT),
             evidence: 1.0,
         };
-        watch.state.shares = vec![ShareState::default(); watch.shares.len()];
+        let begun = |share: &WatchedShare| ShareState {
+            wealths: vec![Wealth::default(); share.bets.len()],
+            ..ShareState::default()
+        };
+        watch.state.shares = watch.shares.iter().map(begun).collect();
         watch
     }
 
-    /// Continues from a stored state. If that has other shares, the evidence starts from the beginning.
+    /// Continues from a stored state. If that has other shares or bets, the evidence starts from the beginning, and only
+    /// an alarm that was raised stands.
     #[must_use]
     pub fn resumed(mut self, state: TrafficState) -> Self {
-        let finite = |share: &ShareState| share.wealth.iter().all(|wealth| wealth.is_finite());
-        if state.shares.len() == self.shares.len() && state.shares.iter().all(finite) {
+        let fits = |(share, state): (&WatchedShare, &ShareState)| {
+            share.bets.len() == state.wealths.len()
+                && state
+                    .wealths
+                    .iter()
+                    .flatten()
+                    .all(|wealth| wealth.is_finite())
+        };
+        let mut pairs = self.shares.iter().zip(&state.shares);
+        if state.shares.len() == self.shares.len() && pairs.all(fits) {
             self.state = state;
             self.evidence = self.weigh();
+        } else {
+            self.state.alarm_at = state.alarm_at;
         }
         self
     }
@@ -133,8 +163,8 @@ impl TrafficWatch {
             state.within += u64::from(within);
             state.accepted += u64::from(within && accepted);
             share.recent += u64::from(within);
-            if let Some(bet) = &share.bet {
-                bet.observe(&mut state.wealth, within, begins);
+            for (value, wealth) in share.bets.iter().zip(&mut state.wealths) {
+                value.bet.observe(wealth, within, begins);
             }
         }
         if self.recent.len() == RECENT
@@ -161,10 +191,14 @@ impl TrafficWatch {
     }
 
     fn of_share(&self, share: &WatchedShare, state: &ShareState) -> f64 {
-        if share.bet.is_none() {
+        if share.bets.is_empty() {
             return 1.0;
         }
-        e_value(&state.wealth, self.state.compared)
+        let against = |(value, wealth): (&ValueBet, &Wealth)| {
+            value.calibrated * e_value(wealth, self.state.compared)
+        };
+        let values = share.bets.iter().zip(&state.wealths).map(against);
+        values.fold(share.above_limit, f64::min)
     }
 
     /// The alarm as text; `None` without one.
@@ -180,7 +214,7 @@ impl TrafficWatch {
         let recent = self.recent.len() as u64;
         let (compared, accepted) = (self.state.compared, self.state.accepted);
         let pairs = self.shares.iter().zip(&self.state.shares);
-        let watched = pairs.filter(|(share, _)| share.bet.is_some());
+        let watched = pairs.filter(|(share, _)| !share.bets.is_empty());
         let shown = watched.map(|(share, state)| ShareInService {
             feature: share.feature,
             name: share.name.clone(),
@@ -209,27 +243,39 @@ impl TrafficWatch {
 }
 
 impl WatchedShare {
-    fn new(reference: &TrafficReference, share: &CalibratedShare, weight: f64, delta: f64) -> Self {
-        let classes = [
-            (share.mated, reference.mated_labels),
-            (share.strangers, reference.stranger_labels),
-        ];
-        // Half of delta is divided over all shares and both classes.
-        let alpha = delta / 2.0 * weight / 2.0;
-        let larger =
-            |of: &dyn Fn((u64, u64)) -> f64| classes.into_iter().map(of).fold(0.0, f64::max);
-        // Without labels of a class, its share may be anything up to 1.
-        let limit = larger(&|(within, labels)| match labels {
-            0 => 1.0,
-            _ => upper_bound(within, labels, alpha),
-        });
+    fn new(
+        reference: &TrafficReference,
+        share: &CalibratedShare,
+        weight: f64,
+        ln_e_alarm: f64,
+    ) -> Self {
+        let [mated, strangers] = reference.labels();
+        let labels = ShareAtCalibration::of([(&share.mated, mated), (&share.strangers, strangers)]);
+        // Evidence with which this share would raise the alarm alone.
+        let enough = ln_e_alarm - weight.ln();
+        let calibrated = labels.larger();
+        let limit = labels.limit(enough, LIMIT_MAX);
+        // The labels' evidence grows with about the square of the distance, so that these are equal steps of it.
+        let value = |limit: f64, number: u32| match number {
+            0 => 0.0,
+            _ => {
+                let part = (f64::from(number) / f64::from(VALUES)).sqrt();
+                calibrated + part * (limit - calibrated)
+            }
+        };
+        let bet = |limit: f64, number: u32| ValueBet {
+            bet: ShareBet::above(value(limit, number), WEALTH_MAX),
+            calibrated: labels.ln_e(value(limit, number - 1)).exp(),
+        };
+        let bets = |limit| (1..=VALUES).map(move |number| bet(limit, number));
         Self {
             feature: share.rule.feature(),
             name: share.rule.name(),
-            calibrated: larger(&|(within, labels)| ratio(within, labels).unwrap_or(0.0)),
-            limit,
+            calibrated,
+            limit: limit.unwrap_or(1.0),
             weight,
-            bet: (limit < LIMIT_MAX).then(|| ShareBet::above(limit, WEALTH_MAX)),
+            bets: limit.into_iter().flat_map(bets).collect(),
+            above_limit: limit.map_or(1.0, |limit| labels.ln_e(limit).exp()),
             recent: 0,
         }
     }
@@ -254,7 +300,7 @@ pub struct ShareInService {
     pub overall: Option<f64>,
     /// The share among the latest 500 searches since the server started; `None` before the first.
     pub lately: Option<f64>,
-    /// The natural logarithm of the evidence that the share is above its limit.
+    /// The natural logarithm of the evidence that the share is above that of the calibration, whatever that is.
     pub ln_e: f64,
     /// The share of accepts among these searches; `None` without any.
     pub accept_rate: Option<f64>,
