@@ -452,6 +452,16 @@ def check_pages(browser: Browser, server: Console, key: str, pictures: Path | No
         visit.context.close()
 
 
+def print_findings(browser: Browser, report: Path) -> None:
+    """The findings of a drift report stand below each other on paper, and have no sheet each."""
+    page = browser.new_page()
+    page.goto(report.as_uri())
+    findings = page.locator(".verdict").count()
+    sheets = len(re.findall(rb"/Type\s*/Page\b", page.pdf(format="A4")))
+    expect(3 <= findings and sheets <= 3, f"a drift report of {findings} findings has {sheets} sheets")
+    page.close()
+
+
 def write_large(folder: Path) -> tuple[Path, Path]:
     """10,000 vectors of 2,000 labels."""
     count, dimension, draw = 10_000, 64, random.Random(1)
@@ -542,6 +552,10 @@ def main() -> int:
             # What decides is another one now, and its own decisions wait for labels.
             server.search(photographs(60)[::6], "--api-key-file", str(write_key(folder, key)))
             check_pages(browser, server, key, arguments.pictures)
+            report, key_file = folder / "drift.html", write_key(folder, key)
+            asked = ["--server", server.calls, "--api-key-file", key_file, "--html", report]
+            run(program, "drift", "report", *asked)
+            print_findings(browser, report)
             server.stop()
             secured(browser, program, shop, folder, key)
             browser.close()

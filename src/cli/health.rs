@@ -93,6 +93,6 @@ fn text(health: &ServerHealth) -> String {
     match &health.error {
         Some(error) => format!("not serving: {error}"),
         None if health.serving => "serving".to_owned(),
-        None => "not serving: the server is starting, or about to end".to_owned(),
+        None => "not serving: the server loads, ends, or is not fit to serve; `matchpoint status` and its log say why".to_owned(),
     }
 }

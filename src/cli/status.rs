@@ -204,7 +204,7 @@ fn why_undecided(reason: UndecidedReason) -> &'static str {
             "its operating point is missing from the disk, or damaged, and the server's log says what; restore the deployment, or run `matchpoint calibrate`"
         }
         UndecidedReason::GalleryDamaged => {
-            "an item has changed on the disk while it was served, and the server's log names it; stop the server, remove items.graph and start it, which verifies every item; look after the disk"
+            "an item has changed on the disk while it was served, and the server's log names it; stop the server, remove items.graph and start it, which verifies every item; if it refuses one, serve the last snapshot; look after the disk"
         }
         // Of searches only, or of a server that does not say.
         UndecidedReason::NoOtherLabel | UndecidedReason::Unspecified => {

@@ -3,7 +3,7 @@
 use super::axis::{AxisScale, AxisUnit, ChartAxis};
 use super::estimate::RateInterval;
 use super::markup::Markup;
-use super::numbers::short_percent;
+use super::numbers::percent;
 use super::page::document;
 use super::plot::{AxisNames, Plot, TextAnchor};
 use super::tables::{HtmlTable, TableColumn, cell};
@@ -146,7 +146,7 @@ fn chart(course: &RateCourse) -> Option<Markup> {
     let curve = points.iter().map(|(day, rate, _)| (*day, Some(*rate)));
     plot.curve(curve, "line", "");
     if let Some(limit) = course.limit {
-        let name = format!("limit: {}", short_percent(limit));
+        let name = format!("limit: {}", percent(Some(limit)));
         plot.horizontal(limit, "target", &name, TextAnchor::Right);
     }
     let [from, to] = &course.ends;

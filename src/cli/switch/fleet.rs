@@ -263,11 +263,15 @@ impl FleetSwitched {
             )
         };
         let lines: String = self.servers.iter().map(line).collect();
+        let count = self.servers.len();
+        let serve = if count == 1 {
+            "server serves"
+        } else {
+            "servers serve"
+        };
         format!(
-            "{} servers serve state {}; two states answered for {:.3} s\n{lines}",
-            self.servers.len(),
-            self.state,
-            self.seconds_of_two_states
+            "{count} {serve} state {}; two states answered for {:.3} s\n{lines}",
+            self.state, self.seconds_of_two_states
         )
     }
 }

@@ -49,7 +49,7 @@ impl List {
                 .with_context(|| format!("cannot write {}", file.display()))?;
         }
         let output = Output::beside(self.at.json, self.csv.as_deref());
-        output.result(&decisions, |decisions| queue_text(decisions))?;
+        output.result(&decisions, |decisions| queue_text(decisions, self.limit))?;
         Ok(Exit::Done)
     }
 }
@@ -99,7 +99,7 @@ fn write_csv(file: &Path, decisions: &[RecordedDecision]) -> anyhow::Result<()> 
     Ok(csv.finish()?)
 }
 
-fn queue_text(decisions: &[RecordedDecision]) -> String {
+fn queue_text(decisions: &[RecordedDecision], limit: u32) -> String {
     if decisions.is_empty() {
         return "no sampled decision waits for an annotation".to_owned();
     }
@@ -114,8 +114,13 @@ fn queue_text(decisions: &[RecordedDecision]) -> String {
         )
     };
     let lines: String = decisions.iter().map(line).collect();
+    let count = decisions.len();
+    let waits = if u32::try_from(count) == Ok(limit) {
+        format!("These are the newest {count}; --limit lists more")
+    } else {
+        format!("{count} decisions wait")
+    };
     format!(
-        "{lines}\n{} decisions wait. Say what their queries showed:\n  matchpoint audit annotate ID --label LABEL | --not-enrolled | --unusable\n  or fill in the columns truth and label of --csv FILE, and matchpoint audit import FILE",
-        decisions.len()
+        "{lines}\n{waits}. Say what their queries showed:\n  matchpoint audit annotate ID --label LABEL | --not-enrolled | --unusable\n  or fill in the columns truth and label of --csv FILE, and matchpoint audit import FILE"
     )
 }
