@@ -546,6 +546,36 @@ fn a_disk_that_is_full_leaves_nothing_behind() {
 }
 
 #[test]
+fn a_signal_while_the_folder_is_written_leaves_none_as_the_command_says() {
+    if Command::new("strace").arg("-V").output().is_err() {
+        eprintln!("skipped: strace is not installed");
+        return;
+    }
+    let folder = TempDir::new().unwrap();
+    let (file, list) = vectors(folder.path(), 120, 4);
+    let place = folder.path().join("place");
+    // It comes with the first file, and the folder of the second waits until it is heard.
+    let stopped = Command::new("strace")
+        .args(["--follow-forks", "--output=/dev/null"])
+        .args(["-e", "inject=fsync:signal=INT:when=1"])
+        .args(["-e", "inject=mkdir:delay_enter=300000"])
+        .arg(matchpoint(&[]).get_program())
+        .args(["adapt", "--embeddings"])
+        .arg(&file)
+        .arg("--labels")
+        .arg(&list)
+        .arg("--out")
+        .arg(place.join("head"))
+        .output()
+        .unwrap();
+    let said = both(&stopped);
+    assert_eq!(stopped.status.code(), Some(130), "{said}");
+    assert!(said.contains("nothing is written"), "{said}");
+    assert!(!said.contains("written to"), "{said}");
+    assert_eq!(fs::read_dir(&place).unwrap().count(), 0);
+}
+
+#[test]
 fn a_kill_at_any_moment_of_the_writing_leaves_no_head_and_the_command_starts_over() {
     if Command::new("strace").arg("-V").output().is_err() {
         eprintln!("skipped: strace is not installed");

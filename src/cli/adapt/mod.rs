@@ -229,6 +229,7 @@ impl Adapt {
                 adapted: &adapted,
                 record: &record,
                 model: rows.model.as_ref(),
+                signal: &signal,
             };
             report.models = writing.write(&self.out, &mut models)?;
             report.written = Some(self.out.clone());

@@ -9,6 +9,7 @@ use super::AdaptedModel;
 use crate::cli::exit::{Exit, fail};
 use crate::cli::input::head::{RECORD_NAME, WEIGHTS_NAME};
 use crate::cli::output::file::write_within;
+use crate::cli::signal::Signal;
 use crate::deployment::{DeploymentError, LoadedModel, Models, TemporaryFolder};
 use matchpoint_adapt::{AdaptedHead, HeadRecord};
 use matchpoint_embed::{HeadWeights, adapted_folder};
@@ -19,6 +20,8 @@ pub(super) struct Writing<'a> {
     pub(super) record: &'a HeadRecord,
     /// The model that the head is added to.
     pub(super) model: Option<&'a LoadedModel>,
+    /// What stops the work until the folder has its name.
+    pub(super) signal: &'a Signal,
 }
 
 impl Writing<'_> {
@@ -65,6 +68,9 @@ impl Writing<'_> {
             }
         } else {
             write(Path::new(RECORD_NAME), &record)?;
+        }
+        if let Some(exit) = self.signal.received() {
+            return Err(fail(exit, "stopped; nothing is written"));
         }
         temporary.publish(out).map_err(|cause| {
             let message = format!("cannot write {}: {cause}", out.display());
