@@ -883,31 +883,55 @@ fn evaluate_reports_rates_with_intervals_over_labels() {
     ));
 }
 
-/// As a calibration counts them: they show 12 strangers, and nobody said so.
+/// The pictures of 12 strangers whom nobody named, and those of what is enrolled.
+fn unnamed_strangers() -> Vec<String> {
+    let all = fs::read_to_string(photos().join("evaluate.csv")).unwrap();
+    let rows = all.lines().skip(1).enumerate().map(|(number, row)| {
+        let cells: Vec<&str> = row.split(',').collect();
+        let unnamed = format!("stranger-0199f0aa-7c1b-7e0e-8d63-{number:012x}");
+        let is_stranger = cells[2] == "unknown";
+        let label = if is_stranger { &unnamed } else { cells[1] };
+        format!("{},{label}\n", path(&photos().join(cells[0])))
+    });
+    rows.collect()
+}
+
+/// As a calibration counts them.
 #[test]
 fn pictures_that_may_show_one_stranger_are_no_labels_of_an_evaluation() {
     let folder = tempfile::tempdir().unwrap();
-    let all = fs::read_to_string(photos().join("evaluate.csv")).unwrap();
-    let mut list = "path,label\n".to_owned();
-    for (number, row) in all.lines().skip(1).enumerate() {
-        let cells: Vec<&str> = row.split(',').collect();
-        let unnamed = format!("stranger-0199f0aa-7c1b-7e0e-8d63-{number:012x}");
-        let label = if cells[2] == "unknown" {
-            &unnamed
-        } else {
-            cells[1]
-        };
-        list.push_str(&format!("{},{label}\n", path(&photos().join(cells[0]))));
-    }
     let queries = folder.path().join("unnamed.csv");
-    fs::write(&queries, list).unwrap();
-    let arguments = ["evaluate", path(sample()), "--queries", path(&queries)];
-    let evaluated = run(&[&arguments[..], &["--json"]].concat());
+    let written = |rows: &[String]| fs::write(&queries, format!("path,label\n{}", rows.concat()));
+    let rows = unnamed_strangers();
+    written(&rows).unwrap();
+    let shop = folder.path().join("shop");
+    copy_folder(sample(), &shop);
+    let asked = |first: &str, more: &[&str]| {
+        run(&[&[first, path(&shop), "--queries", path(&queries)], more].concat())
+    };
+    let evaluated = asked("evaluate", &["--json"]);
     assert_eq!(code(&evaluated), 0, "{}", text(&evaluated.stderr));
     let report = json(&evaluated);
     assert_eq!(report["non_mated"], 60);
     let labels = report["far"]["labels"].as_u64().unwrap();
     assert!(labels <= 12, "{}", report["far"]);
+    // One that counted as another chose the threshold as well.
+    let calibrated = asked("calibrate", &["--equal-error"]);
+    assert_eq!(code(&calibrated), 0, "{}", text(&calibrated.stderr));
+    let is_stranger = |row: &&String| row.contains(",stranger-");
+    let last: Vec<String> = rows
+        .iter()
+        .rfind(is_stranger)
+        .cloned()
+        .into_iter()
+        .collect();
+    written(&last).unwrap();
+    let refused = asked("evaluate", &[]);
+    let said = text(&refused.stderr);
+    assert!(
+        code(&refused) == 65 && said.contains("chose the threshold"),
+        "{said}"
+    );
 }
 
 /// As wide as a terminal; a command to type, and a path, are not broken.

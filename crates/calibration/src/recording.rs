@@ -175,6 +175,7 @@ pub struct Recording {
     searches: Vec<RecordedSearch>,
     trials: Trials,
     score_labels: BTreeSet<String>,
+    merged_labels: BTreeSet<String>,
 }
 
 #[derive(Serialize)]
@@ -183,6 +184,8 @@ struct RecordingFileRef<'a> {
     digest: String,
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     score_labels: &'a BTreeSet<String>,
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    merged_labels: &'a BTreeSet<String>,
     searches: &'a [RecordedSearch],
 }
 
@@ -194,6 +197,8 @@ struct RecordingFile {
     /// Called `set_aside` while these labels had no part in the threshold.
     #[serde(default, alias = "set_aside")]
     score_labels: BTreeSet<String>,
+    #[serde(default)]
+    merged_labels: BTreeSet<String>,
     searches: Vec<RecordedSearch>,
 }
 
@@ -276,6 +281,7 @@ impl Recording {
             searches,
             trials,
             score_labels: BTreeSet::new(),
+            merged_labels: BTreeSet::new(),
         })
     }
 
@@ -283,6 +289,14 @@ impl Recording {
     #[must_use]
     pub fn with_score_labels(mut self, labels: BTreeSet<String>) -> Self {
         self.score_labels = labels;
+        self
+    }
+
+    /// Records the labels of pictures that count under the label of another one, since both may show the same stranger
+    /// without a name. They chose the threshold as well, and cannot judge it.
+    #[must_use]
+    pub fn with_merged_labels(mut self, labels: BTreeSet<String>) -> Self {
+        self.merged_labels = labels;
         self
     }
 
@@ -300,15 +314,25 @@ impl Recording {
         &self.score_labels
     }
 
+    /// The labels that count as others, and are those of no search here.
+    #[must_use]
+    pub fn merged_labels(&self) -> &BTreeSet<String> {
+        &self.merged_labels
+    }
+
     /// The digest of the trials and of everything that is stored with them.
     fn digest(&self) -> Result<String, CalibrationError> {
         let held = self.trials.digest();
         let adjusted =
             |search: &RecordedSearch| search.found.as_ref().is_some_and(|f| f.adjusted.is_some());
-        if self.score_labels.is_empty() && !self.searches.iter().any(adjusted) {
+        let (chose, merged) = (&self.score_labels, &self.merged_labels);
+        let rest = if !merged.is_empty() {
+            serde_json::to_vec(&(chose, merged, &self.searches))
+        } else if !chose.is_empty() || self.searches.iter().any(adjusted) {
+            serde_json::to_vec(&(chose, &self.searches))
+        } else {
             return Ok(held);
-        }
-        let rest = serde_json::to_vec(&(&self.score_labels, &self.searches));
+        };
         let rest = rest.map_err(CalibrationError::NotARecording)?;
         Ok(encode_string(&Sha256::digest(
             [held.as_bytes(), &rest].concat(),
@@ -328,7 +352,9 @@ impl Recording {
                 supported: FORMAT,
             });
         }
-        let recording = Self::new(file.searches)?.with_score_labels(file.score_labels);
+        let recording = Self::new(file.searches)?;
+        let recording = recording.with_score_labels(file.score_labels);
+        let recording = recording.with_merged_labels(file.merged_labels);
         let computed = recording.digest()?;
         if computed != file.digest {
             return Err(CalibrationError::RecordingAltered {
@@ -348,6 +374,7 @@ impl Recording {
             format: FORMAT,
             digest: self.digest()?,
             score_labels: &self.score_labels,
+            merged_labels: &self.merged_labels,
             searches: &self.searches,
         };
         serde_json::to_vec(&file).map_err(CalibrationError::NotARecording)
@@ -643,12 +670,14 @@ mod tests {
         }
         let adjusted = Recording::new(searches).unwrap();
         let adjusted = adjusted.with_score_labels(BTreeSet::from(["m9".to_owned()]));
+        let adjusted = adjusted.with_merged_labels(BTreeSet::from(["s9".to_owned()]));
         let back = Recording::parse(&adjusted.to_json().unwrap()).unwrap();
         assert_eq!(back, adjusted);
         assert_ne!(adjusted.trials().digest(), recording().trials().digest());
         let json = String::from_utf8(adjusted.to_json().unwrap()).unwrap();
         for altered in [
             json.replace("m9", "m8"),
+            json.replace("s9", "s8"),
             json.replacen("0.8999999761581421", "0.75", 1),
         ] {
             assert_ne!(altered, json);

@@ -208,6 +208,7 @@ pub fn labels_that_chose(
             labels: chose
                 .map(|search| search.label.as_str())
                 .chain(recording.score_labels().iter().map(String::as_str))
+                .chain(recording.merged_labels().iter().map(String::as_str))
                 .collect(),
         },
         &LabelSet {
