@@ -24,7 +24,7 @@ const FILE: &str = "traffic.json";
 const WAITING_MAX: usize = 1 << 16;
 /// How often the evidence is stored. Searches that a crash loses are not compared.
 const KEEP_EVERY: Duration = Duration::from_secs(10);
-/// The number of operating points of which evidence is kept: those that were compared last, with some 30 KB each. One that
+/// The number of operating points of which evidence is kept: those that were compared last, with some 60 KB each. One that
 /// decides again goes on where it was: a test that began anew with each switch would have another chance of a false alarm
 /// each time, and would forget the alarm of before.
 const POINTS_MAX: usize = 20;

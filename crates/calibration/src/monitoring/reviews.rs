@@ -7,7 +7,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::sequential::LIMIT_MAX;
+use super::sequential::{LIMIT_MAX, unbegun};
 use super::share_bet::{ShareBet, Wealth, begins, e_value};
 use crate::binomial::real;
 use crate::rates::{Confidence, Interval, Rate, percent};
@@ -181,7 +181,7 @@ impl ReviewWatch {
             let interval = Interval::wilson(share, real(searches), Confidence::DISPLAY);
             (share, interval)
         });
-        let says = |wealth| self.e_alarm <= e_value(wealth, searches);
+        let says = |wealth| self.e_alarm <= e_value(wealth, unbegun(searches));
         let strays = if says(&above) {
             Some(PredictionSide::Above)
         } else if says(&below) {

@@ -49,7 +49,7 @@ pub(super) fn begins(outcomes: u64) -> f64 {
     unbegun(outcomes) - unbegun(outcomes + 1)
 }
 
-/// The e-process after so many outcomes: 1 before the first.
-pub(super) fn e_value(wealth: &Wealth, outcomes: u64) -> f64 {
-    wealth.iter().sum::<f64>() / real(ALTERNATIVES.len() as u64) + unbegun(outcomes)
+/// The e-process, with the part of the stake that has not begun: 1 before the first outcome.
+pub(super) fn e_value(wealth: &Wealth, unbegun: f64) -> f64 {
+    wealth.iter().sum::<f64>() / real(ALTERNATIVES.len() as u64) + unbegun
 }

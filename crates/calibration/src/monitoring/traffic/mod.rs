@@ -17,6 +17,7 @@
 //! The comparison says nothing about FAR or FRR themselves, and cannot detect strangers that look like
 //! enrolled things.
 
+mod assessment;
 mod calibrated;
 mod fit;
 mod reference;
@@ -27,10 +28,11 @@ mod watch;
 
 use std::collections::BTreeMap;
 
+pub use assessment::{ShareInService, TrafficAssessment};
 pub use fit::TrafficQuery;
 pub use reference::TrafficReference;
 pub use shares::{SearchSigns, TrafficFeature};
-pub use watch::{ShareInService, TrafficAssessment, TrafficState, TrafficWatch};
+pub use watch::{TrafficState, TrafficWatch};
 
 /// Properties of a picture that are measured when it is decoded.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -4,13 +4,13 @@ use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
 
+use super::assessment::{ShareInService, TrafficAssessment};
 use super::calibrated::ShareAtCalibration;
 use super::reference::CalibratedShare;
 use super::{SearchSigns, TrafficFeature, TrafficReference};
 use crate::binomial::real;
-use crate::monitoring::drift::{DriftVerdict, Finding, FindingSubject};
+use crate::monitoring::sequential::unbegun;
 use crate::monitoring::share_bet::{ShareBet, Wealth, begins, e_value};
-use crate::rates::percent;
 
 /// A share with this limit or a higher one is not watched, because it can hardly exceed the limit.
 const LIMIT_MAX: f64 = 0.95;
@@ -35,7 +35,8 @@ struct WatchedShare {
     weight: f64,
     /// The bets that the share is above each of some values, the limit last. Empty if the share is not watched.
     bets: Vec<ValueBet>,
-    /// The evidence of the calibration's labels against values above the limit.
+    /// The evidence of the calibration's labels against values above the limit, or against all if there is none. That is
+    /// less than 1 if more labels are in the share than expected, as where a share is not watched for it.
     above_limit: f64,
     /// Number of recent searches in the share.
     recent: u64,
@@ -59,16 +60,41 @@ pub struct TrafficState {
     accepted: u64,
     /// The number, from 1, of the search that raised the alarm; `None` without an alarm.
     pub(super) alarm_at: Option<u64>,
+    /// What the alarm named when it was raised; an earlier version did not store it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    raised: Option<String>,
     shares: Vec<ShareState>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 struct ShareState {
+    /// The highest share that is consistent with the calibration; absent if the share is not watched.
+    #[serde(default)]
+    limit: Option<f64>,
     /// By value. What an earlier version stored has none, and its evidence starts from the beginning.
     #[serde(default)]
     wealths: Vec<Wealth>,
     within: u64,
     accepted: u64,
+}
+
+impl ShareState {
+    /// Whether a stored one of this state of all shares is of the same bets.
+    fn is_continued(&self, stored: &Self, all: &TrafficState) -> bool {
+        let counts = stored.within <= all.compared
+            && stored.accepted <= stored.within.min(all.accepted)
+            && stored.within - stored.accepted <= all.compared - all.accepted;
+        let mut wealths = stored.wealths.iter().flatten();
+        // A digit more or less is of no account.
+        let is_near = match (self.limit, stored.limit) {
+            (Some(own), Some(other)) => (own - other).abs() < 1e-9,
+            (own, other) => own == other,
+        };
+        counts
+            && is_near
+            && self.wealths.len() == stored.wealths.len()
+            && wealths.all(|wealth| wealth.is_finite() && 0.0 <= *wealth)
+    }
 }
 
 /// Compares traffic with a calibration, in constant memory.
@@ -101,7 +127,12 @@ impl TrafficWatch {
             let feature = share.rule.feature();
             // Each feature has the same weight in the evidence, however many shares it is divided into.
             let parts = different.len() * of_feature(feature);
-            WatchedShare::new(reference, share, 1.0 / real(parts as u64), ln_e_alarm)
+            WatchedShare::new(
+                reference.labels(),
+                share,
+                1.0 / real(parts as u64),
+                ln_e_alarm,
+            )
         };
         let mut watch = Self {
             shares: reference.shares.iter().map(watched).collect(),
@@ -112,6 +143,7 @@ impl TrafficWatch {
             evidence: 1.0,
         };
         let begun = |share: &WatchedShare| ShareState {
+            limit: (!share.bets.is_empty()).then_some(share.limit),
             wealths: vec![Wealth::default(); share.bets.len()],
             ..ShareState::default()
         };
@@ -119,24 +151,23 @@ impl TrafficWatch {
         watch
     }
 
-    /// Continues from a stored state. If that has other shares or bets, the evidence starts from the beginning, and only
-    /// an alarm that was raised stands.
+    /// Continues from a stored state. If that has other shares or bets, or counts that cannot be, the evidence starts from
+    /// the beginning, and only an alarm that was raised stands.
     #[must_use]
     pub fn resumed(mut self, state: TrafficState) -> Self {
-        let fits = |(share, state): (&WatchedShare, &ShareState)| {
-            share.bets.len() == state.wealths.len()
-                && state
-                    .wealths
-                    .iter()
-                    .flatten()
-                    .all(|wealth| wealth.is_finite())
-        };
-        let mut pairs = self.shares.iter().zip(&state.shares);
-        if state.shares.len() == self.shares.len() && pairs.all(fits) {
+        let begun = &self.state.shares;
+        let fits = state.accepted <= state.compared
+            && begun.len() == state.shares.len()
+            && begun
+                .iter()
+                .zip(&state.shares)
+                .all(|(begun, stored)| begun.is_continued(stored, &state));
+        if fits {
             self.state = state;
             self.evidence = self.weigh();
         } else {
             self.state.alarm_at = state.alarm_at;
+            self.state.raised = state.raised;
         }
         self
     }
@@ -178,27 +209,20 @@ impl TrafficWatch {
         self.evidence = self.weigh();
         if self.state.alarm_at.is_none() && self.ln_e_alarm <= self.evidence.ln() {
             self.state.alarm_at = Some(self.state.compared);
+            self.state.raised = Some(self.assessment().names());
         }
     }
 
     /// The weighted mean of the evidence over all shares.
     fn weigh(&self) -> f64 {
+        let unbegun = unbegun(self.state.compared);
         let pairs = self.shares.iter().zip(&self.state.shares);
-        let sum: f64 = pairs
-            .map(|(share, state)| share.weight * self.of_share(share, state))
-            .sum();
-        if self.shares.is_empty() { 1.0 } else { sum }
-    }
-
-    fn of_share(&self, share: &WatchedShare, state: &ShareState) -> f64 {
-        if share.bets.is_empty() {
-            return 1.0;
+        let weighted = pairs.map(|(share, state)| share.weight * share.evidence(state, unbegun));
+        if self.shares.is_empty() {
+            1.0
+        } else {
+            weighted.sum()
         }
-        let against = |(value, wealth): (&ValueBet, &Wealth)| {
-            value.calibrated * e_value(wealth, self.state.compared)
-        };
-        let values = share.bets.iter().zip(&state.wealths).map(against);
-        values.fold(share.above_limit, f64::min)
     }
 
     /// The alarm as text; `None` without one.
@@ -215,17 +239,19 @@ impl TrafficWatch {
         let (compared, accepted) = (self.state.compared, self.state.accepted);
         let pairs = self.shares.iter().zip(&self.state.shares);
         let watched = pairs.filter(|(share, _)| !share.bets.is_empty());
-        let shown = watched.map(|(share, state)| ShareInService {
+        let unbegun = unbegun(compared);
+        let watched = watched.map(|(share, state)| (share, state, share.evidence(state, unbegun)));
+        let shown = watched.map(|(share, state, evidence)| ShareInService {
             feature: share.feature,
             name: share.name.clone(),
             calibrated: share.calibrated,
             limit: share.limit,
             overall: ratio(state.within, compared),
             lately: ratio(share.recent, recent),
-            ln_e: self.of_share(share, state).ln(),
+            ln_e: evidence.ln(),
             accept_rate: ratio(state.accepted, state.within),
             accept_rate_elsewhere: ratio(accepted - state.accepted, compared - state.within),
-            weighted: share.weight * self.of_share(share, state),
+            weighted: share.weight * evidence,
         });
         let mut shares: Vec<ShareInService> = shown.collect();
         shares.sort_by(|a, b| b.weighted.total_cmp(&a.weighted));
@@ -237,47 +263,57 @@ impl TrafficWatch {
             ln_e: self.evidence.ln(),
             ln_e_alarm: self.ln_e_alarm,
             alarm_at: self.state.alarm_at,
+            raised: self.state.raised.clone(),
             shares,
         }
     }
 }
 
 impl WatchedShare {
+    /// Of so many enrolled labels and strangers.
     fn new(
-        reference: &TrafficReference,
+        [mated, strangers]: [u64; 2],
         share: &CalibratedShare,
         weight: f64,
         ln_e_alarm: f64,
     ) -> Self {
-        let [mated, strangers] = reference.labels();
         let labels = ShareAtCalibration::of([(&share.mated, mated), (&share.strangers, strangers)]);
         // Evidence with which this share would raise the alarm alone.
         let enough = ln_e_alarm - weight.ln();
         let calibrated = labels.larger();
         let limit = labels.limit(enough, LIMIT_MAX);
         // The labels' evidence grows with about the square of the distance, so that these are equal steps of it.
-        let value = |limit: f64, number: u32| match number {
-            0 => 0.0,
-            _ => {
-                let part = (f64::from(number) / f64::from(VALUES)).sqrt();
-                calibrated + part * (limit - calibrated)
-            }
+        let value = |limit: f64, number: u32| {
+            let part = (f64::from(number) / f64::from(VALUES)).sqrt();
+            calibrated + part * (limit - calibrated)
         };
-        let bet = |limit: f64, number: u32| ValueBet {
-            bet: ShareBet::above(value(limit, number), WEALTH_MAX),
-            calibrated: labels.ln_e(value(limit, number - 1)).exp(),
-        };
-        let bets = |limit| (1..=VALUES).map(move |number| bet(limit, number));
+        let values = limit
+            .into_iter()
+            .flat_map(|limit| (1..=VALUES).map(move |n| value(limit, n)));
+        let mut before = 0.0;
+        let bets = values.map(|value| ValueBet {
+            bet: ShareBet::above(value, WEALTH_MAX),
+            calibrated: labels.ln_e(std::mem::replace(&mut before, value)).exp(),
+        });
+        let bets = bets.collect();
         Self {
             feature: share.rule.feature(),
             name: share.rule.name(),
             calibrated,
             limit: limit.unwrap_or(1.0),
             weight,
-            bets: limit.into_iter().flat_map(bets).collect(),
-            above_limit: limit.map_or(1.0, |limit| labels.ln_e(limit).exp()),
+            bets,
+            above_limit: labels.ln_e(limit.unwrap_or(0.0)).exp(),
             recent: 0,
         }
+    }
+
+    /// The evidence that the share is above that of the calibration: the least over the values that it may have.
+    fn evidence(&self, state: &ShareState, unbegun: f64) -> f64 {
+        let against =
+            |(value, wealth): (&ValueBet, &Wealth)| value.calibrated * e_value(wealth, unbegun);
+        let values = self.bets.iter().zip(&state.wealths).map(against);
+        values.fold(self.above_limit, f64::min)
     }
 }
 
@@ -285,145 +321,88 @@ fn ratio(part: u64, whole: u64) -> Option<f64> {
     (0 < whole).then(|| real(part) / real(whole))
 }
 
-/// A share of traffic, compared with the calibration.
-#[derive(Clone, Debug, PartialEq)]
-pub struct ShareInService {
-    /// The kind of property.
-    pub feature: TrafficFeature,
-    /// The property in words.
-    pub name: String,
-    /// The share at calibration: the larger one of mated searches and strangers.
-    pub calibrated: f64,
-    /// The highest share that is consistent with the calibration, given its number of labels.
-    pub limit: f64,
-    /// The share among all compared searches; `None` before the first.
-    pub overall: Option<f64>,
-    /// The share among the latest 500 searches since the server started; `None` before the first.
-    pub lately: Option<f64>,
-    /// The natural logarithm of the evidence that the share is above that of the calibration, whatever that is.
-    pub ln_e: f64,
-    /// The share of accepts among these searches; `None` without any.
-    pub accept_rate: Option<f64>,
-    /// The share of accepts among all others; `None` without any.
-    pub accept_rate_elsewhere: Option<f64>,
-    weighted: f64,
-}
+#[cfg(test)]
+mod tests {
+    use super::super::calibrated::CountedLabels;
+    use super::super::shares::ShareRule;
+    use super::*;
+    use statrs::distribution::{Binomial, Discrete};
 
-/// The comparison of traffic with the calibration.
-#[derive(Clone, Debug, PartialEq)]
-pub struct TrafficAssessment {
-    /// Number of compared searches.
-    pub compared: u64,
-    /// Number of the latest searches for which shares are given separately.
-    pub recent: u64,
-    /// Number of labels of the calibration that were counted: enrolled ones, and strangers.
-    pub labels: [u64; 2],
-    /// Number of shares that are not watched because the calibration has too few labels for them.
-    pub unwatched: usize,
-    /// The natural logarithm of the evidence.
-    pub ln_e: f64,
-    /// The natural logarithm of the evidence at which the alarm is raised.
-    pub ln_e_alarm: f64,
-    /// The number, from 1, of the search that raised the alarm, which then stays raised; `None` without an
-    /// alarm.
-    pub alarm_at: Option<u64>,
-    /// The watched shares, those with the most evidence first.
-    pub shares: Vec<ShareInService>,
-}
-
-/// An alarm names at most this many shares.
-const NAMED_MAX: usize = 3;
-
-impl TrafficAssessment {
-    /// The shares that an alarm names: the one with the most evidence for each feature.
-    #[must_use]
-    pub fn named(&self) -> Vec<&ShareInService> {
-        let mut named: Vec<&ShareInService> = Vec::new();
-        for share in &self.shares {
-            let other = named.iter().all(|known| known.feature != share.feature);
-            let clear = named.is_empty() || self.ln_e_alarm <= share.ln_e;
-            if other && clear && named.len() < NAMED_MAX {
-                named.push(share);
+    /// Traffic whose share is that of the calibration's labels makes bets against lower values as high as they can get.
+    #[test]
+    fn the_evidence_of_a_share_is_one_at_most_on_average_whether_or_not_it_is_watched() {
+        let mut unwatched = 0;
+        for labels in (5..60).step_by(3) {
+            for rate in [0.02, 0.1, 0.3, 0.5, 0.7, 0.88, 0.95] {
+                let drawn = Binomial::new(rate, labels).unwrap();
+                let mut mean = 0.0;
+                for within in 0..=labels {
+                    let share = CalibratedShare {
+                        rule: ShareRule::Format {
+                            name: "PNG".to_owned(),
+                        },
+                        mated: CountedLabels::ByOneQuery(within),
+                        strangers: CountedLabels::ByOneQuery(0),
+                    };
+                    let watched = WatchedShare::new([labels, 0], &share, 1.0 / 47.0, 20_f64.ln());
+                    unwatched += u32::from(watched.bets.is_empty());
+                    let value = |number: u32| {
+                        let part = (f64::from(number) / f64::from(VALUES)).sqrt();
+                        watched.calibrated + part * (watched.limit - watched.calibrated)
+                    };
+                    let state = ShareState {
+                        wealths: (1..=VALUES)
+                            .map(|number| {
+                                [if value(number) < rate {
+                                    WEALTH_MAX
+                                } else {
+                                    1.0
+                                }; 4]
+                            })
+                            .take(watched.bets.len())
+                            .collect(),
+                        ..ShareState::default()
+                    };
+                    mean += drawn.pmf(within) * watched.evidence(&state, 0.0);
+                }
+                assert!(mean <= 1.0 + 1e-9, "{labels} labels, {rate}: {mean}");
             }
         }
-        named
+        assert!(0 < unwatched);
     }
 
-    /// The alarm as a sentence; `None` without one.
-    #[must_use]
-    pub fn alarm(&self) -> Option<String> {
-        self.alarm_at?;
-        let named: Vec<String> = self.named().into_iter().map(ShareInService::says).collect();
-        Some(named.join("; "))
-    }
-
-    /// The finding as text.
-    #[must_use]
-    pub fn finding(&self) -> Finding {
-        let subject = FindingSubject::Traffic;
-        if let Some(alarm) = self.alarm() {
-            return Finding {
-                subject,
-                verdict: DriftVerdict::Warning,
-                says: format!(
-                    "Searches are not like those of the calibration, which its promise assumes: {alarm}. What that does to FAR and FRR is not known without labels."
-                ),
-                next: "Annotate sampled decisions (`matchpoint audit list`), and calibrate on pictures like those of today. If it has a cause that can be mended, mend it and say so with `matchpoint drift reset`.".to_owned(),
-            };
-        }
-        let [mated, strangers] = self.labels;
-        let watched = self.shares.len();
-        if watched == 0 {
-            return Finding {
-                subject,
-                verdict: DriftVerdict::Unknown,
-                says: format!(
-                    "Whether searches look like those of the calibration is not known: it had {mated} enrolled and {strangers} stranger labels left to compare with, which is too few."
-                ),
-                next: "Calibrate with more labels of both kinds.".to_owned(),
-            };
-        }
-        let seen_from = self.tenth_seen_from();
-        Finding {
-            subject,
-            verdict: DriftVerdict::Note,
-            says: format!(
-                "{} searches were compared with the calibration in {watched} ways, without evidence that they differ. With its {mated} enrolled and {strangers} stranger labels, a property of a tenth of the searches shows once it has grown beyond {:.0} %; strangers that look like enrolled things do not show at all.",
-                self.compared,
-                100.0 * seen_from
-            ),
-            next: String::new(),
-        }
-    }
-
-    /// The limit that a share of a tenth at calibration would have, by the median margin of the watched
-    /// shares.
-    fn tenth_seen_from(&self) -> f64 {
-        let margin = |share: &ShareInService| {
-            let spread = (share.calibrated * (1.0 - share.calibrated)).sqrt();
-            (0.0 < spread).then(|| (share.limit - share.calibrated) / spread)
+    #[test]
+    fn a_state_that_cannot_be_begins_anew() {
+        let begun = ShareState {
+            limit: Some(0.3),
+            wealths: vec![Wealth::default(); 6],
+            ..ShareState::default()
         };
-        let mut margins: Vec<f64> = self.shares.iter().filter_map(margin).collect();
-        margins.sort_by(f64::total_cmp);
-        let median = margins.get(margins.len() / 2).copied().unwrap_or(0.0);
-        (0.1 + 0.3 * median).min(1.0)
-    }
-}
-
-impl ShareInService {
-    /// The share then and now, as text.
-    #[must_use]
-    pub fn says(&self) -> String {
-        let today = match (self.lately, self.overall) {
-            (Some(lately), _) => format!("{} of the latest searches", percent(lately)),
-            (None, Some(overall)) => format!("{} of all searches", percent(overall)),
-            (None, None) => "not seen".to_owned(),
+        let all = TrafficState {
+            compared: 10,
+            accepted: 6,
+            ..TrafficState::default()
         };
-        format!(
-            "{}: {} at calibration (at most {} by its labels), {today}",
-            self.name,
-            percent(self.calibrated),
-            percent(self.limit),
-        )
+        let stored = ShareState {
+            within: 5,
+            accepted: 3,
+            ..begun.clone()
+        };
+        assert!(begun.is_continued(&stored, &all));
+        let mut others = vec![stored.clone(); 6];
+        others[0].within = 11;
+        others[1].accepted = 6;
+        others[2].limit = Some(0.31);
+        others[3].limit = None;
+        others[4].wealths[2] = [-1.0; 4];
+        others[5].wealths.truncate(5);
+        // Of the four that were rejected, five are in the share.
+        others.push(ShareState {
+            accepted: 0,
+            ..stored
+        });
+        for other in &others {
+            assert!(!begun.is_continued(other, &all), "{other:?}");
+        }
     }
 }
