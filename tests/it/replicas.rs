@@ -441,6 +441,13 @@ async fn a_decision_is_asked_for_at_the_server_whose_journal_its_id_names() {
     // Newest first, whoever recorded it.
     let places = [&other, &one].map(|id| listed.find(id.as_str()).unwrap());
     assert!(places.is_sorted(), "{listed}");
+    assert!(listed.contains("2 decisions wait"), "{listed}");
+    // More is said to wait where more waits than is listed, of both together.
+    let all = audit(&["list", "--limit", "2"]).await;
+    assert!(all.contains("2 decisions wait"), "{all}");
+    let newest = audit(&["list", "--limit", "1"]).await;
+    assert!(newest.contains("newest 1; --limit lists more"), "{newest}");
+    assert!(!newest.contains(&one), "{newest}");
     assert!(audit(&["show", &other]).await.contains(&other));
     let answers = root.path().join("answers.csv");
     let lines = format!("decision_id,truth,label\n{other},label,label 4\n{one},label,label 3\n");

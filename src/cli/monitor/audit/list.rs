@@ -23,7 +23,7 @@ pub(super) struct List {
     #[command(flatten)]
     replicas: ReplicaFlags,
     /// How many, at most
-    #[arg(long, default_value_t = 50)]
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
     limit: u32,
     /// Only of this stratum, from the lowest scores up
     #[arg(long)]
@@ -40,7 +40,12 @@ pub(super) struct List {
 impl List {
     pub(super) async fn run(self) -> anyhow::Result<Exit> {
         let replicas = self.at.replicas(&self.replicas).await?;
-        let decisions = replicas.audit_queue(self.stratum, self.limit).await?;
+        // One more than is listed tells whether that is all.
+        let asked = self.limit.saturating_add(1);
+        let mut decisions = replicas.audit_queue(self.stratum, asked).await?;
+        let listed = usize::try_from(self.limit).unwrap_or(usize::MAX);
+        let is_all = decisions.len() <= listed;
+        decisions.truncate(listed);
         if let Some(folder) = &self.images {
             save_images(&replicas, folder, &decisions).await?;
         }
@@ -49,7 +54,7 @@ impl List {
                 .with_context(|| format!("cannot write {}", file.display()))?;
         }
         let output = Output::beside(self.at.json, self.csv.as_deref());
-        output.result(&decisions, |decisions| queue_text(decisions, self.limit))?;
+        output.result(&decisions, |decisions| queue_text(decisions, is_all))?;
         Ok(Exit::Done)
     }
 }
@@ -99,7 +104,7 @@ fn write_csv(file: &Path, decisions: &[RecordedDecision]) -> anyhow::Result<()> 
     Ok(csv.finish()?)
 }
 
-fn queue_text(decisions: &[RecordedDecision], limit: u32) -> String {
+fn queue_text(decisions: &[RecordedDecision], is_all: bool) -> String {
     if decisions.is_empty() {
         return "no sampled decision waits for an annotation".to_owned();
     }
@@ -115,10 +120,10 @@ fn queue_text(decisions: &[RecordedDecision], limit: u32) -> String {
     };
     let lines: String = decisions.iter().map(line).collect();
     let count = decisions.len();
-    let waits = if u32::try_from(count) == Ok(limit) {
-        format!("These are the newest {count}; --limit lists more")
-    } else {
+    let waits = if is_all {
         format!("{count} decisions wait")
+    } else {
+        format!("These are the newest {count}; --limit lists more")
     };
     format!(
         "{lines}\n{waits}. Say what their queries showed:\n  matchpoint audit annotate ID --label LABEL | --not-enrolled | --unusable\n  or fill in the columns truth and label of --csv FILE, and matchpoint audit import FILE"
