@@ -45,8 +45,7 @@ impl Deployment {
         let taken_apart = assured.spellings(&gathered.alike())?;
         let counted_once = assured.counts_once().then(|| gathered.counted_once());
         let counted_once = counted_once.flatten();
-        let given = gathered;
-        let gathered = counted_once.as_ref().unwrap_or(given);
+        let gathered = counted_once.as_ref().unwrap_or(gathered);
         // Uses the state of the gallery that was searched, whatever has changed since.
         let searched = gathered.view();
         let binding = self.binding_of(&searched);
@@ -58,7 +57,7 @@ impl Deployment {
             adjuster,
             mut remarks,
         } = remedied;
-        let recording = recording.with_merged_labels(merged_labels(given, gathered));
+        let recording = recording.with_merged_labels(gathered.merged_labels.clone());
         remarks.extend(taken_apart);
         remarks.extend(assured.shared(&gathered.shared));
         let mates = mated_labels(&recording);
@@ -126,13 +125,6 @@ fn with_room(
     }
     let remedied = choose(&draft)?;
     Ok((draft, remedied))
-}
-
-/// The labels of searches that count under another one.
-fn merged_labels(given: &Gathered, counted: &Gathered) -> BTreeSet<String> {
-    let pairs = given.searches.iter().zip(&counted.searches);
-    let merged = pairs.filter(|(given, counted)| given.label != counted.label);
-    merged.map(|(given, _)| given.label.clone()).collect()
 }
 
 fn mated_labels(recording: &Recording) -> BTreeSet<String> {

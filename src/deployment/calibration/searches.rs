@@ -76,6 +76,8 @@ pub struct Gathered {
     /// Maps each label to the one that it counts under because both may be one stranger; empty unless they are
     /// counted so.
     pub repeats: BTreeMap<String, String>,
+    /// The labels of searches that count under another one; empty unless they are counted so.
+    pub(super) merged_labels: BTreeSet<String>,
     /// Number of strangers whose queries were not compared with each other because there are too many.
     pub not_compared: u64,
     /// The similarity from which two vectors are near copies.
@@ -269,6 +271,7 @@ impl Gathered {
             crowded: None,
             shared: SharedPictures::default(),
             repeats: BTreeMap::new(),
+            merged_labels: BTreeSet::new(),
             not_compared: 0,
             near_copy_from: near_copy_from(deployment.loaded().model.dimension()),
             strangers: Vec::new(),
@@ -379,7 +382,7 @@ impl Gathered {
         }
         let mut counted = self.clone();
         if let Some(unnamed) = &self.unnamed {
-            unnamed.count_once(&mut counted.searches);
+            counted.merged_labels = unnamed.count_once(&mut counted.searches);
         }
         counted.repeats = repeats;
         Some(counted)

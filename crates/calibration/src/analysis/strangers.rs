@@ -1,6 +1,7 @@
 //! Estimates how many strangers unnamed pictures show.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::mem;
 
 use serde::Serialize;
 
@@ -85,13 +86,17 @@ impl UnnamedStrangers {
         }))
     }
 
-    /// Gives the same label to all searches for strangers that may be the same one.
-    pub fn count_once(&self, searches: &mut [RecordedSearch]) {
+    /// Gives the same label to all searches for strangers that may be the same one, and returns the labels that it
+    /// replaced.
+    pub fn count_once(&self, searches: &mut [RecordedSearch]) -> BTreeSet<String> {
+        let mut replaced = BTreeSet::new();
         for search in searches {
-            if let Some(label) = self.label_of.get(&search.label) {
-                search.label.clone_from(label);
+            let counts_as = self.label_of.get(&search.label);
+            if let Some(label) = counts_as.filter(|label| **label != search.label) {
+                replaced.insert(mem::replace(&mut search.label, label.clone()));
             }
         }
+        replaced
     }
 }
 

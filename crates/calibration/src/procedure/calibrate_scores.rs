@@ -71,10 +71,10 @@ pub fn calibrate_scores(
     });
     let mut searches: Vec<RecordedSearch> = searches.collect();
     let unnamed = UnnamedStrangers::find(&[], &searches)?;
-    if let Some(unnamed) = unnamed.as_ref().filter(|_| settings.assured.counts_once()) {
-        unnamed.count_once(&mut searches);
-    }
-    let trials = VectorTrials::of_scores(Recording::new(searches)?, unnamed);
+    let counted = unnamed.as_ref().filter(|_| settings.assured.counts_once());
+    let merged = counted.map(|unnamed| unnamed.count_once(&mut searches));
+    let recording = Recording::new(searches)?.with_merged_labels(merged.unwrap_or_default());
+    let trials = VectorTrials::of_scores(recording, unnamed);
     let outcome = match point(gallery, source, settings, &trials, remarks) {
         Ok(point) => {
             let searches = JudgedSearches {
@@ -129,4 +129,53 @@ fn point(
         crowded: None,
         remarks,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::CalibrationTarget;
+    use crate::procedure::Assured;
+    use crate::strangers::unnamed_label;
+    use matchpoint_vector::Similarity;
+
+    #[test]
+    fn the_recording_keeps_the_labels_that_count_as_another() {
+        let [first, second] = ["a", "b"]
+            .map(|last| unnamed_label(&format!("0199f0aa-7c1b-7e0e-8d63-00000000000{last}")));
+        let query = |label: &str, score| ScoredQuery {
+            id: format!("picture of {label}"),
+            label: label.to_owned(),
+            found: RecordedMatch {
+                item: "item".to_owned(),
+                label: "apple".to_owned(),
+                score: Similarity::new(score).unwrap(),
+                adjusted: None,
+                other: None,
+            },
+            conditions: BTreeMap::new(),
+        };
+        let queries = vec![query("apple", 0.9), query(&first, 0.1), query(&second, 0.2)];
+        let gallery = ScoredGallery {
+            items: 1,
+            labels: BTreeSet::from(["apple".to_owned()]),
+        };
+        let source = VectorSource {
+            name: "scores".to_owned(),
+            digest: "0".repeat(64),
+            created: "2026-01-01T00:00:00Z".to_owned(),
+        };
+        let settings = ThresholdSettings {
+            target: CalibrationTarget::EqualError,
+            seed: 0,
+            grow_to_items: None,
+            assured: Assured::default(),
+            worst_group_of: None,
+            review: None,
+        };
+        let found = calibrate_scores(&gallery, queries, &source, &settings).unwrap();
+        let recording = found.trials.recording;
+        assert!(recording.searches().iter().all(|one| one.label != second));
+        assert_eq!(*recording.merged_labels(), BTreeSet::from([second]));
+    }
 }

@@ -118,14 +118,15 @@ impl VectorTrials {
         let strangers = stranger_rows(vectors, &searches);
         trials.unnamed = UnnamedStrangers::find(&strangers, &searches)?;
         trials.find_one_stranger(vectors, &searches, watch)?;
-        let mut repeats = BTreeMap::new();
+        let (mut repeats, mut merged) = (BTreeMap::new(), BTreeSet::new());
         if assured.counts_once() {
             if let Some(unnamed) = &trials.unnamed {
-                unnamed.count_once(&mut searches);
+                merged = unnamed.count_once(&mut searches);
             }
             repeats = trials.shared.repeats(trials.crowded.as_ref());
         }
-        trials.recording = Recording::new(searches)?.with_repeats(repeats);
+        let recording = Recording::new(searches)?.with_repeats(repeats);
+        trials.recording = recording.with_merged_labels(merged);
         Ok(trials)
     }
 
@@ -319,4 +320,41 @@ fn stranger_rows<'a>(
             .then_some(StrangerRow { label, vector })
     });
     rows.take(ROWS_MAX).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::procedure::VectorRow;
+    use crate::strangers::unnamed_label;
+
+    #[test]
+    fn the_recording_keeps_the_labels_that_count_as_another() {
+        // Nothing is found that is enrolled, so that nothing separates strangers.
+        let row = |label: &'static str, vector: &'static [f32]| VectorRow {
+            id: label.to_owned(),
+            label,
+            conditions: BTreeMap::new(),
+            vector,
+        };
+        let [first, second] = ["a", "b"].map(|last| {
+            let id = format!("0199f0aa-7c1b-7e0e-8d63-00000000000{last}");
+            &*String::leak(unnamed_label(&id))
+        });
+        let gallery = vec![row("apple", &[1.0, 0.0, 0.0])];
+        let queries = vec![row(first, &[0.0, 1.0, 0.0]), row(second, &[0.0, 0.0, 1.0])];
+        let vectors = LabelledVectors::normalise(gallery, queries).unwrap();
+        let searched = |assured| VectorTrials::search(&vectors, assured, &|_, _, _| true).unwrap();
+        let counted = searched(Assured::default()).recording;
+        assert!(counted.searches().iter().all(|one| one.label == first));
+        assert_eq!(
+            *counted.merged_labels(),
+            BTreeSet::from([second.to_owned()])
+        );
+        let distinct = searched(Assured {
+            strangers_are_distinct: true,
+            ..Assured::default()
+        });
+        assert!(distinct.recording.merged_labels().is_empty());
+    }
 }
