@@ -237,6 +237,8 @@ pub(super) fn describe(found: &SearchResponse) -> String {
     }
     let first = found.matches.first();
     if found.decision() == Decision::Accept
+        // An older server does not name it.
+        && !found.decided_item_id.is_empty()
         && first.is_none_or(|first| first.id != found.decided_item_id)
     {
         // The matches are of another search than the one that decides, such as an exact one.

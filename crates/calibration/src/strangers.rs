@@ -5,8 +5,9 @@ use std::fmt;
 /// The label of an unnamed stranger starts with this; the id of a decision follows.
 const PREFIX: &str = "stranger-";
 
-/// What is said of a certificate for which labels counted both as several strangers and as one.
-pub(crate) const EITHER_WAY: &str = "a certified FAR holds either way";
+/// What is said of a certificate for which labels counted both as several strangers and as one. Records keep it among their
+/// assumptions, and are recognised by it: it is never worded anew.
+pub const EITHER_WAY: &str = "a certified FAR holds either way";
 
 /// The label for what a decision's query showed, if it is only known not to be enrolled. The label marks the
 /// identity as unknown, so that no calibration takes it for a name.

@@ -19,6 +19,7 @@ use crate::deployment::{RefusedItem, RemedyChoice};
 use matchpoint_calibration::analysis::remedy::Remedy;
 use matchpoint_calibration::policy::CalibrationTarget;
 use matchpoint_calibration::procedure::Refusal;
+use matchpoint_calibration::strangers::EITHER_WAY;
 use matchpoint_client::proto::calibration_settings::Target;
 use matchpoint_client::proto::labelled_query::Query;
 use matchpoint_client::proto::{
@@ -331,7 +332,7 @@ fn warnings(of: &CalibrateMetadata) -> String {
             groups.push((&crowded.example_labels, crowded.example_labels.len() as u64));
         }
         found.push(format!(
-            "{} labels of strangers may be {}: they are nearer to each other than strangers come to the gallery; a certified FAR holds either way; {}",
+            "{} labels of strangers may be {}: they are nearer to each other than strangers come to the gallery; {EITHER_WAY}; {}",
             crowded.labels,
             crowded.strangers,
             doubts::what_to_do_about(&groups)

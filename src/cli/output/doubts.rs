@@ -7,6 +7,7 @@ use matchpoint_calibration::analysis::crowded::CrowdedStrangers;
 use matchpoint_calibration::analysis::strangers::UnnamedStrangers;
 use matchpoint_calibration::likeness::Alike;
 use matchpoint_calibration::procedure::{Copied, NearCopied};
+use matchpoint_calibration::strangers::EITHER_WAY;
 
 /// Groups of labels that are named in text, and labels of each.
 const GROUPS_LISTED: usize = 3;
@@ -150,7 +151,7 @@ pub(crate) fn what_to_do_about(groups: &[(&[String], u64)]) -> String {
 /// How many queries have the same image as another one, and the first two of them.
 pub(crate) fn repeated(count: impl std::fmt::Display, first: &str, second: &str) -> String {
     format!(
-        "{count} of the queries have the very image of another one (the first: {first} and {second}); under one label they are counted once; strangers of several labels count as different ones and as one, and a certified FAR holds either way"
+        "{count} of the queries have the very image of another one (the first: {first} and {second}); under one label they are counted once; strangers of several labels count as different ones and as one, and {EITHER_WAY}"
     )
 }
 
