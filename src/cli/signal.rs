@@ -10,7 +10,10 @@ use super::output;
 /// How long a task of a scheduler may take to end: it is killed soon after.
 const GRACE: Duration = Duration::from_secs(15);
 
-/// Whether SIGINT or SIGTERM has come. A second one ends the process.
+/// In place of a signal: what it would have stopped is over.
+const OVER: u8 = u8::MAX;
+
+/// Whether SIGINT or SIGTERM has come. A second one ends the process, as does one after [`Signal::over`].
 pub(super) struct Signal(Arc<AtomicU8>);
 
 impl Signal {
@@ -42,7 +45,7 @@ impl Signal {
                     let which =
                         tokio::select! { _ = interrupt.recv() => 2, _ = terminate.recv() => 15 };
                     if heard.swap(which, Ordering::SeqCst) != 0 {
-                        // Asked twice. What is on disk is whole.
+                        // Asked twice, or nothing is left to stop. What is on disk is whole.
                         let own = ends_with.map_or(128 + which, Exit::code);
                         std::process::exit(i32::from(own));
                     }
@@ -60,10 +63,20 @@ impl Signal {
         Ok(Self(received))
     }
 
+    /// From now on a signal ends the process, and does not say that it stops the work. Returns the exit code of one that
+    /// came before.
+    pub(super) fn over(&self) -> Option<Exit> {
+        let order = Ordering::SeqCst;
+        match self.0.compare_exchange(0, OVER, order, order) {
+            Ok(_) => None,
+            Err(_) => self.received(),
+        }
+    }
+
     /// The exit code of the signal that has come.
     pub(super) fn received(&self) -> Option<Exit> {
         match self.0.load(Ordering::SeqCst) {
-            0 => None,
+            0 | OVER => None,
             2 => Some(Exit::Interrupted),
             _ => Some(Exit::Terminated),
         }

@@ -546,33 +546,55 @@ fn a_disk_that_is_full_leaves_nothing_behind() {
 }
 
 #[test]
-fn a_signal_while_the_folder_is_written_leaves_none_as_the_command_says() {
+fn a_signal_while_the_folder_is_written_leaves_what_the_command_says() {
     if Command::new("strace").arg("-V").output().is_err() {
         eprintln!("skipped: strace is not installed");
         return;
     }
     let folder = TempDir::new().unwrap();
     let (file, list) = vectors(folder.path(), 120, 4);
-    let place = folder.path().join("place");
+    let adapt = |place: &Path, injected: [&str; 2]| {
+        Command::new("strace")
+            .args(["--follow-forks", "--output=/dev/null"])
+            .args(injected.map(|fault| format!("--inject={fault}")))
+            .arg(matchpoint(&[]).get_program())
+            .args(["adapt", "--embeddings"])
+            .arg(&file)
+            .arg("--labels")
+            .arg(&list)
+            .arg("--out")
+            .arg(place.join("head"))
+            .output()
+            .unwrap()
+    };
     // It comes with the first file, and the folder of the second waits until it is heard.
-    let stopped = Command::new("strace")
-        .args(["--follow-forks", "--output=/dev/null"])
-        .args(["-e", "inject=fsync:signal=INT:when=1"])
-        .args(["-e", "inject=mkdir:delay_enter=300000"])
-        .arg(matchpoint(&[]).get_program())
-        .args(["adapt", "--embeddings"])
-        .arg(&file)
-        .arg("--labels")
-        .arg(&list)
-        .arg("--out")
-        .arg(place.join("head"))
-        .output()
-        .unwrap();
+    let place = folder.path().join("place");
+    let stopped = adapt(
+        &place,
+        [
+            "fsync:signal=INT:when=1",
+            "?mkdir,?mkdirat:delay_enter=2000000:when=3+",
+        ],
+    );
     let said = both(&stopped);
     assert_eq!(stopped.status.code(), Some(130), "{said}");
-    assert!(said.contains("nothing is written"), "{said}");
+    assert_eq!(said.matches("nothing is written").count(), 1, "{said}");
     assert!(!said.contains("written to"), "{said}");
     assert_eq!(fs::read_dir(&place).unwrap().count(), 0);
+
+    // It comes as the folder gets its name, and what follows waits: nobody says that it is not there.
+    let place = folder.path().join("named");
+    let stopped = adapt(
+        &place,
+        [
+            "?rename,?renameat,?renameat2:signal=INT:when=1",
+            "fsync:delay_enter=2000000:when=4+",
+        ],
+    );
+    let said = both(&stopped);
+    assert_eq!(stopped.status.code(), Some(130), "{said}");
+    assert!(!said.contains("nothing is written"), "{said}");
+    assert_eq!(record(&place.join("head")).weights_sha256.len(), 64);
 }
 
 #[test]
@@ -585,7 +607,11 @@ fn a_kill_at_any_moment_of_the_writing_leaves_no_head_and_the_command_starts_ove
     let (file, list) = vectors(folder.path(), 120, 4);
     let head = folder.path().join("place").join("head");
     // While its first file is written, its second, and when all is there but the name.
-    for (call, number) in [("fsync", 1), ("fsync", 2), ("rename", 1)] {
+    for (call, number) in [
+        ("fsync", 1),
+        ("fsync", 2),
+        ("?rename,?renameat,?renameat2", 1),
+    ] {
         let killed = Command::new("strace")
             .args(["--follow-forks", "--output=/dev/null", "-e"])
             .arg(format!("inject={call}:signal=KILL:when={number}"))

@@ -223,15 +223,21 @@ impl Adapt {
         }
         let adapted = fitted?;
         let mut report = self.report(&request, &rows, &adapted)?;
+        let mut written = None;
         if adapted.judgement.refused.is_none() {
             let record = HeadRecord::of(&request, &adapted, rows.base(), &rows.sha256);
             let writing = written::Writing {
                 adapted: &adapted,
                 record: &record,
                 model: rows.model.as_ref(),
-                signal: &signal,
             };
-            report.models = writing.write(&self.out, &mut models)?;
+            written = Some(writing.write(&self.out, &mut models)?);
+        }
+        if let Some(exit) = signal.over() {
+            return Ok(exit);
+        }
+        if let Some(written) = written {
+            report.models = written.publish(&self.out)?;
             report.written = Some(self.out.clone());
             report.outcome = "adapted";
         }

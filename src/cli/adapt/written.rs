@@ -9,7 +9,6 @@ use super::AdaptedModel;
 use crate::cli::exit::{Exit, fail};
 use crate::cli::input::head::{RECORD_NAME, WEIGHTS_NAME};
 use crate::cli::output::file::write_within;
-use crate::cli::signal::Signal;
 use crate::deployment::{DeploymentError, LoadedModel, Models, TemporaryFolder};
 use matchpoint_adapt::{AdaptedHead, HeadRecord};
 use matchpoint_embed::{HeadWeights, adapted_folder};
@@ -20,17 +19,28 @@ pub(super) struct Writing<'a> {
     pub(super) record: &'a HeadRecord,
     /// The model that the head is added to.
     pub(super) model: Option<&'a LoadedModel>,
-    /// What stops the work until the folder has its name.
-    pub(super) signal: &'a Signal,
+}
+
+/// A folder that is complete but for its name, and is removed if it gets none.
+pub(super) struct UnnamedFolder {
+    temporary: TemporaryFolder,
+    models: Vec<AdaptedModel>,
+}
+
+impl UnnamedFolder {
+    /// Names it `out`, and returns the models in it.
+    pub(super) fn publish(self, out: &Path) -> anyhow::Result<Vec<AdaptedModel>> {
+        self.temporary.publish(out).map_err(|cause| {
+            let message = format!("cannot write {}: {cause}", out.display());
+            fail(Exit::Io, message)
+        })?;
+        Ok(self.models)
+    }
 }
 
 impl Writing<'_> {
-    /// Writes `out` completely or not at all, and opens each of its models.
-    pub(super) fn write(
-        &self,
-        out: &Path,
-        models: &mut Models,
-    ) -> anyhow::Result<Vec<AdaptedModel>> {
+    /// Writes all of `out` under another name beside it, and opens each of its models.
+    pub(super) fn write(&self, out: &Path, models: &mut Models) -> anyhow::Result<UnnamedFolder> {
         let cannot = || format!("cannot make the folder of {}", out.display());
         if let Some(parent) = out.parent() {
             fs::create_dir_all(parent).with_context(cannot)?;
@@ -69,13 +79,9 @@ impl Writing<'_> {
         } else {
             write(Path::new(RECORD_NAME), &record)?;
         }
-        if let Some(exit) = self.signal.received() {
-            return Err(fail(exit, "stopped; nothing is written"));
-        }
-        temporary.publish(out).map_err(|cause| {
-            let message = format!("cannot write {}: {cause}", out.display());
-            fail(Exit::Io, message)
-        })?;
-        Ok(written)
+        Ok(UnnamedFolder {
+            temporary,
+            models: written,
+        })
     }
 }
