@@ -7,8 +7,8 @@ use super::{FollowerWork, REST};
 use crate::deployment::DeploymentError;
 use matchpoint_qdrant::{PointKey, QdrantError};
 
-/// How long the first answers are waited for if points were written, and how much longer for each of them: until Qdrant
-/// has them in its graph, it compares each search with all of them.
+/// How long the first answers are waited for, and how much longer for each point written: until Qdrant has them in its
+/// graph, it compares each search with all of them. An earlier start may have written them.
 const LINKED_MAX: Duration = Duration::from_secs(60);
 const LINKED_MAX_A_POINT: Duration = Duration::from_millis(2);
 /// Number of points from which on the log says that they are written.
@@ -17,10 +17,7 @@ const SAID_FROM: usize = 1000;
 impl FollowerWork {
     /// Compares the answers of a collection to which so many points were written just now.
     pub(super) fn compare_first_answers(&mut self, written: u32) -> Result<(), DeploymentError> {
-        let waited = match written {
-            0 => Duration::ZERO,
-            points => LINKED_MAX + LINKED_MAX_A_POINT.saturating_mul(points),
-        };
+        let waited = LINKED_MAX + LINKED_MAX_A_POINT.saturating_mul(written);
         let until = Instant::now() + waited;
         let mut said = false;
         loop {
@@ -34,11 +31,11 @@ impl FollowerWork {
             if !said {
                 let (deployment, cause) = (&self.index.deployment, slow.to_string());
                 let seconds = waited.as_secs();
-                tracing::info!(
+                tracing::warn!(
                     deployment,
                     cause,
                     seconds,
-                    "waiting until Qdrant has linked what was written"
+                    "Qdrant does not answer; it may still be linking what was written"
                 );
                 said = true;
             }
