@@ -57,9 +57,9 @@ const MEASURES: [&str; 5] = [
     "feature_length",
 ];
 
-fn measures(embedded: &Embedded) -> Vec<String> {
+fn measures(embedded: &Embedded) -> [String; MEASURES.len()] {
     let of = embedded.measures;
-    vec![
+    [
         of.format.to_string(),
         of.longest_side.to_string(),
         of.brightness.to_string(),
@@ -108,13 +108,13 @@ impl Embed {
             match result {
                 Ok(embedded) => {
                     let row = rows.len().to_string();
-                    lines.push([vec![path, row, String::new()], measures(embedded)].concat());
+                    let cells = [path, row, String::new()];
+                    lines.push([&cells[..], &measures(embedded)].concat());
                     rows.push(embedded.embedding.as_slice());
                 }
                 Err(reason) => {
-                    let blank = vec![String::new(); MEASURES.len()];
-                    let cells = vec![path.clone(), String::new(), reason.clone()];
-                    lines.push([cells, blank].concat());
+                    let cells = [path.clone(), String::new(), reason.clone()];
+                    lines.push([&cells[..], &MEASURES.map(|_| String::new())].concat());
                     let reason = reason.clone();
                     failed.push(RefusedItem { item: path, reason });
                 }

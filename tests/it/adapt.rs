@@ -553,8 +553,9 @@ fn a_signal_while_the_folder_is_written_leaves_what_the_command_says() {
     }
     let folder = TempDir::new().unwrap();
     let (file, list) = vectors(folder.path(), 120, 4);
-    let adapt = |place: &Path, injected: [&str; 2]| {
-        Command::new("strace")
+    // What it says as it is stopped, with these faults.
+    let stopped = |place: &Path, injected: [&str; 2]| {
+        let adapt = Command::new("strace")
             .args(["--follow-forks", "--output=/dev/null"])
             .args(injected.map(|fault| format!("--inject={fault}")))
             .arg(matchpoint(&[]).get_program())
@@ -565,34 +566,33 @@ fn a_signal_while_the_folder_is_written_leaves_what_the_command_says() {
             .arg("--out")
             .arg(place.join("head"))
             .output()
-            .unwrap()
+            .unwrap();
+        let said = both(&adapt);
+        assert_eq!(adapt.status.code(), Some(130), "{said}");
+        said
     };
     // It comes with the first file, and the folder of the second waits until it is heard.
     let place = folder.path().join("place");
-    let stopped = adapt(
+    let said = stopped(
         &place,
         [
             "fsync:signal=INT:when=1",
             "?mkdir,?mkdirat:delay_enter=2000000:when=3+",
         ],
     );
-    let said = both(&stopped);
-    assert_eq!(stopped.status.code(), Some(130), "{said}");
     assert_eq!(said.matches("nothing is written").count(), 1, "{said}");
     assert!(!said.contains("written to"), "{said}");
     assert_eq!(fs::read_dir(&place).unwrap().count(), 0);
 
     // It comes as the folder gets its name, and what follows waits: nobody says that it is not there.
     let place = folder.path().join("named");
-    let stopped = adapt(
+    let said = stopped(
         &place,
         [
             "?rename,?renameat,?renameat2:signal=INT:when=1",
             "fsync:delay_enter=2000000:when=4+",
         ],
     );
-    let said = both(&stopped);
-    assert_eq!(stopped.status.code(), Some(130), "{said}");
     assert!(!said.contains("nothing is written"), "{said}");
     assert_eq!(record(&place.join("head")).weights_sha256.len(), 64);
 }

@@ -190,10 +190,10 @@ impl WorstGroup {
     /// assumption that all promises rest on: live searches are like those of the calibration.
     #[must_use]
     pub fn covers(&self, conditions: &BTreeMap<String, String>) -> bool {
-        let column = without_spelling(&self.column);
-        let mut stated = conditions
-            .iter()
-            .filter(|(key, _)| **key == self.column || without_spelling(key) == column);
+        let is_column = |key: &str| {
+            key == self.column || without_spelling(key) == without_spelling(&self.column)
+        };
+        let mut stated = conditions.iter().filter(|(key, _)| is_column(key));
         stated.all(|(_, value)| self.groups.iter().any(|group| group.value == *value))
     }
 
