@@ -240,6 +240,75 @@ fn a_gallery_goes_behind_the_head_without_its_images() {
 }
 
 #[test]
+fn a_head_that_reads_a_second_layer_takes_the_kept_images_and_not_the_stored_embeddings() {
+    let folder = TempDir::new().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let (shop, plain, wide, never) = (at("shop"), at("plain"), at("wide"), at("never"));
+    let images = photos().join("images");
+    let adapt = "adapt {} --out {} --recipe root-whitening --second-layer";
+    done(
+        "build {} --images {} --model {}",
+        &[&plain, &photos().join("gallery.csv"), &model()],
+    );
+    refused(adapt, &[&plain, &never], 66, "keeps no images");
+    let build = "build {} --images {} --model {} --keep-images";
+    done(build, &[&shop, &images, &model()]);
+    let report = done(adapt, &[&shop, &wide]);
+    assert_eq!(report["outcome"], "adapted");
+    assert_eq!(
+        (&report["second_layer"], &report["from"]),
+        (&"b10.res".into(), &1392.into())
+    );
+    // What the head reads is an output of the network, and so of a model of its own.
+    let read = at("read");
+    let new = "model new {} --output matchpoint.layers/embedding --golden {} --out {} --set input.mean=[127,127,127] \
+               --set input.std=[128,128,128] --set input.colour=rgb --set resize.fit=squash --set resize.filter=bilinear --set resize.jpeg=reduced";
+    done(
+        new,
+        &[&wide.join("model.onnx"), &wide.join("golden.jpg"), &read],
+    );
+    let head = record(&wide).head(&fs::read(wide.join("head.f32")).unwrap());
+    let [before, behind] = [&read, &wide].map(|model| embedded(model, None, folder.path()));
+    for (before, behind) in before.iter().zip(&behind) {
+        let mapped = head.as_ref().unwrap().apply(before).unwrap();
+        let cosine = Similarity::between(mapped.as_slice(), behind).unwrap();
+        assert!(0.999_999 <= cosine.get(), "{cosine:?}");
+    }
+    assert_eq!(record(&wide).base.unwrap().second_layer.unwrap(), "b10.res");
+    // Without a head it is the model as it is shipped, whatever the head reads.
+    let without = |report: &Value| {
+        report["judgement"]["changes"][1]["without"]
+            .as_f64()
+            .unwrap()
+    };
+    let narrow = "adapt {} --out {} --recipe root-whitening";
+    let narrow = done(narrow, &[&shop, &at("narrow")]);
+    assert!((without(&report) - without(&narrow)).abs() < 1e-3);
+    let again = "build {} --embeddings-of {} --model {}";
+    refused(
+        again,
+        &[&never, &shop, &wide],
+        4,
+        "reads a second layer (b10.res)",
+    );
+    done(
+        "build {} --images-of {} --model {}",
+        &[&at("behind"), &shop, &wide],
+    );
+
+    let images = "adapt --images {} --model {} --out {}";
+    let listed = photos().join("labels.csv");
+    let mut named = format!("{images} --second-layer");
+    refused(&named, &[&listed, &wide, &never], 65, "has a head already");
+    named.push_str("=embedding");
+    refused(&named, &[&listed, &model(), &never], 65, "is no map");
+    let (file, list) = vectors(folder.path(), 60, 4);
+    let vectors = format!("{ADAPT} --second-layer");
+    refused(&vectors, &[&file, &list, &never], 2, "cannot be used with");
+    assert!(!never.exists());
+}
+
+#[test]
 fn items_that_no_picture_is_known_of_are_fitted_to_by_no_head() {
     let folder = TempDir::new().unwrap();
     let at = |name: &str| folder.path().join(name);

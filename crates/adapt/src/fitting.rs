@@ -100,7 +100,7 @@ impl AdaptRequest<'_> {
         }
         let before = self.rows.chosen(&self.compared(Part::Judge));
         let behind = head.apply_to(&before)?;
-        let mut judgement = Judgement::of(&before, &behind, self.seed)?;
+        let mut judgement = Judgement::of(before.without_head()?.as_ref(), &behind, self.seed)?;
         judgement.refused = none_is_better(recipe, &candidates).or(judgement.refused);
         if !watch(AdaptStage::Judge, 1, 1) {
             return Err(AdaptError::Stopped);
@@ -121,6 +121,7 @@ impl AdaptRequest<'_> {
         let judging = self.compared(Part::Judge);
         let before = self.rows.chosen(&judging);
         let behind = adapted.head.apply_to(&before)?;
+        let before = before.without_head()?;
         JudgedCurves::of(&before, &behind, &self.names_of(&judging), self.seed)
     }
 
@@ -136,6 +137,7 @@ impl AdaptRequest<'_> {
             return Ok(None);
         }
         let behind = adapted.head.apply_to(&before)?;
+        let before = before.without_head()?;
         SupportedTargets::of(&before, &behind, &self.names_of(&rows), self.seed)
     }
 
@@ -194,7 +196,7 @@ impl AdaptRequest<'_> {
             let (within, without) = folds(fit, fold, self.seed);
             let held_out = fit.chosen(&within);
             let others = fit.chosen(&without);
-            let plain = figures_of(&held_out)?;
+            let plain = figures_of(held_out.without_head()?.as_ref())?;
             take(&mut sums, 0, &plain, &plain);
             for (number, recipe) in recipes.iter().enumerate() {
                 let done = fold * recipes.len() + number;

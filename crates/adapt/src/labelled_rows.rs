@@ -1,5 +1,7 @@
 //! Embeddings with their labels, to which heads are fitted and by which they are judged.
 
+use std::borrow::Cow;
+
 use matchpoint_calibration::analysis::embeddings::Embeddings;
 use matchpoint_vector::{EightBits, Embedding};
 use rayon::prelude::*;
@@ -11,6 +13,8 @@ use super::error::AdaptError;
 #[derive(Clone, Debug, PartialEq)]
 pub struct LabelledRows {
     dimension: usize,
+    /// How many components, which come first, are the embedding as the model gives it without a head.
+    own: usize,
     vectors: Vec<f32>,
     labels: Vec<u32>,
 }
@@ -43,9 +47,27 @@ impl LabelledRows {
         }
         Ok(Self {
             dimension,
+            own: dimension,
             vectors,
             labels,
         })
+    }
+
+    /// The same rows, of which only the first `own` components are the embedding without a head; a head reads all.
+    #[must_use]
+    pub fn with_own(self, own: usize) -> Self {
+        let own = own.clamp(1, self.dimension);
+        Self { own, ..self }
+    }
+
+    /// The embeddings without a head, which one has to be better than.
+    pub(super) fn without_head(&self) -> Result<Cow<'_, Self>, AdaptError> {
+        if self.own == self.dimension {
+            return Ok(Cow::Borrowed(self));
+        }
+        let rows = self.vectors.chunks(self.dimension);
+        let own = rows.flat_map(|row| row.iter().take(self.own).copied());
+        Self::normalise(self.own, own.collect(), self.labels.clone()).map(Cow::Owned)
     }
 
     /// The selected rows, in this order.
@@ -53,6 +75,7 @@ impl LabelledRows {
     pub fn chosen(&self, rows: &[usize]) -> Self {
         let mut chosen = Self {
             dimension: self.dimension,
+            own: self.own,
             vectors: Vec::with_capacity(rows.len() * self.dimension),
             labels: Vec::with_capacity(rows.len()),
         };
@@ -140,6 +163,7 @@ impl LabelledRows {
     pub(super) fn as_they_are(dimension: usize, vectors: Vec<f32>, labels: Vec<u32>) -> Self {
         Self {
             dimension,
+            own: dimension,
             vectors,
             labels,
         }
@@ -148,6 +172,7 @@ impl LabelledRows {
     pub(super) fn with_vectors(&self, dimension: usize, vectors: Vec<f32>) -> Self {
         Self {
             dimension,
+            own: dimension,
             vectors,
             labels: self.labels.clone(),
         }

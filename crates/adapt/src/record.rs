@@ -13,10 +13,9 @@ use super::judgement::Judgement;
 use super::parts::Part;
 use matchpoint_calibration::likeness::without_spelling;
 
-/// The versions of the format. Version 1 has neither square roots nor products in 8 bits, and version 2 has no
-/// products in 8 bits; a head is written in the first version that has what it needs, so that older programs can
-/// read it.
-const FORMATS: std::ops::RangeInclusive<u32> = 1..=3;
+/// The versions of the format: version 2 added square roots, 3 products in 8 bits, and 4 a second layer. A head is
+/// written in the first version that has what it needs, so that older programs can read it.
+const FORMATS: std::ops::RangeInclusive<u32> = 1..=4;
 
 /// The model whose embeddings a head takes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,6 +26,9 @@ pub struct HeadBase {
     pub precision: String,
     /// Its fingerprint.
     pub fingerprint: String,
+    /// A tensor of its network whose mean the head reads beside the embedding.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub second_layer: Option<String>,
 }
 
 /// The origin of a head, which is stored together with it.
@@ -85,6 +87,12 @@ impl HeadRecord {
         let labels = BTreeMap::from(labels);
         Self {
             format: match (adapted.head.eight_bits(), adapted.head.roots()) {
+                _ if base
+                    .as_ref()
+                    .is_some_and(|base| base.second_layer.is_some()) =>
+                {
+                    4
+                }
                 (true, _) => 3,
                 (false, true) => 2,
                 (false, false) => 1,

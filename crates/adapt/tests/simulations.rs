@@ -128,9 +128,9 @@ fn a_head_of_roots_is_kept_as_one_and_older_records_have_none() {
     let older = HeadRecord::parse(older.as_bytes()).unwrap();
     assert!(!older.roots && older.head(&bytes).unwrap() == linear);
     assert!(text.contains("\"format\": 2"));
-    let newer = text.replace("\"format\": 2", "\"format\": 4");
+    let newer = text.replace("\"format\": 2", "\"format\": 5");
     let error = HeadRecord::parse(newer.as_bytes()).unwrap_err();
-    assert!(error.to_string().contains("1 to 3 are read"), "{error}");
+    assert!(error.to_string().contains("1 to 4 are read"), "{error}");
     // A head without square roots is still written in the first version.
     let plain = adapt(&rows, Some("whitening"), 3).1.to_bytes().unwrap();
     assert!(String::from_utf8(plain).unwrap().contains("\"format\": 1"));

@@ -15,6 +15,7 @@ use super::head_nodes::{HeadWeights, OUTPUT, PREFIX, with_head};
 use super::manifest::{BASE_PRECISION, MANIFEST_NAME, Manifest};
 use super::resize::FILTERS;
 use super::runtime::Runtime;
+use super::second_layer::{self, SecondLayer};
 use crate::pixels::ImageLimits;
 
 /// The record of a head, in the folder of its model.
@@ -45,6 +46,17 @@ pub struct AdaptedFolder {
     pub precisions: Vec<String>,
 }
 
+/// All files of a model whose embedding has a second layer beside it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LayeredFolder {
+    /// The files, in the order in which they are written.
+    pub files: Vec<ModelFile>,
+    /// The tensor of the layer.
+    pub tensor: String,
+    /// The number of components of the model's own embedding, which come first.
+    pub own: usize,
+}
+
 /// The effect of a head on an embedding.
 pub type MapEmbedding<'a> = &'a dyn Fn(&[f32]) -> Result<Embedding, NotAnEmbedding>;
 
@@ -63,32 +75,46 @@ pub fn adapted_folder(
     runtime: &Runtime,
 ) -> Result<AdaptedFolder, ModelError> {
     let manifest = folder::read_manifest(base)?;
-    refuse_unfit(base, &manifest, head)?;
-    let text = folder::read(base, Path::new(MANIFEST_NAME), 64 << 10)?;
-    let table = String::from_utf8_lossy(&text).parse::<Table>();
-    let table = table.map_err(|cause| no_head(base, cause.to_string()))?;
-    let mut work = Fusing {
-        base,
-        head,
-        map,
-        runtime,
-        table,
-        files: licences(base)?,
-        image: folder::read(base, &manifest.golden.image, GOLDEN_BYTES_MAX)?,
-    };
-    let golden = manifest.golden.image.clone();
-    let image = work.image.clone();
-    work.push(&golden, image);
-    let others: Vec<String> = manifest.precisions.keys().cloned().collect();
-    let mut precisions = vec![BASE_PRECISION.to_owned()];
-    precisions.extend(others);
-    for precision in &precisions {
-        work.fuse(precision)?;
+    let (takes, gives) = (head.from, manifest.output.dimension);
+    if takes != gives {
+        let reason = format!("the head takes {takes} components, and the model gives {gives}");
+        return Err(no_head(base, reason));
     }
-    work.describe(&manifest, record)?;
+    let mut work = Fusing::of(base, &manifest, NetworkChange::Head(head, map), runtime)?;
+    let precisions = work.fuse_all(&manifest)?;
+    work.describe(&manifest, head.bias.len(), record)?;
     Ok(AdaptedFolder {
         files: work.files,
         precisions,
+    })
+}
+
+/// Makes the folder of a model with a second layer beside its embedding: the mean of the map `tensor`, or of one
+/// that is chosen. In the golden pair the embedding's half is the model's own, and the other is computed here.
+///
+/// # Errors
+/// Returns an error if the folder is not a model or its model has a head, or if there is no such map in each of its
+/// precisions.
+pub fn layered_folder(
+    base: &Path,
+    tensor: Option<&str>,
+    runtime: &Runtime,
+) -> Result<LayeredFolder, ModelError> {
+    let manifest = folder::read_manifest(base)?;
+    let onnx = OnnxFile::read(&base.join(&manifest.file))?;
+    let layer = SecondLayer::find(base, &onnx, tensor, runtime)?;
+    let mut work = Fusing::of(base, &manifest, NetworkChange::Layer(&layer), runtime)?;
+    let own = manifest.output.dimension;
+    set_output(&mut work.table, second_layer::OUTPUT, own + layer.channels);
+    work.fuse_all(&manifest)?;
+    let description = format!("{}, with {} beside it", described(&manifest), layer.tensor);
+    let description = Value::from(description);
+    work.table.insert("description".to_owned(), description);
+    work.finish()?;
+    Ok(LayeredFolder {
+        files: work.files,
+        tensor: layer.tensor,
+        own,
     })
 }
 
@@ -97,23 +123,6 @@ fn no_head(folder: &Path, reason: String) -> ModelError {
         path: folder.to_owned(),
         reason,
     }
-}
-
-fn refuse_unfit(
-    base: &Path,
-    manifest: &Manifest,
-    head: &HeadWeights<'_>,
-) -> Result<(), ModelError> {
-    if manifest.head.is_some() {
-        let reason = "it has one already; adapt the model that it was made from".to_owned();
-        return Err(no_head(base, reason));
-    }
-    let (takes, gives) = (head.from, manifest.output.dimension);
-    if takes != gives {
-        let reason = format!("the head takes {takes} components, and the model gives {gives}");
-        return Err(no_head(base, reason));
-    }
-    Ok(())
 }
 
 fn licences(base: &Path) -> Result<Vec<ModelFile>, ModelError> {
@@ -130,10 +139,16 @@ fn licences(base: &Path) -> Result<Vec<ModelFile>, ModelError> {
     Ok(files)
 }
 
+/// What is added to a network.
+#[derive(Clone, Copy)]
+enum NetworkChange<'a> {
+    Head(&'a HeadWeights<'a>, MapEmbedding<'a>),
+    Layer(&'a SecondLayer),
+}
+
 struct Fusing<'a> {
     base: &'a Path,
-    head: &'a HeadWeights<'a>,
-    map: MapEmbedding<'a>,
+    change: NetworkChange<'a>,
     runtime: &'a Runtime,
     table: Table,
     files: Vec<ModelFile>,
@@ -141,13 +156,48 @@ struct Fusing<'a> {
     image: Vec<u8>,
 }
 
-impl Fusing<'_> {
+impl<'a> Fusing<'a> {
+    /// Reads what stays as it is.
+    fn of(
+        base: &'a Path,
+        manifest: &Manifest,
+        change: NetworkChange<'a>,
+        runtime: &'a Runtime,
+    ) -> Result<Self, ModelError> {
+        if manifest.head.is_some() {
+            return Err(has_head(base));
+        }
+        let text = folder::read(base, Path::new(MANIFEST_NAME), 64 << 10)?;
+        let table = String::from_utf8_lossy(&text).parse::<Table>();
+        let mut work = Self {
+            base,
+            change,
+            runtime,
+            table: table.map_err(|cause| no_head(base, cause.to_string()))?,
+            files: licences(base)?,
+            image: folder::read(base, &manifest.golden.image, GOLDEN_BYTES_MAX)?,
+        };
+        let image = work.image.clone();
+        work.push(&manifest.golden.image, image);
+        Ok(work)
+    }
+
     fn push(&mut self, path: &Path, bytes: Vec<u8>) {
         let path = path.to_owned();
         self.files.push(ModelFile { path, bytes });
     }
 
-    /// Adds the head to the network of one precision, and makes its golden pair.
+    /// Changes the network in every precision, and returns their names.
+    fn fuse_all(&mut self, manifest: &Manifest) -> Result<Vec<String>, ModelError> {
+        let others = manifest.precisions.keys().map(String::as_str);
+        let precisions: Vec<&str> = std::iter::once(BASE_PRECISION).chain(others).collect();
+        for precision in &precisions {
+            self.fuse(precision)?;
+        }
+        Ok(precisions.into_iter().map(ToOwned::to_owned).collect())
+    }
+
+    /// Changes the network of one precision, and makes its golden pair.
     fn fuse(&mut self, precision: &str) -> Result<(), ModelError> {
         let manifest = super::manifest_of(self.base, precision)?;
         let path = self.base.join(&manifest.file);
@@ -161,31 +211,25 @@ impl Fusing<'_> {
             });
         }
         if onnx.computed().iter().any(|name| name.starts_with(PREFIX)) {
-            let reason = format!(
-                "{} has one already; adapt the model that it was made from",
-                path.display()
-            );
-            return Err(no_head(self.base, reason));
+            return Err(has_head(&path));
         }
         let reference = folder::read_reference(
             self.base,
             &manifest.golden.embedding,
             manifest.output.dimension,
         )?;
-        let mapped = (self.map)(reference.as_slice());
-        let mapped =
-            mapped.map_err(|cause| no_head(self.base, format!("its golden image: {cause}")))?;
-        let cosine_min = self.cosine_min(&manifest, &onnx, &reference);
-        let (output, take) = (&manifest.output.name, manifest.output.take);
-        let bytes = with_head(onnx.bytes(), output, take, self.head)
-            .map_err(|cause| no_head(self.base, cause.to_string()))?;
-        let sha256 = encode_string(&Sha256::digest(&bytes));
-        self.push(&manifest.file, bytes);
-        let values = mapped.as_slice().iter();
+        let (network, golden) = self.changed(&manifest, &onnx, &reference)?;
+        let asked = match self.change {
+            NetworkChange::Head(..) => &onnx,
+            NetworkChange::Layer(_) => &network,
+        };
+        let cosine_min = self.cosine_min(&manifest, asked, [&reference, &golden]);
+        let sha256 = Value::String(network.sha256());
+        self.push(&manifest.file, network.bytes().to_vec());
+        let values = golden.as_slice().iter();
         let golden = values.flat_map(|value| value.to_le_bytes()).collect();
         self.push(&manifest.golden.embedding, golden);
         let cosine_min = Value::Float((f64::from(cosine_min) * 1e4).round() / 1e4);
-        let sha256 = Value::String(sha256);
         if precision == BASE_PRECISION {
             set(&mut self.table, &["file"], "sha256", sha256);
             set(&mut self.table, &["golden"], "cosine_min", cosine_min);
@@ -197,28 +241,67 @@ impl Fusing<'_> {
         Ok(())
     }
 
-    /// The limit of the golden check with the head. The head changes distances, so the limit is scaled by its
+    /// The changed network, and the embedding of the golden image by it.
+    fn changed(
+        &self,
+        manifest: &Manifest,
+        onnx: &OnnxFile,
+        reference: &Embedding,
+    ) -> Result<(OnnxFile, Embedding), ModelError> {
+        let no_golden = |cause| no_head(self.base, format!("its golden image: {cause}"));
+        match self.change {
+            NetworkChange::Head(head, map) => {
+                let (output, take) = (&manifest.output.name, manifest.output.take);
+                let bytes = with_head(onnx.bytes(), output, take, head)
+                    .map_err(|cause| no_head(self.base, cause.to_string()))?;
+                let mapped = map(reference.as_slice()).map_err(no_golden)?;
+                Ok((onnx.with_bytes(bytes), mapped))
+            }
+            NetworkChange::Layer(layer) => {
+                let network = layer.beside(onnx, &manifest.output);
+                let network = network.ok_or_else(|| ModelError::NoSecondLayer {
+                    path: self.base.to_owned(),
+                    reason: format!(
+                        "{} computes no tensor {:?}, as the model's own file does; make that precision from this file, or leave it out \
+                         of a copy of the folder",
+                        manifest.file.display(),
+                        layer.tensor
+                    ),
+                })?;
+                let found = self.embedded(&network, manifest, self.table.clone())?;
+                let second = found.as_slice().get(manifest.output.dimension..);
+                let second = Embedding::normalise(second.unwrap_or_default().to_vec());
+                let second = second.map_err(no_golden)?;
+                let joined = [reference.as_slice(), second.as_slice()].concat();
+                let joined = Embedding::normalise(joined).map_err(no_golden)?;
+                Ok((network, joined))
+            }
+        }
+    }
+
+    /// The limit of the golden check with the change. It changes distances, so the limit is scaled by its
     /// effect on the wrong resize filters that the check refuses today, such that each of them is still
-    /// refused.
-    fn cosine_min(&self, manifest: &Manifest, onnx: &OnnxFile, reference: &Embedding) -> f32 {
+    /// refused. `onnx` is the network that is asked, and the two are the golden embeddings before and behind.
+    fn cosine_min(&self, manifest: &Manifest, onnx: &OnnxFile, golden: [&Embedding; 2]) -> f32 {
         let allowed = 1.0 - manifest.golden.cosine_min;
+        let [reference, golden] = golden;
         let own = manifest.geometry.filter;
         let mut least: Option<f32> = None;
         for (name, filter) in FILTERS {
             if filter == own {
                 continue;
             }
-            let Some(found) = self.under_filter(onnx, manifest, name) else {
+            let mut table = self.table.clone();
+            set(&mut table, &["resize"], "filter", Value::from(name));
+            if let Some(Value::Table(resize)) = table.get_mut("resize") {
+                resize.remove("jpeg");
+            }
+            let found = self.embedded(onnx, manifest, table).ok();
+            let found = found.and_then(|found| self.both(found, manifest.output.dimension));
+            let Some([before, behind]) = found else {
                 continue;
             };
-            let before = distance(&found, reference);
-            let behind = match (
-                (self.map)(found.as_slice()),
-                (self.map)(reference.as_slice()),
-            ) {
-                (Ok(found), Ok(reference)) => distance(&found, &reference),
-                _ => continue,
-            };
+            let (before, behind) = (distance(&before, reference), distance(&behind, golden));
             if allowed < before {
                 let farther = behind / before;
                 least = Some(least.map_or(
@@ -231,60 +314,98 @@ impl Fusing<'_> {
         (1.0 - allowed * least.unwrap_or(1.0)).clamp(low, high)
     }
 
-    /// The embedding of the golden image by the base model with another resize filter; `None` if there is none.
-    fn under_filter(
+    /// What the asked network gives, before the change and behind it; `own` are the components before it.
+    fn both(&self, found: Embedding, own: usize) -> Option<[Embedding; 2]> {
+        Some(match self.change {
+            NetworkChange::Head(_, map) => {
+                let behind = map(found.as_slice()).ok()?;
+                [found, behind]
+            }
+            NetworkChange::Layer(_) => {
+                let before = found.as_slice().get(..own)?.to_vec();
+                [Embedding::normalise(before).ok()?, found]
+            }
+        })
+    }
+
+    /// The embedding of the golden image by a network, as a manifest says.
+    fn embedded(
         &self,
         onnx: &OnnxFile,
         manifest: &Manifest,
-        filter: &str,
-    ) -> Option<Embedding> {
-        let mut table = self.table.clone();
-        set(&mut table, &["resize"], "filter", Value::from(filter));
-        if let Some(Value::Table(resize)) = table.get_mut("resize") {
-            resize.remove("jpeg");
-        }
+        mut table: Table,
+    ) -> Result<Embedding, ModelError> {
         let file = Value::from(manifest.file.to_string_lossy().into_owned());
         set(&mut table, &["file"], "path", file);
-        let draft = onnx.draft(&table.to_string(), self.runtime, OnnxFile::RUN_TIME_MAX);
-        let mut draft = draft.ok()?;
+        let mut draft = onnx.draft(&table.to_string(), self.runtime, OnnxFile::RUN_TIME_MAX)?;
         let limits = ImageLimits {
             bytes_max: usize::try_from(GOLDEN_BYTES_MAX).unwrap_or(usize::MAX),
             decode_bytes_max: super::golden::GOLDEN_DECODE_BYTES_MAX,
         };
         let never = Cancellation::never();
         let found = draft.embedder.embed(&self.image, &limits, &never);
-        found.ok().map(|found| found.embedding)
+        let found = found.map_err(|cause| ModelError::GoldenNotEmbedded {
+            path: self.base.join(&manifest.golden.image),
+            cause,
+        })?;
+        Ok(found.embedding)
     }
 
     /// Writes the manifest, and the record that it names.
-    fn describe(&mut self, manifest: &Manifest, record: &[u8]) -> Result<(), ModelError> {
+    fn describe(
+        &mut self,
+        manifest: &Manifest,
+        dimension: usize,
+        record: &[u8],
+    ) -> Result<(), ModelError> {
         let name: String = manifest.name.chars().take(64 - "-adapted".len()).collect();
         let table = &mut self.table;
         table.insert("name".to_owned(), Value::from(format!("{name}-adapted")));
-        let described = manifest.description.as_deref().unwrap_or(&manifest.name);
-        let description = format!("{described}; with a head that was fitted to labelled pictures");
+        let description = format!(
+            "{}; with a head that was fitted to labelled pictures",
+            described(manifest)
+        );
         table.insert("description".to_owned(), Value::from(description));
-        let dimension = i64::try_from(self.head.bias.len()).unwrap_or(i64::MAX);
-        let mut output = Table::new();
-        output.insert("name".to_owned(), Value::from(OUTPUT));
-        output.insert("take".to_owned(), Value::from("vector"));
-        output.insert("dimension".to_owned(), Value::from(dimension));
-        output.insert("normalise".to_owned(), Value::from("l2"));
-        table.insert("output".to_owned(), Value::Table(output));
+        set_output(table, OUTPUT, dimension);
         let mut head = Table::new();
         let sha256 = encode_string(&Sha256::digest(record));
         head.insert("record".to_owned(), Value::from(RECORD_NAME));
         head.insert("record_sha256".to_owned(), Value::from(sha256));
         table.insert("head".to_owned(), Value::Table(head));
-        let text = table.to_string();
+        self.push(Path::new(RECORD_NAME), record.to_vec());
+        self.finish()
+    }
+
+    /// Writes the manifest.
+    fn finish(&mut self) -> Result<(), ModelError> {
+        let text = self.table.to_string();
         Manifest::parse(&text).map_err(|mistakes| ModelError::Manifest {
             path: self.base.join(MANIFEST_NAME),
             mistakes,
         })?;
-        self.push(Path::new(RECORD_NAME), record.to_vec());
         self.push(Path::new(MANIFEST_NAME), text.into_bytes());
         Ok(())
     }
+}
+
+fn has_head(path: &Path) -> ModelError {
+    let reason = "it has one already; adapt the model that it was made from";
+    no_head(path, reason.to_owned())
+}
+
+fn described(manifest: &Manifest) -> &str {
+    manifest.description.as_deref().unwrap_or(&manifest.name)
+}
+
+/// The manifest's table of a whole output.
+fn set_output(table: &mut Table, name: &str, dimension: usize) {
+    let mut output = Table::new();
+    output.insert("name".to_owned(), Value::from(name));
+    output.insert("take".to_owned(), Value::from("vector"));
+    let dimension = i64::try_from(dimension).unwrap_or(i64::MAX);
+    output.insert("dimension".to_owned(), Value::from(dimension));
+    output.insert("normalise".to_owned(), Value::from("l2"));
+    table.insert("output".to_owned(), Value::Table(output));
 }
 
 fn distance(a: &Embedding, b: &Embedding) -> f32 {

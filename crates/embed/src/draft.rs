@@ -85,13 +85,10 @@ impl OnnxFile {
         encode_string(&Sha256::digest(&self.bytes))
     }
 
-    /// The same model with an additional output: a tensor that one of its nodes computes.
+    /// The same model with additional outputs: tensors that its nodes compute.
     #[must_use]
-    pub fn with_output(&self, tensor: &str) -> Self {
-        Self {
-            path: self.path.clone(),
-            bytes: onnx::with_output(&self.bytes, tensor),
-        }
+    pub fn with_outputs(&self, tensors: &[&str]) -> Self {
+        self.with_bytes(onnx::with_outputs(&self.bytes, tensors))
     }
 
     /// The names of the tensors that its nodes compute, in the order of the file; empty if it is not an
@@ -99,6 +96,12 @@ impl OnnxFile {
     #[must_use]
     pub fn computed(&self) -> Vec<String> {
         onnx::computed(&self.bytes).unwrap_or_default()
+    }
+
+    /// The same model with other bytes.
+    pub(super) fn with_bytes(&self, bytes: Vec<u8>) -> Self {
+        let path = self.path.clone();
+        Self { path, bytes }
     }
 
     /// The inputs and outputs of the model.

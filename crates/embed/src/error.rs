@@ -135,6 +135,14 @@ pub enum ModelError {
         /// Why not.
         reason: String,
     },
+    /// No second layer can be pooled beside the model's embedding.
+    #[error("no second layer of the model in {} can be pooled: {reason}", path.display())]
+    NoSecondLayer {
+        /// The model's folder.
+        path: PathBuf,
+        /// Why not.
+        reason: String,
+    },
     /// A part of the network is in another file, which neither hash nor fingerprint would cover.
     #[error("{} is refused: {reason}", path.display())]
     NotOneFile {

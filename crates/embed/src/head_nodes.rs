@@ -13,7 +13,7 @@ pub(super) const PREFIX: &str = "matchpoint.head/";
 pub(super) const OUTPUT: &str = "matchpoint.head/embedding";
 
 /// `TensorProto.DataType`
-const FLOAT: u64 = 1;
+pub(super) const FLOAT: u64 = 1;
 const UINT8: u64 = 2;
 const INT64: u64 = 7;
 /// `AttributeProto.AttributeType`
@@ -41,19 +41,50 @@ pub struct HeadWeights<'a> {
 }
 
 /// A chain of nodes, each of which takes the result of the previous one.
-struct Chain {
+pub(super) struct Chain {
+    /// The start of the names of its tensors and nodes.
+    prefix: &'static str,
     graph: Vec<u8>,
-    tensor: String,
+    pub(super) tensor: String,
 }
 
 impl Chain {
+    /// An empty chain after a tensor.
+    pub(super) fn after(tensor: &str, prefix: &'static str) -> Self {
+        Self {
+            prefix,
+            graph: Vec::new(),
+            tensor: tensor.to_owned(),
+        }
+    }
+
+    /// Makes the result, `width` floats for each picture, an output, and returns the graph.
+    pub(super) fn output(mut self, width: usize) -> Vec<u8> {
+        // [any, width] of floats.
+        let sides = [field(1, &[]), field(1, &number_field(1, width as u64))].concat();
+        let tensor = [number_field(1, FLOAT), field(2, &sides)].concat();
+        let value = [
+            field(1, self.tensor.as_bytes()),
+            field(2, &field(1, &tensor)),
+        ]
+        .concat();
+        self.graph.extend(field(12, &value));
+        field(7, &self.graph)
+    }
+
     /// Adds a node with additional inputs; its result is the input of the next node.
-    fn node(&mut self, operator: &str, result: &str, others: &[&str], attributes: &[Vec<u8>]) {
+    pub(super) fn node(
+        &mut self,
+        operator: &str,
+        result: &str,
+        others: &[&str],
+        attributes: &[Vec<u8>],
+    ) {
         let mut node = field(1, self.tensor.as_bytes());
         for other in others {
             node.extend(field(1, other.as_bytes()));
         }
-        let result = format!("{PREFIX}{result}");
+        let result = format!("{}{result}", self.prefix);
         node.extend(field(2, result.as_bytes()));
         node.extend(field(3, result.as_bytes()));
         node.extend(field(4, operator.as_bytes()));
@@ -69,7 +100,7 @@ impl Chain {
 
     /// Adds a tensor to the file; returns its name.
     fn tensor(&mut self, name: &str, shape: &[usize], kind: u64, bytes: &[u8]) -> String {
-        let name = format!("{PREFIX}{name}");
+        let name = format!("{}{name}", self.prefix);
         let mut tensor = Vec::new();
         for side in shape {
             tensor.extend(number_field(1, *side as u64));
@@ -91,7 +122,7 @@ impl Chain {
     }
 
     /// Divides each row by its length, with operators that exist in every version and on every device.
-    fn unit_length(&mut self, name: &str, width: usize, result: &str) {
+    pub(super) fn unit_length(&mut self, name: &str, width: usize, result: &str) {
         let rows = self.tensor.clone();
         let ones = self.floats(
             &format!("{name}_ones"),
@@ -149,8 +180,10 @@ impl Chain {
         self.node(IN_BITS, "product", &[&weights, &scales], &attributes);
     }
 
-    /// Selects the embedding within the output, as `[batch, components]`.
-    fn take(&mut self, part: EmbeddingPart) {
+    /// Selects the embedding within the output, as `[batch, components]` of floats.
+    pub(super) fn take(&mut self, part: EmbeddingPart) {
+        // This does nothing if they already have that type.
+        self.node("Cast", "floats", &[], &[integer("to", FLOAT)]);
         let token = |chain: &mut Self, number: i64| {
             let number = chain.whole("token_number", &[], number);
             chain.node("Gather", "token", &[&number], &[integer("axis", 1)]);
@@ -184,7 +217,7 @@ fn signed(number: usize) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
-fn integer(name: &str, value: u64) -> Vec<u8> {
+pub(super) fn integer(name: &str, value: u64) -> Vec<u8> {
     [
         field(1, name.as_bytes()),
         number_field(3, value),
@@ -213,12 +246,7 @@ pub(super) fn with_head(
     head: &HeadWeights<'_>,
 ) -> Result<Vec<u8>, OnnxError> {
     let (from, to) = (head.from, head.bias.len());
-    let mut chain = Chain {
-        graph: Vec::new(),
-        tensor: output.to_owned(),
-    };
-    // This does nothing if they already have that type.
-    chain.node("Cast", "floats", &[], &[integer("to", FLOAT)]);
+    let mut chain = Chain::after(output, PREFIX);
     chain.take(part);
     if head.roots {
         // The directions then do not depend on the length of the component vector.
@@ -229,11 +257,6 @@ pub(super) fn with_head(
     let bias = chain.floats("bias", &[to], head.bias.iter().copied());
     chain.node("Add", "sum", &[&bias], &[]);
     chain.unit_length("behind", to, "embedding");
-    // [any, to] of floats.
-    let sides = [field(1, &[]), field(1, &number_field(1, to as u64))].concat();
-    let tensor = [number_field(1, FLOAT), field(2, &sides)].concat();
-    let value = [field(1, OUTPUT.as_bytes()), field(2, &field(1, &tensor))].concat();
-    chain.graph.extend(field(12, &value));
     let known = fields_of(onnx, 8)?;
     let known = known
         .iter()
@@ -244,7 +267,7 @@ pub(super) fn with_head(
     } else {
         Vec::new()
     };
-    Ok([onnx, &field(7, &chain.graph), &operators].concat())
+    Ok([onnx, &chain.output(to), &operators].concat())
 }
 
 #[cfg(test)]

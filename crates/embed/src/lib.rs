@@ -44,13 +44,16 @@ mod queue;
 mod resize;
 pub mod runtime;
 mod seat;
+mod second_layer;
 mod session;
 mod standing;
 mod tensor;
 mod toml_table;
 mod turns;
 
-pub use adapted::{AdaptedFolder, MapEmbedding, ModelFile, adapted_folder};
+pub use adapted::{
+    AdaptedFolder, LayeredFolder, MapEmbedding, ModelFile, adapted_folder, layered_folder,
+};
 pub use error::{EmbedError, ModelError};
 pub use head_nodes::HeadWeights;
 

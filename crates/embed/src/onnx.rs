@@ -282,13 +282,13 @@ fn shown(name: Option<&[u8]>) -> String {
     text.chars().take(CHARACTERS_MAX).collect()
 }
 
-/// The file with an additional output: a tensor with this name, which one of its nodes has to compute.
+/// The file with additional outputs: tensors with these names, each of which one of its nodes has to compute.
 ///
 /// Protobuf merges a message that occurs twice, so a second, short graph at the end of the file adds to the
 /// first.
-pub(super) fn with_output(onnx: &[u8], tensor: &str) -> Vec<u8> {
-    let value = field(1, tensor.as_bytes());
-    let graph = field(12, &value);
+pub(super) fn with_outputs(onnx: &[u8], tensors: &[&str]) -> Vec<u8> {
+    let value = |tensor: &&str| field(12, &field(1, tensor.as_bytes()));
+    let graph: Vec<u8> = tensors.iter().flat_map(value).collect();
     [onnx, &field(7, &graph)].concat()
 }
 
@@ -319,16 +319,49 @@ fn varint(mut value: u64) -> Vec<u8> {
     }
 }
 
-/// The names of the tensors that the main graph's nodes compute, in the order of the file.
-pub(super) fn computed(onnx: &[u8]) -> Result<Vec<String>, OnnxError> {
-    let mut names = Vec::new();
+/// A node of the main graph.
+pub(super) struct OnnxNode {
+    pub(super) operator: String,
+    pub(super) inputs: Vec<String>,
+    pub(super) outputs: Vec<String>,
+}
+
+/// The nodes of the main graph, in the order of the file.
+pub(super) fn nodes(onnx: &[u8]) -> Result<Vec<OnnxNode>, OnnxError> {
+    let mut nodes = Vec::new();
     for graph in fields_of(onnx, 7)? {
         for node in fields_of(graph, 1)? {
-            let outputs = fields_of(node, 2)?.into_iter();
-            names.extend(outputs.map(|name| String::from_utf8_lossy(name).into_owned()));
+            nodes.push(OnnxNode {
+                operator: texts_of(node, 4)?.concat(),
+                inputs: texts_of(node, 1)?,
+                outputs: texts_of(node, 2)?,
+            });
+        }
+    }
+    Ok(nodes)
+}
+
+/// The names of the tensors that the main graph's nodes compute, in the order of the file.
+pub(super) fn computed(onnx: &[u8]) -> Result<Vec<String>, OnnxError> {
+    let nodes = nodes(onnx)?.into_iter();
+    Ok(nodes.flat_map(|node| node.outputs).collect())
+}
+
+/// The names of the outputs.
+pub(super) fn outputs(onnx: &[u8]) -> Result<Vec<String>, OnnxError> {
+    let mut names = Vec::new();
+    for graph in fields_of(onnx, 7)? {
+        for value in fields_of(graph, 12)? {
+            names.extend(texts_of(value, 1)?);
         }
     }
     Ok(names)
+}
+
+fn texts_of(message: &[u8], number: u64) -> Result<Vec<String>, OnnxError> {
+    let texts = fields_of(message, number)?.into_iter();
+    let texts = texts.map(|text| String::from_utf8_lossy(text).into_owned());
+    Ok(texts.collect())
 }
 
 /// The contents of every field of this number.
@@ -483,7 +516,7 @@ mod tests {
 
     #[test]
     fn an_output_more_is_a_second_graph_behind_the_file() {
-        let file = with_output(&field(7, &field(2, b"net")), "features");
+        let file = with_outputs(&field(7, &field(2, b"net")), &["features"]);
         assert_eq!(check(&file), Ok(()));
         assert!(file.ends_with(&field(7, &field(12, &field(1, b"features")))));
     }

@@ -1,5 +1,6 @@
 //! `matchpoint adapt`: fits a head for the model to labels, and judges it on other labels.
 
+mod fitted_model;
 mod page;
 mod rows;
 mod text;
@@ -48,6 +49,7 @@ const NEAR_COPIES_LISTED: usize = 20;
   matchpoint adapt shop --out models/shop              # by the embeddings that a deployment holds
   matchpoint build shop2 --embeddings-of shop --model models/shop
   matchpoint adapt --images labelled.csv --model models/efficientnet-lite0 --out models/shop
+  matchpoint adapt --images labelled.csv --model models/efficientnet-lite0 --second-layer --out models/shop
   matchpoint adapt --embeddings vectors.npy --labels rows.csv --out head
   matchpoint calibrate --embeddings vectors.npy --labels rows.csv --head head --without-fitted --target-far 0.01
 
@@ -72,6 +74,10 @@ pub(super) struct Adapt {
     /// The folder to write: of a model, or for plain vectors of the head alone
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
+    /// Pool a second layer of the network beside its embedding, by which a head errs less: the sum of a residual
+    /// block before the maps become small, or this tensor of the ONNX file. Of a deployment it needs the kept images
+    #[arg(long, value_name = "TENSOR", num_args = 0..=1, require_equals = true, conflicts_with = "embeddings")]
+    second_layer: Option<Option<String>>,
     /// Fit by this recipe, and compare no others: whitening, root-whitening,
     /// softmax-tcm, root-softmax-tcm, softmax or total-whitening
     #[arg(long, value_name = "NAME")]
@@ -118,6 +124,8 @@ struct AdaptReport {
     outcome: &'static str,
     /// The folder that was written; `None` if nothing was.
     written: Option<PathBuf>,
+    /// The tensor whose mean the head reads beside the embedding; `None` if it reads none.
+    second_layer: Option<String>,
     recipe: &'static str,
     /// What the recipe does, in words.
     what: &'static str,
@@ -229,7 +237,7 @@ impl Adapt {
             let writing = written::Writing {
                 adapted: &adapted,
                 record: &record,
-                model: rows.model.as_ref(),
+                model: rows.model.as_ref().map(|model| &model.loaded),
             };
             written = Some(writing.write(&self.out, &mut models)?);
         }
@@ -276,6 +284,7 @@ impl Adapt {
         Ok(AdaptReport {
             outcome: "refused",
             written: None,
+            second_layer: rows.base().and_then(|base| base.second_layer),
             recipe: adapted.recipe.name,
             what: adapted.recipe.what,
             seed: self.seed,

@@ -51,6 +51,8 @@ pub(super) fn page(
         ],
         ["seed".to_owned(), report.seed.to_string()],
     ];
+    let layer = report.second_layer.iter();
+    facts.extend(layer.map(|tensor| ["second layer".to_owned(), tensor.clone()]));
     facts.extend(report.parts.iter().map(|part| {
         let size = format!("{} labels, {} pictures", part.labels, part.rows);
         [part.part.as_str().to_owned(), size]

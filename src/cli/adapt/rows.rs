@@ -9,15 +9,19 @@ use base16ct::lower::encode_string;
 use sha2::{Digest, Sha256};
 
 use super::Adapt;
+use super::fitted_model::FittedModel;
 use crate::cli::exit::{Exit, fail};
 use crate::cli::input::image_sources::{ImageSources, Purpose};
 use crate::cli::input::images;
 use crate::cli::input::left_out::LeftOut;
 use crate::cli::output::pictures::Pictures;
-use crate::deployment::{Folder, LoadedModel, Models, RefusedItem, read_image};
+use crate::deployment::{Folder, Models, RefusedItem, read_image};
 use crate::telemetry::escaped;
 use matchpoint_adapt::{HeadBase, LabelledRows, Part};
 use matchpoint_arrays::{LabelTable, Role};
+use matchpoint_embed::embedder::Embedded;
+use matchpoint_embed::pixels::ImageLimits;
+use matchpoint_gallery::Gallery;
 use matchpoint_gallery::item::ItemHead;
 use matchpoint_report::Picture;
 use matchpoint_vector::Embedding;
@@ -42,7 +46,7 @@ pub(super) struct AdaptRows {
     /// Finds the pictures of items.
     pictures: Pictures,
     /// The model that embedded the rows; `None` for vectors without a known model.
-    pub(super) model: Option<LoadedModel>,
+    pub(super) model: Option<FittedModel>,
     pub(super) failed: Vec<RefusedItem>,
     pub(super) left_out: LeftOut,
 }
@@ -71,7 +75,7 @@ impl Gathering {
         self.sha256.push(sha256);
     }
 
-    fn finish(self, model: Option<LoadedModel>) -> anyhow::Result<AdaptRows> {
+    fn finish(self, model: Option<FittedModel>) -> anyhow::Result<AdaptRows> {
         let mut numbers: BTreeMap<&str, u32> = BTreeMap::new();
         for name in &self.names {
             let next = u32::try_from(numbers.len()).unwrap_or(u32::MAX);
@@ -80,8 +84,9 @@ impl Gathering {
         let labels = self.names.iter();
         let labels = labels.map(|name| numbers.get(name.as_str()).copied().unwrap_or(0));
         let rows = LabelledRows::normalise(self.dimension.max(1), self.vectors, labels.collect())?;
+        let own = model.as_ref().map_or(rows.dimension(), |model| model.own);
         Ok(AdaptRows {
-            rows,
+            rows: rows.with_own(own),
             parts: parts(&self.words)?,
             names: self.names,
             sha256: self.sha256,
@@ -128,7 +133,7 @@ impl Adapt {
         }
     }
 
-    /// Reads the stored embeddings; no pictures are needed.
+    /// Reads the stored embeddings, for which no pictures are needed; with a second layer, embeds those that are kept.
     fn rows_of_deployment(
         &self,
         deployment: &Path,
@@ -137,6 +142,10 @@ impl Adapt {
         let folder = Folder::open(deployment)?;
         let reference = &folder.record().model;
         let model = if reference.vectors.is_some() {
+            if self.second_layer.is_some() {
+                let message = "the deployment holds vectors that are made elsewhere, and no network whose second layer could be pooled";
+                return Err(fail(Exit::BadData, message));
+            }
             None
         } else {
             let path = self.model.as_ref().unwrap_or(&reference.folder);
@@ -150,20 +159,39 @@ impl Adapt {
                 );
                 return Err(fail(Exit::Mismatch, message));
             }
-            refuse_head(&loaded)?;
-            Some(loaded)
+            Some(FittedModel::of(
+                self,
+                loaded,
+                models,
+                reference.precision.as_deref(),
+            )?)
         };
-        let view = folder.open_items()?.view();
+        let gallery = folder.open_items()?;
+        let view = gallery.view();
         let mut items: Vec<_> = view.items().collect();
         items.sort_unstable_by(|a, b| a.0.id.cmp(&b.0.id));
         if model.is_some() {
             refuse_vectors(deployment, &items)?;
         }
+        let wide = model.as_ref().filter(|_| self.second_layer.is_some());
+        let limits = models.limits();
+        let again = wide.map(|model| kept(&gallery, deployment, &items, model, limits));
+        let mut again = again.transpose()?.unwrap_or_default().into_iter();
         let mut gathering = Gathering::default();
         for (head, vector) in items {
             let word = head.metadata.get(PART_COLUMN).cloned();
             let picture = head.source_sha256.map(|sha256| encode_string(&sha256));
-            gathering.push(vector, &head.label, word, picture);
+            match again.next() {
+                Some(Ok(one)) => {
+                    gathering.push(one.embedding.as_slice(), &head.label, word, picture);
+                }
+                None => gathering.push(vector, &head.label, word, picture),
+                Some(Err(reason)) => {
+                    let item = head.id.clone();
+                    gathering.failed.push(RefusedItem { item, reason });
+                    continue;
+                }
+            }
             gathering.ids.push(head.id.clone());
         }
         if let Some(images) = &self.pictures {
@@ -182,7 +210,7 @@ impl Adapt {
         };
         let sources = ImageSources::read_but(images, Purpose::Fit, &self.exclude)?;
         let loaded = models.open(model, self.precision.as_deref())?;
-        refuse_head(&loaded)?;
+        let model = FittedModel::of(self, loaded, models, self.precision.as_deref())?;
         let limits = models.limits();
         let paths: Vec<PathBuf> = sources.items.iter().map(|item| item.path.clone()).collect();
         let mut gathering = Gathering {
@@ -191,7 +219,7 @@ impl Adapt {
             ..Gathering::default()
         };
         gathering.pictures.add(&sources);
-        let embedded = images::embedded(&paths, &loaded, limits);
+        let embedded = images::embedded(&paths, &model.loaded, limits);
         for (item, result) in sources.items.iter().zip(embedded) {
             let bytes = read_image(&item.path, &limits);
             match (result, bytes) {
@@ -211,7 +239,7 @@ impl Adapt {
                 }),
             }
         }
-        gathering.finish(Some(loaded))
+        gathering.finish(Some(model))
     }
 
     fn rows_of_vectors(&self, path: &Path) -> anyhow::Result<AdaptRows> {
@@ -260,12 +288,7 @@ impl AdaptRows {
 
     /// Describes the model in the form that the record of a head uses.
     pub(super) fn base(&self) -> Option<HeadBase> {
-        let model = &self.model.as_ref()?.model;
-        Some(HeadBase {
-            name: model.name().to_owned(),
-            precision: model.precision().to_owned(),
-            fingerprint: model.fingerprint().to_owned(),
-        })
+        self.model.as_ref().map(|model| model.base.clone())
     }
 }
 
@@ -286,14 +309,33 @@ fn refuse_vectors(deployment: &Path, items: &[(&Arc<ItemHead>, &[f32])]) -> anyh
     Err(fail(Exit::BadData, message))
 }
 
-/// Refuses a model that already has a head, before any work is done.
-fn refuse_head(loaded: &LoadedModel) -> anyhow::Result<()> {
-    if loaded.model.head_record().is_none() {
-        return Ok(());
+/// The embedding of each item's image by a model, from the images that the deployment keeps.
+fn kept(
+    gallery: &Gallery,
+    deployment: &Path,
+    items: &[(&Arc<ItemHead>, &[f32])],
+    model: &FittedModel,
+    limits: ImageLimits,
+) -> anyhow::Result<Vec<Result<Embedded, String>>> {
+    if !gallery.keeps_images() {
+        let message = format!(
+            "{0} keeps no images, and no stored embedding has a second layer: `matchpoint build {0} --images SOURCE --keep-images` adds \
+             them; or fit to pictures by --images SOURCE --model DIR",
+            deployment.display()
+        );
+        return Err(fail(Exit::NoInput, message));
     }
-    let message = format!(
-        "{} has a head already, and none is put behind another; adapt the model that it was made from",
-        loaded.folder.display()
-    );
-    Err(fail(Exit::BadData, message))
+    let read = |at: usize| {
+        let image = items.get(at).map(|(head, _)| gallery.image(&head.id));
+        let image = image.transpose().map_err(|error| error.to_string())?;
+        image
+            .flatten()
+            .ok_or_else(|| "its image is not kept".to_owned())
+    };
+    Ok(images::embedded_from(
+        items.len(),
+        &read,
+        &model.loaded,
+        limits,
+    ))
 }

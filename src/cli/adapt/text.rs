@@ -32,6 +32,10 @@ pub(super) fn text(report: &AdaptReport) -> String {
         })
         .collect();
     rows.extend(report.left_out.rows());
+    rows.extend(report.second_layer.iter().map(|tensor| {
+        let text = format!("the mean of {tensor}, beside the model's embedding");
+        ("second layer", text)
+    }));
     rows.push((
         "recipe",
         format!(
@@ -236,6 +240,7 @@ mod tests {
         let report = |near_copies_total| AdaptReport {
             outcome: "refused",
             written: None,
+            second_layer: None,
             recipe: "whitening",
             what: "",
             seed: 0,

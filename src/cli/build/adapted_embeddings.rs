@@ -45,6 +45,15 @@ impl AdaptedEmbeddings {
             );
             return Err(fail(Exit::Mismatch, message));
         }
+        if let Some(tensor) = base.and_then(|base| base.second_layer.as_ref()) {
+            let message = format!(
+                "the head in {} reads a second layer ({tensor}), which no stored embedding has: embed the images again, by --images-of {} \
+                 if it keeps them, or by --images",
+                model.display(),
+                deployment.display()
+            );
+            return Err(fail(Exit::Mismatch, message));
+        }
         Ok(Self {
             view: folder.open_items()?.view(),
             head,

@@ -33,16 +33,31 @@ pub(crate) fn embedded(
     loaded: &LoadedModel,
     limits: ImageLimits,
 ) -> Vec<Result<Embedded, String>> {
+    let read = |at: usize| {
+        files
+            .get(at)
+            .map_or(Ok(Vec::new()), |file| read(file, limits))
+    };
+    embedded_from(files.len(), &read, loaded, limits)
+}
+
+/// The embedding of each of so many images, which `read` reads by their numbers, or why it has none.
+pub(crate) fn embedded_from(
+    images: usize,
+    read: &(dyn Fn(usize) -> Result<Vec<u8>, String> + Sync),
+    loaded: &LoadedModel,
+    limits: ImageLimits,
+) -> Vec<Result<Embedded, String>> {
     let next = AtomicUsize::new(0);
-    let progress = Mutex::new(ItemProgress::new("embedding", files.len()));
-    let found = Mutex::new(vec![None; files.len()]);
+    let progress = Mutex::new(ItemProgress::new("embedding", images));
+    let found = Mutex::new(vec![None; images]);
     let work = || {
         loop {
             let at = next.fetch_add(1, Ordering::Relaxed);
-            let Some(file) = files.get(at) else {
+            if images <= at {
                 return;
-            };
-            let one = embed(file, loaded, limits);
+            }
+            let one = read(at).and_then(|bytes| embed(bytes, loaded, limits));
             let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(slot) = found.get_mut(at) {
                 *slot = Some(one);
@@ -69,9 +84,9 @@ pub(crate) fn embedded(
         .collect()
 }
 
-fn embed(file: &Path, loaded: &LoadedModel, limits: ImageLimits) -> Result<Embedded, String> {
-    let bytes = if is_standard(file) {
-        read_image_at(file).map_err(|cause| cause.to_string())?
+fn read(file: &Path, limits: ImageLimits) -> Result<Vec<u8>, String> {
+    if is_standard(file) {
+        read_image_at(file).map_err(|cause| cause.to_string())
     } else {
         read_image(file, &limits).map_err(|error| {
             // Its path is shown anyway.
@@ -80,8 +95,11 @@ fn embed(file: &Path, loaded: &LoadedModel, limits: ImageLimits) -> Result<Embed
             } else {
                 error.to_string()
             }
-        })?
-    };
+        })
+    }
+}
+
+fn embed(bytes: Vec<u8>, loaded: &LoadedModel, limits: ImageLimits) -> Result<Embedded, String> {
     let job = move |worker: &mut PoolWorker<'_>| worker.embed(&bytes, &limits);
     let embedded = loaded
         .pool

@@ -173,7 +173,7 @@ impl New {
                 ),
             ));
         }
-        let cut = onnx.with_output(tensor);
+        let cut = onnx.with_outputs(&[tensor]);
         let interface = cut.interface(runtime).map_err(DeploymentError::from)?;
         Ok((cut, interface, Some(tensor.clone())))
     }

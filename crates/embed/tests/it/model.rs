@@ -26,7 +26,9 @@ use matchpoint_embed::job::{JobKind, PoolError, PoolWorker};
 use matchpoint_embed::pixels::{ImageLimits, Pixels};
 use matchpoint_embed::pool::{Dropped, WorkerPool};
 use matchpoint_embed::runtime::{Runtime, RuntimeCandidate, RuntimeError};
-use matchpoint_embed::{Compute, Device, EmbedError, Model, ModelError};
+use matchpoint_embed::{
+    Compute, Device, EmbedError, LayeredFolder, Model, ModelError, layered_folder,
+};
 use matchpoint_vector::{Embedding, Similarity};
 use proptest::prelude::{ProptestConfig, prop_assert, proptest};
 use sha2::{Digest, Sha256};
@@ -329,6 +331,25 @@ mod onnx {
             attributes.to_vec(),
         ];
         file(&bytes(1, &node.concat()), 1, input, output)
+    }
+
+    /// A model with two sums: `wide`, of the whole image, and `small`, of half of its sides.
+    pub(super) fn two_sums() -> Vec<u8> {
+        let node = |inputs: [&str; 2], operator: &str, output: &str, attributes: &[u8]| {
+            let named = inputs.iter().filter(|name| !name.is_empty());
+            let inputs: Vec<u8> = named.flat_map(|name| text(1, name)).collect();
+            let rest = [text(2, output), text(4, operator), attributes.to_vec()];
+            bytes(1, &[inputs, rest.concat()].concat())
+        };
+        let halved = [list("kernel_shape", &[2, 2]), list("strides", &[2, 2])].concat();
+        let nodes = [
+            node(["pixels", ""], "Abs", "sizes", &[]),
+            node(["sizes", "sizes"], "Add", "wide", &[]),
+            node(["wide", ""], "MaxPool", "halved", &halved),
+            node(["halved", "halved"], "Add", "small", &[]),
+            node(["small", ""], "Flatten", "out", &[]),
+        ];
+        file(&nodes.concat(), 1, &[1, 3, 2, 4], &[1, 6])
     }
 
     /// A model that flattens an image of this type.
@@ -1343,6 +1364,103 @@ fn a_precision_is_another_model_with_its_own_golden_check() {
     let error = open(Some("int8")).unwrap_err();
     assert!(matches!(error, ModelError::GoldenDiffers { .. }), "{error}");
     assert!(open(None).is_ok());
+}
+
+// === A second layer ===
+
+/// The files of a folder, in a folder.
+fn written(layered: &LayeredFolder) -> TempDir {
+    let folder = TempDir::new().unwrap();
+    for file in &layered.files {
+        fs::write(folder.path().join(&file.path), &file.bytes).unwrap();
+    }
+    folder
+}
+
+fn embedding(model: &Model, image: &[u8]) -> Vec<f32> {
+    let mut embedder = model.embedder().unwrap();
+    let found = embedder.embed(image, &LIMITS, &Cancellation::never());
+    found.unwrap().embedding.as_slice().to_vec()
+}
+
+#[test]
+fn a_second_layer_is_the_mean_of_a_map_beside_the_embedding_and_as_long() {
+    let toy = Toy::with(
+        &onnx::two_sums(),
+        &[160.0, 220.0, 170.0, 230.0, 180.0, 240.0],
+    );
+    toy.open();
+    let layered = |tensor| layered_folder(toy.folder.path(), tensor, runtime());
+    let found = layered(None).unwrap();
+    assert_eq!((found.tensor.as_str(), found.own), ("wide", 6));
+    assert_eq!(layered(Some("wide")).unwrap(), found);
+    let folder = written(&found);
+    let compute = Compute::on(Device::Cpu);
+    let model = Model::open(folder.path(), None, runtime(), &compute).unwrap();
+    let unit = |values: &[f32]| Embedding::normalise(values.to_vec()).unwrap();
+    let own = unit(&[160.0, 220.0, 170.0, 230.0, 180.0, 240.0]);
+    let second = unit(&[115.0, 125.0, 135.0]);
+    let expected = unit(&[own.as_slice(), second.as_slice()].concat());
+    let cosine = cosine(&unit(&embedding(&model, &bmp(GOLDEN))), &expected);
+    assert!(0.999_999 <= cosine, "{cosine}");
+
+    let refused = |tensor, words: &str| {
+        let text = layered(tensor).unwrap_err().to_string();
+        assert!(text.contains(words), "{text}");
+    };
+    refused(
+        Some("nowhere"),
+        "no node computes a tensor \"nowhere\"; the sums of its blocks: wide, small",
+    );
+    refused(
+        Some("out"),
+        "\"out\" f32 [1, 6] is no map [batch, channels, height, width]",
+    );
+    let flat = Toy::new();
+    flat.open();
+    let text = layered_folder(flat.folder.path(), None, runtime()).unwrap_err();
+    assert!(
+        text.to_string().contains("the sums of its blocks: none"),
+        "{text}"
+    );
+    // A precision that is no other writing of the same network.
+    fs::copy(flat.path("model.onnx"), toy.path("flat.onnx")).unwrap();
+    let sha256 = OnnxFile::read(&toy.path("flat.onnx")).unwrap().sha256();
+    let manifest = format!(
+        "{}\n[precision.flat]\npath = \"flat.onnx\"\nsha256 = \"{sha256}\"\ngolden = \"golden.f32\"\ncosine_min = 0.999\n",
+        toy.manifest
+    );
+    fs::write(toy.path("model.toml"), manifest).unwrap();
+    refused(None, "flat.onnx computes no tensor \"wide\"");
+}
+
+#[test]
+fn the_shipped_model_gets_a_second_layer_in_every_precision_and_its_embedding_stays() {
+    let shipped = Path::new(ROOT).join("models/efficientnet-lite0");
+    let layered = layered_folder(&shipped, None, runtime()).unwrap();
+    assert_eq!((layered.tensor.as_str(), layered.own), ("b10.res", 1280));
+    let folder = written(&layered);
+    for precision in [None, Some("int8"), Some("fp16")] {
+        let open = |folder: &Path| {
+            Model::open(folder, precision, runtime(), &Compute::on(Device::Cpu)).unwrap()
+        };
+        let (before, beside) = (open(&shipped), open(folder.path()));
+        assert_eq!(beside.dimension(), 1280 + 112);
+        for image in oracle().iter().take(3) {
+            let [own, joined] = [&before, &beside].map(|model| embedding(model, &image.image));
+            let (kept, second) = joined.split_at(1280);
+            let length = |part: &[f32]| part.iter().map(|value| value * value).sum::<f32>();
+            assert!((length(second) - 0.5).abs() < 1e-5);
+            let cosine = Similarity::between(
+                &own,
+                Embedding::normalise(kept.to_vec()).unwrap().as_slice(),
+            );
+            assert!(
+                0.999_999 <= cosine.unwrap().get(),
+                "{precision:?}: {cosine:?}"
+            );
+        }
+    }
 }
 
 // === The pool ===

@@ -1,0 +1,149 @@
+//! A second layer beside a network's embedding: the mean of a map within the network. Both are scaled to unit
+//! length, so that they count the same.
+
+use std::path::Path;
+
+use super::draft::{OnnxFile, Port};
+use super::error::ModelError;
+use super::head_nodes::{Chain, FLOAT, integer};
+use super::onnx::{self, OnnxNode};
+use super::output::EmbeddingOutput;
+use super::runtime::Runtime;
+
+/// The start of the names of its tensors and nodes.
+const PREFIX: &str = "matchpoint.layers/";
+/// The output of a network with a second layer.
+pub(super) const OUTPUT: &str = "matchpoint.layers/embedding";
+/// How many tensors are named if one has to be chosen.
+const SHOWN: usize = 12;
+
+/// A map `[batch, channels, height, width]` within a network.
+pub(super) struct SecondLayer {
+    pub(super) tensor: String,
+    pub(super) channels: usize,
+    /// Height times width; `None` if the file leaves them open.
+    area: Option<u64>,
+}
+
+impl SecondLayer {
+    /// The map with this name. Without a name, the last sum of a residual block before the maps become as small
+    /// as the network's last sum is: what follows is seen by the embedding well enough.
+    pub(super) fn find(
+        folder: &Path,
+        onnx: &OnnxFile,
+        named: Option<&str>,
+        runtime: &Runtime,
+    ) -> Result<Self, ModelError> {
+        let refused = |reason| ModelError::NoSecondLayer {
+            path: folder.to_owned(),
+            reason,
+        };
+        let nodes = onnx::nodes(onnx.bytes()).map_err(|cause| refused(cause.to_string()))?;
+        let sums: Vec<&str> = sums(&nodes).collect();
+        let hint = || format!("the sums of its blocks: {}", shown(&sums));
+        let wanted = match named {
+            Some(name) if !is_computed(&nodes, name) => {
+                let reason = format!("no node computes a tensor {name:?}; {}", hint());
+                return Err(refused(reason));
+            }
+            Some(name) => vec![name],
+            None => sums.clone(),
+        };
+        let outputs = onnx::outputs(onnx.bytes()).map_err(|cause| refused(cause.to_string()))?;
+        let new = wanted.iter().copied();
+        let new: Vec<&str> = new
+            .filter(|name| outputs.iter().all(|output| output != name))
+            .collect();
+        let ports = onnx.with_outputs(&new).interface(runtime)?.outputs;
+        let of_name = |name: &&str| ports.iter().find(|port| port.name == *name);
+        let ports: Vec<&Port> = wanted.iter().filter_map(of_name).collect();
+        let mut maps: Vec<Self> = ports.iter().copied().filter_map(Self::of).collect();
+        let found = match (named, maps.last().and_then(|last| last.area)) {
+            (Some(_), _) => maps.pop(),
+            (None, Some(least)) => maps.into_iter().rfind(|map| Some(least) < map.area),
+            (None, None) => None,
+        };
+        found.ok_or_else(|| {
+            refused(match ports.last() {
+                Some(port) if named.is_some() => {
+                    format!("{port} is no map [batch, channels, height, width] of floats")
+                }
+                _ => format!(
+                    "none of the sums of its blocks is a map [batch, channels, height, width] that is larger than the last; if another \
+                     tensor is one, name it; {}",
+                    hint()
+                ),
+            })
+        })
+    }
+
+    fn of(port: &Port) -> Option<Self> {
+        let [_batch, Some(channels), height, width] = *port.shape.as_slice() else {
+            return None;
+        };
+        port.element.starts_with('f').then_some(Self {
+            tensor: port.name.clone(),
+            channels: usize::try_from(channels).ok()?,
+            area: height
+                .zip(width)
+                .map(|(height, width)| u64::from(height) * u64::from(width)),
+        })
+    }
+
+    /// The file with the layer beside the embedding, and one output more: [`OUTPUT`]. `None` if no node computes
+    /// the tensor.
+    pub(super) fn beside(&self, onnx: &OnnxFile, output: &EmbeddingOutput) -> Option<OnnxFile> {
+        let nodes = onnx::nodes(onnx.bytes()).ok()?;
+        if !is_computed(&nodes, &self.tensor) {
+            return None;
+        }
+        let mut chain = Chain::after(&output.name, PREFIX);
+        chain.take(output.take);
+        chain.unit_length("last", output.dimension, "last");
+        let last = std::mem::replace(&mut chain.tensor, stored(&nodes, &self.tensor).to_owned());
+        chain.node("Cast", "map", &[], &[integer("to", FLOAT)]);
+        chain.node("GlobalAveragePool", "mean_of_map", &[], &[]);
+        chain.node("Flatten", "raw_second", &[], &[integer("axis", 1)]);
+        chain.unit_length("second", self.channels, "second");
+        let second = std::mem::replace(&mut chain.tensor, last);
+        chain.node("Concat", "embedding", &[&second], &[integer("axis", 1)]);
+        let graph = chain.output(output.dimension + self.channels);
+        Some(onnx.with_bytes([onnx.bytes(), &graph].concat()))
+    }
+}
+
+/// The sums of two or more computed tensors, as residual blocks end with them. Where one is a constant, it is a bias.
+fn sums(nodes: &[OnnxNode]) -> impl Iterator<Item = &str> {
+    let sums = nodes.iter().filter(|node| {
+        let computed = |name: &String| is_computed(nodes, name);
+        matches!(node.operator.as_str(), "Add" | "Sum") && node.inputs.iter().all(computed)
+    });
+    sums.flat_map(|node| node.outputs.iter().map(String::as_str))
+}
+
+fn is_computed(nodes: &[OnnxNode], name: &str) -> bool {
+    let mut outputs = nodes.iter().flat_map(|node| &node.outputs);
+    outputs.any(|output| output == name)
+}
+
+/// Where a tensor is rounded to few bits and widened again, what comes out of that: the network itself goes on with
+/// it, and it is computed as before.
+fn stored<'a>(nodes: &'a [OnnxNode], tensor: &'a str) -> &'a str {
+    let after = |operator: &str, tensor: &str| {
+        let taking = |node: &&OnnxNode| {
+            node.operator == operator && node.inputs.first().is_some_and(|input| input == tensor)
+        };
+        nodes.iter().find(taking)?.outputs.first()
+    };
+    let rounded = after("QuantizeLinear", tensor);
+    let widened = rounded.and_then(|rounded| after("DequantizeLinear", rounded));
+    widened.map_or(tensor, String::as_str)
+}
+
+fn shown(names: &[&str]) -> String {
+    let skipped = names.len().saturating_sub(SHOWN);
+    match names.get(skipped..) {
+        Some(last) if !last.is_empty() => last.join(", "),
+        _ => "none".to_owned(),
+    }
+}
