@@ -205,6 +205,7 @@ pub fn certify_scores(
             scores: 1,
             needed: target.trials_needed(),
             far: target.far,
+            growth: None,
             confidence: target.confidence.get(),
             best_supported_far: best_supported_far(independent_trials, target.confidence),
         });

@@ -112,9 +112,11 @@ pub enum CalibrationError {
         /// The number given.
         value: f64,
     },
-    /// Growth to a size that is lower than today's.
-    #[error("a gallery of {now} items does not grow to {later}; give the larger size last")]
-    Shrinking {
+    /// Growth to a size that the gallery has already.
+    #[error(
+        "a gallery of {now} items does not grow to {later}; allow for more items than it has, or for no growth"
+    )]
+    NoGrowth {
         /// Number of items today.
         now: u64,
         /// Number of items later.

@@ -175,6 +175,7 @@ fn underpowered(labels: u64, target: TargetFar) -> Underpowered {
         scores: 1,
         needed: needed.max(1),
         far: target.far(),
+        growth: None,
         confidence: target.confidence().get(),
         best_supported_far: if labels == 0 {
             1.0

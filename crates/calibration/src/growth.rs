@@ -90,7 +90,7 @@ pub fn ahead_of_growth(target: TargetFar, growth: Growth) -> Result<TargetFar, C
         return Err(CalibrationError::EmptyGallery);
     }
     if growth.items_later < growth.items_now {
-        return Err(CalibrationError::Shrinking {
+        return Err(CalibrationError::NoGrowth {
             now: growth.items_now,
             later: growth.items_later,
         });

@@ -6,9 +6,9 @@ use super::target_rate::or_ask_for;
 /// There are too few independent trials, so no threshold can be certified to keep the target.
 #[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
 #[error(
-    "FAR {} at {} confidence needs {needed} labels of strangers, there are \
+    "FAR {} at {} confidence{} needs {needed} labels of strangers, there are \
      {independent_trials}{}: add labels{or}",
-    percent(*.far), percent(*.confidence), for_each(*.scores),
+    percent(*.far), percent(*.confidence), for_growth(.growth), for_each(*.scores),
     or = or_ask_for("FAR", *.best_supported_far)
 )]
 pub struct Underpowered {
@@ -18,12 +18,37 @@ pub struct Underpowered {
     pub scores: u64,
     /// The least number of labels that the target needs.
     pub needed: u64,
-    /// The target FAR.
+    /// The target FAR that was asked for.
     pub far: f64,
+    /// The growth that was asked for, because of which a tighter FAR is needed today; `None` if there is none.
+    pub growth: Option<GrowthAsked>,
     /// The confidence of the target.
     pub confidence: f64,
-    /// The lowest FAR that this number of trials can certify at this confidence; 1 if none.
+    /// The lowest FAR to ask for that this number of trials can certify at this confidence; 1 if none.
     pub best_supported_far: f64,
+}
+
+/// A growth of the gallery that a refused target was asked for with.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct GrowthAsked {
+    /// Number of items today.
+    pub items_now: u64,
+    /// Number of items at which the target was asked for.
+    pub items_later: u64,
+    /// The FAR that today's gallery needs for it.
+    pub far_today: f64,
+}
+
+fn for_growth(growth: &Option<GrowthAsked>) -> String {
+    let Some(growth) = growth else {
+        return String::new();
+    };
+    format!(
+        ", in a gallery that grows from {} items to {} and so at FAR {} today,",
+        growth.items_now,
+        growth.items_later,
+        percent(growth.far_today)
+    )
 }
 
 fn for_each(scores: u64) -> String {
@@ -38,15 +63,17 @@ fn for_each(scores: u64) -> String {
 /// Groups of strangers with too few labels for a target that holds in each group.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[error(
-    "FAR {} at {} confidence for each {column} needs {needed} labels of strangers in each: \
+    "FAR {} at {} confidence for each {column}{} needs {needed} labels of strangers in each: \
      {}; add labels of these, ask for a higher FAR, or for all strangers together",
-    percent(*.far), percent(*.confidence), short_groups(.short, *.needed)
+    percent(*.far), percent(*.confidence), for_growth(.growth), short_groups(.short, *.needed)
 )]
 pub struct GroupsUnderpowered {
     /// The metadata column.
     pub column: String,
-    /// The target FAR.
+    /// The target FAR that was asked for.
     pub far: f64,
+    /// The growth that was asked for, because of which a tighter FAR is needed today; `None` if there is none.
+    pub growth: Option<GrowthAsked>,
     /// The confidence of the target.
     pub confidence: f64,
     /// The least number of labels that each group needs.
@@ -62,7 +89,7 @@ pub struct GroupShortage {
     pub group: String,
     /// Number of its labels of strangers.
     pub labels: u64,
-    /// The lowest FAR that these labels can certify; 1 if none.
+    /// The lowest FAR to ask for that these labels can certify; 1 if none.
     pub best_supported_far: f64,
 }
 

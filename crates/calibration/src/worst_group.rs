@@ -138,6 +138,7 @@ impl StrangerGroups {
             return Err(GroupsUnderpowered {
                 column: self.column.clone(),
                 far: target.far(),
+                growth: None,
                 confidence: target.confidence().get(),
                 needed: target.trials_needed(),
                 short,

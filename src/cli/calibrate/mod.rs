@@ -113,7 +113,8 @@ pub(crate) struct Calibrate {
     #[command(flatten, next_help_heading = "Target")]
     target: TargetFlags,
     /// Tighten the target now for a gallery that will grow to so many items
-    #[arg(long, value_name = "ITEMS", help_heading = "Target")]
+    #[arg(long, value_name = "ITEMS", help_heading = "Target",
+        value_parser = clap::value_parser!(u64).range(1..))]
     grow_to: Option<u64>,
     /// With --target-far: certify it for the strangers of each value of this metadata column by
     /// themselves, and not only for all of them together

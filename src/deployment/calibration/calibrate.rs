@@ -123,7 +123,13 @@ fn with_room(
             Err(error) => return Err(error),
         }
     }
-    let remedied = choose(&draft)?;
+    let remedied = choose(&draft).map_err(|error| {
+        if let DeploymentError::Calibration(refused) = error {
+            draft.refusal_as_asked(refused).into()
+        } else {
+            error
+        }
+    })?;
     Ok((draft, remedied))
 }
 

@@ -282,6 +282,7 @@ fn allowed(rule: Rule, trials: u64) -> Result<u64, AnalysisError> {
             scores: 1,
             needed: target.trials_needed(),
             far: target.far(),
+            growth: None,
             confidence: confidence.get(),
             best_supported_far: binomial::upper_bound(0, trials, confidence.delta()),
         })

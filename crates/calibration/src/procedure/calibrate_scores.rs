@@ -119,7 +119,8 @@ fn point(
         metric: Metric::Cosine,
     };
     let draft = PointDraft::new(settings, binding, created)?;
-    let chosen = ChosenThreshold::on(&trials.recording, draft.target(), settings)?;
+    let chosen = ChosenThreshold::on(&trials.recording, draft.target(), settings)
+        .map_err(|refused| draft.refusal_as_asked(refused))?;
     draft.point(PointTrials {
         chosen: &chosen,
         trials: trials.recording.trials(),

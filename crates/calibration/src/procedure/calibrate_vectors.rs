@@ -128,7 +128,8 @@ fn point(
     };
     let draft = PointDraft::new(&request.settings, binding, created)?;
     let all = trials.recording.trials();
-    let chosen = ChosenThreshold::on(&trials.recording, draft.target(), &request.settings)?;
+    let chosen = ChosenThreshold::on(&trials.recording, draft.target(), &request.settings)
+        .map_err(|refused| draft.refusal_as_asked(refused))?;
     draft.point(PointTrials {
         chosen: &chosen,
         trials: all,

@@ -6,13 +6,14 @@ use crate::adjustment::Adjustment;
 use crate::analysis::crowded::CrowdedStrangers;
 use crate::analysis::strangers::UnnamedStrangers;
 use crate::certify::TargetFar;
-use crate::growth::ahead_of_turnover;
+use crate::growth::{FpirAt, ahead_of_turnover, predicted};
 use crate::held_out::{Folds, HeldOut, cross_fit, cross_fit_by};
 use crate::operating_point::{
     Binding, GrowthAllowed, HeldOutRates, IndexMisses, OperatingPoint, PointPlan, TurnoverAllowed,
 };
 use crate::policy::{CalibrationTarget, Choice, choose};
 use crate::recording::Recording;
+use crate::refusal::{GrowthAsked, Underpowered};
 use crate::review::ReviewBand;
 use crate::trials::Trials;
 use crate::worst_group::{StrangerGroups, WorstGroup};
@@ -184,6 +185,41 @@ impl PointDraft {
         tightened.map_or(self.target, |far| self.target.for_far(far))
     }
 
+    /// A refusal of [`PointDraft::target`] in terms of the target that was asked for, if growth made that tighter.
+    #[must_use]
+    pub fn refusal_as_asked(&self, refused: CalibrationError) -> CalibrationError {
+        let Some((allowed, today)) = self.growth.zip(self.target.far()) else {
+            return refused;
+        };
+        let growth = GrowthAsked {
+            items_now: self.binding.gallery_items,
+            items_later: allowed.items,
+            far_today: today.far(),
+        };
+        // What so many labels support today, at the size that was asked for.
+        let at_that_size = |fpir| {
+            let items = growth.items_now;
+            predicted(FpirAt { items, fpir }, growth.items_later).map_or(1.0, |at| at.fpir)
+        };
+        if let CalibrationError::Underpowered(few) = refused {
+            return CalibrationError::Underpowered(Underpowered {
+                far: allowed.target_far,
+                growth: Some(growth),
+                best_supported_far: at_that_size(few.best_supported_far),
+                ..few
+            });
+        }
+        if let CalibrationError::Groups(mut few) = refused {
+            few.far = allowed.target_far;
+            few.growth = Some(growth);
+            for group in &mut few.short {
+                group.best_supported_far = at_that_size(group.best_supported_far);
+            }
+            return CalibrationError::Groups(few);
+        }
+        refused
+    }
+
     /// Makes the operating point.
     ///
     /// # Errors
@@ -296,6 +332,38 @@ mod tests {
         // Without that room, the minimum number of labels allows hardly any growth.
         let least = room(draft(0.01, 1_000, None), 299);
         assert!(least <= 3, "{least}");
+    }
+
+    #[test]
+    fn a_refusal_names_the_target_asked_for_and_the_one_of_today() {
+        let grown = |far| draft(far, 1_000, Some(10_000));
+        let on =
+            |far| ChosenThreshold::on(&recording(300), grown(far).target(), &settings(far, None));
+        let refused = grown(0.01).refusal_as_asked(on(0.01).unwrap_err());
+        assert!(
+            refused.to_string().starts_with(
+                "FAR 1 % at 95 % confidence, in a gallery that grows from 1000 items to 10000 and so at FAR 0.1"
+            ),
+            "{refused}"
+        );
+        assert_eq!(refused.refusal(), Some("CALIBRATION_UNDERPOWERED"));
+        // 300 labels support about 1 % today, and so about 9.5 % in a gallery of ten times the size: what is
+        // proposed can be asked for.
+        let best = refused.best_supported().unwrap();
+        assert!((0.09..0.1).contains(&best), "{best}");
+        assert!(on(best * 1.001).is_ok() && on(best * 0.999).is_err());
+    }
+
+    #[test]
+    fn growth_to_no_more_items_than_there_are_is_refused_and_not_ignored() {
+        for later in [0, 999, 1_000] {
+            let refused = settings(0.01, Some(later)).tightened(1_000).unwrap_err();
+            assert!(
+                refused.to_string().contains("does not grow to"),
+                "{refused}"
+            );
+        }
+        assert!(settings(0.01, Some(1_001)).tightened(1_000).is_ok());
     }
 
     #[test]

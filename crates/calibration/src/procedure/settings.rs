@@ -60,19 +60,28 @@ impl ThresholdSettings {
     /// holds after the gallery has grown.
     ///
     /// # Errors
-    /// Returns an error if growth is asked for and the policy has no target FAR.
+    /// Returns an error if growth is asked for and the policy has no target FAR, or if the gallery has so many items
+    /// already.
     pub fn tightened(
         &self,
         items_now: u64,
     ) -> Result<(CalibrationTarget, Option<GrowthAllowed>), CalibrationError> {
-        let Some(items) = self.grow_to_items.filter(|items| items_now < *items) else {
+        let Some(items) = self.grow_to_items else {
             return Ok((self.target, None));
         };
         let growth = Growth {
             items_now,
             items_later: items,
         };
-        let tighten = |far| ahead_of_growth(far, growth);
+        let tighten = |far| {
+            if items <= items_now {
+                return Err(CalibrationError::NoGrowth {
+                    now: items_now,
+                    later: items,
+                });
+            }
+            ahead_of_growth(far, growth)
+        };
         let (target, asked) = match self.target {
             CalibrationTarget::Far(far) => (CalibrationTarget::Far(tighten(far)?), far),
             CalibrationTarget::FarEstimated(far) => {
