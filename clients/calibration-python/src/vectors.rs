@@ -65,7 +65,8 @@ pub(super) fn conditions_of(
     let known = columns.iter();
     let known =
         known.filter_map(|(column, values)| Some((column.clone(), values.get(row)?.clone())));
-    known.collect()
+    // As in a list of pictures, an empty one says nothing.
+    known.filter(|(_, value)| !value.is_empty()).collect()
 }
 
 /// Numbers as numpy has them in memory.

@@ -72,7 +72,8 @@ impl StrangerGroups {
         };
         let of_probe: BTreeMap<String, String> = strangers()
             .filter_map(|search| {
-                Some((search.probe.clone(), search.conditions.get(column)?.clone()))
+                let value = search.conditions.get(column)?;
+                (!value.is_empty()).then(|| (search.probe.clone(), value.clone()))
             })
             .collect();
         let (known, all) = (of_probe.len() as u64, strangers().count() as u64);
@@ -217,6 +218,21 @@ mod tests {
     use crate::recording::Recording;
     use crate::splitmix64::SimulatedDraws;
     use matchpoint_vector::Similarity;
+
+    #[test]
+    fn an_empty_value_is_no_group() {
+        let mut searches = drawn(1, 30);
+        searches[7]
+            .conditions
+            .insert("kind".to_owned(), String::new());
+        let refused = StrangerGroups::of(&searches, "kind").unwrap_err();
+        assert!(
+            refused
+                .to_string()
+                .starts_with("1 of 120 searches of strangers have no value"),
+            "{refused}"
+        );
+    }
 
     const KINDS: [(&str, f32); 4] = [("crop", 0.3), ("dark", 0.45), ("low", 0.4), ("turned", 0.6)];
 

@@ -337,6 +337,8 @@ impl<'a> FileVectors<'a> {
             label: self.rows.label.get(row).map_or("", String::as_str),
             conditions: metadata
                 .filter_map(|(column, values)| Some((column.clone(), values.get(row)?.clone())))
+                // As in a list of pictures, an empty cell says nothing.
+                .filter(|(_, value)| !value.is_empty())
                 .collect::<BTreeMap<String, String>>(),
             vector,
         })

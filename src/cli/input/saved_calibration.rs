@@ -144,7 +144,8 @@ impl SavedVectors {
             .map(|(row, (vector, (id, label)))| {
                 let conditions = self.known.conditions.iter();
                 let conditions = conditions
-                    .filter_map(|(name, column)| Some((name.clone(), column.get(row)?.clone())));
+                    .filter_map(|(name, column)| Some((name.clone(), column.get(row)?.clone())))
+                    .filter(|(_, value)| !value.is_empty());
                 VectorRow {
                     id: id.clone(),
                     label,
