@@ -445,7 +445,7 @@ impl Recording {
                 continue;
             }
             for (value, searches) in values {
-                let Errors { far, frr, .. } = errors(&searches, threshold);
+                let Errors { far, frr, .. } = self.errors_of(&searches, threshold);
                 let (column, value) = (column.to_owned(), value.to_owned());
                 conditions.push(Condition {
                     column,
@@ -456,6 +456,16 @@ impl Recording {
             }
         }
         conditions
+    }
+
+    fn errors_of(&self, searches: &[&RecordedSearch], threshold: Threshold) -> Errors {
+        let subset: Vec<RecordedSearch> = searches.iter().copied().cloned().collect();
+        // A subset of consistent searches is consistent.
+        Recording::new(subset)
+            .ok()
+            .map(|part| part.with_repeats(self.trials.repeats().clone()))
+            .and_then(|part| evaluate(part.trials(), Some(threshold)).errors)
+            .unwrap_or_default()
     }
 
     /// The results for each enrolled label at a threshold, the worst first: by share of misses, then by number
@@ -499,20 +509,6 @@ fn right(search: &RecordedSearch) -> bool {
             .found
             .as_ref()
             .is_some_and(|found| found.label == search.label)
-}
-
-fn errors(searches: &[&RecordedSearch], threshold: Threshold) -> Errors {
-    let nothing = Errors {
-        far: None,
-        frr: None,
-        misidentification: None,
-    };
-    let subset: Vec<RecordedSearch> = searches.iter().copied().cloned().collect();
-    // A subset of consistent searches is consistent.
-    Recording::new(subset)
-        .ok()
-        .and_then(|part| evaluate(part.trials(), Some(threshold)).errors)
-        .unwrap_or(nothing)
 }
 
 fn outcome<'a, 'b>(
@@ -734,6 +730,24 @@ mod tests {
             })
             .collect();
         assert_eq!(told, [("left", 1, 2), ("right", 2, 1)]);
+    }
+
+    #[test]
+    fn labels_that_may_be_one_stranger_count_as_one_in_each_condition() {
+        let searches = (0..8).map(|number| RecordedSearch {
+            conditions: BTreeMap::from([("camera".to_owned(), format!("c{}", number % 2))]),
+            ..RecordedSearch::of_stranger(
+                (format!("s{number}"), format!("p{number}")),
+                Similarity::new(0.1),
+            )
+        });
+        let repeats = [("s2", "s0"), ("s4", "s0")];
+        let repeats = repeats.map(|(label, first)| (label.to_owned(), first.to_owned()));
+        let recording = Recording::new(searches.collect()).unwrap();
+        let recording = recording.with_repeats(repeats.into());
+        let labels = recording.by_condition(at(0.5));
+        let labels = labels.iter().map(|one| one.far.map(|far| far.labels));
+        assert_eq!(Vec::from_iter(labels), [Some(2), Some(4)]);
     }
 
     #[test]
