@@ -28,7 +28,10 @@ struct FleetFinding {
     rate: Option<f64>,
     lower: Option<f64>,
     upper: Option<f64>,
+    /// What every server holds its rate against; null if their limits differ.
     limit: Option<f64>,
+    /// The limits of all servers, each once.
+    limits: Vec<f64>,
     log_e_value: Option<f64>,
     log_e_value_alarm: Option<f64>,
     /// Whether there is an alarm: of all of them together, or of one of them.
@@ -149,6 +152,9 @@ impl FleetFinding {
             })
             .collect();
         let evidence: Vec<Evidence> = evidence.into_iter().flatten().collect();
+        let mut limits: Vec<f64> = evidence.iter().map(|one| one.limit).collect();
+        limits.sort_by(f64::total_cmp);
+        limits.dedup();
         let bets: Vec<ReplicaEvidence> = evidence
             .iter()
             .map(|one| ReplicaEvidence {
@@ -161,7 +167,8 @@ impl FleetFinding {
             rate: rate.map(|rate| rate.rate),
             lower: rate.map(|rate| rate.lower),
             upper: rate.map(|rate| rate.upper),
-            limit: evidence.first().map(|one| one.limit),
+            limit: limits.first().copied().filter(|_| limits.len() == 1),
+            limits,
             log_e_value: together.map(|found| found.ln_e),
             log_e_value_alarm: together.map(|found| found.ln_e_alarm),
             // The alarm of one stands also if the others have gathered evidence of the opposite since.
@@ -182,14 +189,16 @@ impl FleetFinding {
             }
             _ => "not known".to_owned(),
         };
-        let (Some(limit), Some(ln_e), Some(alarm)) =
-            (self.limit, self.log_e_value, self.log_e_value_alarm)
-        else {
+        let (Some(ln_e), Some(alarm)) = (self.log_e_value, self.log_e_value_alarm) else {
             return rate;
         };
+        let limits: Vec<String> = self.limits.iter().map(|limit| percent(*limit)).collect();
+        let above = match limits.as_slice() {
+            [limit] => limit.clone(),
+            all => format!("each server's own limit ({})", all.join(", ")),
+        };
         format!(
-            "{rate}; evidence above {}, multiplied: ln E = {ln_e:.2}, an alarm at {alarm:.2}{}",
-            percent(limit),
+            "{rate}; evidence above {above}, multiplied: ln E = {ln_e:.2}, an alarm at {alarm:.2}{}",
             if self.alarm { ": ALARM" } else { "" }
         )
     }
@@ -223,6 +232,24 @@ mod tests {
             alarm([evidence(-4.0, true), evidence(0.0, false)]),
             (true, true)
         );
+    }
+
+    #[test]
+    fn limits_that_differ_are_all_named() {
+        let found = |limits: [f64; 2]| {
+            let evidence = limits.map(|limit| Evidence {
+                limit,
+                ..Evidence::default()
+            });
+            FleetFinding::of(evidence.into_iter().map(|one| (None, Some(one))))
+        };
+        let same = found([0.01, 0.01]);
+        assert_eq!(same.limit, Some(0.01));
+        assert!(same.text().contains("evidence above 1 %, multiplied"));
+        let other = found([0.01, 0.002]);
+        assert_eq!(other.limit, None);
+        let said = "evidence above each server's own limit (0.2 %, 1 %), multiplied";
+        assert!(other.text().contains(said), "{}", other.text());
     }
 
     #[test]
