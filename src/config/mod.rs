@@ -293,6 +293,12 @@ impl SettingReader {
                 ("auto", Device::Auto),
             ],
         );
+        // ONNX Runtime has no option for it, other than for CUDA.
+        if device == Some(Device::TensorRt) && !self.gathered.tf32_forbidden {
+            self.mistakes.push(
+                "device = `tensorrt` computes in TF32, and so gives other embeddings than those that a threshold was chosen for; set NVIDIA_TF32_OVERRIDE=0 in the environment".to_owned(),
+            );
+        }
         let profile = self.one_of(
             "profile",
             &[
@@ -683,6 +689,23 @@ mod tests {
             .map(|(_, given)| given.source.to_string())
             .collect();
         assert_eq!(sources, ["environment", "default", "flag"]);
+    }
+
+    #[test]
+    fn tensorrt_is_refused_unless_it_is_kept_from_tf32() {
+        for (value, refused) in [("", true), ("1", true), ("0", false)] {
+            let environment = BTreeMap::from([
+                ("MATCHPOINT_DEVICE", "tensorrt"),
+                ("NVIDIA_TF32_OVERRIDE", value),
+            ]);
+            let flags = EngineFlags::default();
+            let mistakes = flags
+                .resolve(&environment)
+                .err()
+                .map(|found| found.0.join("\n"));
+            let named = mistakes.is_some_and(|said| said.contains("NVIDIA_TF32_OVERRIDE=0"));
+            assert_eq!(named, refused, "{value:?}");
+        }
     }
 
     #[test]

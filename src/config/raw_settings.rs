@@ -83,6 +83,8 @@ impl Environment for BTreeMap<&str, &str> {
 pub struct RawSettings {
     pub(super) values: BTreeMap<&'static str, SettingValue>,
     pub(super) ort_dylib_path: Option<PathBuf>,
+    /// Whether NVIDIA's libraries are told not to round to TF32.
+    pub(super) tf32_forbidden: bool,
     pub(super) mistakes: Vec<String>,
 }
 
@@ -131,6 +133,7 @@ impl RawSettings {
         Self {
             values,
             ort_dylib_path,
+            tf32_forbidden: environment.get("NVIDIA_TF32_OVERRIDE").as_deref() == Some("0"),
             mistakes,
         }
     }
