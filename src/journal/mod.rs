@@ -72,6 +72,13 @@ impl Losses {
     pub fn ever(&self) -> LostDecisions {
         self.0.lost()
     }
+
+    /// How often the disk has failed for a while since the journal was opened, after which decisions were written that
+    /// had been made long before.
+    #[must_use]
+    pub fn recoveries(&self) -> u64 {
+        self.0.recoveries.load(Ordering::Relaxed)
+    }
 }
 
 impl Journal {

@@ -986,6 +986,7 @@ fn while_the_disk_fails_labels_are_refused_and_decisions_wait() {
     journal.flush().unwrap();
     assert_eq!(journal.reader().unwrap().verify().unwrap(), 20);
     assert_eq!(journal.losses().ever(), super::LostDecisions::default());
+    assert_eq!(journal.losses().recoveries(), 1);
 }
 
 #[test]

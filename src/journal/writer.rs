@@ -48,6 +48,8 @@ pub(super) struct WriterCounts {
     pub(super) queue_full: AtomicU64,
     pub(super) not_written: AtomicU64,
     pub(super) images: AtomicU64,
+    /// How often the disk has failed, and decisions that had waited were then written.
+    pub(super) recoveries: AtomicU64,
     /// Bytes of images in the queue and with the writer.
     pub(super) image_bytes: AtomicUsize,
 }
@@ -59,6 +61,7 @@ impl WriterCounts {
             queue_full: lost.queue_full.into(),
             not_written: lost.not_written.into(),
             images: lost.images.into(),
+            recoveries: AtomicU64::default(),
             image_bytes: AtomicUsize::default(),
         }
     }
@@ -201,6 +204,7 @@ impl JournalWorker {
                     self.let_go(&waiting);
                 }
                 if std::mem::take(&mut self.failing) {
+                    self.shared.recoveries.fetch_add(1, Ordering::Relaxed);
                     tracing::info!("decisions are recorded again");
                 }
                 self.due = None;
