@@ -257,8 +257,9 @@ fn deployment(status: &DeploymentStatus) -> String {
     ));
     let urgent = |one: &&Finding| matches!(one.verdict(), Verdict::Broken | Verdict::Warning);
     let mut urgent_findings = status.findings.iter().filter(urgent);
-    // Without a journal, or the scope for its report, nothing else would say so.
-    if !urgent_findings.any(|one| one.subject == "gallery") {
+    // Without a journal, or the scope for its report, nothing else would say so. What a changed folder ends is a matter
+    // of reloading it, which is said below.
+    if !info.folder_changed && !urgent_findings.any(|one| one.subject == "gallery") {
         let gone = info.promises.iter().filter(|one| !one.stands);
         text.extend(gone.map(ended));
         let decides = !info.operating_point_id.is_empty();
@@ -419,5 +420,12 @@ mod tests {
         let shown = deployment(&status);
         let ended = "  ENDED    FRR without a review <= 1 %: 200 items are gone; calibrate again\n";
         assert!(shown.contains(ended), "{shown}");
+        let mut changed = status;
+        changed.info.folder_changed = true;
+        let shown = deployment(&changed);
+        assert!(
+            shown.contains("reload it") && !shown.contains("calibrate again"),
+            "{shown}"
+        );
     }
 }

@@ -1381,7 +1381,10 @@ fn labelled_pictures_are_written_for_a_calibration_and_evidence_is_begun_anew() 
     let export = [&export[..], &[path(&labelled), "--json"]].concat();
     let nothing = run(&export);
     assert_eq!(code(&nothing), 65, "{}", text(&nothing.stderr));
-    assert!(!list.exists(), "nothing to calibrate with is no list");
+    assert!(
+        !labelled.exists(),
+        "nothing to calibrate with leaves nothing"
+    );
     for (label, truth) in [
         ("gc_fishes_fish3", ["--label", "gc_fishes_fish3"].as_slice()),
         ("gc_monuments_eiffelTower", &["--not-enrolled"]),

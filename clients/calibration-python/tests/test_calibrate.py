@@ -23,7 +23,7 @@ SAMPLE = make()
 def test_a_result_says_what_is_promised_and_what_was_measured() -> None:
     found = mc.calibrate(**SAMPLE.arguments(), target_far=0.1)
     assert found.certified
-    assert found.goal == "promises FAR <= 10 % per search, at 95 % confidence"
+    assert found.goal == "promised FAR <= 10 % per search, at 95 % confidence"
     assert found.far_bound is not None and found.far_bound <= 0.1
     assert found.far is not None and found.far.lower <= found.far.value <= found.far.upper
     assert found.far.labels == 120 and found.far.trials == 240

@@ -65,7 +65,7 @@ pub(crate) fn goal(point: &OperatingPoint) -> String {
         (None, None) => return format!("{}, and promises nothing", point.policy),
     };
     let verb = if point.certified {
-        "promises"
+        "promised"
     } else {
         "aims at, and does not promise,"
     };

@@ -646,7 +646,7 @@ mod tests {
             let content = point.content();
             assert_eq!(
                 content.policy.certifies(),
-                content.goal().starts_with("promises F")
+                content.goal().starts_with("promised F")
             );
         }
     }

@@ -23,7 +23,7 @@ impl Content {
             (Some(promise), _) => {
                 let target = promise.target;
                 let verb = if self.policy.certifies() {
-                    "promises"
+                    "promised"
                 } else {
                     "aims at, and does not promise,"
                 };
@@ -42,7 +42,7 @@ impl Content {
                 at(estimate.target.confidence())
             ),
             (None, Some(ThresholdEvidence::Frr(certificate))) => format!(
-                "promises FRR <= {} per search, at {} confidence; nothing about FAR",
+                "promised FRR <= {} per search, at {} confidence; nothing about FAR",
                 percent(certificate.target.frr()),
                 at(certificate.target.confidence())
             ),

@@ -130,7 +130,6 @@ impl Export {
         let opened = Folder::open(&self.deployment)?;
         let point = opened.record().active_operating_point.as_deref();
         let point = point.ok_or(MonitorError::NoActivePoint)?;
-        fs::create_dir_all(folder.join(PICTURES)).with_context(cannot)?;
         let plain = labelled_sample(&self.deployment, point, self.times(), |decision| {
             failed = sample.add(folder, &decision).err();
             failed.is_none()
@@ -181,6 +180,7 @@ impl ExportedPictures {
         };
         let id = decision.id.to_string();
         let path = format!("{PICTURES}/{id}.{}", ending(image));
+        fs::create_dir_all(folder.join(PICTURES))?;
         fs::write(folder.join(&path), image)?;
         let label = match &decision.shown {
             QueryContent::Label(label) => {
