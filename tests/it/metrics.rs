@@ -9,7 +9,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{FileExt, symlink};
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -546,5 +546,31 @@ async fn evidence_of_two_servers_is_multiplied() {
         text(&output.stdout).contains("multiplied"),
         "{}",
         text(&output.stdout)
+    );
+}
+
+#[tokio::test]
+async fn of_a_damaged_gallery_no_promise_is_shown_to_stand() {
+    let (_folder, deployment) = copy_of_sample();
+    let watched = Watched::start(&deployment, &[]).await;
+    let values = |found: &BTreeMap<String, f64>, name: &str| {
+        let of = found.iter().filter(|(series, _)| series.starts_with(name));
+        Vec::from_iter(of.map(|(_, value)| *value))
+    };
+    let stands = "matchpoint_promise_stands{";
+    watched.scraped(|found| values(found, stands) == [1.0]);
+    let path = deployment.join("items.db");
+    let bytes = fs::read(&path).unwrap();
+    let file = fs::File::options().write(true).open(&path).unwrap();
+    // In the pages of embeddings, and not in the header.
+    for at in (20_000..bytes.len()).step_by(2_000) {
+        file.write_all_at(&[bytes.get(at).unwrap() ^ 0x10], at as u64)
+            .unwrap();
+    }
+    let found =
+        watched.scraped(|found| values(found, "matchpoint_operating_point_active{") == [0.0]);
+    assert!(
+        values(&found, stands).iter().all(|value| value.is_nan()),
+        "{found:#?}"
     );
 }

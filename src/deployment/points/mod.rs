@@ -455,6 +455,12 @@ impl Deployment {
                     .map(|point| (point.id(), point.content().covered_items())),
             },
         );
+        if let ActivePoint::GalleryDamaged(_) = &*active {
+            // The chosen one does not decide any more, and no other took its place.
+            let folder = self.folder();
+            let chosen = folder.record().active_operating_point.as_deref();
+            telemetry::operating_point_activated(&self.name, chosen, None);
+        }
         let Some(point) = active.valid() else {
             return;
         };
