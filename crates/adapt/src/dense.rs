@@ -16,6 +16,8 @@ const ROWS_BY_TASK: usize = 64;
 const BLOCK: usize = 64;
 /// Number of rows that are converted to `f64` at a time: 20 MB with 1,280 components.
 const ROWS_WIDENED: usize = 2_048;
+/// Number of rows that one task maps. It arranges the whole matrix for its product, so that few rows cost more.
+pub(super) const ROWS_MAPPED: usize = 256;
 
 /// A matrix, stored row by row.
 #[derive(Clone, Debug, PartialEq)]
@@ -128,15 +130,13 @@ impl Dense {
     pub(super) fn mapped(vectors: &[f32], centre: &[f64], matrix: &Self) -> Self {
         let dimension = centre.len();
         let mut mapped = Self::zeros(vectors.len() / dimension, matrix.rows());
-        let into = mapped.values.chunks_mut(ROWS_WIDENED * matrix.rows());
-        for (rows, into) in vectors.chunks(ROWS_WIDENED * dimension).zip(into) {
-            let centred = Self {
-                columns: dimension,
-                values: widened(rows, centre),
-            };
-            let product = Self::product(centred.view(), matrix.view().transposed());
-            into.copy_from_slice(&product.values);
-        }
+        let into = mapped.values.par_chunks_mut(ROWS_MAPPED * matrix.rows());
+        let rows = vectors.par_chunks(ROWS_MAPPED * dimension);
+        rows.zip(into).for_each(|(rows, into)| {
+            let centred = widened(rows, centre);
+            let centred = MatrixView::by_rows(&centred, dimension);
+            multiply_matrices(centred, matrix.view().transposed(), 0.0, into);
+        });
         mapped
     }
 

@@ -7,12 +7,9 @@ use matchpoint_vector::{EightBits, Embedding, NotAnEmbedding};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
-use super::dense::{Dense, dot};
+use super::dense::{Dense, ROWS_MAPPED, dot};
 use super::error::AdaptError;
 use super::labelled_rows::{LabelledRows, signed_roots};
-
-/// Number of rows that are mapped at a time, few enough to keep their products small.
-const ROWS: usize = 2_048;
 
 /// A linear map of the components, or of their signed square roots, plus a bias. The result is scaled to unit
 /// length.
@@ -146,21 +143,26 @@ impl Head {
         &self.bias
     }
 
-    /// Maps a vector of unit length.
-    ///
-    /// # Errors
-    /// Returns an error if the vector is mapped to zero, which has no direction.
-    pub fn apply(&self, unit: &[f32]) -> Result<Embedding, NotAnEmbedding> {
+    /// What the weights are multiplied with.
+    fn multiplied<'a>(&self, unit: &'a [f32]) -> Cow<'a, [f32]> {
         let unit = if self.roots {
             Cow::Owned(signed_roots(unit))
         } else {
             Cow::Borrowed(unit)
         };
-        let unit = if self.eight_bits {
+        if self.eight_bits {
             Cow::Owned(EightBits::of(&unit).values().collect())
         } else {
             unit
-        };
+        }
+    }
+
+    /// Maps a vector of unit length.
+    ///
+    /// # Errors
+    /// Returns an error if the vector is mapped to zero, which has no direction.
+    pub fn apply(&self, unit: &[f32]) -> Result<Embedding, NotAnEmbedding> {
+        let unit = self.multiplied(unit);
         let wide: Vec<f64> = unit.iter().map(|value| f64::from(*value)).collect();
         let row = |(row, bias): (&[f32], &f32)| {
             let products = row.iter().zip(&wide);
@@ -189,54 +191,52 @@ impl Head {
         if expected != found {
             return Err(AdaptError::Dimension { expected, found });
         }
-        let seen = if self.roots {
-            Cow::Owned(rows.signed_roots())
-        } else {
-            Cow::Borrowed(rows)
-        };
-        let seen = if self.eight_bits {
-            Cow::Owned(seen.in_eight_bits())
-        } else {
-            seen
-        };
         let weights = Dense {
             columns: self.from,
             values: self.weights.iter().map(|value| f64::from(*value)).collect(),
         };
         let mut mapped = vec![0.0_f32; rows.len() * self.to()];
-        let zero = vec![0.0; self.from];
-        let chunks = seen.vectors().chunks(ROWS * self.from).enumerate();
-        for ((chunk, vectors), into) in chunks.zip(mapped.chunks_mut(ROWS * self.to())) {
-            let products = Dense::mapped(vectors, &zero, &weights);
-            let rows = products
-                .values
-                .par_chunks(self.to())
-                .zip(into.par_chunks_mut(self.to()));
-            let failed = rows.enumerate().find_map_first(|(row, (product, into))| {
-                #[expect(
-                    clippy::cast_possible_truncation,
-                    reason = "rounded to the precision of embeddings"
-                )]
-                let moved = product
-                    .iter()
-                    .zip(&self.bias)
-                    .map(|(value, bias)| (value + f64::from(*bias)) as f32);
-                match Embedding::normalise(moved.collect()) {
-                    Ok(unit) => {
-                        into.copy_from_slice(unit.as_slice());
-                        None
-                    }
-                    Err(problem) => Some(AdaptError::Row {
-                        row: chunk * ROWS + row,
-                        problem: problem.to_string(),
-                    }),
-                }
-            });
-            if let Some(error) = failed {
-                return Err(error);
-            }
+        let tasks = rows.vectors().par_chunks(ROWS_MAPPED * self.from);
+        let tasks = tasks.zip(mapped.par_chunks_mut(ROWS_MAPPED * self.to()));
+        let failed = tasks.enumerate().find_map_first(|(task, (rows, into))| {
+            let failed = self.map_some(&weights, rows, into).err();
+            failed.map(|(row, problem)| AdaptError::Row {
+                row: task * ROWS_MAPPED + row,
+                problem: problem.to_string(),
+            })
+        });
+        if let Some(error) = failed {
+            return Err(error);
         }
         Ok(rows.with_vectors(self.to(), mapped))
+    }
+
+    /// Maps the rows of one task, or returns which is mapped to zero.
+    fn map_some(
+        &self,
+        weights: &Dense,
+        rows: &[f32],
+        into: &mut [f32],
+    ) -> Result<(), (usize, NotAnEmbedding)> {
+        let mut multiplied = Vec::with_capacity(rows.len());
+        for row in rows.chunks(self.from) {
+            multiplied.extend_from_slice(&self.multiplied(row));
+        }
+        let products = Dense::mapped(&multiplied, &vec![0.0; self.from], weights);
+        let rows = products.values.chunks(self.to());
+        for (row, (product, into)) in rows.zip(into.chunks_mut(self.to())).enumerate() {
+            #[expect(
+                clippy::cast_possible_truncation,
+                reason = "rounded to the precision of embeddings"
+            )]
+            let moved = product
+                .iter()
+                .zip(&self.bias)
+                .map(|(value, bias)| (value + f64::from(*bias)) as f32);
+            let unit = Embedding::normalise(moved.collect()).map_err(|problem| (row, problem))?;
+            into.copy_from_slice(unit.as_slice());
+        }
+        Ok(())
     }
 }
 

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use matchpoint_calibration::analysis::embeddings::Embeddings;
-use matchpoint_vector::{EightBits, Embedding};
+use matchpoint_vector::Embedding;
 use rayon::prelude::*;
 
 use super::dense::dot;
@@ -37,13 +37,22 @@ impl LabelledRows {
                 dimension,
             });
         }
-        for (row, values) in vectors.chunks_mut(dimension).enumerate() {
-            let unit = Embedding::normalise(values.to_vec());
-            let unit = unit.map_err(|problem| AdaptError::Row {
-                row,
-                problem: problem.to_string(),
-            })?;
-            values.copy_from_slice(unit.as_slice());
+        let rows = vectors.par_chunks_mut(dimension).enumerate();
+        let failed =
+            rows.find_map_first(
+                |(row, values)| match Embedding::normalise(values.to_vec()) {
+                    Ok(unit) => {
+                        values.copy_from_slice(unit.as_slice());
+                        None
+                    }
+                    Err(problem) => Some(AdaptError::Row {
+                        row,
+                        problem: problem.to_string(),
+                    }),
+                },
+            );
+        if let Some(error) = failed {
+            return Err(error);
         }
         Ok(Self {
             dimension,
@@ -92,13 +101,6 @@ impl LabelledRows {
     pub(super) fn signed_roots(&self) -> Self {
         let rows = self.vectors.par_chunks(self.dimension);
         self.with_vectors(self.dimension, rows.flat_map_iter(signed_roots).collect())
-    }
-
-    /// The rows rounded to 8 bits in blocks.
-    pub(super) fn in_eight_bits(&self) -> Self {
-        let rows = self.vectors.par_chunks(self.dimension);
-        let rounded = rows.flat_map_iter(|row| EightBits::of(row).values().collect::<Vec<f32>>());
-        self.with_vectors(self.dimension, rounded.collect())
     }
 
     /// The number of rows.

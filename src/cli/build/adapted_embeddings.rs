@@ -3,6 +3,10 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
+use std::thread::Scope;
+
+use rayon::prelude::*;
 
 use crate::cli::exit::{Exit, fail};
 use crate::cli::input::head::StoredHead;
@@ -12,8 +16,8 @@ use matchpoint_gallery::item::{Item, ItemHead};
 use matchpoint_gallery::view::GalleryView;
 use matchpoint_vector::Embedding;
 
-/// Embeddings of one product.
-const ROWS: usize = 2_000;
+/// Embeddings of one product, of which three are in memory: one is made, one waits and one is written.
+const ROWS: usize = 4_096;
 
 /// What another deployment holds, behind a head.
 pub(crate) struct AdaptedEmbeddings {
@@ -72,24 +76,28 @@ impl AdaptedEmbeddings {
             .collect()
     }
 
-    /// Every item with its embedding behind the head, or why it has none.
-    pub(crate) fn items(&self) -> impl Iterator<Item = Result<Item, RefusedItem>> {
-        let mut items: Vec<_> = self.view.items().collect();
-        items.sort_unstable_by(|a, b| a.0.id.cmp(&b.0.id));
-        let mut items = items.into_iter().peekable();
-        std::iter::from_fn(move || {
-            items.peek()?;
-            let some: Vec<_> = items.by_ref().take(ROWS).collect();
-            Some(self.behind(&some))
-        })
-        .flatten()
+    /// Every item with its embedding behind the head, or why it has none. They are made while the caller writes those before.
+    pub(crate) fn items<'a>(
+        &'a self,
+        scope: &'a Scope<'a, '_>,
+    ) -> impl Iterator<Item = Result<Item, RefusedItem>> {
+        let (give, made) = sync_channel(1);
+        scope.spawn(move || {
+            let mut items: Vec<_> = self.view.items().collect();
+            items.sort_unstable_by(|a, b| a.0.id.cmp(&b.0.id));
+            // Nobody takes them any more if the writing has ended.
+            let mut rest = items.chunks(ROWS);
+            while rest
+                .next()
+                .is_some_and(|some| give.send(self.behind(some)).is_ok())
+            {}
+        });
+        made.into_iter().flatten()
     }
 
     fn behind(&self, items: &[(&Arc<ItemHead>, &[f32])]) -> Vec<Result<Item, RefusedItem>> {
-        let vectors: Vec<f32> = items
-            .iter()
-            .flat_map(|(_, vector)| vector.iter().copied())
-            .collect();
+        let vectors: Vec<&[f32]> = items.iter().map(|(_, vector)| *vector).collect();
+        let vectors = vectors.concat();
         let together = LabelledRows::normalise(self.head.from(), vectors, vec![0; items.len()])
             .and_then(|rows| self.head.apply_to(&rows));
         let one = |(row, (item, vector)): (usize, &(&Arc<ItemHead>, &[f32]))| {
@@ -111,6 +119,6 @@ impl AdaptedEmbeddings {
                 image: None,
             })
         };
-        items.iter().enumerate().map(one).collect()
+        items.par_iter().enumerate().map(one).collect()
     }
 }

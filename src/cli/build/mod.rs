@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread;
 
 use serde::Serialize;
 
@@ -378,10 +379,10 @@ fn build(request: &BuildRequest<'_>) -> anyhow::Result<Built> {
             let items = &mut given.items();
             runtime.block_on(enrolment.enrol(NewItems::Vectors(items), others, &mut progress))?
         }
-        BuildInput::Adapted(adapted) => {
-            let items = &mut adapted.items();
-            runtime.block_on(enrolment.enrol(NewItems::Vectors(items), others, &mut progress))?
-        }
+        BuildInput::Adapted(adapted) => thread::scope(|scope| {
+            let items = &mut adapted.items(scope);
+            runtime.block_on(enrolment.enrol(NewItems::Vectors(items), others, &mut progress))
+        })?,
     };
     progress.bar.finish();
     let signal = progress.signal.received().filter(|_| outcome.interrupted);
