@@ -3,7 +3,7 @@
 
 use matchpoint_vector::EightBits;
 
-use super::onnx::{OnnxError, field, fields_of, number_field};
+use super::onnx::{OnnxError, field, number_field, operators_version};
 use super::output::EmbeddingPart;
 
 /// The start of the names of a head's tensors and nodes. A network that already has such names cannot get
@@ -24,6 +24,8 @@ const INTS: u64 = 7;
 const IN_BITS: &str = "MatMulNBits";
 /// The operators beyond the standard, which ONNX Runtime has; that is one of them.
 const MORE_OPERATORS: &[u8] = b"com.microsoft";
+/// From this version of the standard operators on, a reduction takes its axes as an input.
+const AXES_AS_INPUT: u64 = 18;
 
 /// The numbers of a head: `to` rows of `from` weights, and a bias for each row.
 #[derive(Clone, Copy, Debug)]
@@ -46,16 +48,23 @@ pub(super) struct Chain {
     prefix: &'static str,
     graph: Vec<u8>,
     pub(super) tensor: String,
+    axes_as_input: bool,
 }
 
 impl Chain {
-    /// An empty chain after a tensor.
-    pub(super) fn after(tensor: &str, prefix: &'static str) -> Self {
-        Self {
+    /// An empty chain after a tensor of the network.
+    pub(super) fn after(
+        onnx: &[u8],
+        tensor: &str,
+        prefix: &'static str,
+    ) -> Result<Self, OnnxError> {
+        let version = operators_version(onnx, b"")?;
+        Ok(Self {
             prefix,
             graph: Vec::new(),
             tensor: tensor.to_owned(),
-        }
+            axes_as_input: version.is_some_and(|version| AXES_AS_INPUT <= version),
+        })
     }
 
     /// Makes the result, `width` floats for each picture, an output, and returns the graph.
@@ -121,17 +130,16 @@ impl Chain {
         self.tensor(name, shape, INT64, &value.to_le_bytes())
     }
 
-    /// Divides each row by its length, with operators that exist in every version and on every device.
-    pub(super) fn unit_length(&mut self, name: &str, width: usize, result: &str) {
+    /// Divides each row by its length. A row of zeros becomes NaN, and is refused: it has no direction.
+    pub(super) fn unit_length(&mut self, name: &str, result: &str) {
         let rows = self.tensor.clone();
-        let ones = self.floats(
-            &format!("{name}_ones"),
-            &[width, 1],
-            (0..width).map(|_| 1.0),
-        );
-        self.node("Mul", &format!("{name}_squares"), &[&rows], &[]);
-        self.node("MatMul", &format!("{name}_sums"), &[&ones], &[]);
-        self.node("Sqrt", &format!("{name}_lengths"), &[], &[]);
+        let lengths = format!("{name}_lengths");
+        if self.axes_as_input {
+            let axes = self.whole(&format!("{name}_axes"), &[1], 1);
+            self.node("ReduceL2", &lengths, &[&axes], &[]);
+        } else {
+            self.node("ReduceL2", &lengths, &[], &[integers("axes", &[1])]);
+        }
         let lengths = std::mem::replace(&mut self.tensor, rows);
         self.node("Div", result, &[&lengths], &[]);
     }
@@ -245,23 +253,19 @@ pub(super) fn with_head(
     part: EmbeddingPart,
     head: &HeadWeights<'_>,
 ) -> Result<Vec<u8>, OnnxError> {
-    let (from, to) = (head.from, head.bias.len());
-    let mut chain = Chain::after(output, PREFIX);
+    let to = head.bias.len();
+    let mut chain = Chain::after(onnx, output, PREFIX)?;
     chain.take(part);
     if head.roots {
         // The directions then do not depend on the length of the component vector.
         chain.signed_roots();
     }
-    chain.unit_length("before", from, "unit");
+    chain.unit_length("before", "unit");
     chain.product(head);
     let bias = chain.floats("bias", &[to], head.bias.iter().copied());
     chain.node("Add", "sum", &[&bias], &[]);
-    chain.unit_length("behind", to, "embedding");
-    let known = fields_of(onnx, 8)?;
-    let known = known
-        .iter()
-        .any(|set| fields_of(set, 1).is_ok_and(|name| name == [MORE_OPERATORS]));
-    let operators = if head.eight_bits && !known {
+    chain.unit_length("behind", "embedding");
+    let operators = if head.eight_bits && operators_version(onnx, MORE_OPERATORS)?.is_none() {
         let set = [field(1, MORE_OPERATORS), number_field(2, 1)].concat();
         field(8, &set)
     } else {
@@ -272,7 +276,7 @@ pub(super) fn with_head(
 
 #[cfg(test)]
 mod tests {
-    use super::super::onnx::{check, computed};
+    use super::super::onnx::{check, computed, fields_of};
     use super::*;
 
     #[test]
@@ -310,6 +314,30 @@ mod tests {
                 .flat_map(|w| w.to_le_bytes())
                 .collect();
             assert!(with.windows(turned.len()).any(|part| part == turned));
+        }
+    }
+
+    #[test]
+    fn a_length_takes_its_axes_as_that_version_of_the_operators_does() {
+        let head = HeadWeights {
+            from: 1,
+            roots: false,
+            eight_bits: false,
+            weights: &[1.0],
+            bias: &[0.0],
+        };
+        let sets: [(&[u8], u64, bool); 4] = [
+            (b"", 17, false),
+            (b"", 18, true),
+            (b"ai.onnx", 22, true),
+            (b"ai.onnx.ml", 22, false),
+        ];
+        let axes = [PREFIX.as_bytes(), b"before_axes"].concat();
+        for (domain, version, as_input) in sets {
+            let set = [field(1, domain), number_field(2, version)].concat();
+            let file = [field(7, &field(2, b"net")), field(8, &set)].concat();
+            let with = with_head(&file, "features", EmbeddingPart::Vector, &head).unwrap();
+            assert_eq!(with.windows(axes.len()).any(|part| part == axes), as_input);
         }
     }
 

@@ -364,6 +364,26 @@ fn texts_of(message: &[u8], number: u64) -> Result<Vec<String>, OnnxError> {
     Ok(texts.collect())
 }
 
+/// The version of a domain's operators that the network uses; `None` if it uses none of them. The domain of the
+/// standard operators is empty.
+pub(super) fn operators_version(onnx: &[u8], domain: &[u8]) -> Result<Option<u64>, OnnxError> {
+    let mut found = None;
+    for set in fields_of(onnx, 8)? {
+        let (mut name, mut version, mut fields) = (&b""[..], 0, ProtobufFields(set));
+        while let Some(field) = fields.next()? {
+            match (field.number, field.value) {
+                (1, ProtobufValue::Bytes(given)) => name = given,
+                (2, ProtobufValue::Number(given)) => version = given,
+                _ => {}
+            }
+        }
+        if name == domain || domain.is_empty() && name == b"ai.onnx" {
+            found = Some(version);
+        }
+    }
+    Ok(found)
+}
+
 /// The contents of every field of this number.
 pub(super) fn fields_of(message: &[u8], number: u64) -> Result<Vec<&[u8]>, OnnxError> {
     let (mut found, mut fields) = (Vec::new(), ProtobufFields(message));

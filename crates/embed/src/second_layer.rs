@@ -97,14 +97,14 @@ impl SecondLayer {
         if !is_computed(&nodes, &self.tensor) {
             return None;
         }
-        let mut chain = Chain::after(&output.name, PREFIX);
+        let mut chain = Chain::after(onnx.bytes(), &output.name, PREFIX).ok()?;
         chain.take(output.take);
-        chain.unit_length("last", output.dimension, "last");
+        chain.unit_length("last", "last");
         let last = std::mem::replace(&mut chain.tensor, stored(&nodes, &self.tensor).to_owned());
         chain.node("Cast", "map", &[], &[integer("to", FLOAT)]);
         chain.node("GlobalAveragePool", "mean_of_map", &[], &[]);
         chain.node("Flatten", "raw_second", &[], &[integer("axis", 1)]);
-        chain.unit_length("second", self.channels, "second");
+        chain.unit_length("second", "second");
         let second = std::mem::replace(&mut chain.tensor, last);
         chain.node("Concat", "embedding", &[&second], &[integer("axis", 1)]);
         let graph = chain.output(output.dimension + self.channels);
