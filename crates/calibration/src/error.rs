@@ -122,6 +122,22 @@ pub enum CalibrationError {
         /// Number of items later.
         later: u64,
     },
+    /// Growth that needs a target today which is too low for any number of trials.
+    #[error(
+        "FAR {} in a gallery that grows from {now} items to {later} needs FAR {} today, which no number of labels can show; \
+         allow for less growth, or ask for a higher FAR",
+        percent(*.far), percent(*.far_today)
+    )]
+    GrowthTooFar {
+        /// The target FAR that was asked for.
+        far: f64,
+        /// Number of items today.
+        now: u64,
+        /// Number of items later.
+        later: u64,
+        /// The FAR that today's gallery would need.
+        far_today: f64,
+    },
     /// A part of a gallery that is empty or larger than the gallery.
     #[error("a part of {size} cannot be drawn from {whole}; ask for 1 to {whole}")]
     NotAPart {

@@ -72,7 +72,7 @@ pub fn items_within(items: u64, bound: f64, limit: f64) -> u64 {
 pub struct Growth {
     /// Number of items today; at least one.
     pub items_now: u64,
-    /// Number of items up to which the target has to hold; at least `items_now`.
+    /// Number of items up to which the target has to hold; more than `items_now`.
     pub items_later: u64,
 }
 
@@ -83,13 +83,13 @@ pub struct Growth {
 /// [`GROWTH_ASSUMPTION`].
 ///
 /// # Errors
-/// Returns an error for a size of zero, for a gallery that shrinks, and if today's target would be too low for
-/// any number of trials.
+/// Returns an error for a size of zero, for a gallery that does not grow, and if today's target would be too low
+/// for any number of trials.
 pub fn ahead_of_growth(target: TargetFar, growth: Growth) -> Result<TargetFar, CalibrationError> {
     if growth.items_now == 0 {
         return Err(CalibrationError::EmptyGallery);
     }
-    if growth.items_later < growth.items_now {
+    if growth.items_later <= growth.items_now {
         return Err(CalibrationError::NoGrowth {
             now: growth.items_now,
             later: growth.items_later,
@@ -99,7 +99,12 @@ pub fn ahead_of_growth(target: TargetFar, growth: Growth) -> Result<TargetFar, C
         target.far(),
         real(growth.items_now) / real(growth.items_later),
     );
-    TargetFar::new(far, target.confidence().get())
+    TargetFar::new(far, target.confidence().get()).map_err(|_| CalibrationError::GrowthTooFar {
+        far: target.far(),
+        now: growth.items_now,
+        later: growth.items_later,
+        far_today: far,
+    })
 }
 
 /// Ordinary use is expected to add or exchange one item in this many before the next calibration.
@@ -406,9 +411,14 @@ mod tests {
             "{}",
             today.far()
         );
-        assert_eq!(ahead_of_growth(target, growth(7, 7)).unwrap(), target);
-        for refused in [growth(0, 10), growth(10, 9), growth(1, 1_000_000_000)] {
-            assert!(ahead_of_growth(target, refused).is_err());
+        for (refused, why) in [
+            (growth(0, 10), "empty"),
+            (growth(10, 9), "does not grow to 9"),
+            (growth(7, 7), "does not grow to 7"),
+            (growth(1, 1_000_000_000), "FAR 1 % in a gallery that grows"),
+        ] {
+            let said = ahead_of_growth(target, refused).unwrap_err().to_string();
+            assert!(said.contains(why), "{said}");
         }
     }
 

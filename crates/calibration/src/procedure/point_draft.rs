@@ -261,6 +261,7 @@ mod tests {
     use super::*;
     use crate::operating_point::Metric;
     use crate::recording::RecordedSearch;
+    use crate::refusal::{GroupShortage, GroupsUnderpowered};
     use matchpoint_vector::Similarity;
 
     fn settings(far: f64, grow_to_items: Option<u64>) -> ThresholdSettings {
@@ -352,6 +353,32 @@ mod tests {
         let best = refused.best_supported().unwrap();
         assert!((0.09..0.1).contains(&best), "{best}");
         assert!(on(best * 1.001).is_ok() && on(best * 0.999).is_err());
+        // The same for each group.
+        let today = grown(0.01).target().far().unwrap();
+        let groups = GroupsUnderpowered {
+            column: "kind".to_owned(),
+            far: today.far(),
+            growth: None,
+            confidence: 0.95,
+            needed: today.trials_needed(),
+            short: vec![GroupShortage {
+                group: "fog".to_owned(),
+                labels: 300,
+                best_supported_far: 0.01,
+            }],
+        };
+        let refused = grown(0.01).refusal_as_asked(CalibrationError::Groups(groups));
+        assert!(
+            refused.to_string().starts_with(
+                "FAR 1 % at 95 % confidence for each kind, in a gallery that grows from 1000 items to 10000"
+            ),
+            "{refused}"
+        );
+        let CalibrationError::Groups(few) = refused else {
+            panic!("{refused}");
+        };
+        let later = few.short[0].best_supported_far;
+        assert!((later - (1.0 - 0.99_f64.powi(10))).abs() < 1e-12, "{later}");
     }
 
     #[test]

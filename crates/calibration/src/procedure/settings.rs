@@ -73,15 +73,7 @@ impl ThresholdSettings {
             items_now,
             items_later: items,
         };
-        let tighten = |far| {
-            if items <= items_now {
-                return Err(CalibrationError::NoGrowth {
-                    now: items_now,
-                    later: items,
-                });
-            }
-            ahead_of_growth(far, growth)
-        };
+        let tighten = |far| ahead_of_growth(far, growth);
         let (target, asked) = match self.target {
             CalibrationTarget::Far(far) => (CalibrationTarget::Far(tighten(far)?), far),
             CalibrationTarget::FarEstimated(far) => {
