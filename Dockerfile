@@ -66,6 +66,7 @@ COPY LICENSE* NOTICE THIRD-PARTY-LICENSES.txt /usr/share/doc/matchpoint/
 COPY --from=runtime-cuda /runtime/*.so /opt/matchpoint/
 COPY --from=runtime-cuda /runtime/LICENSE /runtime/ThirdPartyNotices.txt /usr/share/doc/onnxruntime/
 ENV PATH="/opt/matchpoint:${PATH}" \
+    GLIBC_TUNABLES=glibc.malloc.hugetlb=1 \
     MATCHPOINT_LISTEN=0.0.0.0:50051 \
     MATCHPOINT_METRICS_LISTEN=0.0.0.0:9464
 # The second command opens the model as the server would, golden check included: an image whose
@@ -104,8 +105,9 @@ COPY examples/photos /examples/photos
 COPY LICENSE* NOTICE THIRD-PARTY-LICENSES.txt /usr/share/doc/matchpoint/
 COPY --from=runtime-cpu /runtime/*.so /opt/matchpoint/
 COPY --from=runtime-cpu /runtime/LICENSE /runtime/ThirdPartyNotices.txt /usr/share/doc/onnxruntime/
-# In a container, the address that others reach is never 127.0.0.1.
+# In a container, the address that others reach is never 127.0.0.1. Large pages: docs/operations.md.
 ENV PATH="/opt/matchpoint:${PATH}" \
+    GLIBC_TUNABLES=glibc.malloc.hugetlb=1 \
     MATCHPOINT_LISTEN=0.0.0.0:50051 \
     MATCHPOINT_METRICS_LISTEN=0.0.0.0:9464
 # As above: an image whose model does not compute what it should is not built.
