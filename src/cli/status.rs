@@ -257,10 +257,11 @@ fn deployment(status: &DeploymentStatus) -> String {
     ));
     let urgent = |one: &&Finding| matches!(one.verdict(), Verdict::Broken | Verdict::Warning);
     let mut urgent_findings = status.findings.iter().filter(urgent);
-    // Without a journal, or the scope for its report, nothing else would say so. What a changed folder ends is a matter
-    // of reloading it, which is said below.
-    if !info.folder_changed && !urgent_findings.any(|one| one.subject == "gallery") {
-        let gone = info.promises.iter().filter(|one| !one.stands);
+    // Without a journal, or the scope for its report, nothing else would say so.
+    if !urgent_findings.any(|one| one.subject == "gallery") {
+        // What a changed folder ends is a matter of reloading it, which is said below.
+        let gone = info.promises.iter();
+        let gone = gone.filter(|one| !one.stands && !info.folder_changed);
         text.extend(gone.map(ended));
         let decides = !info.operating_point_id.is_empty();
         if decides && info.promises.is_empty() && !info.within_calibrated_size {
@@ -427,5 +428,9 @@ mod tests {
             shown.contains("reload it") && !shown.contains("calibrate again"),
             "{shown}"
         );
+        changed.info.promises.clear();
+        changed.info.within_calibrated_size = false;
+        let shown = deployment(&changed);
+        assert!(shown.contains("outgrown the calibration"), "{shown}");
     }
 }

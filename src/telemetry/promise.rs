@@ -28,6 +28,7 @@ pub(super) fn replaced(deployment: &str, operating_point: &str) {
     for rate in PROMISE_VALUES {
         show_promise(deployment, operating_point, rate, None);
     }
+    far_predicted(deployment, operating_point, None);
 }
 
 fn show_promise(deployment: &str, operating_point: &str, rate: &str, stands: Option<f64>) {

@@ -7,7 +7,6 @@
 )]
 
 use std::fs;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -26,7 +25,7 @@ use matchpoint_client::proto::{
 };
 use tonic::Code;
 
-use crate::common::{Running, copy_of_sample, matchpoint, photos, text};
+use crate::common::{Running, copy_of_sample, flip_bits_of_items, matchpoint, photos, text};
 
 async fn is_serving(running: &Running) -> bool {
     let mut health = HealthClient::new(running.channel.clone());
@@ -130,14 +129,7 @@ async fn bits_that_flip_in_a_small_gallery_are_noticed_while_it_is_served() {
     let running = Running::start(&deployment, &[]).await;
     assert!(is_serving(&running).await);
     assert_eq!(known(&running).await, Decision::Accept);
-    let path = deployment.join("items.db");
-    let bytes = fs::read(&path).unwrap();
-    let file = fs::File::options().write(true).open(&path).unwrap();
-    // In the pages of embeddings, and not in the header.
-    for at in (20_000..bytes.len()).step_by(2_000) {
-        file.write_all_at(&[bytes.get(at).unwrap() ^ 0x10], at as u64)
-            .unwrap();
-    }
+    flip_bits_of_items(&deployment);
     assert!(stops_serving(&running, 5).await);
     assert_eq!(known(&running).await, Decision::Undecided);
     let mut server = ServerServiceClient::new(running.channel.clone());

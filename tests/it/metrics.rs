@@ -9,11 +9,11 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::{FileExt, symlink};
+use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::common::{Served, copy_folder, copy_of_sample, photos, run, text};
+use crate::common::{Served, copy_folder, copy_of_sample, flip_bits_of_items, photos, run, text};
 use matchpoint::journal::read::JournalReader;
 use matchpoint_client::proto::gallery_service_client::GalleryServiceClient;
 use matchpoint_client::proto::ground_truth::Truth as Shown;
@@ -558,19 +558,16 @@ async fn of_a_damaged_gallery_no_promise_is_shown_to_stand() {
         Vec::from_iter(of.map(|(_, value)| *value))
     };
     let stands = "matchpoint_promise_stands{";
-    watched.scraped(|found| values(found, stands) == [1.0]);
-    let path = deployment.join("items.db");
-    let bytes = fs::read(&path).unwrap();
-    let file = fs::File::options().write(true).open(&path).unwrap();
-    // In the pages of embeddings, and not in the header.
-    for at in (20_000..bytes.len()).step_by(2_000) {
-        file.write_all_at(&[bytes.get(at).unwrap() ^ 0x10], at as u64)
-            .unwrap();
-    }
+    let predicted = "matchpoint_predicted_far_ratio{";
+    watched.scraped(|found| {
+        values(found, stands) == [1.0] && values(found, predicted).iter().all(|far| *far < 0.5)
+    });
+    flip_bits_of_items(&deployment);
     let found =
         watched.scraped(|found| values(found, "matchpoint_operating_point_active{") == [0.0]);
-    assert!(
-        values(&found, stands).iter().all(|value| value.is_nan()),
-        "{found:#?}"
-    );
+    for (name, count) in [(stands, 1), (predicted, 2)] {
+        let shown = values(&found, name);
+        let known = shown.iter().any(|value| !value.is_nan());
+        assert!(shown.len() == count && !known, "{found:#?}");
+    }
 }

@@ -20,6 +20,7 @@ pub mod shop;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
@@ -133,6 +134,17 @@ pub fn copy_of_sample() -> (TempDir, PathBuf) {
         "the sample itself was served: serve a copy"
     );
     (folder, copy)
+}
+
+/// Flips bits of a deployment's embeddings on the disk, and none of the file's header.
+pub fn flip_bits_of_items(deployment: &Path) {
+    let path = deployment.join("items.db");
+    let bytes = fs::read(&path).unwrap();
+    let file = fs::File::options().write(true).open(&path).unwrap();
+    for at in (20_000..bytes.len()).step_by(2_000) {
+        file.write_all_at(&[bytes.get(at).unwrap() ^ 0x10], at as u64)
+            .unwrap();
+    }
 }
 
 /// A copy of the sample whose items have their images.
