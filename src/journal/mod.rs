@@ -44,6 +44,8 @@ use crate::journal::writer::{JournalWorker, QUEUE_LEN_MAX, WriterCounts, WriterR
 /// Its name within a deployment's folder.
 pub const FILE_NAME: &str = "decisions.db";
 
+/// Decisions of so long ago are all written, but for late writes ([`Losses::late_writes`]).
+pub const SETTLED_AFTER_MS: u64 = 60_000;
 /// Annotations of one call: one transaction of well under a second.
 pub const LABELS_MAX: usize = 10_000;
 /// Images that may wait to be written, together.
@@ -73,11 +75,11 @@ impl Losses {
         self.0.lost()
     }
 
-    /// How often the disk has failed for a while since the journal was opened, after which decisions were written that
-    /// had been made long before.
+    /// How often, since the journal was opened, decisions were written so late that who counts by time may have counted
+    /// past them ([`SETTLED_AFTER_MS`]): after the disk failed, or hung.
     #[must_use]
-    pub fn recoveries(&self) -> u64 {
-        self.0.recoveries.load(Ordering::Relaxed)
+    pub fn late_writes(&self) -> u64 {
+        self.0.late_writes.load(Ordering::Relaxed)
     }
 }
 

@@ -986,7 +986,24 @@ fn while_the_disk_fails_labels_are_refused_and_decisions_wait() {
     journal.flush().unwrap();
     assert_eq!(journal.reader().unwrap().verify().unwrap(), 20);
     assert_eq!(journal.losses().ever(), super::LostDecisions::default());
-    assert_eq!(journal.losses().recoveries(), 1);
+}
+
+#[test]
+fn decisions_that_are_written_long_after_they_were_made_are_announced_as_late() {
+    let place = place();
+    let journal = open(&place.path);
+    for (age_ms, late) in [(0, 0), (20_000, 0), (40_000, 1), (0, 1), (90_000, 2)] {
+        let decision = DecisionId::at(NOW_MS - age_ms, [7; 10]);
+        journal.record(
+            DecisionEntry {
+                id: decision,
+                ..entry(1)
+            },
+            None,
+        );
+        journal.flush().unwrap();
+        assert_eq!(journal.losses().late_writes(), late, "{age_ms} ms");
+    }
 }
 
 #[test]

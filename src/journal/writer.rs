@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use super::SETTLED_AFTER_MS;
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
@@ -23,6 +24,8 @@ const BATCH_LEN: usize = 1000;
 const BATCH_WAIT: Duration = Duration::from_millis(500);
 /// How long to wait after a failure before writing is tried again.
 const RETRY_WAIT: Duration = Duration::from_secs(1);
+/// Decisions that are older when they are written are late: well before others count past them.
+const LATE_AFTER_MS: u64 = SETTLED_AFTER_MS / 2;
 /// How often the age of rows is checked.
 const RETENTION_EVERY: Duration = Duration::from_secs(60);
 /// Removal steps before the queue is looked at again.
@@ -48,8 +51,8 @@ pub(super) struct WriterCounts {
     pub(super) queue_full: AtomicU64,
     pub(super) not_written: AtomicU64,
     pub(super) images: AtomicU64,
-    /// How often the disk has failed, and decisions that had waited were then written.
-    pub(super) recoveries: AtomicU64,
+    /// How often decisions were written late.
+    pub(super) late_writes: AtomicU64,
     /// Bytes of images in the queue and with the writer.
     pub(super) image_bytes: AtomicUsize,
 }
@@ -61,7 +64,7 @@ impl WriterCounts {
             queue_full: lost.queue_full.into(),
             not_written: lost.not_written.into(),
             images: lost.images.into(),
-            recoveries: AtomicU64::default(),
+            late_writes: AtomicU64::default(),
             image_bytes: AtomicUsize::default(),
         }
     }
@@ -200,11 +203,15 @@ impl JournalWorker {
         }
         match self.store.write(&self.batch, lost) {
             Ok(changes) => {
+                let made_ms = self.batch.iter().map(|waiting| waiting.entry.id.unix_ms());
+                let first_ms = made_ms.min().unwrap_or(u64::MAX);
+                if first_ms.saturating_add(LATE_AFTER_MS) < (self.options.clock)() {
+                    self.shared.late_writes.fetch_add(1, Ordering::Relaxed);
+                }
                 for waiting in std::mem::take(&mut self.batch) {
                     self.let_go(&waiting);
                 }
                 if std::mem::take(&mut self.failing) {
-                    self.shared.recoveries.fetch_add(1, Ordering::Relaxed);
                     tracing::info!("decisions are recorded again");
                 }
                 self.due = None;

@@ -116,6 +116,8 @@ pub(super) struct AuditContext<'a> {
     pub(super) grown: Option<bool>,
     /// How many searches go to a person.
     pub(super) reviews: &'a ReviewEvidence,
+    /// How often decisions were written late.
+    pub(super) late_writes: u64,
 }
 
 /// The assessment of an operating point in service, and the data that it was computed from.
@@ -134,6 +136,7 @@ pub(super) fn drift(
         since_ms: observations.representative_ms,
         strata: span.strata.count(),
         now_ms: now_ms(),
+        late_writes: known.late_writes,
     };
     let counted = counted.count(
         reader,
@@ -469,6 +472,7 @@ mod tests {
                 growth: &GrowthHistory::open(folder.path(), 9).unwrap(),
                 grown: None,
                 reviews: &ReviewEvidence::kept_in(folder.path()),
+                late_writes: 0,
             };
             let found = AuditObservations::of(&reader, "op-1", 0, &known).unwrap();
             let truths: Vec<_> = found.rows.iter().map(|row| row.truth).collect();

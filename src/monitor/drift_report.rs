@@ -98,6 +98,8 @@ impl Monitor {
             advise: Some(self.observed().gallery()),
             alarms: &alarms,
             label_history: &recorder.label_history,
+            // Nothing was counted before.
+            late_writes: 0,
         };
         let counted = &mut CountedStrata::default();
         let (mut drift, observations) = drift(reader, point, &span, &known, counted)?;

@@ -103,7 +103,6 @@ impl Recorder {
             sampling: Arc::clone(&sampling),
             traffic: Arc::clone(&traffic),
             counted: CountedStrata::default(),
-            recoveries: 0,
             reviews: Arc::clone(&reviews),
         };
         let thread = thread::Builder::new()

@@ -6,9 +6,9 @@ use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-use super::counted_strata::UNSETTLED_MS;
 use super::error::MonitorError;
 use crate::files::{FileError, read_list, write_json};
+use crate::journal::SETTLED_AFTER_MS;
 use crate::journal::read::{DecisionSelection, JournalReader};
 use matchpoint_calibration::monitoring::reviews::{
     PredictedReviews, ReviewState, ReviewWatch, ReviewsInService,
@@ -118,7 +118,9 @@ impl ReviewEvidence {
         };
         // If the journal removed decisions before they were counted, it left sampled ones, which are not like the others.
         let from_ms = counted.to_unix_ms.max(complete_ms);
-        let settled_to_ms = asked.now_ms.saturating_sub(UNSETTLED_MS).max(from_ms);
+        // What is written later than that is not counted: its turn is over. Since no decision is late for what it decided,
+        // the evidence stays what it is.
+        let settled_to_ms = asked.now_ms.saturating_sub(SETTLED_AFTER_MS).max(from_ms);
         observe(&mut watch, from_ms, settled_to_ms)?;
         counted.to_unix_ms = settled_to_ms;
         counted.state = watch.state();

@@ -61,8 +61,6 @@ pub(super) struct Watcher {
     pub(super) lost: Option<LostDecisions>,
     pub(super) traffic: Arc<TrafficComparison>,
     pub(super) counted: CountedStrata,
-    /// How often the disk had failed when they were counted.
-    pub(super) recoveries: u64,
     pub(super) reviews: Arc<ReviewEvidence>,
 }
 
@@ -154,12 +152,8 @@ impl Watcher {
             alarms: &alarms,
             label_history: &self.label_history,
             reviews: &self.reviews,
+            late_writes: self.losses.late_writes(),
         };
-        let recoveries = self.losses.recoveries();
-        if std::mem::replace(&mut self.recoveries, recoveries) != recoveries {
-            // Decisions were written late, into times that are counted already.
-            self.counted = CountedStrata::default();
-        }
         let (drift, observations) = drift(&self.reader, point, &span, &known, &mut self.counted)?;
         let labelling = observations.labelling();
         self.keep_alarms(&alarms, &drift, labelling);
