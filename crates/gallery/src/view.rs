@@ -548,9 +548,16 @@ impl<'a> BestMatches<'a> {
         if full && self.heap.peek().is_some_and(|worst| candidate <= worst.0) {
             return;
         }
+        self.add(candidate, full);
+    }
+
+    /// Kept out of the loops that compare: of most items the score says that they are not among the best.
+    #[cold]
+    #[inline(never)]
+    fn add(&mut self, candidate: ScoredItem<'a>, full: bool) {
         // Tested last, because it is rarely needed and the label is elsewhere in memory.
         let without = self.probe.without_label;
-        if without.is_some_and(|without| slot.head.label == without) {
+        if without.is_some_and(|without| candidate.slot.head.label == without) {
             return;
         }
         if full {

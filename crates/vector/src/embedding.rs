@@ -112,6 +112,7 @@ impl Similarity {
     pub const IDENTICAL: Self = Self(1.0);
 
     /// Takes a number as a similarity; `None` for NaN. A value outside the range, as from rounding, is clamped.
+    #[inline]
     #[must_use]
     pub fn new(value: f32) -> Option<Self> {
         (!value.is_nan()).then(|| Self(value.clamp(-1.0, 1.0)))
@@ -121,6 +122,7 @@ impl Similarity {
     /// and in every batch, because the order of summation is fixed.
     ///
     /// `None` if the dimensions differ.
+    #[inline]
     #[must_use]
     pub fn between(a: &[f32], b: &[f32]) -> Option<Self> {
         if a.len() != b.len() {
@@ -130,6 +132,7 @@ impl Similarity {
     }
 
     /// The value, in [-1, 1].
+    #[inline]
     #[must_use]
     pub fn get(self) -> f32 {
         self.0
@@ -139,6 +142,7 @@ impl Similarity {
 impl Eq for Similarity {}
 
 impl Ord for Similarity {
+    #[inline]
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
         // +0.0 and -0.0 must compare equal, as they do under `==`.
         (self.0 + 0.0).total_cmp(&(other.0 + 0.0))
@@ -146,6 +150,7 @@ impl Ord for Similarity {
 }
 
 impl PartialOrd for Similarity {
+    #[inline]
     fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
         Some(self.cmp(other))
     }
