@@ -39,7 +39,9 @@ use crate::journal::retention::RetentionCursor;
 use crate::journal::store::{JournalStore, WaitingDecision};
 use crate::journal::totals::{Committed, LostDecisions};
 use crate::journal::waiting::{SharedFile, WaitingFiles};
-use crate::journal::writer::{JournalWorker, QUEUE_LEN_MAX, WriterCounts, WriterRequest};
+use crate::journal::writer::{
+    BATCH_LEN, JournalWorker, QUEUE_LEN_MAX, WriterCounts, WriterRequest,
+};
 
 /// Its name within a deployment's folder.
 pub const FILE_NAME: &str = "decisions.db";
@@ -159,13 +161,27 @@ impl Journal {
         let mut file = self.waiting.lock();
         let sent = self.queue.as_ref().map(|queue| queue.try_send(message));
         let lost = match sent {
-            Some(Ok(())) => return file.take(&line),
+            Some(Ok(())) => {
+                file.take(&line);
+                drop(file);
+                return self.wake_for(BATCH_LEN);
+            }
             Some(Err(TrySendError::Full(_))) => &self.shared.queue_full,
             // The writer panicked, which the log says.
             Some(Err(TrySendError::Disconnected(_))) | None => &self.shared.not_written,
         };
         lost.fetch_add(1, Ordering::Relaxed);
         self.shared.image_bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// Wakes the writer if at least so many requests are queued.
+    fn wake_for(&self, queued: usize) {
+        let (Some(queue), Some(thread)) = (&self.queue, &self.thread) else {
+            return;
+        };
+        if queued <= queue.len() {
+            thread.thread().unpark();
+        }
     }
 
     /// Whether an image may be queued too; if not, it is counted as lost.
@@ -239,6 +255,7 @@ impl Journal {
             SendTimeoutError::Timeout(_) => JournalError::Busy,
             SendTimeoutError::Disconnected(_) => JournalError::Ended,
         })?;
+        self.wake_for(0);
         answer
             .recv_timeout(ANSWER_WAIT)
             .map_err(|refused| match refused {
@@ -252,9 +269,11 @@ impl Drop for Journal {
     /// Writes what is queued, then ends the thread.
     fn drop(&mut self) {
         self.queue.take();
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
+        let Some(thread) = self.thread.take() else {
+            return;
+        };
+        thread.thread().unpark();
+        if thread.join().is_err() {
             tracing::error!("the journal's writer panicked");
         }
     }

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use super::SETTLED_AFTER_MS;
 use bytes::Bytes;
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use crossbeam_channel::{Receiver, Sender, TryRecvError};
 
 use crate::journal::audit::AnnotationOutcomes;
 use crate::journal::entry::Annotation;
@@ -19,9 +20,12 @@ use crate::journal::waiting::WaitingFiles;
 /// Decisions that may wait for the writer: a second of searches at full load. If the disk fails, the writer
 /// itself keeps as many more.
 pub(super) const QUEUE_LEN_MAX: usize = 8192;
-/// Decisions of one transaction, and how long the first of them waits for others.
-const BATCH_LEN: usize = 1000;
-const BATCH_WAIT: Duration = Duration::from_millis(500);
+/// Decisions of one transaction, and how long the first of them waits for others once the writer has it.
+pub(super) const BATCH_LEN: usize = 1000;
+const BATCH_WAIT: Duration = Duration::from_millis(250);
+/// How often the writer looks at the queue if nobody wakes it. To wake it for each decision would take a search as long
+/// as to record it.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// How long to wait after a failure before writing is tried again.
 const RETRY_WAIT: Duration = Duration::from_secs(1);
 /// Decisions that are older when they are written are late: well before others count past them.
@@ -118,14 +122,10 @@ pub(super) struct JournalWorker {
 impl JournalWorker {
     pub(super) fn run(mut self) {
         loop {
-            let next = self
-                .due
-                .map_or(self.retain_at, |due| due.min(self.retain_at));
-            let wait = next.saturating_duration_since(Instant::now());
-            match self.inbox.recv_timeout(wait) {
+            match self.inbox.try_recv() {
                 Ok(message) => self.handle(message),
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => break,
+                Err(TryRecvError::Empty) => self.wait(),
+                Err(TryRecvError::Disconnected) => break,
             }
             let now = Instant::now();
             if self.due.is_some_and(|due| due <= now) {
@@ -148,6 +148,14 @@ impl JournalWorker {
                 "decisions could not be recorded before the end; the next start records them from the files where they wait"
             );
         }
+    }
+
+    fn wait(&self) {
+        let next = self
+            .due
+            .map_or(self.retain_at, |due| due.min(self.retain_at));
+        let left = next.saturating_duration_since(Instant::now());
+        thread::park_timeout(left.min(LOOK_EVERY));
     }
 
     fn handle(&mut self, message: WriterRequest) {
