@@ -4,14 +4,16 @@
 #![expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,
+    clippy::disallowed_methods,
     clippy::print_stderr,
     reason = "a test fails by panicking"
 )]
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use crate::common::{copy_folder, matchpoint, model, photos, run, text};
 use matchpoint_adapt::{HeadRecord, Part};
@@ -291,10 +293,12 @@ fn a_head_that_reads_a_second_layer_takes_the_kept_images_and_not_the_stored_emb
         4,
         "reads a second layer (b10.res)",
     );
+    let behind = at("behind");
     done(
         "build {} --images-of {} --model {}",
-        &[&at("behind"), &shop, &wide],
+        &[&behind, &shop, &wide],
     );
+    choose_no_threshold(&behind, &report["parts"][0]["rows"]);
 
     let images = "adapt --images {} --model {} --out {}";
     let listed = photos().join("labels.csv");
@@ -306,6 +310,39 @@ fn a_head_that_reads_a_second_layer_takes_the_kept_images_and_not_the_stored_emb
     let vectors = format!("{ADAPT} --second-layer");
     refused(&vectors, &[&file, &list, &never], 2, "cannot be used with");
     assert!(!never.exists());
+}
+
+/// Of a deployment's items, so many pictures that the head was fitted to.
+fn choose_no_threshold(deployment: &Path, pictures: &Value) {
+    let calibrate = "calibrate {} --gallery-as-queries --equal-error --dry-run";
+    let fitted = "the head of the model was fitted to";
+    refused(calibrate, &[deployment], 65, fitted);
+    let left = done(&format!("{calibrate} --without-fitted"), &[deployment]);
+    assert_eq!(&left["fitted"], pictures);
+}
+
+#[test]
+fn a_signal_while_pictures_are_embedded_leaves_no_folder() {
+    let folder = TempDir::new().unwrap();
+    let images = photos().join("labels.csv");
+    let mut adapt = matchpoint(&[]);
+    adapt.args(["adapt", "--second-layer", "--images"]);
+    adapt.arg(&images).arg("--model").arg(model());
+    adapt.arg("--out").arg(folder.path().join("never"));
+    let mut adapt = adapt.stderr(Stdio::piped()).spawn().unwrap();
+    // The folder of the network with the layer is there before the first picture is embedded.
+    let entries = || fs::read_dir(folder.path()).unwrap().count();
+    while entries() == 0 && adapt.try_wait().unwrap().is_none() {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let pid = adapt.id().to_string();
+    let kill = Command::new("kill").args(["-INT", &pid]).status();
+    assert!(kill.unwrap().success());
+    let output = adapt.wait_with_output().unwrap();
+    let said = both(&output);
+    assert_eq!(output.status.code(), Some(130), "{said}");
+    assert!(said.contains("nothing is written"), "{said}");
+    assert_eq!(entries(), 0, "{said}");
 }
 
 #[test]

@@ -208,7 +208,13 @@ impl Adapt {
         let file = OutputFile::at(self.report.as_deref())?;
         let recipe = self.recipe.as_deref().map(Recipe::named).transpose()?;
         let mut models = Models::new(&engine, 1);
-        let rows = self.rows(&mut models)?;
+        // Before the folder of a second layer is made: a signal shall leave none.
+        let signal = Signal::listen(STOPPING)?;
+        let rows = self.rows(&mut models, &signal);
+        if let Some(exit) = signal.received() {
+            return Ok(exit);
+        }
+        let rows = rows?;
         let labels: Vec<&str> = rows.names.iter().map(String::as_str).collect();
         let parts = match &rows.parts {
             Some(given) => Parts::given(&labels, given)?,
@@ -224,7 +230,6 @@ impl Adapt {
             eight_bits: self.head_bits == "8" && rows.model.is_some(),
             seed: self.seed,
         };
-        let signal = Signal::listen(STOPPING)?;
         let fitted = fit(&request, &signal);
         if let Some(exit) = signal.received() {
             return Ok(exit);

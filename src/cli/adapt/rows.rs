@@ -2,8 +2,8 @@
 //! vectors.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
 
 use base16ct::lower::encode_string;
 use sha2::{Digest, Sha256};
@@ -15,12 +15,11 @@ use crate::cli::input::image_sources::{ImageSources, Purpose};
 use crate::cli::input::images;
 use crate::cli::input::left_out::LeftOut;
 use crate::cli::output::pictures::Pictures;
-use crate::deployment::{Folder, Models, RefusedItem, read_image};
+use crate::cli::signal::Signal;
+use crate::deployment::{Folder, ModelReference, Models, RefusedItem};
 use crate::telemetry::escaped;
 use matchpoint_adapt::{HeadBase, LabelledRows, Part};
 use matchpoint_arrays::{LabelTable, Role};
-use matchpoint_embed::embedder::Embedded;
-use matchpoint_embed::pixels::ImageLimits;
 use matchpoint_gallery::Gallery;
 use matchpoint_gallery::item::ItemHead;
 use matchpoint_report::Picture;
@@ -120,11 +119,11 @@ fn parts(words: &[Option<String>]) -> anyhow::Result<Option<Vec<Part>>> {
 }
 
 impl Adapt {
-    /// Reads the rows, and embeds pictures if needed.
-    pub(super) fn rows(&self, models: &mut Models) -> anyhow::Result<AdaptRows> {
+    /// Reads the rows, and embeds pictures if needed: none any more once a signal has come.
+    pub(super) fn rows(&self, models: &mut Models, signal: &Signal) -> anyhow::Result<AdaptRows> {
         match (&self.deployment, &self.images, &self.embeddings) {
-            (Some(deployment), None, None) => self.rows_of_deployment(deployment, models),
-            (None, Some(images), None) => self.rows_of_images(images, models),
+            (Some(deployment), None, None) => self.rows_of_deployment(deployment, models, signal),
+            (None, Some(images), None) => self.rows_of_images(images, models, signal),
             (None, None, Some(embeddings)) => self.rows_of_vectors(embeddings),
             _ => {
                 let message = "say what to fit to: a deployment, or --images, or --embeddings";
@@ -138,45 +137,32 @@ impl Adapt {
         &self,
         deployment: &Path,
         models: &mut Models,
+        signal: &Signal,
     ) -> anyhow::Result<AdaptRows> {
         let folder = Folder::open(deployment)?;
         let reference = &folder.record().model;
-        let model = if reference.vectors.is_some() {
-            if self.second_layer.is_some() {
-                let message = "the deployment holds vectors that are made elsewhere, and no network whose second layer could be pooled";
-                return Err(fail(Exit::BadData, message));
-            }
-            None
-        } else {
-            let path = self.model.as_ref().unwrap_or(&reference.folder);
-            let loaded = models.open(path, reference.precision.as_deref())?;
-            if loaded.model.fingerprint() != reference.fingerprint {
-                let message = format!(
-                    "the deployment was embedded by model `{}` (fingerprint {}), and {} holds another; name its model with --model",
-                    reference.name,
-                    reference.fingerprint,
-                    path.display()
-                );
-                return Err(fail(Exit::Mismatch, message));
-            }
-            Some(FittedModel::of(
-                self,
-                loaded,
-                models,
-                reference.precision.as_deref(),
-            )?)
-        };
         let gallery = folder.open_items()?;
         let view = gallery.view();
         let mut items: Vec<_> = view.items().collect();
         items.sort_unstable_by(|a, b| a.0.id.cmp(&b.0.id));
-        if model.is_some() {
-            refuse_vectors(deployment, &items)?;
+        if self.second_layer.is_some() {
+            refuse_second_layer(deployment, reference, &gallery)?;
         }
+        let model = if reference.vectors.is_some() {
+            None
+        } else {
+            refuse_vectors(deployment, &items)?;
+            Some(self.model_of(reference, models)?)
+        };
         let wide = model.as_ref().filter(|_| self.second_layer.is_some());
-        let limits = models.limits();
-        let again = wide.map(|model| kept(&gallery, deployment, &items, model, limits));
-        let mut again = again.transpose()?.unwrap_or_default().into_iter();
+        let again = wide.map_or_else(Vec::new, |model| {
+            let read = |at: usize| match items.get(at) {
+                Some((item, _)) => unless_stopped(signal).and_then(|()| kept(&gallery, item)),
+                None => Ok(Vec::new()),
+            };
+            images::embedded_from(items.len(), &read, &model.loaded, models.limits())
+        });
+        let mut again = again.into_iter();
         let mut gathering = Gathering::default();
         for (head, vector) in items {
             let word = head.metadata.get(PART_COLUMN).cloned();
@@ -201,7 +187,33 @@ impl Adapt {
         gathering.finish(model)
     }
 
-    fn rows_of_images(&self, images: &Path, models: &mut Models) -> anyhow::Result<AdaptRows> {
+    /// The model that embedded a deployment.
+    fn model_of(
+        &self,
+        reference: &ModelReference,
+        models: &mut Models,
+    ) -> anyhow::Result<FittedModel> {
+        let precision = reference.precision.as_deref();
+        let path = self.model.as_ref().unwrap_or(&reference.folder);
+        let loaded = models.open(path, precision)?;
+        if loaded.model.fingerprint() != reference.fingerprint {
+            let message = format!(
+                "the deployment was embedded by model `{}` (fingerprint {}), and {} holds another; name its model with --model",
+                reference.name,
+                reference.fingerprint,
+                path.display()
+            );
+            return Err(fail(Exit::Mismatch, message));
+        }
+        FittedModel::of(self, loaded, models, precision)
+    }
+
+    fn rows_of_images(
+        &self,
+        images: &Path,
+        models: &mut Models,
+        signal: &Signal,
+    ) -> anyhow::Result<AdaptRows> {
         let Some(model) = &self.model else {
             return Err(fail(
                 Exit::Usage,
@@ -212,30 +224,36 @@ impl Adapt {
         let loaded = models.open(model, self.precision.as_deref())?;
         let model = FittedModel::of(self, loaded, models, self.precision.as_deref())?;
         let limits = models.limits();
-        let paths: Vec<PathBuf> = sources.items.iter().map(|item| item.path.clone()).collect();
         let mut gathering = Gathering {
             failed: sources.refused.clone(),
             left_out: sources.left_out.clone(),
             ..Gathering::default()
         };
         gathering.pictures.add(&sources);
-        let embedded = images::embedded(&paths, &model.loaded, limits);
-        for (item, result) in sources.items.iter().zip(embedded) {
-            let bytes = read_image(&item.path, &limits);
-            match (result, bytes) {
-                (Ok(one), Ok(bytes)) => {
-                    let picture = Some(encode_string(&Sha256::digest(&bytes)));
+        let hashes = vec![OnceLock::new(); sources.items.len()];
+        // A file is read once: what is hashed is what was embedded.
+        let read = |at: usize| {
+            let (Some(item), Some(hash)) = (sources.items.get(at), hashes.get(at)) else {
+                return Ok(Vec::new());
+            };
+            unless_stopped(signal)?;
+            let bytes = images::read(&item.path, limits)?;
+            hash.get_or_init(|| encode_string(&Sha256::digest(&bytes)));
+            Ok(bytes)
+        };
+        let embedded = images::embedded_from(hashes.len(), &read, &model.loaded, limits);
+        let items = sources.items.iter().zip(&hashes);
+        for ((item, hash), result) in items.zip(embedded) {
+            match result {
+                Ok(one) => {
                     let word = item.metadata.get(PART_COLUMN).cloned();
+                    let picture = hash.get().cloned();
                     gathering.push(one.embedding.as_slice(), &item.label, word, picture);
                     gathering.ids.push(item.id.clone());
                 }
-                (Err(reason), _) => gathering.failed.push(RefusedItem {
+                Err(reason) => gathering.failed.push(RefusedItem {
                     item: item.id.clone(),
                     reason,
-                }),
-                (_, Err(error)) => gathering.failed.push(RefusedItem {
-                    item: item.id.clone(),
-                    reason: error.to_string(),
                 }),
             }
         }
@@ -309,33 +327,76 @@ fn refuse_vectors(deployment: &Path, items: &[(&Arc<ItemHead>, &[f32])]) -> anyh
     Err(fail(Exit::BadData, message))
 }
 
-/// The embedding of each item's image by a model, from the images that the deployment keeps.
-fn kept(
-    gallery: &Gallery,
+/// Refuses a second layer where the deployment has no pictures for it.
+fn refuse_second_layer(
     deployment: &Path,
-    items: &[(&Arc<ItemHead>, &[f32])],
-    model: &FittedModel,
-    limits: ImageLimits,
-) -> anyhow::Result<Vec<Result<Embedded, String>>> {
-    if !gallery.keeps_images() {
-        let message = format!(
-            "{0} keeps no images, and no stored embedding has a second layer: `matchpoint build {0} --images SOURCE --keep-images` adds \
-             them; or fit to pictures by --images SOURCE --model DIR",
-            deployment.display()
-        );
-        return Err(fail(Exit::NoInput, message));
+    reference: &ModelReference,
+    gallery: &Gallery,
+) -> anyhow::Result<()> {
+    if reference.vectors.is_some() {
+        let message = "the deployment holds vectors that are made elsewhere, and no network whose second layer could be pooled";
+        return Err(fail(Exit::BadData, message));
     }
-    let read = |at: usize| {
-        let image = items.get(at).map(|(head, _)| gallery.image(&head.id));
-        let image = image.transpose().map_err(|error| error.to_string())?;
-        image
-            .flatten()
-            .ok_or_else(|| "its image is not kept".to_owned())
-    };
-    Ok(images::embedded_from(
-        items.len(),
-        &read,
-        &model.loaded,
-        limits,
-    ))
+    if gallery.keeps_images() {
+        return Ok(());
+    }
+    let message = format!(
+        "{0} keeps no images, and no stored embedding has a second layer: `matchpoint build {0} --images SOURCE --keep-images` adds \
+         them; or fit to pictures by --images SOURCE --model DIR",
+        deployment.display()
+    );
+    Err(fail(Exit::NoInput, message))
+}
+
+/// The kept image of an item. The deployment may be served meanwhile, and the record of the head names the picture that
+/// the item had as it was listed: fitted to another, a calibration would take that one for unseen.
+fn kept(gallery: &Gallery, item: &ItemHead) -> Result<Vec<u8>, String> {
+    let image = gallery.image(&item.id).map_err(|error| error.to_string())?;
+    let image = image.ok_or("its image is not kept")?;
+    let read: [u8; 32] = Sha256::digest(&image).into();
+    if item.source_sha256 != Some(read) {
+        let message =
+            "its image was replaced meanwhile; run the command again to fit to the new one";
+        return Err(message.to_owned());
+    }
+    Ok(image)
+}
+
+fn unless_stopped(signal: &Signal) -> Result<(), String> {
+    match signal.received() {
+        None => Ok(()),
+        Some(_) => Err("a signal came before it".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use matchpoint_gallery::item::Item;
+
+    #[test]
+    fn a_picture_that_took_the_place_of_a_listed_one_is_not_fitted_to() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let path = folder.path().join("items.db");
+        let gallery = Gallery::create(&path, 1, "model", "gallery").unwrap();
+        gallery.keep_images().unwrap();
+        let enrol = |id: &str, image: &[u8]| {
+            let item = Item {
+                id: id.to_owned(),
+                label: "label".to_owned(),
+                metadata: BTreeMap::new(),
+                embedding: Embedding::normalise(vec![1.0]).unwrap(),
+                source_sha256: Some(Sha256::digest(image).into()),
+                image: Some(image.to_vec()),
+            };
+            gallery.upsert(vec![item]).unwrap();
+        };
+        enrol("kept", b"one");
+        enrol("replaced", b"two");
+        let [stays, replaced] = ["kept", "replaced"].map(|id| gallery.get(id).unwrap());
+        enrol("replaced", b"three");
+        assert_eq!(kept(&gallery, &stays).unwrap(), b"one");
+        let refused = kept(&gallery, &replaced).unwrap_err();
+        assert!(refused.contains("replaced meanwhile"), "{refused}");
+    }
 }

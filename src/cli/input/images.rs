@@ -84,7 +84,8 @@ pub(crate) fn embedded_from(
         .collect()
 }
 
-fn read(file: &Path, limits: ImageLimits) -> Result<Vec<u8>, String> {
+/// The bytes of a file, or of standard input, or why there are none.
+pub(crate) fn read(file: &Path, limits: ImageLimits) -> Result<Vec<u8>, String> {
     if is_standard(file) {
         read_image_at(file).map_err(|cause| cause.to_string())
     } else {
