@@ -1,10 +1,12 @@
 //! A new gallery behind a head: made from stored embeddings, without any image.
 
 use std::collections::BTreeSet;
+use std::iter;
+use std::panic::resume_unwind;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc::sync_channel;
-use std::thread::Scope;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread::{Scope, ScopedJoinHandle};
 
 use rayon::prelude::*;
 
@@ -81,8 +83,7 @@ impl AdaptedEmbeddings {
         &'a self,
         scope: &'a Scope<'a, '_>,
     ) -> impl Iterator<Item = Result<Item, RefusedItem>> {
-        let (give, made) = sync_channel(1);
-        scope.spawn(move || {
+        made_meanwhile(scope, move |give| {
             let mut items: Vec<_> = self.view.items().collect();
             items.sort_unstable_by(|a, b| a.0.id.cmp(&b.0.id));
             // Nobody takes them any more if the writing has ended.
@@ -91,8 +92,7 @@ impl AdaptedEmbeddings {
                 .next()
                 .is_some_and(|some| give.send(self.behind(some)).is_ok())
             {}
-        });
-        made.into_iter().flatten()
+        })
     }
 
     fn behind(&self, items: &[(&Arc<ItemHead>, &[f32])]) -> Vec<Result<Item, RefusedItem>> {
@@ -120,5 +120,48 @@ impl AdaptedEmbeddings {
             })
         };
         items.par_iter().enumerate().map(one).collect()
+    }
+}
+
+/// What another thread makes while the caller takes it.
+fn made_meanwhile<'scope, T: Send + 'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    make: impl FnOnce(SyncSender<Vec<T>>) + Send + 'scope,
+) -> impl Iterator<Item = T> {
+    let (give, made) = sync_channel(1);
+    let mut maker = Some(scope.spawn(move || make(give)));
+    // A panic is not the end: a build with --prune would remove what was not made.
+    let end = iter::from_fn(move || {
+        if let Some(Err(panic)) = maker.take().map(ScopedJoinHandle::join) {
+            resume_unwind(panic);
+        }
+        None
+    });
+    made.into_iter().chain(end).flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn a_panic_is_not_the_end_of_what_is_made() {
+        let (mut taken, mut ended) = (Vec::new(), false);
+        let outcome = catch_unwind(AssertUnwindSafe(|| {
+            thread::scope(|scope| {
+                let made = made_meanwhile(scope, |give| {
+                    give.send(vec![1, 2]).unwrap();
+                    panic!("a mistake in the program");
+                });
+                taken.extend(made);
+                ended = true;
+            });
+        }));
+        assert!(outcome.is_err());
+        assert!(!ended);
+        assert_eq!(taken, [1, 2]);
     }
 }
