@@ -30,6 +30,7 @@ pub mod draft;
 pub mod embedder;
 mod error;
 mod folder;
+mod fusing;
 mod golden;
 mod head_nodes;
 mod input;
@@ -51,10 +52,9 @@ mod tensor;
 mod toml_table;
 mod turns;
 
-pub use adapted::{
-    AdaptedFolder, LayeredFolder, MapEmbedding, ModelFile, adapted_folder, layered_folder,
-};
+pub use adapted::{AdaptedFolder, LayeredFolder, adapted_folder, layered_folder};
 pub use error::{EmbedError, ModelError};
+pub use fusing::{MapEmbedding, ModelFile};
 pub use head_nodes::HeadWeights;
 
 use std::fmt;
