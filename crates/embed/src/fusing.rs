@@ -15,7 +15,7 @@ use super::head_nodes::{HeadWeights, OUTPUT, PREFIX, with_head};
 use super::manifest::{BASE_PRECISION, MANIFEST_NAME, Manifest};
 use super::resize::FILTERS;
 use super::runtime::Runtime;
-use super::second_layer::{self, SecondLayer};
+use super::second_layer::SecondLayer;
 use crate::pixels::ImageLimits;
 
 /// The record of a head, in the folder of its model.
@@ -27,6 +27,8 @@ const LICENCE_BYTES_MAX: u64 = 1 << 20;
 /// The range of the golden check's limit: the lowest value that a manifest may have, and the highest that
 /// leaves room for differences between decoders and processors.
 const COSINES: (f32, f32) = (0.9, 0.9995);
+/// Precisions of a network round: the least cosine of what one layer makes of the golden image in two of them.
+const LAYERS_COSINE_MIN: f32 = 0.9;
 
 /// A file that has to be written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,6 +58,8 @@ pub(super) struct Fusing<'a> {
     pub(super) files: Vec<ModelFile>,
     /// The bytes of the golden image.
     image: Vec<u8>,
+    /// The first network with a second layer, and what the layer makes of the golden image.
+    second: Option<(PathBuf, Embedding)>,
 }
 
 impl<'a> Fusing<'a> {
@@ -78,15 +82,39 @@ impl<'a> Fusing<'a> {
             table: table.map_err(|cause| no_head(base, cause.to_string()))?,
             files: licences(base)?,
             image: folder::read(base, &manifest.golden.image, GOLDEN_BYTES_MAX)?,
+            second: None,
         };
         let image = work.image.clone();
-        work.push(&manifest.golden.image, image);
+        work.push(&manifest.golden.image, image)?;
         Ok(work)
     }
 
-    fn push(&mut self, path: &Path, bytes: Vec<u8>) {
+    /// Precisions may share a file, unless the change makes two of it.
+    fn push(&mut self, path: &Path, bytes: Vec<u8>) -> Result<(), ModelError> {
+        let there = self.files.iter().find(|file| file.path == path);
+        if let Some(there) = there {
+            if there.bytes == bytes {
+                return Ok(());
+            }
+            let reason = format!(
+                "two of its precisions share {}, which becomes another for each; give each its own in a copy of the folder",
+                path.display()
+            );
+            return Err(self.refused(reason));
+        }
         let path = path.to_owned();
         self.files.push(ModelFile { path, bytes });
+        Ok(())
+    }
+
+    fn refused(&self, reason: String) -> ModelError {
+        match self.change {
+            NetworkChange::Head(..) => no_head(self.base, reason),
+            NetworkChange::Layer(_) => ModelError::NoSecondLayer {
+                path: self.base.to_owned(),
+                reason,
+            },
+        }
     }
 
     /// Changes the network in every precision, and returns their names.
@@ -127,10 +155,10 @@ impl<'a> Fusing<'a> {
         };
         let cosine_min = self.cosine_min(&manifest, asked, [&reference, &golden]);
         let sha256 = Value::String(network.sha256());
-        self.push(&manifest.file, network.bytes().to_vec());
+        self.push(&manifest.file, network.bytes().to_vec())?;
         let values = golden.as_slice().iter();
         let golden = values.flat_map(|value| value.to_le_bytes()).collect();
-        self.push(&manifest.golden.embedding, golden);
+        self.push(&manifest.golden.embedding, golden)?;
         let cosine_min = Value::Float((f64::from(cosine_min) * 1e4).round() / 1e4);
         if precision == BASE_PRECISION {
             set(&mut self.table, &["file"], "sha256", sha256);
@@ -145,12 +173,13 @@ impl<'a> Fusing<'a> {
 
     /// The changed network, and the embedding of the golden image by it.
     fn changed(
-        &self,
+        &mut self,
         manifest: &Manifest,
         onnx: &OnnxFile,
         reference: &Embedding,
     ) -> Result<(OnnxFile, Embedding), ModelError> {
-        let no_golden = |cause| no_head(self.base, format!("its golden image: {cause}"));
+        let base = self.base;
+        let no_golden = |cause| no_head(base, format!("its golden image: {cause}"));
         match self.change {
             NetworkChange::Head(head, map) => {
                 let (output, take) = (&manifest.output.name, manifest.output.take);
@@ -161,24 +190,42 @@ impl<'a> Fusing<'a> {
             }
             NetworkChange::Layer(layer) => {
                 let network = layer.beside(onnx, &manifest.output);
-                let network = network.ok_or_else(|| ModelError::NoSecondLayer {
-                    path: self.base.to_owned(),
-                    reason: format!(
-                        "{} computes no tensor {:?}, as the model's own file does; make that precision from this file, or leave it out \
-                         of a copy of the folder",
-                        manifest.file.display(),
-                        layer.tensor
-                    ),
+                let network = network.map_err(|reason| {
+                    self.refused(format!("{} {reason}", manifest.file.display()))
                 })?;
                 let found = self.embedded(&network, manifest, self.table.clone())?;
                 let second = found.as_slice().get(manifest.output.dimension..);
                 let second = Embedding::normalise(second.unwrap_or_default().to_vec());
                 let second = second.map_err(no_golden)?;
+                self.refuse_another_map(&manifest.file, &second, &layer.tensor)?;
                 let joined = [reference.as_slice(), second.as_slice()].concat();
                 let joined = Embedding::normalise(joined).map_err(no_golden)?;
                 Ok((network, joined))
             }
         }
+    }
+
+    /// A name alone does not say that precisions have the same map: what it makes of the golden image has to be alike.
+    fn refuse_another_map(
+        &mut self,
+        file: &Path,
+        second: &Embedding,
+        tensor: &str,
+    ) -> Result<(), ModelError> {
+        let (first, of_first) = self
+            .second
+            .get_or_insert_with(|| (file.to_owned(), second.clone()));
+        let cosine = 1.0 - distance(of_first, second);
+        if LAYERS_COSINE_MIN <= cosine {
+            return Ok(());
+        }
+        let reason = format!(
+            "{tensor:?} is another map in {} than in {}: its means of the golden image have a cosine of {cosine:.3}; make the one file \
+             from the other, or leave that precision out of a copy of the folder",
+            file.display(),
+            first.display()
+        );
+        Err(self.refused(reason))
     }
 
     /// The limit of the golden check with the change. It changes distances, so the limit is scaled by its
@@ -274,7 +321,7 @@ impl<'a> Fusing<'a> {
         head.insert("record".to_owned(), Value::from(RECORD_NAME));
         head.insert("record_sha256".to_owned(), Value::from(sha256));
         table.insert("head".to_owned(), Value::Table(head));
-        self.push(Path::new(RECORD_NAME), record.to_vec());
+        self.push(Path::new(RECORD_NAME), record.to_vec())?;
         self.finish()
     }
 
@@ -285,8 +332,7 @@ impl<'a> Fusing<'a> {
             path: self.base.join(MANIFEST_NAME),
             mistakes,
         })?;
-        self.push(Path::new(MANIFEST_NAME), text.into_bytes());
-        Ok(())
+        self.push(Path::new(MANIFEST_NAME), text.into_bytes())
     }
 }
 

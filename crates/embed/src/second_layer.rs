@@ -1,12 +1,14 @@
 //! A second layer beside a network's embedding: the mean of a map within the network. Both are scaled to unit
 //! length, so that they count the same.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::draft::{OnnxFile, Port};
 use super::error::ModelError;
 use super::head_nodes::{Chain, FLOAT, integer};
-use super::onnx::{self, OnnxNode};
+use super::manifest::Manifest;
+use super::onnx::{self, OnnxError, OnnxNode};
 use super::output::EmbeddingOutput;
 use super::runtime::Runtime;
 
@@ -29,17 +31,18 @@ impl SecondLayer {
     /// The map with this name. Without a name, the last sum of a residual block before the maps become as small
     /// as the network's last sum is: what follows is seen by the embedding well enough.
     pub(super) fn find(
+        manifest: &Manifest,
         folder: &Path,
-        onnx: &OnnxFile,
         named: Option<&str>,
         runtime: &Runtime,
     ) -> Result<Self, ModelError> {
+        let onnx = OnnxFile::read(&folder.join(&manifest.file))?;
         let refused = |reason| ModelError::NoSecondLayer {
             path: folder.to_owned(),
             reason,
         };
         let nodes = onnx::nodes(onnx.bytes()).map_err(|cause| refused(cause.to_string()))?;
-        let sums: Vec<&str> = sums(&nodes).collect();
+        let sums = sums(&nodes, &manifest.input.name);
         let hint = || format!("the sums of its blocks: {}", shown(&sums));
         let wanted = match named {
             Some(name) if !is_computed(&nodes, name) => {
@@ -58,7 +61,9 @@ impl SecondLayer {
         let of_name = |name: &&str| ports.iter().find(|port| port.name == *name);
         let ports: Vec<&Port> = wanted.iter().filter_map(of_name).collect();
         let mut maps: Vec<Self> = ports.iter().copied().filter_map(Self::of).collect();
-        let found = match (named, maps.last().and_then(|last| last.area)) {
+        let least = maps.last().and_then(|last| last.area);
+        let open = !maps.is_empty() && least.is_none();
+        let found = match (named, least) {
             (Some(_), _) => maps.pop(),
             (None, Some(least)) => maps.into_iter().rfind(|map| Some(least) < map.area),
             (None, None) => None,
@@ -68,6 +73,10 @@ impl SecondLayer {
                 Some(port) if named.is_some() => {
                     format!("{port} is no map [batch, channels, height, width] of floats")
                 }
+                _ if open => format!(
+                    "the file leaves the height and width of its maps open, by which one is chosen; name one of them; {}",
+                    hint()
+                ),
                 _ => format!(
                     "none of the sums of its blocks is a map [batch, channels, height, width] that is larger than the last; if another \
                      tensor is one, name it; {}",
@@ -90,14 +99,27 @@ impl SecondLayer {
         })
     }
 
-    /// The file with the layer beside the embedding, and one output more: [`OUTPUT`]. `None` if no node computes
-    /// the tensor.
-    pub(super) fn beside(&self, onnx: &OnnxFile, output: &EmbeddingOutput) -> Option<OnnxFile> {
-        let nodes = onnx::nodes(onnx.bytes()).ok()?;
-        if !is_computed(&nodes, &self.tensor) {
-            return None;
+    /// The file with the layer beside the embedding, and one output more: [`OUTPUT`]; or what is wrong with the file.
+    pub(super) fn beside(
+        &self,
+        onnx: &OnnxFile,
+        output: &EmbeddingOutput,
+    ) -> Result<OnnxFile, String> {
+        let malformed = |cause: OnnxError| format!("cannot be read: {cause}");
+        let nodes = onnx::nodes(onnx.bytes()).map_err(malformed)?;
+        let mut names = nodes.iter().flat_map(|node| &node.outputs);
+        if names.any(|name| name.starts_with(PREFIX)) {
+            let reason = "has a second layer already; adapt the model that it was made from";
+            return Err(reason.to_owned());
         }
-        let mut chain = Chain::after(onnx.bytes(), &output.name, PREFIX).ok()?;
+        if !is_computed(&nodes, &self.tensor) {
+            return Err(format!(
+                "computes no tensor {:?}, as the model's own file does; make that precision from this file, or leave it out of a copy \
+                 of the folder",
+                self.tensor
+            ));
+        }
+        let mut chain = Chain::after(onnx.bytes(), &output.name, PREFIX).map_err(malformed)?;
         chain.take(output.take);
         chain.unit_length("last", "last");
         let last = std::mem::replace(&mut chain.tensor, stored(&nodes, &self.tensor).to_owned());
@@ -108,17 +130,26 @@ impl SecondLayer {
         let second = std::mem::replace(&mut chain.tensor, last);
         chain.node("Concat", "embedding", &[&second], &[integer("axis", 1)]);
         let graph = chain.output(output.dimension + self.channels);
-        Some(onnx.with_bytes([onnx.bytes(), &graph].concat()))
+        Ok(onnx.with_bytes([onnx.bytes(), &graph].concat()))
     }
 }
 
-/// The sums of two or more computed tensors, as residual blocks end with them. Where one is a constant, it is a bias.
-fn sums(nodes: &[OnnxNode]) -> impl Iterator<Item = &str> {
-    let sums = nodes.iter().filter(|node| {
-        let computed = |name: &String| is_computed(nodes, name);
-        matches!(node.operator.as_str(), "Add" | "Sum") && node.inputs.iter().all(computed)
-    });
-    sums.flat_map(|node| node.outputs.iter().map(String::as_str))
+/// The sums of tensors that all depend on the picture, as residual blocks end with them. What does not is a bias, however it
+/// is stored.
+fn sums<'a>(nodes: &'a [OnnxNode], picture: &'a str) -> Vec<&'a str> {
+    let mut seen = BTreeSet::from([picture]);
+    let mut sums = Vec::new();
+    for node in nodes {
+        let of_picture = |input: &String| seen.contains(input.as_str());
+        let outputs = node.outputs.iter().map(String::as_str);
+        if matches!(node.operator.as_str(), "Add" | "Sum") && node.inputs.iter().all(of_picture) {
+            sums.extend(outputs.clone());
+        }
+        if node.inputs.iter().any(of_picture) {
+            seen.extend(outputs);
+        }
+    }
+    sums
 }
 
 fn is_computed(nodes: &[OnnxNode], name: &str) -> bool {

@@ -298,12 +298,13 @@ mod onnx {
     }
 
     /// A tensor's name, the number of its type (1: f32, 2: u8, 3: i8, 6: i32, 10: f16, 11: f64) and
-    /// its shape.
+    /// its shape, of which 0 is open.
     fn value(name: &str, element: u8, shape: &[u8]) -> Vec<u8> {
-        let dims: Vec<u8> = shape
-            .iter()
-            .flat_map(|dim| bytes(1, &number(1, *dim)))
-            .collect();
+        let side = |dim: &u8| match dim {
+            0 => bytes(1, &[]),
+            dim => bytes(1, &number(1, *dim)),
+        };
+        let dims: Vec<u8> = shape.iter().flat_map(side).collect();
         let tensor = [number(1, element), bytes(2, &dims)].concat();
         [text(1, name), bytes(2, &bytes(1, &tensor))].concat()
     }
@@ -333,8 +334,9 @@ mod onnx {
         file(&bytes(1, &node.concat()), 1, input, output)
     }
 
-    /// A model with two sums: `wide`, of the whole image, and `small`, of half of its sides.
-    pub(super) fn two_sums() -> Vec<u8> {
+    /// A model with two sums: `wide`, of the whole image by one operator, and `small`, of half of its sides. A third is
+    /// of a bias.
+    pub(super) fn two_sums(first: &str, image: &[u8]) -> Vec<u8> {
         let node = |inputs: [&str; 2], operator: &str, output: &str, attributes: &[u8]| {
             let named = inputs.iter().filter(|name| !name.is_empty());
             let inputs: Vec<u8> = named.flat_map(|name| text(1, name)).collect();
@@ -342,14 +344,19 @@ mod onnx {
             bytes(1, &[inputs, rest.concat()].concat())
         };
         let halved = [list("kernel_shape", &[2, 2]), list("strides", &[2, 2])].concat();
+        // A float, of type 1.
+        let zero = [vec![0x15, 0, 0, 0, 0], vec![0xa0, 0x01, 1]].concat();
+        let zero = bytes(5, &[text(1, "value_float"), zero].concat());
         let nodes = [
-            node(["pixels", ""], "Abs", "sizes", &[]),
+            node(["pixels", ""], first, "sizes", &[]),
             node(["sizes", "sizes"], "Add", "wide", &[]),
-            node(["wide", ""], "MaxPool", "halved", &halved),
+            node(["", ""], "Constant", "bias", &zero),
+            node(["wide", "bias"], "Add", "biased", &[]),
+            node(["biased", ""], "MaxPool", "halved", &halved),
             node(["halved", "halved"], "Add", "small", &[]),
             node(["small", ""], "Flatten", "out", &[]),
         ];
-        file(&nodes.concat(), 1, &[1, 3, 2, 4], &[1, 6])
+        file(&nodes.concat(), 1, image, &[1, 6])
     }
 
     /// A model that flattens an image of this type.
@@ -1389,9 +1396,9 @@ fn a_second_layer_is_the_mean_of_a_map_beside_the_embedding_and_as_long() {
     let plain = [160.0, 220.0, 170.0, 230.0, 180.0, 240.0];
     let second = unit(&[115.0, 125.0, 135.0]);
     let expected = unit(&[unit(&plain).as_slice(), second.as_slice()].concat());
-    let toy = Toy::with(&onnx::two_sums(), &plain);
+    let toy = Toy::with(&onnx::two_sums("Abs", &[1, 3, 2, 4]), &plain);
     // From version 18 of the operators on, a length is written otherwise. The version is the last byte of the file.
-    let mut newer = onnx::two_sums();
+    let mut newer = onnx::two_sums("Abs", &[1, 3, 2, 4]);
     *newer.last_mut().unwrap() = 18;
     for toy in [&toy, &Toy::with(&newer, &plain)] {
         toy.open();
@@ -1404,6 +1411,9 @@ fn a_second_layer_is_the_mean_of_a_map_beside_the_embedding_and_as_long() {
         let model = Model::open(folder.path(), None, runtime(), &compute).unwrap();
         let cosine = cosine(&unit(&embedding(&model, &bmp(GOLDEN))), &expected);
         assert!(0.999_999 <= cosine, "{cosine}");
+        let again = layered_folder(folder.path(), None, runtime()).unwrap_err();
+        let again = again.to_string();
+        assert!(again.contains("has a second layer already"), "{again}");
     }
 
     let layered = |tensor| layered_folder(toy.folder.path(), tensor, runtime());
@@ -1420,21 +1430,47 @@ fn a_second_layer_is_the_mean_of_a_map_beside_the_embedding_and_as_long() {
         "\"out\" f32 [1, 6] is no map [batch, channels, height, width]",
     );
     let flat = Toy::new();
-    flat.open();
-    let text = layered_folder(flat.folder.path(), None, runtime()).unwrap_err();
-    assert!(
-        text.to_string().contains("the sums of its blocks: none"),
-        "{text}"
+    let open = Toy::with(&onnx::two_sums("Abs", &[1, 3, 0, 0]), &plain);
+    for (toy, words) in [
+        (&flat, "the sums of its blocks: none"),
+        (&open, "leaves the height and width of its maps open"),
+    ] {
+        fs::write(toy.path("model.toml"), &toy.manifest).unwrap();
+        let text = layered_folder(toy.folder.path(), None, runtime()).unwrap_err();
+        let text = text.to_string();
+        assert!(text.contains(words), "{text}");
+    }
+}
+
+#[test]
+fn a_second_layer_is_the_same_map_in_every_precision() {
+    let image = [1, 3, 2, 4];
+    let toy = Toy::with(&onnx::two_sums("Abs", &image), &[160.0; 6]);
+    let refused = |other: &[u8], golden: &str, words: &str| {
+        fs::write(toy.path("other.onnx"), other).unwrap();
+        fs::copy(toy.path("golden.f32"), toy.path("other.f32")).unwrap();
+        let sha256 = OnnxFile::read(&toy.path("other.onnx")).unwrap().sha256();
+        let manifest = format!(
+            "{}\n[precision.other]\npath = \"other.onnx\"\nsha256 = \"{sha256}\"\ngolden = \"{golden}\"\ncosine_min = 0.999\n",
+            toy.manifest
+        );
+        fs::write(toy.path("model.toml"), manifest).unwrap();
+        let layered = layered_folder(toy.folder.path(), None, runtime());
+        let text = layered.map_or_else(|error| error.to_string(), |_| String::new());
+        assert!(text.contains(words), "{text}");
+    };
+    let flat = onnx::model(&image, "Flatten", &[], &[1, 24]);
+    refused(&flat, "other.f32", "other.onnx computes no tensor \"wide\"");
+    let negative = onnx::two_sums("Neg", &image);
+    let words = "\"wide\" is another map in other.onnx than in model.onnx: its means of the golden image have a cosine of -1.000";
+    refused(&negative, "other.f32", words);
+    let alike = onnx::two_sums("Log", &image);
+    refused(
+        &alike,
+        "golden.f32",
+        "two of its precisions share golden.f32",
     );
-    // A precision that is no other writing of the same network.
-    fs::copy(flat.path("model.onnx"), toy.path("flat.onnx")).unwrap();
-    let sha256 = OnnxFile::read(&toy.path("flat.onnx")).unwrap().sha256();
-    let manifest = format!(
-        "{}\n[precision.flat]\npath = \"flat.onnx\"\nsha256 = \"{sha256}\"\ngolden = \"golden.f32\"\ncosine_min = 0.999\n",
-        toy.manifest
-    );
-    fs::write(toy.path("model.toml"), manifest).unwrap();
-    refused(None, "flat.onnx computes no tensor \"wide\"");
+    refused(&alike, "other.f32", "");
 }
 
 #[test]
