@@ -309,6 +309,9 @@ fn a_head_that_reads_a_second_layer_takes_the_kept_images_and_not_the_stored_emb
     let (file, list) = vectors(folder.path(), 60, 4);
     let vectors = format!("{ADAPT} --second-layer");
     refused(&vectors, &[&file, &list, &never], 2, "cannot be used with");
+    let behind = "calibrate --embeddings {} --labels {} --head {} --equal-error";
+    let words = "these have 12; it reads a second layer (b10.res)";
+    refused(behind, &[&file, &list, &wide], 4, words);
     assert!(!never.exists());
 }
 

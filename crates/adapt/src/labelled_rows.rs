@@ -70,7 +70,10 @@ impl LabelledRows {
     }
 
     /// The embeddings without a head, which one has to be better than.
-    pub(super) fn without_head(&self) -> Result<Cow<'_, Self>, AdaptError> {
+    ///
+    /// # Errors
+    /// Returns an error if one of them is no embedding.
+    pub fn without_head(&self) -> Result<Cow<'_, Self>, AdaptError> {
         if self.own == self.dimension {
             return Ok(Cow::Borrowed(self));
         }

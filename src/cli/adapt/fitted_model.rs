@@ -1,11 +1,12 @@
 //! The model that a head is fitted for: as it is, or with a second layer beside its embedding.
 
 use std::fs;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 
 use super::Adapt;
-use crate::cli::exit::{Exit, fail};
+use crate::cli::exit::{Exit, fail, message};
 use crate::cli::output::file::write_within;
 use crate::deployment::{DeploymentError, LoadedModel, Models, TemporaryFolder};
 use matchpoint_adapt::HeadBase;
@@ -17,6 +18,8 @@ pub(super) struct FittedModel {
     pub(super) base: HeadBase,
     /// The number of components that it gives.
     pub(super) own: usize,
+    /// The folder of the model as it is shipped.
+    pub(super) given: PathBuf,
     /// The model that the head is put behind.
     pub(super) loaded: LoadedModel,
     /// Kept until the model with a head is written.
@@ -47,6 +50,7 @@ impl FittedModel {
                 second_layer: None,
             },
             own: model.dimension(),
+            given: shipped.folder.clone(),
             loaded: shipped,
             folder: None,
         };
@@ -64,9 +68,30 @@ impl FittedModel {
         for file in &layered.files {
             write_within(&folder, &file.path, &file.bytes)?;
         }
-        fitted.loaded = models.open(folder.path(), precision)?;
+        let opened = models.open(folder.path(), precision);
+        fitted.loaded =
+            opened.map_err(|error| naming(&error.into(), &fitted.given, folder.path()))?;
         fitted.base.second_layer = Some(layered.tensor);
         fitted.folder = Some(folder);
         Ok(fitted)
+    }
+}
+
+/// An error that names a folder as the user does, in place of the name that it has until it is complete.
+pub(super) fn naming(error: &anyhow::Error, given: &Path, temporary: &Path) -> anyhow::Error {
+    let [given, temporary] = [given, temporary].map(|path| path.display().to_string());
+    fail(Exit::of(error), message(error).replace(&temporary, &given))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_names_the_folder_that_was_given() {
+        let error = fail(Exit::NoInput, "cannot read /out/.tmp/golden.f32");
+        let named = naming(&error, Path::new("/given"), Path::new("/out/.tmp"));
+        assert_eq!(Exit::of(&named), Exit::NoInput);
+        assert_eq!(named.to_string(), "cannot read /given/golden.f32");
     }
 }

@@ -74,8 +74,8 @@ pub(super) struct Adapt {
     /// The folder to write: of a model, or for plain vectors of the head alone
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// Pool a second layer of the network beside its embedding, by which a head errs less: the sum of a residual
-    /// block before the maps become small, or this tensor of the ONNX file. Of a deployment it needs the kept images
+    /// Pool a second layer of the network beside its embedding, by which a head erred less on two sets: the sum of a
+    /// residual block before the maps become small, or this tensor of the ONNX file. Of a deployment it needs the kept images
     #[arg(long, value_name = "TENSOR", num_args = 0..=1, require_equals = true, conflicts_with = "embeddings")]
     second_layer: Option<Option<String>>,
     /// Fit by this recipe, and compare no others: whitening, root-whitening,
@@ -242,7 +242,7 @@ impl Adapt {
             let writing = written::Writing {
                 adapted: &adapted,
                 record: &record,
-                model: rows.model.as_ref().map(|model| &model.loaded),
+                model: rows.model.as_ref(),
             };
             written = Some(writing.write(&self.out, &mut models)?);
         }
@@ -352,10 +352,12 @@ fn across_labels(rows: &AdaptRows) -> anyhow::Result<Option<Vec<AcrossLabels>>> 
     if COMPARED_MAX < rows.rows.len() {
         return Ok(None);
     }
+    // How near copies are was measured on embeddings without a second layer.
+    let own = rows.rows.without_head()?;
     let embeddings = Embeddings::from_unit(
-        rows.rows.dimension(),
-        rows.rows.vectors().to_vec(),
-        rows.rows.labels().to_vec(),
+        own.dimension(),
+        own.vectors().to_vec(),
+        own.labels().to_vec(),
     )?;
     let name = |row: usize| rows.names.get(row).cloned().unwrap_or_default();
     let found = near_copies(&embeddings, &|_, _| true)?;

@@ -6,10 +6,11 @@ use std::path::Path;
 use anyhow::Context as _;
 
 use super::AdaptedModel;
+use super::fitted_model::{FittedModel, naming};
 use crate::cli::exit::{Exit, fail};
 use crate::cli::input::head::{RECORD_NAME, WEIGHTS_NAME};
 use crate::cli::output::file::write_within;
-use crate::deployment::{DeploymentError, LoadedModel, Models, TemporaryFolder};
+use crate::deployment::{DeploymentError, Models, TemporaryFolder};
 use matchpoint_adapt::{AdaptedHead, HeadRecord};
 use matchpoint_embed::{HeadWeights, adapted_folder};
 
@@ -18,7 +19,7 @@ pub(super) struct Writing<'a> {
     pub(super) adapted: &'a AdaptedHead,
     pub(super) record: &'a HeadRecord,
     /// The model that the head is added to.
-    pub(super) model: Option<&'a LoadedModel>,
+    pub(super) model: Option<&'a FittedModel>,
 }
 
 /// A folder that is complete but for its name, and is removed if it gets none.
@@ -61,15 +62,19 @@ impl Writing<'_> {
             };
             let map = |unit: &[f32]| head.apply(unit);
             let runtime = models.runtime()?;
-            let folder = adapted_folder(&base.folder, &weights, &record, &map, &runtime);
-            let folder = folder.map_err(DeploymentError::from)?;
+            let from = &base.loaded.folder;
+            let folder = adapted_folder(from, &weights, &record, &map, &runtime);
+            let folder = folder.map_err(DeploymentError::from);
+            let folder = folder.map_err(|error| naming(&error.into(), &base.given, from))?;
             for file in &folder.files {
                 write(&file.path, &file.bytes)?;
             }
             for (number, precision) in folder.precisions.iter().enumerate() {
                 // The first is the model's own file, which has no name in the list of precisions.
                 let named = (0 < number).then_some(precision.as_str());
-                let opened = models.open(temporary.path(), named)?;
+                let opened = models.open(temporary.path(), named);
+                let opened =
+                    opened.map_err(|error| naming(&error.into(), out, temporary.path()))?;
                 written.push(AdaptedModel {
                     precision: precision.clone(),
                     fingerprint: opened.model.fingerprint().to_owned(),

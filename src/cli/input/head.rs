@@ -47,8 +47,16 @@ impl StoredHead {
     ) -> anyhow::Result<VectorTable> {
         let (expected, found) = (self.head.from(), data.dimension);
         if expected != found {
-            let message =
-                format!("the head takes vectors of {expected} components, and these have {found}");
+            let base = self.record.base.as_ref();
+            let layer = base.and_then(|base| base.second_layer.as_ref());
+            let layer = layer.map_or_else(String::new, |tensor| {
+                format!(
+                    "; it reads a second layer ({tensor}) beside the embedding: embed the images by its model, and leave --head out"
+                )
+            });
+            let message = format!(
+                "the head takes vectors of {expected} components, and these have {found}{layer}"
+            );
             return Err(fail(Exit::Mismatch, message));
         }
         let units = data
