@@ -20,12 +20,11 @@ use crate::journal::waiting::WaitingFiles;
 /// Decisions that may wait for the writer: a second of searches at full load. If the disk fails, the writer
 /// itself keeps as many more.
 pub(super) const QUEUE_LEN_MAX: usize = 8192;
-/// Decisions of one transaction, and how long the first of them waits for others once the writer has it.
+/// Decisions of one transaction.
 pub(super) const BATCH_LEN: usize = 1000;
-const BATCH_WAIT: Duration = Duration::from_millis(250);
-/// How often the writer looks at the queue if nobody wakes it. To wake it for each decision would take a search as long
-/// as to record it.
-const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// How often the writer looks at the queue, and writes what is there, if nobody wakes it. To wake it for each decision
+/// would take a search as long as to record it.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// How long to wait after a failure before writing is tried again.
 const RETRY_WAIT: Duration = Duration::from_secs(1);
 /// Decisions that are older when they are written are late: well before others count past them.
@@ -123,7 +122,12 @@ impl JournalWorker {
     pub(super) fn run(mut self) {
         loop {
             match self.inbox.try_recv() {
-                Ok(message) => self.handle(message),
+                Ok(message) => {
+                    self.handle(message);
+                    if self.batch.len() < BATCH_LEN {
+                        continue;
+                    }
+                }
                 Err(TryRecvError::Empty) => self.wait(),
                 Err(TryRecvError::Disconnected) => break,
             }
@@ -188,12 +192,8 @@ impl JournalWorker {
         }
         self.cursor.inserted(waiting.entry.id.as_bytes());
         self.batch.push(waiting);
-        let now = Instant::now();
-        if BATCH_LEN <= self.batch.len() && !self.failing {
-            self.due = Some(now);
-        } else if self.due.is_none() {
-            self.due = Some(now + BATCH_WAIT);
-        }
+        // At once, unless the disk fails.
+        self.due.get_or_insert_with(Instant::now);
     }
 
     fn let_go(&self, waiting: &WaitingDecision) {
