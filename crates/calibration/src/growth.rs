@@ -99,12 +99,12 @@ pub fn ahead_of_growth(target: TargetFar, growth: Growth) -> Result<TargetFar, C
         target.far(),
         real(growth.items_now) / real(growth.items_later),
     );
-    TargetFar::new(far, target.confidence().get()).map_err(|_| CalibrationError::GrowthTooFar {
+    TargetFar::new(far, target.confidence().get()).or(Err(CalibrationError::GrowthTooFar {
         far: target.far(),
         now: growth.items_now,
         later: growth.items_later,
         far_today: far,
-    })
+    }))
 }
 
 /// Ordinary use is expected to add or exchange one item in this many before the next calibration.
