@@ -16,7 +16,7 @@ part() {
     local name=$1 seconds=$(($2 * minutes * 60 / 48 / 10)) package=$3 threads=$4
     shift 4
     echo "== $name: $seconds s each"
-    MATCHPOINT_TESTS_SECONDS=$seconds cargo test --locked --quiet -p "$package" --test it -- \
+    TESTS_SECONDS=$seconds cargo test --locked --quiet -p "$package" --test it -- \
         --test-threads "$threads" --nocapture "$@"
 }
 

@@ -540,7 +540,7 @@ impl World {
     }
 }
 
-/// Goes on for `MATCHPOINT_TESTS_SECONDS`, and says how much it did.
+/// Goes on for `TESTS_SECONDS`, and says how much it did.
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_accepted_wrongly_while_qdrant_fails_at_random() {
     let mut world = World::new().await;

@@ -171,7 +171,7 @@ pub fn copy_folder(from: &Path, to: &Path) {
 
 /// For how long a test that repeats itself goes on: `make test-long` asks for more than a moment.
 pub fn patience(moment: Duration) -> Duration {
-    let asked = std::env::var("MATCHPOINT_TESTS_SECONDS").ok();
+    let asked = std::env::var("TESTS_SECONDS").ok();
     let seconds = asked.map(|text| text.parse().unwrap());
     seconds.map_or(moment, Duration::from_secs)
 }

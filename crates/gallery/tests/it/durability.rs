@@ -60,7 +60,7 @@ const GALLERY: &str = "MATCHPOINT_TESTS_CHILD_GALLERY";
 /// The last step that was acknowledged before.
 const AFTER: &str = "MATCHPOINT_TESTS_CHILD_AFTER";
 /// The number of seconds for which a process is killed again and again; without it, only a few rounds.
-const CRASH_SECONDS: &str = "MATCHPOINT_TESTS_SECONDS";
+const CRASH_SECONDS: &str = "TESTS_SECONDS";
 const REQUIRE_STRACE: &str = "MATCHPOINT_TESTS_REQUIRE_STRACE";
 
 /// Runs one test at a time. Between its fork and its exec, a child of one test has the open files of another
