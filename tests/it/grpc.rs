@@ -2720,7 +2720,7 @@ async fn answers_are_sent_at_once() {
         times.push(begun.elapsed());
     }
     times.sort_unstable();
-    // A delayed acknowledgement takes 40 ms.
-    assert!(times[10] < Duration::from_millis(20), "{times:?}");
+    // A delayed acknowledgement takes 40 ms each time, and other work on the machine as long now and then.
+    assert!(times[4] < Duration::from_millis(20), "{times:?}");
     running.stop().await;
 }
