@@ -79,8 +79,13 @@ impl FittedModel {
 
 /// An error that names a folder as the user does, in place of the name that it has until it is complete.
 pub(super) fn naming(error: &anyhow::Error, given: &Path, temporary: &Path) -> anyhow::Error {
-    let [given, temporary] = [given, temporary].map(|path| path.display().to_string());
-    fail(Exit::of(error), message(error).replace(&temporary, &given))
+    // An opened model has its folder's whole path.
+    let whole = temporary.canonicalize();
+    let whole = whole.unwrap_or_else(|_| temporary.to_owned());
+    let [given, temporary, whole] =
+        [given, temporary, &whole].map(|path| path.display().to_string());
+    let named = message(error).replace(&whole, &given);
+    fail(Exit::of(error), named.replace(&temporary, &given))
 }
 
 #[cfg(test)]
@@ -93,5 +98,9 @@ mod tests {
         let named = naming(&error, Path::new("/given"), Path::new("/out/.tmp"));
         assert_eq!(Exit::of(&named), Exit::NoInput);
         assert_eq!(named.to_string(), "cannot read /given/golden.f32");
+        let whole = Path::new("src").canonicalize().unwrap();
+        let error = fail(Exit::NoInput, format!("cannot read {}/x", whole.display()));
+        let named = naming(&error, Path::new("given"), Path::new("./src"));
+        assert_eq!(named.to_string(), "cannot read given/x");
     }
 }
