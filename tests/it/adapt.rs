@@ -13,7 +13,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::common::{copy_folder, matchpoint, model, photos, run, text};
 use matchpoint_adapt::{HeadRecord, Part};
@@ -346,6 +346,28 @@ fn a_signal_while_pictures_are_embedded_leaves_no_folder() {
     assert_eq!(output.status.code(), Some(130), "{said}");
     assert!(said.contains("nothing is written"), "{said}");
     assert_eq!(entries(), 0, "{said}");
+}
+
+#[test]
+fn a_signal_while_the_list_is_read_ends_the_command() {
+    let folder = TempDir::new().unwrap();
+    let mut adapt = matchpoint(&[]);
+    adapt.args(["adapt", "--images", "-", "--model"]);
+    adapt.arg(model()).arg("--out").arg(folder.path().join("a"));
+    adapt.stdin(Stdio::piped()).stderr(Stdio::null());
+    let mut adapt = adapt.spawn().unwrap();
+    std::thread::sleep(Duration::from_millis(500));
+    assert_eq!(adapt.try_wait().unwrap(), None, "it reads the list");
+    let pid = adapt.id().to_string();
+    let kill = Command::new("kill").args(["-INT", &pid]).status();
+    assert!(kill.unwrap().success());
+    let until = Instant::now() + Duration::from_secs(10);
+    while adapt.try_wait().unwrap().is_none() && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let ended = adapt.try_wait().unwrap();
+    adapt.kill().unwrap();
+    assert!(ended.is_some_and(|status| !status.success()), "{ended:?}");
 }
 
 #[test]

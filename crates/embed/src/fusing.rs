@@ -178,14 +178,14 @@ impl<'a> Fusing<'a> {
         onnx: &OnnxFile,
         reference: &Embedding,
     ) -> Result<(OnnxFile, Embedding), ModelError> {
-        let base = self.base;
-        let no_golden = |cause| no_head(base, format!("its golden image: {cause}"));
+        let no_golden = |cause| format!("its golden image: {cause}");
         match self.change {
             NetworkChange::Head(head, map) => {
                 let (output, take) = (&manifest.output.name, manifest.output.take);
                 let bytes = with_head(onnx.bytes(), output, take, head)
                     .map_err(|cause| no_head(self.base, cause.to_string()))?;
-                let mapped = map(reference.as_slice()).map_err(no_golden)?;
+                let mapped =
+                    map(reference.as_slice()).map_err(|cause| self.refused(no_golden(cause)))?;
                 Ok((onnx.with_bytes(bytes), mapped))
             }
             NetworkChange::Layer(layer) => {
@@ -193,16 +193,36 @@ impl<'a> Fusing<'a> {
                 let network = network.map_err(|reason| {
                     self.refused(format!("{} {reason}", manifest.file.display()))
                 })?;
+                self.refuse_other_channels(manifest, layer)?;
                 let found = self.embedded(&network, manifest, self.table.clone())?;
                 let second = found.as_slice().get(manifest.output.dimension..);
                 let second = Embedding::normalise(second.unwrap_or_default().to_vec());
-                let second = second.map_err(no_golden)?;
+                let second = second.map_err(|cause| self.refused(no_golden(cause)))?;
                 self.refuse_another_map(&manifest.file, &second, &layer.tensor)?;
                 let joined = [reference.as_slice(), second.as_slice()].concat();
-                let joined = Embedding::normalise(joined).map_err(no_golden)?;
+                let joined = Embedding::normalise(joined);
+                let joined = joined.map_err(|cause| self.refused(no_golden(cause)))?;
                 Ok((network, joined))
             }
         }
+    }
+
+    /// Before ONNX Runtime says that the file does not fit its manifest.
+    fn refuse_other_channels(
+        &self,
+        manifest: &Manifest,
+        layer: &SecondLayer,
+    ) -> Result<(), ModelError> {
+        let Some((first, _)) = &self.second else {
+            return Ok(());
+        };
+        let tensor = &layer.tensor;
+        let here = SecondLayer::find(manifest, self.base, Some(tensor), self.runtime)?.channels;
+        if here == layer.channels {
+            return Ok(());
+        }
+        let difference = format!("it has {here} channels, and {} there", layer.channels);
+        Err(self.another_map(&manifest.file, first, tensor, &difference))
     }
 
     /// A name alone does not say that precisions have the same map: what it makes of the golden image has to be alike.
@@ -219,13 +239,18 @@ impl<'a> Fusing<'a> {
         if LAYERS_COSINE_MIN <= cosine {
             return Ok(());
         }
-        let reason = format!(
-            "{tensor:?} is another map in {} than in {}: its means of the golden image have a cosine of {cosine:.3}; make the one file \
-             from the other, or leave that precision out of a copy of the folder",
+        let difference = format!("its means of the golden image have a cosine of {cosine:.3}");
+        let first = first.clone();
+        Err(self.another_map(file, &first, tensor, &difference))
+    }
+
+    fn another_map(&self, file: &Path, first: &Path, tensor: &str, difference: &str) -> ModelError {
+        self.refused(format!(
+            "{tensor:?} is another map in {} than in {}: {difference}; make the one file from the other, or leave that precision out of \
+             a copy of the folder",
             file.display(),
             first.display()
-        );
-        Err(self.refused(reason))
+        ))
     }
 
     /// The limit of the golden check with the change. It changes distances, so the limit is scaled by its

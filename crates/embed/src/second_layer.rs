@@ -62,7 +62,7 @@ impl SecondLayer {
         let ports: Vec<&Port> = wanted.iter().filter_map(of_name).collect();
         let mut maps: Vec<Self> = ports.iter().copied().filter_map(Self::of).collect();
         let least = maps.last().and_then(|last| last.area);
-        let open = !maps.is_empty() && least.is_none();
+        let open = maps.iter().any(|map| map.area.is_none());
         let found = match (named, least) {
             (Some(_), _) => maps.pop(),
             (None, Some(least)) => maps.into_iter().rfind(|map| Some(least) < map.area),
@@ -145,7 +145,9 @@ fn sums<'a>(nodes: &'a [OnnxNode], picture: &'a str) -> Vec<&'a str> {
         if matches!(node.operator.as_str(), "Add" | "Sum") && node.inputs.iter().all(of_picture) {
             sums.extend(outputs.clone());
         }
-        if node.inputs.iter().any(of_picture) {
+        // What such a node reads stands in a graph of its own, and is no input.
+        let nested = matches!(node.operator.as_str(), "If" | "Loop" | "Scan");
+        if nested || node.inputs.iter().any(of_picture) {
             seen.extend(outputs);
         }
     }
@@ -176,5 +178,27 @@ fn shown(names: &[&str]) -> String {
     match names.get(skipped..) {
         Some(last) if !last.is_empty() => last.join(", "),
         _ => "none".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_nested_graph_computes_may_depend_on_the_picture() {
+        let node = |operator: &str, inputs: &[&str], output: &str| OnnxNode {
+            operator: operator.to_owned(),
+            inputs: inputs.iter().map(|&input| input.to_owned()).collect(),
+            outputs: vec![output.to_owned()],
+        };
+        let nodes = [
+            node("Constant", &[], "bias"),
+            node("Conv", &["pixels"], "one"),
+            node("If", &["flag"], "other"),
+            node("Add", &["one", "bias"], "biased"),
+            node("Add", &["one", "other"], "sum"),
+        ];
+        assert_eq!(sums(&nodes, "pixels"), ["sum"]);
     }
 }

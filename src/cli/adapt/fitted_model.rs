@@ -1,9 +1,6 @@
 //! The model that a head is fitted for: as it is, or with a second layer beside its embedding.
 
-use std::fs;
 use std::path::{Path, PathBuf};
-
-use anyhow::Context as _;
 
 use super::Adapt;
 use crate::cli::exit::{Exit, fail, message};
@@ -60,21 +57,31 @@ impl FittedModel {
         let runtime = models.runtime()?;
         let layered = layered_folder(&fitted.loaded.folder, tensor.as_deref(), &runtime);
         let layered = layered.map_err(DeploymentError::from)?;
-        if let Some(parent) = adapt.out.parent() {
-            let cannot = || format!("cannot make the folder of {}", adapt.out.display());
-            fs::create_dir_all(parent).with_context(cannot)?;
-        }
-        let folder = TemporaryFolder::new(&adapt.out)?;
+        let folder = TemporaryFolder::new(&beside(&adapt.out))?;
         for file in &layered.files {
             write_within(&folder, &file.path, &file.bytes)?;
         }
         let opened = models.open(folder.path(), precision);
         fitted.loaded =
-            opened.map_err(|error| naming(&error.into(), &fitted.given, folder.path()))?;
+            opened.map_err(|error| of_copy(&error.into(), &fitted.given, folder.path()))?;
         fitted.base.second_layer = Some(layered.tensor);
         fitted.folder = Some(folder);
         Ok(fitted)
     }
+}
+
+/// A name beside which a folder can be made: on the disk of `out`, whose own parent may be made only if something is written.
+fn beside(out: &Path) -> PathBuf {
+    let mut places = out.ancestors().skip(1);
+    let there = places.find(|place| place.as_os_str().is_empty() || place.is_dir());
+    there.unwrap_or_else(|| Path::new("")).join("layered")
+}
+
+/// An error of the copy with a second layer, which has gone when it is read.
+fn of_copy(error: &anyhow::Error, given: &Path, temporary: &Path) -> anyhow::Error {
+    let named = naming(error, given, temporary);
+    let copy = format!("a copy of {} with the second layer", given.display());
+    fail(Exit::of(error), format!("{copy}: {named}"))
 }
 
 /// An error that names a folder as the user does, in place of the name that it has until it is complete.
@@ -91,6 +98,24 @@ pub(super) fn naming(error: &anyhow::Error, given: &Path, temporary: &Path) -> a
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_parent_is_made_before_something_is_written() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let out = folder.path().join("a/b/head");
+        assert_eq!(beside(&out), folder.path().join("layered"));
+        assert_eq!(beside(Path::new("nowhere/head")), Path::new("layered"));
+        assert_eq!(beside(Path::new("head")), Path::new("layered"));
+    }
+
+    #[test]
+    fn an_error_of_the_copy_says_so() {
+        let error = fail(Exit::BadData, "cannot read /out/.tmp/golden.f32");
+        let named = of_copy(&error, Path::new("/given"), Path::new("/out/.tmp"));
+        assert_eq!(Exit::of(&named), Exit::BadData);
+        let expected = "a copy of /given with the second layer: cannot read /given/golden.f32";
+        assert_eq!(named.to_string(), expected);
+    }
 
     #[test]
     fn an_error_names_the_folder_that_was_given() {

@@ -194,23 +194,14 @@ impl Adapt {
     pub(super) fn run(self) -> anyhow::Result<Exit> {
         let engine = self.engine.resolve(&ProcessEnvironment)?;
         telemetry::install_logs(&engine.log, engine.log_json)?;
-        if self.out.symlink_metadata().is_ok() {
-            let message = format!("{} is there already; name a new folder", self.out.display());
-            return Err(fail(Exit::Usage, message));
-        }
-        // Before minutes of work: what stands in the way of the folder is no folder itself.
-        if let Some(place) = self.out.ancestors().skip(1).find(|place| place.exists())
-            && !place.is_dir()
-        {
-            let message = format!("{} is no folder; name another for --out", place.display());
-            return Err(fail(Exit::Usage, message));
-        }
+        self.refuse_taken_out()?;
         let file = OutputFile::at(self.report.as_deref())?;
         let recipe = self.recipe.as_deref().map(Recipe::named).transpose()?;
         let mut models = Models::new(&engine, 1);
-        // Before the folder of a second layer is made: a signal shall leave none.
+        // A signal ends the command while it reads a list, but shall leave no folder of a second layer.
+        let sources = self.sources()?;
         let signal = Signal::listen(STOPPING)?;
-        let rows = self.rows(&mut models, &signal);
+        let rows = self.rows(sources, &mut models, &signal);
         if let Some(exit) = signal.received() {
             return Ok(exit);
         }
@@ -265,6 +256,22 @@ impl Adapt {
             (Some(_), false) => Exit::SomeFailed,
             (Some(_), true) => Exit::Done,
         })
+    }
+
+    /// Before minutes of work: nothing may be where the folder is to be, nor stand in its way.
+    fn refuse_taken_out(&self) -> anyhow::Result<()> {
+        let message = if self.out.symlink_metadata().is_ok() {
+            format!("{} is there already; name a new folder", self.out.display())
+        } else {
+            let mut places = self.out.ancestors().skip(1);
+            match places.find(|place| place.exists()) {
+                Some(place) if !place.is_dir() => {
+                    format!("{} is no folder; name another for --out", place.display())
+                }
+                _ => return Ok(()),
+            }
+        };
+        Err(fail(Exit::Usage, message))
     }
 
     /// The name of what was adapted, for a page.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
+use anyhow::Context as _;
 use base16ct::lower::encode_string;
 use sha2::{Digest, Sha256};
 
@@ -119,11 +120,28 @@ fn parts(words: &[Option<String>]) -> anyhow::Result<Option<Vec<Part>>> {
 }
 
 impl Adapt {
+    /// The pictures of `--images`, if it is given: their names, without their bytes.
+    pub(super) fn sources(&self) -> anyhow::Result<Option<ImageSources>> {
+        let Some(images) = &self.images else {
+            return Ok(None);
+        };
+        if self.model.is_none() {
+            let message = "--images needs the model that embeds them: --model DIR";
+            return Err(fail(Exit::Usage, message));
+        }
+        ImageSources::read_but(images, Purpose::Fit, &self.exclude).map(Some)
+    }
+
     /// Reads the rows, and embeds pictures if needed: none any more once a signal has come.
-    pub(super) fn rows(&self, models: &mut Models, signal: &Signal) -> anyhow::Result<AdaptRows> {
-        match (&self.deployment, &self.images, &self.embeddings) {
+    pub(super) fn rows(
+        &self,
+        sources: Option<ImageSources>,
+        models: &mut Models,
+        signal: &Signal,
+    ) -> anyhow::Result<AdaptRows> {
+        match (&self.deployment, sources, &self.embeddings) {
             (Some(deployment), None, None) => self.rows_of_deployment(deployment, models, signal),
-            (None, Some(images), None) => self.rows_of_images(images, models, signal),
+            (None, Some(images), None) => self.rows_of_images(&images, models, signal),
             (None, None, Some(embeddings)) => self.rows_of_vectors(embeddings),
             _ => {
                 let message = "say what to fit to: a deployment, or --images, or --embeddings";
@@ -155,24 +173,27 @@ impl Adapt {
             Some(self.model_of(reference, models)?)
         };
         let wide = model.as_ref().filter(|_| self.second_layer.is_some());
-        let again = wide.map_or_else(Vec::new, |model| {
+        let again = wide.map(|model| {
             let read = |at: usize| match items.get(at) {
                 Some((item, _)) => unless_stopped(signal).and_then(|()| kept(&gallery, item)),
                 None => Ok(Vec::new()),
             };
             images::embedded_from(items.len(), &read, &model.loaded, models.limits())
         });
-        let mut again = again.into_iter();
+        let mut again = again.map(Vec::into_iter);
         let mut gathering = Gathering::default();
         for (head, vector) in items {
             let word = head.metadata.get(PART_COLUMN).cloned();
             let picture = head.source_sha256.map(|sha256| encode_string(&sha256));
-            match again.next() {
-                Some(Ok(one)) => {
+            let embedded = again.as_mut().map(Iterator::next);
+            match embedded {
+                None => gathering.push(vector, &head.label, word, picture),
+                Some(Some(Ok(one))) => {
                     gathering.push(one.embedding.as_slice(), &head.label, word, picture);
                 }
-                None => gathering.push(vector, &head.label, word, picture),
-                Some(Err(reason)) => {
+                Some(failed) => {
+                    let reason = failed.and_then(Result::err);
+                    let reason = reason.unwrap_or_else(|| "it was not embedded".to_owned());
                     let item = head.id.clone();
                     gathering.failed.push(RefusedItem { item, reason });
                     continue;
@@ -210,17 +231,11 @@ impl Adapt {
 
     fn rows_of_images(
         &self,
-        images: &Path,
+        sources: &ImageSources,
         models: &mut Models,
         signal: &Signal,
     ) -> anyhow::Result<AdaptRows> {
-        let Some(model) = &self.model else {
-            return Err(fail(
-                Exit::Usage,
-                "--images needs the model that embeds them: --model DIR",
-            ));
-        };
-        let sources = ImageSources::read_but(images, Purpose::Fit, &self.exclude)?;
+        let model = self.model.as_ref().context("--model")?;
         let loaded = models.open(model, self.precision.as_deref())?;
         let model = FittedModel::of(self, loaded, models, self.precision.as_deref())?;
         let limits = models.limits();
@@ -229,7 +244,7 @@ impl Adapt {
             left_out: sources.left_out.clone(),
             ..Gathering::default()
         };
-        gathering.pictures.add(&sources);
+        gathering.pictures.add(sources);
         let hashes = vec![OnceLock::new(); sources.items.len()];
         // A file is read once: what is hashed is what was embedded.
         let read = |at: usize| {
@@ -352,7 +367,7 @@ fn refuse_second_layer(
 /// the item had as it was listed: fitted to another, a calibration would take that one for unseen.
 fn kept(gallery: &Gallery, item: &ItemHead) -> Result<Vec<u8>, String> {
     let image = gallery.image(&item.id).map_err(|error| error.to_string())?;
-    let image = image.ok_or("its image is not kept")?;
+    let image = image.ok_or("its image is not kept, or was removed meanwhile")?;
     let read: [u8; 32] = Sha256::digest(&image).into();
     if item.source_sha256 != Some(read) {
         let message =

@@ -335,7 +335,7 @@ mod onnx {
     }
 
     /// A model with two sums: `wide`, of the whole image by one operator, and `small`, of half of its sides. A third is
-    /// of a bias.
+    /// of a bias. By `Concat` that of the whole image has twice the channels, and nothing else is made of it.
     pub(super) fn two_sums(first: &str, image: &[u8]) -> Vec<u8> {
         let node = |inputs: [&str; 2], operator: &str, output: &str, attributes: &[u8]| {
             let named = inputs.iter().filter(|name| !name.is_empty());
@@ -347,11 +347,19 @@ mod onnx {
         // A float, of type 1.
         let zero = [vec![0x15, 0, 0, 0, 0], vec![0xa0, 0x01, 1]].concat();
         let zero = bytes(5, &[text(1, "value_float"), zero].concat());
+        let axis = bytes(
+            5,
+            &[text(1, "axis"), number(3, 1), vec![0xa0, 0x01, 2]].concat(),
+        );
+        let (second, attribute, read) = match first {
+            "Concat" => ("pixels", axis.as_slice(), "pixels"),
+            _ => ("", &[][..], "wide"),
+        };
         let nodes = [
-            node(["pixels", ""], first, "sizes", &[]),
+            node(["pixels", second], first, "sizes", attribute),
             node(["sizes", "sizes"], "Add", "wide", &[]),
             node(["", ""], "Constant", "bias", &zero),
-            node(["wide", "bias"], "Add", "biased", &[]),
+            node([read, "bias"], "Add", "biased", &[]),
             node(["biased", ""], "MaxPool", "halved", &halved),
             node(["halved", "halved"], "Add", "small", &[]),
             node(["small", ""], "Flatten", "out", &[]),
@@ -1467,12 +1475,12 @@ fn a_second_layer_is_the_same_map_in_every_precision() {
     let negative = onnx::two_sums("Neg", &image);
     let words = "\"wide\" is another map in other.onnx than in model.onnx: its means of the golden image have a cosine of -1.000";
     refused(&negative, "other.f32", words);
+    let more = onnx::two_sums("Concat", &image);
+    let words = "in other.onnx than in model.onnx: it has 6 channels, and 3 there";
+    refused(&more, "other.f32", words);
     let alike = onnx::two_sums("Log", &image);
-    refused(
-        &alike,
-        "golden.f32",
-        "two of its precisions share golden.f32",
-    );
+    let words = "two of its precisions share golden.f32";
+    refused(&alike, "golden.f32", words);
     assert_eq!(refusal(&alike, "other.f32"), None);
 }
 
