@@ -24,6 +24,9 @@ const HEAVY_MAX: usize = 2;
 const OPENING_MAX: Duration = Duration::from_secs(2 * 3600);
 /// The number of pieces of files that are read or written at the same time.
 const PIECES_MAX: usize = 4;
+/// The number of pages of items that are made at the same time: one, since a page takes as long as a search, and many
+/// at once would take every core.
+const PAGES_MAX: usize = 1;
 
 /// The deployments by name. Clones share it.
 #[derive(Clone, Debug)]
@@ -39,6 +42,8 @@ pub(super) struct Registry {
     heavy: Arc<Semaphore>,
     /// Limits short work on a disk.
     pieces: Arc<Semaphore>,
+    /// Limits pages of items.
+    pages: Arc<Semaphore>,
     /// The longest pause of a client.
     stall: Duration,
     /// The caller; deployments can only be found for a known caller.
@@ -124,6 +129,7 @@ impl Registry {
             longest,
             heavy: Arc::new(Semaphore::new(HEAVY_MAX)),
             pieces: Arc::new(Semaphore::new(PIECES_MAX)),
+            pages: Arc::new(Semaphore::new(PAGES_MAX)),
             stall,
             identity: Identity::Nobody,
         }
@@ -158,6 +164,15 @@ impl Registry {
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Status> {
         off_the_threads(&self.pieces, work).await
+    }
+
+    /// Makes a page of items, outside the threads that answer, so that many that are asked for at once delay no
+    /// search.
+    pub(super) async fn page<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Status> {
+        off_the_threads(&self.pages, work).await
     }
 
     /// The pace for a client that sends in pieces.

@@ -1,11 +1,11 @@
 //! What `GalleryService` shows: one item, a page of items or labels, and what may be wrong.
 
 use std::ops::Bound;
-use std::sync::Arc;
 
 use tonic::Status;
 
 use super::items::ItemHandler;
+use crate::deployment::Deployment;
 use crate::server::messages::convert;
 use crate::server::messages::doubts;
 use crate::server::messages::page_token;
@@ -46,39 +46,19 @@ impl ItemHandler {
 
     pub(super) async fn list(
         &self,
-        request: &ListItemsRequest,
+        request: ListItemsRequest,
     ) -> Result<ListItemsResponse, Status> {
         let deployment = self.registry.find(&request.deployment)?;
         let size = convert::page_size(request.page_size)?;
         let after = page_token::read_token(&request.page_token)?;
-        // One item more than the page shows whether there is a next page.
-        let mut heads = if request.label.is_empty() {
-            deployment.items(after.as_deref(), size + 1)
+        // For those of a label all items are scanned.
+        let scans = !request.label.is_empty();
+        let make = move || page(&deployment, &request, after.as_deref(), size);
+        if scans {
+            self.registry.heavy(make).await
         } else {
-            let (deployment, label) = (Arc::clone(&deployment), request.label.clone());
-            // All items are scanned.
-            let read = move || deployment.items_of(&label, after.as_deref(), size + 1);
-            self.registry.heavy(read).await?
-        };
-        let more = size < heads.len();
-        heads.truncate(size);
-        let next = heads
-            .last()
-            .filter(|_| more)
-            .map(|head| page_token::token(&head.id));
-        let items = heads.iter().filter_map(|head| {
-            if !request.include_embedding {
-                return Some(convert::item(head, None));
-            }
-            // An item that was removed since the page was read is left out.
-            let (head, vector) = deployment.item(&head.id).ok()?;
-            Some(convert::item(&head, Some(&vector)))
-        });
-        Ok(ListItemsResponse {
-            items: items.collect(),
-            next_page_token: next.unwrap_or_default(),
-            total_items: deployment.view().len() as u64,
-        })
+            self.registry.page(make).await
+        }
     }
 
     pub(super) async fn check(
@@ -123,5 +103,39 @@ impl ItemHandler {
             labels,
             total_labels,
         })
+    }
+}
+
+/// A page of at most `size` items, those after an id.
+fn page(
+    deployment: &Deployment,
+    request: &ListItemsRequest,
+    after: Option<&str>,
+    size: usize,
+) -> ListItemsResponse {
+    // One item more than the page shows whether there is a next page.
+    let mut heads = if request.label.is_empty() {
+        deployment.items(after, size + 1)
+    } else {
+        deployment.items_of(&request.label, after, size + 1)
+    };
+    let more = size < heads.len();
+    heads.truncate(size);
+    let next = heads
+        .last()
+        .filter(|_| more)
+        .map(|head| page_token::token(&head.id));
+    let items = heads.iter().filter_map(|head| {
+        if !request.include_embedding {
+            return Some(convert::item(head, None));
+        }
+        // An item that was removed since the page was read is left out.
+        let (head, vector) = deployment.item(&head.id).ok()?;
+        Some(convert::item(&head, Some(&vector)))
+    });
+    ListItemsResponse {
+        items: items.collect(),
+        next_page_token: next.unwrap_or_default(),
+        total_items: deployment.view().len() as u64,
     }
 }

@@ -351,8 +351,8 @@ impl GalleryService for ItemHandler {
         request: Request<ListItemsRequest>,
     ) -> Result<Response<ListItemsResponse>, Status> {
         let service = self.called_by(&request);
-        let (call, request) = (Call::of(&request), request.into_inner());
-        let work = service.list(&request);
+        let call = Call::of(&request);
+        let work = service.list(request.into_inner());
         let answer = self.registry.call("ListItems", work).await?;
         roomy(call.as_ref(), answer)
     }
