@@ -1,6 +1,6 @@
 //! An open deployment. Its parts are checked to belong together; otherwise it is refused.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use arc_swap::ArcSwap;
@@ -9,16 +9,13 @@ use tokio::sync::watch;
 use super::DeploymentError;
 use super::enrolment::lookalikes::{LeftOutWatch, LeftOutWatched};
 use super::enrolment::maintenance::{MaintainedGallery, Maintenance};
-use super::enrolment::store_link::StoreLink;
 use super::enrolment::writer::ChangeWriter;
-use super::folder::{Folder, ModelReference, check_name};
+use super::folder::{Folder, ModelReference};
 use super::folder_watch::FolderWatch;
-use super::models::{LoadedModel, Models};
-use super::observed::ObservedDeployment;
+use super::models::LoadedModel;
 use super::points::active::ActivePoint;
 use super::points::state::{LatestState, StateInUse, StateParts};
-use super::proposals::{IndexedGallery, QdrantFollower};
-use super::records_folder::RecordsFolder;
+use super::proposals::QdrantFollower;
 use super::search::open_shadow::ShadowQuery;
 use crate::config::MonitoringConfig;
 use crate::journal::entry::StateId;
@@ -62,54 +59,6 @@ pub struct Deployment {
     pub(super) open: watch::Sender<()>,
 }
 
-/// How to open a deployment.
-#[derive(Clone, Debug)]
-pub struct OpenOptions {
-    /// The name to serve it under, if it differs from the recorded one.
-    pub name: Option<String>,
-    /// The model's folder, if it is not the recorded one.
-    pub model: Option<PathBuf>,
-    /// Whether items may change. One process at a time may write.
-    pub access: Access,
-    /// The folder for the records of a deployment that is open for reading, which get a subfolder of their own;
-    /// `None` for no records. A deployment that may be written stores its records in its own folder.
-    pub journal_dir: Option<PathBuf>,
-    /// Whether this takes the place of a deployment that has the same folder open, and so its records.
-    pub again: bool,
-}
-
-impl OpenOptions {
-    /// The options as in the deployment's record.
-    #[must_use]
-    pub fn recorded(access: Access) -> Self {
-        Self {
-            name: None,
-            model: None,
-            access,
-            journal_dir: None,
-            again: false,
-        }
-    }
-
-    /// The folder for the records of a deployment that is served under this name; `None` for no records.
-    fn records(
-        self,
-        folder: &Folder,
-        name: &str,
-    ) -> Result<Option<RecordsFolder>, DeploymentError> {
-        Ok(match (self.access, &self.journal_dir) {
-            (Access::ReadWrite, _) => Some(RecordsFolder::within(folder.path())),
-            (Access::ReadOnly, Some(journals)) => Some(RecordsFolder::below(
-                journals,
-                folder.path(),
-                name,
-                self.again,
-            )?),
-            (Access::ReadOnly, None) => None,
-        })
-    }
-}
-
 impl Deployment {
     /// Makes a new, empty deployment that is embedded by `model`.
     ///
@@ -133,88 +82,6 @@ impl Deployment {
         Gallery::create(&file, dimension, fingerprint, &folder.record().gallery_id)?;
         // The record is saved last, because a folder with a record is a complete deployment.
         folder.save()
-    }
-
-    /// Opens a deployment. It verifies every item, and that model, gallery and operating point belong together.
-    ///
-    /// # Errors
-    /// Returns an error if anything is missing or damaged, if the model is not the one that embedded the
-    /// gallery, or if another process writes to it. An operating point that does not fit is not an error, but
-    /// then nothing is accepted.
-    pub fn open(
-        path: &Path,
-        models: &mut Models,
-        options: OpenOptions,
-    ) -> Result<Self, DeploymentError> {
-        let mut folder = Folder::open(path)?;
-        let record = folder.record().clone();
-        let name = options.name.clone().unwrap_or(record.name);
-        check_name(&name)?;
-        let loaded = models.named(&record.model, options.model.as_deref())?;
-        if loaded.model.fingerprint() != record.model.fingerprint {
-            return Err(DeploymentError::ModelMismatch {
-                expected_name: record.model.name,
-                expected: record.model.fingerprint,
-                folder: loaded.folder,
-                found_name: loaded.model.name().to_owned(),
-                found: loaded.model.fingerprint().to_owned(),
-            });
-        }
-        let writes = options.access == Access::ReadWrite;
-        let qdrant = models.qdrant().filter(|_| writes);
-        let params = IndexParams {
-            graph_from_items: models.graph_from_items(),
-            elsewhere: qdrant.is_some(),
-            ..IndexParams::default()
-        };
-        let gallery = Gallery::open(&folder.gallery_file(), options.access, params)?;
-        let gallery = Arc::new(gallery);
-        folder.check_gallery(gallery.id())?;
-        check_model(&gallery, &loaded, record.model.name)?;
-        let records = options.records(&folder, &name)?;
-        let active_point = Arc::new(ArcSwap::from_pointee(ActivePoint::Missing));
-        let observed = ObservedDeployment {
-            name: name.clone(),
-            folder: folder.path().to_owned(),
-            records,
-            gallery: Arc::clone(&gallery),
-            active_point: Arc::clone(&active_point),
-        };
-        let monitor = Arc::new(Monitor::new(Arc::new(observed)));
-        let store = models.store().filter(|_| writes);
-        let mut link = StoreLink::attach(store, &name, &gallery, &mut folder, &active_point)?;
-        let indexed = qdrant.map(|_| indexed(&name, &gallery, &folder, link.as_mut()));
-        let indexed = indexed.transpose()?;
-        let writer = writes
-            .then(|| ChangeWriter::start(Arc::clone(&gallery), Arc::clone(&monitor), link))
-            .transpose()?;
-        let qdrant = qdrant.zip(indexed);
-        let qdrant = qdrant.map(|(address, gallery)| QdrantFollower::start(address, gallery));
-        let qdrant = qdrant.transpose()?;
-        let index = qdrant.as_ref().map(|qdrant| qdrant.index().binding());
-        let watched = || Arc::new(FolderWatch::new(&name, &folder, &gallery));
-        let folder_watch = writer.is_none().then(watched);
-        let deployment = Self {
-            name,
-            folder_watch,
-            maintenance: OnceLock::new(),
-            monitor,
-            left_out: OnceLock::new(),
-            shadow: ShadowRunner::default(),
-            loaded,
-            limits: models.limits(),
-            index: index.unwrap_or_else(|| index_binding(params)),
-            qdrant,
-            writer,
-            active_point,
-            latest_state: LatestState::default(),
-            open: watch::Sender::new(()),
-            gallery,
-            folder: Mutex::new(folder),
-            activations: Mutex::new(()),
-        };
-        deployment.load_active_point();
-        Ok(deployment)
     }
 
     /// Prepares a deployment for service. From now on it keeps the index up to date and checks index and items,
@@ -402,43 +269,6 @@ impl Deployment {
     pub(super) fn lock_folder(&self) -> MutexGuard<'_, Folder> {
         self.folder.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Refuses a gallery that another model has embedded.
-fn check_model(
-    gallery: &Gallery,
-    loaded: &LoadedModel,
-    expected_name: String,
-) -> Result<(), DeploymentError> {
-    let model = &loaded.model;
-    if gallery.model_fingerprint() == model.fingerprint()
-        && gallery.dimension() == model.dimension()
-    {
-        return Ok(());
-    }
-    Err(DeploymentError::ModelMismatch {
-        expected_name,
-        expected: gallery.model_fingerprint().to_owned(),
-        folder: loaded.folder.clone(),
-        found_name: model.name().to_owned(),
-        found: model.fingerprint().to_owned(),
-    })
-}
-
-/// What a collection of Qdrant is to hold, and whose it is.
-fn indexed(
-    deployment: &str,
-    gallery: &Arc<Gallery>,
-    folder: &Folder,
-    link: Option<&mut StoreLink>,
-) -> Result<IndexedGallery, DeploymentError> {
-    let standing = link.as_deref().map(StoreLink::standing);
-    Ok(IndexedGallery {
-        deployment: deployment.to_owned(),
-        gallery: Arc::clone(gallery),
-        owner: link.map_or_else(|| folder.identity(), StoreLink::identity)?,
-        standing,
-    })
 }
 
 /// The description of the index that operating points are bound to, without what changes as the gallery grows.

@@ -14,7 +14,7 @@ use super::registry::{Registry, ServedState};
 use super::services::shadow;
 use super::status::{from_error, status};
 use crate::config::MonitoringConfig;
-use crate::deployment::{Deployment, DeploymentError, OpenOptions};
+use crate::deployment::{Deployment, DeploymentError, OpenOptions, Opening};
 use crate::journal::entry::StateId;
 use matchpoint_gallery::Access;
 use matchpoint_gallery::error::GalleryError;
@@ -244,5 +244,6 @@ fn open_in_place_of(
         again,
         ..OpenOptions::recorded(served.access())
     };
-    Deployment::open(&folder, &mut *loaded.models()?, options).map(Some)
+    let opening = Opening::of(&folder, &mut *loaded.models()?, options)?;
+    opening.finish().map(Some)
 }

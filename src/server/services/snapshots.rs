@@ -17,7 +17,7 @@ use super::operations::{Handle, OperationOwner, Running, cancelled};
 use crate::clock::now_rfc_3339;
 use crate::config::MonitoringConfig;
 use crate::deployment::{
-    ArchiveError, Deployment, DeploymentError, ModelReference, OpenOptions, TemporaryFile,
+    ArchiveError, DeploymentError, ModelReference, OpenOptions, Opening, TemporaryFile,
     check_snapshot, restore,
 };
 use crate::files::open_file;
@@ -195,9 +195,10 @@ impl Snapshots {
                 name: Some(name.clone()),
                 ..OpenOptions::recorded(Access::ReadWrite)
             };
-            let opened = loaded
+            let opening = loaded
                 .models()
-                .and_then(|mut models| Deployment::open(&into, &mut models, options));
+                .and_then(|mut models| Opening::of(&into, &mut models, options));
+            let opened = opening.and_then(Opening::finish);
             let deployment = opened.map_err(|error| {
                 // A deployment that cannot be served must not stay, or the next start would fail.
                 drop(fs::remove_dir_all(&into));
