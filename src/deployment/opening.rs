@@ -104,13 +104,8 @@ impl Opening {
         check_name(&name)?;
         let loaded = models.named(&record.model, options.model.as_deref())?;
         if loaded.model.fingerprint() != record.model.fingerprint {
-            return Err(DeploymentError::ModelMismatch {
-                expected_name: record.model.name.clone(),
-                expected: record.model.fingerprint.clone(),
-                folder: loaded.folder,
-                found_name: loaded.model.name().to_owned(),
-                found: loaded.model.fingerprint().to_owned(),
-            });
+            let expected = record.model.fingerprint.clone();
+            return Err(mismatch(&loaded, &record.model.name, expected));
         }
         let writes = options.access == Access::ReadWrite;
         let qdrant = models.qdrant().filter(|_| writes).cloned();
@@ -226,13 +221,19 @@ fn check_model(
     {
         return Ok(());
     }
-    Err(DeploymentError::ModelMismatch {
+    let expected = gallery.model_fingerprint().to_owned();
+    Err(mismatch(loaded, expected_name, expected))
+}
+
+/// The refusal of a model in the place of the one that embedded the gallery.
+fn mismatch(loaded: &LoadedModel, expected_name: &str, expected: String) -> DeploymentError {
+    DeploymentError::ModelMismatch {
         expected_name: expected_name.to_owned(),
-        expected: gallery.model_fingerprint().to_owned(),
+        expected,
         folder: loaded.folder.clone(),
-        found_name: model.name().to_owned(),
-        found: model.fingerprint().to_owned(),
-    })
+        found_name: loaded.model.name().to_owned(),
+        found: loaded.model.fingerprint().to_owned(),
+    }
 }
 
 /// What a collection of Qdrant is to hold, and whose it is.

@@ -13,7 +13,7 @@ use tonic::{Code, Status};
 use super::access::denied::{deployment_denied, identity_of, no_longer_known, too_many_calls};
 use super::pace::Pace;
 use super::status::{classify, status};
-use crate::deployment::{Deployment, DeploymentError, Folder, Models};
+use crate::deployment::{Deployment, DeploymentError, Folder, Models, OpenOptions, Opening};
 use crate::identity::Identity;
 use crate::telemetry;
 use matchpoint_embed::caller::Caller;
@@ -24,8 +24,7 @@ const HEAVY_MAX: usize = 2;
 const OPENING_MAX: Duration = Duration::from_secs(2 * 3600);
 /// The number of pieces of files that are read or written at the same time.
 const PIECES_MAX: usize = 4;
-/// The number of pages of items that are made at the same time: one, since a page takes as long as a search, and many
-/// at once would take every core.
+/// The number of pages of items that are made at the same time: many at once would take every core.
 const PAGES_MAX: usize = 1;
 
 /// The deployments by name. Clones share it.
@@ -102,6 +101,16 @@ impl ServedState {
     pub(super) fn serves(&self, deployment: &Arc<Deployment>) -> bool {
         let served = self.deployments.get(deployment.name());
         served.is_some_and(|served| Arc::ptr_eq(served, deployment))
+    }
+
+    /// Opens a deployment. The models are free for others while its items are verified.
+    pub(super) fn opened(
+        &self,
+        folder: &Path,
+        options: OpenOptions,
+    ) -> Result<Deployment, DeploymentError> {
+        let opening = Opening::of(folder, &mut *self.models()?, options)?;
+        opening.finish()
     }
 
     /// The open models.

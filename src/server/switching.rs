@@ -14,7 +14,7 @@ use super::registry::{Registry, ServedState};
 use super::services::shadow;
 use super::status::{from_error, status};
 use crate::config::MonitoringConfig;
-use crate::deployment::{Deployment, DeploymentError, OpenOptions, Opening};
+use crate::deployment::{Deployment, DeploymentError, OpenOptions};
 use crate::journal::entry::StateId;
 use matchpoint_gallery::Access;
 use matchpoint_gallery::error::GalleryError;
@@ -244,6 +244,5 @@ fn open_in_place_of(
         again,
         ..OpenOptions::recorded(served.access())
     };
-    let opening = Opening::of(&folder, &mut *loaded.models()?, options)?;
-    opening.finish().map(Some)
+    loaded.opened(&folder, options).map(Some)
 }

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use toml::Value;
 
+use super::draft::OnnxFile;
 use super::error::ModelError;
 use super::folder;
 use super::fusing::{
@@ -75,7 +76,8 @@ pub fn layered_folder(
     runtime: &Runtime,
 ) -> Result<LayeredFolder, ModelError> {
     let manifest = folder::read_manifest(base)?;
-    let layer = SecondLayer::find(&manifest, base, tensor, runtime)?;
+    let onnx = OnnxFile::read(&base.join(&manifest.file))?;
+    let layer = SecondLayer::find(&onnx, &manifest, base, tensor, runtime)?;
     let mut work = Fusing::of(base, &manifest, NetworkChange::Layer(&layer), runtime)?;
     let own = manifest.output.dimension;
     set_output(&mut work.table, second_layer::OUTPUT, own + layer.channels);

@@ -193,7 +193,7 @@ impl<'a> Fusing<'a> {
                 let network = network.map_err(|reason| {
                     self.refused(format!("{} {reason}", manifest.file.display()))
                 })?;
-                self.refuse_other_channels(manifest, layer)?;
+                self.refuse_other_channels(onnx, manifest, layer)?;
                 let found = self.embedded(&network, manifest, self.table.clone())?;
                 let second = found.as_slice().get(manifest.output.dimension..);
                 let second = Embedding::normalise(second.unwrap_or_default().to_vec());
@@ -210,6 +210,7 @@ impl<'a> Fusing<'a> {
     /// Before ONNX Runtime says that the file does not fit its manifest.
     fn refuse_other_channels(
         &self,
+        onnx: &OnnxFile,
         manifest: &Manifest,
         layer: &SecondLayer,
     ) -> Result<(), ModelError> {
@@ -217,7 +218,8 @@ impl<'a> Fusing<'a> {
             return Ok(());
         };
         let tensor = &layer.tensor;
-        let here = SecondLayer::find(manifest, self.base, Some(tensor), self.runtime)?.channels;
+        let here = SecondLayer::find(onnx, manifest, self.base, Some(tensor), self.runtime)?;
+        let here = here.channels;
         if here == layer.channels {
             return Ok(());
         }

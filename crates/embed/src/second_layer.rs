@@ -31,12 +31,12 @@ impl SecondLayer {
     /// The map with this name. Without a name, the last sum of a residual block before the maps become as small
     /// as the network's last sum is: what follows is seen by the embedding well enough.
     pub(super) fn find(
+        onnx: &OnnxFile,
         manifest: &Manifest,
         folder: &Path,
         named: Option<&str>,
         runtime: &Runtime,
     ) -> Result<Self, ModelError> {
-        let onnx = OnnxFile::read(&folder.join(&manifest.file))?;
         let refused = |reason| ModelError::NoSecondLayer {
             path: folder.to_owned(),
             reason,

@@ -72,9 +72,14 @@ impl FittedModel {
 
 /// A name beside which a folder can be made: on the disk of `out`, whose own parent may be made only if something is written.
 fn beside(out: &Path) -> PathBuf {
-    let mut places = out.ancestors().skip(1);
-    let there = places.find(|place| place.as_os_str().is_empty() || place.is_dir());
-    there.unwrap_or_else(|| Path::new("")).join("layered")
+    place_above(out)
+        .unwrap_or_else(|| Path::new(""))
+        .join("layered")
+}
+
+/// What is there already of the places that lead to `out`; `None` if nothing is below the working directory.
+pub(super) fn place_above(out: &Path) -> Option<&Path> {
+    out.ancestors().skip(1).find(|place| place.exists())
 }
 
 /// An error of the copy with a second layer, which has gone when it is read.

@@ -12,6 +12,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+use self::fitted_model::place_above;
 use self::rows::AdaptRows;
 use super::exit::{Exit, fail};
 use super::input::array_flags::ArrayFlags;
@@ -199,9 +200,9 @@ impl Adapt {
         let recipe = self.recipe.as_deref().map(Recipe::named).transpose()?;
         let mut models = Models::new(&engine, 1);
         // A signal ends the command while it reads a list, but shall leave no folder of a second layer.
-        let sources = self.sources()?;
+        let listed = self.listed()?;
         let signal = Signal::listen(STOPPING)?;
-        let rows = self.rows(sources, &mut models, &signal);
+        let rows = self.rows(listed, &mut models, &signal);
         if let Some(exit) = signal.received() {
             return Ok(exit);
         }
@@ -263,8 +264,7 @@ impl Adapt {
         let message = if self.out.symlink_metadata().is_ok() {
             format!("{} is there already; name a new folder", self.out.display())
         } else {
-            let mut places = self.out.ancestors().skip(1);
-            match places.find(|place| place.exists()) {
+            match place_above(&self.out) {
                 Some(place) if !place.is_dir() => {
                     format!("{} is no folder; name another for --out", place.display())
                 }

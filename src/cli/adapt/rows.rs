@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
-use anyhow::Context as _;
 use base16ct::lower::encode_string;
 use sha2::{Digest, Sha256};
 
@@ -49,6 +48,12 @@ pub(super) struct AdaptRows {
     pub(super) model: Option<FittedModel>,
     pub(super) failed: Vec<RefusedItem>,
     pub(super) left_out: LeftOut,
+}
+
+/// Pictures that are listed and not read yet, and the model that is to embed them.
+pub(super) struct ListedImages<'a> {
+    sources: ImageSources,
+    model: &'a Path,
 }
 
 /// Collects rows.
@@ -120,26 +125,27 @@ fn parts(words: &[Option<String>]) -> anyhow::Result<Option<Vec<Part>>> {
 }
 
 impl Adapt {
-    /// The pictures of `--images`, if it is given: their names, without their bytes.
-    pub(super) fn sources(&self) -> anyhow::Result<Option<ImageSources>> {
+    /// What `--images` lists, if it is given.
+    pub(super) fn listed(&self) -> anyhow::Result<Option<ListedImages<'_>>> {
         let Some(images) = &self.images else {
             return Ok(None);
         };
-        if self.model.is_none() {
+        let Some(model) = &self.model else {
             let message = "--images needs the model that embeds them: --model DIR";
             return Err(fail(Exit::Usage, message));
-        }
-        ImageSources::read_but(images, Purpose::Fit, &self.exclude).map(Some)
+        };
+        let sources = ImageSources::read_but(images, Purpose::Fit, &self.exclude)?;
+        Ok(Some(ListedImages { sources, model }))
     }
 
     /// Reads the rows, and embeds pictures if needed: none any more once a signal has come.
     pub(super) fn rows(
         &self,
-        sources: Option<ImageSources>,
+        listed: Option<ListedImages<'_>>,
         models: &mut Models,
         signal: &Signal,
     ) -> anyhow::Result<AdaptRows> {
-        match (&self.deployment, sources, &self.embeddings) {
+        match (&self.deployment, listed, &self.embeddings) {
             (Some(deployment), None, None) => self.rows_of_deployment(deployment, models, signal),
             (None, Some(images), None) => self.rows_of_images(&images, models, signal),
             (None, None, Some(embeddings)) => self.rows_of_vectors(embeddings),
@@ -231,11 +237,11 @@ impl Adapt {
 
     fn rows_of_images(
         &self,
-        sources: &ImageSources,
+        listed: &ListedImages<'_>,
         models: &mut Models,
         signal: &Signal,
     ) -> anyhow::Result<AdaptRows> {
-        let model = self.model.as_ref().context("--model")?;
+        let ListedImages { sources, model } = listed;
         let loaded = models.open(model, self.precision.as_deref())?;
         let model = FittedModel::of(self, loaded, models, self.precision.as_deref())?;
         let limits = models.limits();

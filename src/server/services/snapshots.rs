@@ -17,8 +17,8 @@ use super::operations::{Handle, OperationOwner, Running, cancelled};
 use crate::clock::now_rfc_3339;
 use crate::config::MonitoringConfig;
 use crate::deployment::{
-    ArchiveError, DeploymentError, ModelReference, OpenOptions, Opening, TemporaryFile,
-    check_snapshot, restore,
+    ArchiveError, DeploymentError, ModelReference, OpenOptions, TemporaryFile, check_snapshot,
+    restore,
 };
 use crate::files::open_file;
 use crate::identity::Scope;
@@ -195,11 +195,7 @@ impl Snapshots {
                 name: Some(name.clone()),
                 ..OpenOptions::recorded(Access::ReadWrite)
             };
-            let opening = loaded
-                .models()
-                .and_then(|mut models| Opening::of(&into, &mut models, options));
-            let opened = opening.and_then(Opening::finish);
-            let deployment = opened.map_err(|error| {
+            let deployment = loaded.opened(&into, options).map_err(|error| {
                 // A deployment that cannot be served must not stay, or the next start would fail.
                 drop(fs::remove_dir_all(&into));
                 from_error(&error)
