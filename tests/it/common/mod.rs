@@ -43,9 +43,12 @@ pub fn photos() -> PathBuf {
     Path::new(ROOT).join("examples/photos")
 }
 
-/// The program, with nothing of this process's settings.
+/// The program, or the one that `TESTS_PROGRAM` names below the root, such as a release build that is to be measured; with
+/// nothing of this process's settings.
 pub fn matchpoint(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_matchpoint"));
+    let asked = std::env::var_os("TESTS_PROGRAM").map(|path| Path::new(ROOT).join(path));
+    let program = asked.unwrap_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_matchpoint")));
+    let mut command = Command::new(program);
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("MATCHPOINT_")) {
         command.env_remove(name);
     }
